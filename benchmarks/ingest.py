@@ -1,0 +1,103 @@
+"""Reading a training set beside the notebook's way, in one run on a warm disk.
+
+The notebook needs the zip unpacked (a row of its own; the ratio leaves it out), then reads one
+file after the other, resizes to 256 x 256 and adds mask to mask, all of it in memory. Ours reads
+the zip in place, tells the nuclei apart, keeps the original size, and writes arrays and digests to
+the disk, from where a second run takes them. Images that are 256 x 256 are checked to be equal.
+"""
+
+import argparse
+import os
+import tempfile
+import zipfile
+from collections.abc import Callable
+from pathlib import Path
+from time import perf_counter
+from typing import Any
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from nucleus_unet.dataset.prepared import Images, Labels, ingest, load_image, load_labels, merge
+
+SIZE = 256
+
+
+def plain(folder: Path) -> tuple[list[str], NDArray[np.uint8], NDArray[np.bool_]]:
+    """Ids, images and masks as the notebook's `make_df` reads them."""
+    ids = next(os.walk(folder))[1]
+    x_train = np.zeros((len(ids), SIZE, SIZE, 3), np.uint8)
+    y_train = np.zeros((len(ids), SIZE, SIZE, 1), np.bool_)
+    for i, id_ in enumerate(ids):
+        path = f"{folder}/{id_}"
+        image: Any = cv2.imread(f"{path}/images/{id_}.png")
+        x_train[i] = cv2.resize(image, (SIZE, SIZE))
+        mask = np.zeros((SIZE, SIZE, 1), np.bool_)
+        for mask_file in next(os.walk(f"{path}/masks/"))[2]:
+            mask_: Any = cv2.imread(f"{path}/masks/{mask_file}", 0)
+            mask_ = cv2.resize(mask_, (SIZE, SIZE))[:, :, np.newaxis]
+            mask = np.maximum(mask, mask_)
+        y_train[i] = mask
+    return ids, x_train, y_train
+
+
+def check(
+    read: tuple[list[str], NDArray[np.uint8], NDArray[np.bool_]],
+    images: Images,
+    labels: Labels,
+    store: Path,
+) -> int:
+    """How many images are 256 x 256, all of them equal; the notebook has them in BGR."""
+    index = {id_: i for i, id_ in enumerate(read[0])}
+    if sorted(index) != [image.id for image in images.entries]:
+        raise SystemExit("the two ways found different images")
+    same_size = 0
+    for image, nuclei in zip(images.entries, labels.entries, strict=True):
+        if (image.height, image.width) == (SIZE, SIZE):
+            same_size += 1
+            bgr, mask = (array[index[image.id]] for array in read[1:])
+            if not np.array_equal(load_image(store, image), bgr[..., ::-1]) or not np.array_equal(
+                load_labels(store, nuclei) > 0, mask[..., 0]
+            ):
+                raise SystemExit(f"{image.id}: the results differ")
+    return same_size
+
+
+def timed(what: str, function: Callable[[], Any]) -> tuple[Any, float]:
+    start = perf_counter()
+    result = function()
+    seconds = perf_counter() - start
+    print(f"{what:44}{seconds:>9.2f} s", flush=True)
+    return result, seconds
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    default = Path(os.environ.get("NUCLEUS_DSB2018", "../shared/data")) / "stage1_train.zip"
+    parser.add_argument("zip", type=Path, nargs="?", default=default, help=f"default {default}")
+    path = parser.parse_args().zip
+    path.read_bytes()  # warms the disk
+    with tempfile.TemporaryDirectory() as temporary:
+        folder, store = Path(temporary, "unpacked"), Path(temporary, "store")
+        with zipfile.ZipFile(path) as archive:
+            timed("plain: unpack", lambda: archive.extractall(folder))
+        [*tops] = folder.iterdir()
+        root = tops[0] if len(tops) == 1 else folder
+        read, plain_s = timed("plain: read, resize, add masks", lambda: plain(root))
+        images, ingest_s = timed("ours: ingest", lambda: ingest([path], store, "benchmark"))
+        labels, merge_s = timed(
+            "ours: merge masks", lambda: merge([path], images, store, "benchmark")
+        )
+        timed(
+            "ours: both again, nothing new",
+            lambda: merge([path], ingest([path], store, "benchmark"), store, "benchmark"),
+        )
+        equal = check(read, images, labels, store)
+    print(f"{'ratio, plain without unpacking to ours':44}{plain_s / (ingest_s + merge_s):>9.2f}")
+    nuclei = sum(entry.nuclei for entry in labels.entries)
+    print(f"{len(images.entries)} images, {nuclei} nuclei; {equal} images of 256x256 equal")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,54 @@
+"""New images in; submission, label images and overlays out."""
+
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+from prefect import flow
+
+from flows.settings import flow_run_tags, task_runner
+from nucleus_unet import backend, tracking
+from nucleus_unet.recipe import Recipe
+from nucleus_unet.stages import Stage
+from tasks.encode import encode
+from tasks.ingest import ingest
+from tasks.predict import predict as predict_shard
+from tasks.predict import shards
+from tasks.publish import Submission, log_datasets, publish_masks, publish_submission
+from tasks.upsample import upsample
+
+
+@flow(task_runner=task_runner())
+def predict(images: list[Path], model: str, out: Path) -> Submission:
+    """Find the nuclei of images with a logged model.
+
+    Parameters
+    ----------
+    images : list of Path
+        Folders, zips or image files.
+    model : str
+        MLflow run that logged the model.
+    out : Path
+        Folder for ``submission.csv``, ``labels/<id>.png`` and ``overlays/<id>.png``.
+    """
+    with TemporaryDirectory() as folder:
+        recipe, network = tracking.download_model(model, Path(folder))
+        recipe = backend.resolve(recipe)
+        tags = flow_run_tags() | {"model.run_id": model}
+        with tracking.open_run("predict", recipe, tags) as run:
+            prepared = ingest.submit(images, annotated=False).result()
+            log_datasets(run, {"test": (images, prepared.digest)})
+            found = segment(recipe, network, prepared)
+            submission = publish_submission(prepared, found, run, out)
+            publish_masks(prepared, [stages[-1] for stages in found], out)
+    return submission
+
+
+def segment(recipe: Recipe, network: Path, images: Stage) -> list[list[Stage]]:
+    """Predict, upsample and encode images, shard by shard; the three stages of each shard."""
+    futures = []
+    for shard in shards(images):
+        probabilities = predict_shard.submit(recipe, network, images, shard)
+        larger = upsample.submit(images, shard, probabilities)
+        encoded = encode.submit(images, shard, larger, recipe.inference)
+        futures.append([probabilities, larger, encoded])
+    return [[future.result() for future in stages] for stages in futures]

@@ -1,0 +1,68 @@
+"""A whole retraining run: raw data in, model, scores and submission out."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from prefect import flow
+
+from flows.predict import segment
+from flows.settings import flow_run_tags, sample_data, task_runner
+from nucleus_unet import backend, tracking
+from nucleus_unet.home import home
+from nucleus_unet.recipe import Recipe, load_recipe
+from tasks.evaluate import evaluate, scores_of
+from tasks.ingest import ingest
+from tasks.merge_masks import merge_masks
+from tasks.publish import Submission, log_datasets, publish_model, publish_submission
+from tasks.split import split
+from tasks.train import MODEL, train
+
+
+@dataclass(frozen=True)
+class Retrained:
+    """What a retraining run made."""
+
+    run: tracking.Run
+    scores: dict[str, float]
+    submission: Submission | None
+
+
+@flow(task_runner=task_runner())
+def retrain(
+    training_data: list[Path] | None = None,
+    test_data: Path | None = None,
+    recipe: Recipe = load_recipe("quick"),
+) -> Retrained:
+    """Retrain from raw data.
+
+    Parameters
+    ----------
+    training_data : list of Path, optional
+        Raw data sets in Kaggle's layout, folders or zips. Without any: the built-in sample, and its
+        test set.
+    test_data : Path, optional
+        Images to predict. Without them the run ends with the model and its validation.
+    recipe : Recipe
+        Every choice of the run.
+    """
+    recipe = backend.resolve(recipe)
+    if not training_data:
+        training, test_data = sample_data()
+        training_data = [training]
+    with tracking.open_run("retrain", recipe, flow_run_tags()) as run:
+        images = ingest.submit(training_data, annotated=True)
+        labels = merge_masks.submit(training_data, images)
+        sides = split.submit(labels, recipe.data)
+        model = train.submit(recipe, images, labels, sides, run)
+        scores = evaluate.submit(recipe, images, labels, sides, model)
+        stages = [future.result() for future in (images, labels, sides, model, scores)]
+        log_datasets(run, {"training": (training_data, stages[1].digest)})
+        publish_model(recipe, *stages, run)
+        submission = None
+        if test_data:
+            test_images = ingest.submit([test_data], annotated=False).result()
+            log_datasets(run, {"test": ([test_data], test_images.digest)})
+            found = segment(recipe, stages[3].folder / MODEL, test_images)
+            submission = publish_submission(test_images, found, run, home() / "runs" / run.id)
+    overall = {key: value for key, value in scores_of(stages[4]).items() if key != "by_image"}
+    return Retrained(run, overall, submission)

@@ -1,0 +1,177 @@
+"""What a raw data set holds, and what is wrong with it."""
+
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from nucleus_unet.dataset.images import decode_image, decode_labels, decode_mask
+from nucleus_unet.dataset.masks import Problem, check_label_image, merge_masks, relabel
+from nucleus_unet.dataset.prepared import Progress, in_threads
+from nucleus_unet.dataset.raw import RawDataset, RawSample, open_raw
+from nucleus_unet.errors import NucleusError
+from nucleus_unet.files import sha256_bytes
+
+
+@dataclass(frozen=True)
+class Report:
+    """Counts of a raw data set and its problems; `str` of it is a page to read."""
+
+    path: Path
+    images: int
+    annotated: int
+    sizes: dict[tuple[int, int], int]
+    """Images by (height, width), the most frequent first."""
+    modes: dict[str, int]
+    """Images by what their files hold, such as RGBA or gray uint16."""
+    areas_px: NDArray[np.int64]
+    """The area of every nucleus."""
+    problems: tuple[Problem, ...]
+    """By file, the image's id before its name."""
+
+    @property
+    def ok(self) -> bool:
+        """Nothing is wrong."""
+        return not self.problems
+
+    def __str__(self) -> str:
+        return format_report(self)
+
+
+@dataclass(frozen=True)
+class _Sample:
+    """What one sample adds to the report."""
+
+    id: str
+    pixels_sha256: str | None
+    size: tuple[int, int] | None
+    mode: str | None
+    areas_px: NDArray[np.int64]
+    problems: tuple[Problem, ...]
+
+
+def check(path: Path, progress: Progress | None = None) -> Report:
+    """Read every file of a raw data set, and report rather than raise what is wrong with one.
+
+    Parameters
+    ----------
+    path
+        A data set as `open_raw` takes it.
+
+    Raises
+    ------
+    NucleusError
+        The layout as a whole cannot be read, as in `open_raw`.
+    """
+    with open_raw(path) as raw:
+        annotated = sum(sample.annotated for sample in raw.samples)
+        samples = list(in_threads(lambda sample: _look(raw, sample), raw.samples, progress))
+        problems = [problem for sample in samples for problem in sample.problems]
+        if annotated:
+            problems += [
+                Problem(sample.id, "not annotated", "no masks folder and no label image")
+                for sample in raw.samples
+                if not sample.annotated
+            ]
+    problems += _duplicates(samples)
+    sizes = Counter(sample.size for sample in samples if sample.size)
+    modes = Counter(sample.mode for sample in samples if sample.mode)
+    return Report(
+        path,
+        images=len(samples),
+        annotated=annotated,
+        sizes=dict(sizes.most_common()),
+        modes=dict(modes.most_common()),
+        areas_px=np.concatenate([sample.areas_px for sample in samples]),
+        problems=tuple(sorted(problems, key=lambda problem: (problem.file, problem.kind))),
+    )
+
+
+def format_report(report: Report) -> str:
+    """The report as aligned plain text, its problems last."""
+    areas = report.areas_px
+    lines = [str(report.path), f"{'images':<12}{report.images:>8}"]
+    lines.append(f"{'annotated':<12}{report.annotated:>8}")
+    lines.append(f"{'nuclei':<12}{areas.size:>8}")
+    if areas.size:
+        low, middle, high = areas.min(), np.median(areas), areas.max()
+        lines.append(f"{'area':<12}{low:>8} px least, {middle:g} px median, {high} px most")
+    lines += ["", f"{'height':>7} {'width':>7} {'images':>7}"]
+    lines += [f"{height:>7} {width:>7} {n:>7}" for (height, width), n in report.sizes.items()]
+    width = max(map(len, report.modes), default=0)
+    lines += ["", *(f"{mode:<{width}} {n:>7}" for mode, n in report.modes.items()), ""]
+    if report.ok:
+        return "\n".join([*lines, "nothing is wrong"])
+    kinds = Counter(problem.kind for problem in report.problems)
+    lines += [f"{'problem':<16}{'files':>7}"]
+    lines += [f"{kind:<16}{n:>7}" for kind, n in kinds.most_common()] + [""]
+    file_width = max(len(problem.file) for problem in report.problems)
+    lines += [f"{p.file:<{file_width}}  {p.kind:<16}{p.detail}" for p in report.problems]
+    return "\n".join(lines)
+
+
+def _look(raw: RawDataset, sample: RawSample) -> _Sample:
+    problems: list[Problem] = []
+    pixels_sha256 = size = mode = None
+    areas_px = np.zeros(0, np.int64)
+    file = "/".join(sample.image.split("/")[-2:])
+    with _noting(problems, file):
+        decoded = decode_image(raw.read(sample.image), file)
+        size, mode = decoded.image.shape[:2], decoded.mode
+        pixels_sha256 = sha256_bytes(repr(size).encode() + decoded.image.tobytes())
+    if size is not None:
+        labels = _labels(raw, sample, size, problems)
+        areas_px = np.bincount(labels.ravel())[1:]
+    in_sample = tuple(Problem(f"{sample.id}/{p.file}", p.kind, p.detail) for p in problems)
+    return _Sample(sample.id, pixels_sha256, size, mode, areas_px, in_sample)
+
+
+def _labels(
+    raw: RawDataset, sample: RawSample, size: tuple[int, int], problems: list[Problem]
+) -> NDArray[np.int32]:
+    """Merge what can be read, and note the rest."""
+    if sample.label_image is None:
+        merged = merge_masks(_readable(raw, sample, problems), size)
+        problems += merged.problems
+        return merged.labels
+    [(file, name)] = sample.annotation
+    with _noting(problems, file):
+        labels = decode_labels(raw.read(name), file)
+        if labels.shape == size:
+            problems += check_label_image(file, labels)
+            return relabel(labels)
+        problems.append(Problem(file, "another size", f"{labels.shape}, and its image {size}"))
+    return np.zeros(size, np.int32)
+
+
+def _readable(
+    raw: RawDataset, sample: RawSample, problems: list[Problem]
+) -> Iterator[tuple[str, NDArray[Any]]]:
+    for file, name in sample.annotation:
+        with _noting(problems, file):
+            yield file, decode_mask(raw.read(name), file)
+
+
+@contextmanager
+def _noting(problems: list[Problem], file: str) -> Iterator[None]:
+    """Turn the error of one file into a problem of the report."""
+    try:
+        yield
+    except NucleusError as error:
+        problems.append(Problem(file, "unreadable", str(error).removeprefix(f"{file}: ")))
+
+
+def _duplicates(samples: list[_Sample]) -> Iterator[Problem]:
+    """Each image whose pixels an earlier id has already."""
+    first: dict[str, str] = {}
+    for sample in samples:
+        if sample.pixels_sha256 is None:
+            continue
+        earlier = first.setdefault(sample.pixels_sha256, sample.id)
+        if earlier != sample.id:
+            yield Problem(sample.id, "duplicate", f"the same pixels as {earlier}")

@@ -1,0 +1,220 @@
+"""Image files of any depth and channel order as arrays."""
+
+import struct
+import zlib
+from dataclasses import dataclass
+from io import BytesIO
+from typing import Any
+
+import cv2
+import numpy as np
+import tifffile
+from numpy.typing import NDArray
+
+from nucleus_unet.errors import NucleusError
+
+STRETCH_PERCENTILES = (0.1, 99.9)
+"""Values at these percentiles of an image with more than 8 bits become 0 and 255."""
+
+_PNG = b"\x89PNG\r\n\x1a\n"
+_JPEG = b"\xff\xd8\xff"
+_TIFF = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
+
+
+@dataclass(frozen=True)
+class DecodedImage:
+    """An image as the network sees it, and how it came to 8 bits."""
+
+    image: NDArray[np.uint8]
+    """(H, W, 3), RGB."""
+    stretch: tuple[float, float] | None
+    """The values that became 0 and 255; None where the file has 8 bits."""
+    mode: str
+    """What the file holds: gray, RGB or RGBA, with the type where it is not uint8."""
+
+
+def decode_image(content: bytes, name: str) -> DecodedImage:
+    """Decode a PNG, TIFF or JPEG file to 8-bit RGB at its own size.
+
+    Gray is repeated in three channels and alpha is dropped. Anything but 8-bit and boolean values
+    is stretched linearly so that the `STRETCH_PERCENTILES` of the image, over all its channels
+    together, become 0 and 255; what lies beyond them is clipped, and what is not finite is 0.
+    Where the two percentiles are equal the smallest and largest value take their place, and a
+    constant image becomes 0. An orientation noted in the file is not applied, as masks are drawn
+    over the pixels as stored.
+
+    Parameters
+    ----------
+    content
+        The bytes of the file; its kind is told by them, not by the name.
+    name
+        What an error calls the file.
+
+    Raises
+    ------
+    NucleusError
+        The file is truncated, damaged, of another kind, or has several pages.
+    """
+    pixels = _decode(content, name)
+    channels = 1 if pixels.ndim == 2 else pixels.shape[2]
+    mode = {1: "gray", 2: "gray + alpha", 3: "RGB", 4: "RGBA"}.get(channels)
+    if mode is None:
+        raise NucleusError(f"{name}: has {channels} channels: save it as gray, RGB or RGBA")
+    if pixels.dtype != np.uint8:
+        mode = f"{mode} {pixels.dtype}"
+    colour = pixels.reshape(*pixels.shape[:2], channels)[..., : 3 if channels > 2 else 1]
+    image, stretch = _to_uint8(colour)
+    if image.shape[2] == 1:
+        image = np.repeat(image, 3, axis=2)
+    return DecodedImage(np.ascontiguousarray(image), stretch, mode)
+
+
+def decode_mask(content: bytes, name: str) -> NDArray[Any]:
+    """Decode a PNG or TIFF mask to one channel of its own type, values as stored.
+
+    Returns
+    -------
+    ndarray
+        (H, W), uint8 in all but odd files.
+
+    Raises
+    ------
+    NucleusError
+        As `decode_image`, and where the channels differ.
+    """
+    if content[:2] == _JPEG[:2]:
+        raise NucleusError(f"{name}: JPEG blurs the edges of nuclei: save masks as PNG or TIFF")
+    pixels = _decode(content, name)
+    if pixels.ndim == 2:
+        return pixels
+    plane = pixels[..., 0]
+    if pixels.shape[2] > 2 and not (pixels[..., 1:3] == plane[..., None]).all():
+        raise NucleusError(
+            f"{name}: its colour channels differ: save one channel, a number a nucleus"
+        )
+    return np.ascontiguousarray(plane)
+
+
+def decode_labels(content: bytes, name: str) -> NDArray[np.int64]:
+    """Decode a label image, 0 background and one positive number for each nucleus, lossless.
+
+    Returns
+    -------
+    ndarray
+        (H, W) int64, the numbers as in the file.
+
+    Raises
+    ------
+    NucleusError
+        As `decode_mask`, and where a value is negative or not whole.
+    """
+    plane = decode_mask(content, name)
+    # ImageJ writes labels as 32-bit floats
+    if plane.dtype.kind == "f" and not np.equal(plane, np.floor(plane)).all():
+        raise NucleusError(f"{name}: label values are not whole numbers: save them as integers")
+    if plane.size and plane.min() < 0:
+        raise NucleusError(f"{name}: has negative labels: background is 0 and nuclei are from 1")
+    return plane.astype(np.int64)
+
+
+def _to_uint8(
+    pixels: NDArray[Any],
+) -> tuple[NDArray[np.uint8], tuple[float, float] | None]:
+    if pixels.dtype == np.uint8:
+        return pixels, None
+    if pixels.dtype == np.bool_:
+        return pixels.astype(np.uint8) * np.uint8(255), None
+    finite = pixels[np.isfinite(pixels)]
+    if not finite.size:
+        return np.zeros(pixels.shape, np.uint8), (0.0, 0.0)
+    low, high = (float(value) for value in np.percentile(finite, STRETCH_PERCENTILES))
+    if low == high:
+        low, high = float(finite.min()), float(finite.max())
+    scale = 255 / (high - low) if high > low else 0.0
+    stretched = np.clip(np.rint((pixels.astype(np.float64) - low) * scale), 0, 255)
+    return np.where(np.isfinite(pixels), stretched, 0).astype(np.uint8), (low, high)
+
+
+def _decode(content: bytes, name: str) -> NDArray[Any]:
+    """Pixels as stored, (H, W) or (H, W, C) with colours in the order RGB."""
+    if content.startswith(_PNG):
+        _check_png(content, name)
+        return _decode_opencv(content, name)
+    if content.startswith(_TIFF):
+        return _decode_tiff(content, name)
+    if content.startswith(_JPEG):
+        if not content.rstrip(b"\0").endswith(b"\xff\xd9"):
+            raise _damaged(name, "truncated")
+        return _decode_opencv(content, name)
+    raise _damaged(name, "empty" if not content else "no PNG, TIFF or JPEG")
+
+
+def _damaged(name: str, how: object) -> NucleusError:
+    return NucleusError(f"{name}: the file is {how}: fetch or save it again")
+
+
+def _decode_opencv(content: bytes, name: str) -> NDArray[Any]:
+    try:
+        pixels = cv2.imdecode(np.frombuffer(content, np.uint8), cv2.IMREAD_UNCHANGED)
+    except cv2.error as error:
+        raise _damaged(name, f"damaged ({error.err})") from error
+    if pixels is None:
+        raise _damaged(name, "damaged or of a kind that OpenCV cannot read")
+    if pixels.ndim == 3 and pixels.shape[2] >= 3:
+        order = [2, 1, 0, 3][: pixels.shape[2]]
+        pixels = np.ascontiguousarray(pixels[..., order])
+    return pixels
+
+
+def _check_png(content: bytes, name: str) -> None:
+    """Refuse a PNG that is cut short or altered: OpenCV fills what is missing without a word."""
+    kind, position = b"", len(_PNG)
+    try:
+        while kind != b"IEND":
+            length, kind = struct.unpack_from(">I4s", content, position)
+            end = position + 8 + length
+            (checksum,) = struct.unpack_from(">I", content, end)
+            if zlib.crc32(memoryview(content)[position + 4 : end]) != checksum:
+                raise _damaged(name, "damaged (its checksum differs)")
+            position = end + 4
+    except struct.error as error:
+        raise _damaged(name, "truncated") from error
+
+
+def _decode_tiff(content: bytes, name: str) -> NDArray[Any]:
+    """The one page of a TIFF; gray values are as stored, also where 0 is declared to be white."""
+    order = "<" if content.startswith(b"II") else ">"
+    offset_at, offset_type = (8, "Q") if b"+" in content[:4] else (4, "I")
+    try:
+        (directory,) = struct.unpack_from(order + offset_type, content, offset_at)
+        if directory >= len(content):
+            raise _damaged(name, "truncated")
+        with tifffile.TiffFile(BytesIO(content)) as tiff:
+            if len(tiff.pages) != 1:
+                raise NucleusError(
+                    f"{name}: has {len(tiff.pages)} pages, and one image a file is read: save the "
+                    "plane to be segmented on its own"
+                )
+            page = tiff.pages.first
+            ends = map(sum, zip(page.dataoffsets, page.databytecounts, strict=True))
+            if max(ends, default=0) > len(content):
+                raise _damaged(name, "truncated")
+            compressed = page.compression not in (1, 8, 32946)
+            if compressed and page.photometric == 0:  # OpenCV would turn 8-bit values round
+                raise NucleusError(
+                    f"{name}: is compressed with 0 as white: save it with 0 as black"
+                )
+            if (
+                compressed or page.photometric == 3
+            ):  # tifffile lacks LZW and JPEG, and keeps palettes
+                return _decode_opencv(content, name)
+            pixels = page.asarray()
+            if pixels.ndim not in (2, 3) or pixels.dtype.kind not in "buif":
+                raise NucleusError(
+                    f"{name}: holds {pixels.dtype} values of shape {pixels.shape}: save one "
+                    "plane of real numbers"
+                )
+            separate = pixels.ndim == 3 and page.planarconfig == 2
+            return np.moveaxis(pixels, 0, -1) if separate else pixels
+    except (tifffile.TiffFileError, ValueError, struct.error, zlib.error, IndexError) as error:
+        raise _damaged(name, f"damaged ({error})") from error

@@ -1,0 +1,251 @@
+"""Raw data sets as they are published, read in place."""
+
+import hashlib
+import os
+import re
+import zipfile
+import zlib
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+from nucleus_unet.errors import NucleusError
+from nucleus_unet.files import sha256_bytes, sha256_file
+
+LAYOUT = (
+    "<id>/images/<id>.png with <id>/masks/*.png or one label image <id>/labels.png in their place"
+)
+_DEPTH = 4  # top folder, id, "images" or "masks", file
+
+_PICTURE = re.compile(r"(?:.*/)?[^/]+\.(?:png|tiff?|jpe?g)", re.IGNORECASE)
+_KAGGLE = re.compile(
+    r"(?:(?P<top>[^/]+)/)?(?P<id>[^/]+)/(?:"
+    r"(?P<image>images/)(?:[^/]+\.(?:png|tiff?|jpe?g))?|"
+    r"(?P<folder>masks/)(?:[^/]+\.(?:png|tiff?))?|"
+    r"(?P<labels>(?:masks|labels)\.(?:png|tiff?)))",
+    re.IGNORECASE,
+)
+_FLAT = re.compile(r"(?:(?P<top>[^/]+)/)?(?P<id>[^/]+)\.(?:png|tiff?|jpe?g)", re.IGNORECASE)
+
+
+@dataclass(frozen=True)
+class RawSample:
+    """One image and the files that say where its nuclei are, by member name."""
+
+    id: str
+    image: str
+    masks: tuple[str, ...] = ()
+    label_image: str | None = None
+    annotated: bool = False
+    """There is a label image or a masks folder; an empty folder says that there is no nucleus."""
+
+    @property
+    def annotation(self) -> tuple[tuple[str, str], ...]:
+        """Name below the sample's folder, and member name, of each mask or of the label image."""
+        if self.label_image is not None:
+            return ((self.label_image.rpartition("/")[2], self.label_image),)
+        return tuple(("/".join(name.split("/")[-2:]), name) for name in self.masks)
+
+
+class RawDataset:
+    """An open raw data set; threads may read from it at once. Made by `open_raw`."""
+
+    def __init__(
+        self,
+        path: Path,
+        samples: tuple[RawSample, ...],
+        members: Mapping[str, Callable[[], bytes]],
+        resources: ExitStack,
+    ) -> None:
+        self.path = path
+        self.samples = samples
+        self._members = members
+        self._resources = resources
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self._resources.close()
+
+    def read(self, name: str) -> bytes:
+        """The bytes of a member, which never touch the disk.
+
+        Raises
+        ------
+        NucleusError
+            The file is gone, or its part of the zip is damaged.
+        """
+        try:
+            return self._members[name]()
+        except (OSError, zipfile.BadZipFile, zlib.error, EOFError) as error:
+            raise NucleusError(
+                f"{self.path}: {name} cannot be read ({error}): fetch or copy the data again"
+            ) from error
+
+    def digest(self) -> str:
+        """SHA-256 of the zip or image file, or over a folder's sorted names and contents."""
+        if self.path.is_file():
+            return sha256_file(self.path)
+        digest = hashlib.sha256()
+        annotation = (name for sample in self.samples for _, name in sample.annotation)
+        for name in sorted({*annotation, *(sample.image for sample in self.samples)}):
+            digest.update(f"{name}\0{sha256_bytes(self.read(name))}\n".encode())
+        return digest.hexdigest()
+
+
+def open_raw(path: Path, *, annotated: bool = False) -> RawDataset:
+    """Open a data set in Kaggle's layout, or images alone, without unpacking anything.
+
+    A folder or a zip holds, at its root or below one top folder, either Kaggle's layout
+    (``<id>/images/<id>.png``, the nuclei one file each in ``<id>/masks/``) or image files side by
+    side. In place of its masks folder a sample may have one label image, ``<id>/labels.png`` or
+    ``<id>/masks.png``. One image file is a data set too. Images are PNG, TIFF or JPEG; masks and
+    label images PNG or TIFF. Files that are no pictures, names that begin with a dot and
+    ``__MACOSX`` are passed over.
+
+    Parameters
+    ----------
+    path
+        A folder, a zip or an image file.
+    annotated
+        Demand a masks folder or a label image of every sample, as training does.
+
+    Returns
+    -------
+    RawDataset
+        Its samples sorted by id; without Kaggle's layout an id is the file name's stem.
+
+    Raises
+    ------
+    NucleusError
+        Nothing at the path, not a zip, a picture where none belongs, several images of one id,
+        an id without image or, with `annotated`, without annotation.
+    """
+    with ExitStack() as resources:
+        if path.is_dir():
+            members: dict[str, Callable[[], bytes]] = {
+                name: (path / name).read_bytes for name in _walk(path, _DEPTH)
+            }
+        elif not path.exists():
+            raise NucleusError(
+                f"{path}: no such file or folder: a data set is a folder or zip of {LAYOUT}"
+            )
+        elif _PICTURE.fullmatch(path.name):
+            members = {path.name: path.read_bytes}
+        else:
+            members = _zip_members(path, resources)
+        samples = tuple(sorted(_samples(path, members), key=lambda sample: sample.id))
+        for sample in samples:
+            if annotated and not sample.annotated:
+                raise NucleusError(
+                    f"{path}: image {sample.id} has no masks folder and no label image: training "
+                    f"data are {LAYOUT}"
+                )
+        return RawDataset(path, samples, members, resources.pop_all())
+
+
+def _walk(folder: Path, depth: int, prefix: str = "") -> Iterator[str]:
+    """Relative names of the files, and of the folders with a slash at the end."""
+    try:
+        entries = sorted(os.scandir(folder), key=lambda entry: entry.name)
+    except OSError as error:
+        raise NucleusError(f"{folder}: cannot be listed ({error.strerror})") from error
+    for entry in entries:
+        name = prefix + entry.name
+        if not entry.is_dir():
+            yield name
+        elif not entry.name.startswith("."):
+            yield f"{name}/"
+            if depth > 1:
+                yield from _walk(Path(entry.path), depth - 1, f"{name}/")
+
+
+def _zip_members(path: Path, resources: ExitStack) -> dict[str, Callable[[], bytes]]:
+    try:
+        archive = resources.enter_context(zipfile.ZipFile(path))
+    except (zipfile.BadZipFile, OSError) as error:
+        raise NucleusError(
+            f"{path}: neither a folder, a whole zip nor an image ({error}): fetch it again"
+        ) from error
+    for info in archive.infolist():
+        if info.filename.startswith("/") or ".." in re.split(r"[/\\]", info.filename):
+            raise NucleusError(
+                f"{path}: member {info.filename!r} leads out of the zip: pack it with relative "
+                "names"
+            )
+        if info.flag_bits & 1:
+            raise NucleusError(f"{path}: {info.filename} is encrypted: pack it without a password")
+    return {info.filename: partial(archive.read, info) for info in archive.infolist()}
+
+
+def _samples(path: Path, names: Mapping[str, object]) -> Iterator[RawSample]:
+    """Sort the member names into samples, by the layout that they are in."""
+    seen = [
+        name
+        for name in names
+        if not any(part == "__MACOSX" or part.startswith(".") for part in name.split("/"))
+    ]
+    kaggle = {name: match for name in seen if (match := _KAGGLE.fullmatch(name))}
+    is_kaggle = any(m["image"] and not name.endswith("/") for name, m in kaggle.items())
+    matches = kaggle if is_kaggle else {n: m for n in seen if (m := _FLAT.fullmatch(n))}
+    if not matches:
+        raise NucleusError(f"{path}: no images found: a data set is a folder or zip of {LAYOUT}")
+    tops = sorted({match["top"] or "" for match in matches.values()})
+    for name in seen:
+        if name not in matches and _PICTURE.fullmatch(name):
+            raise NucleusError(
+                f"{path}: {name} is not where a picture belongs: images are PNG, TIFF or JPEG, "
+                f"masks PNG or TIFF, in {LAYOUT}"
+            )
+    if len(tops) > 1:
+        named = " and ".join(top or "the root" for top in tops[:3])
+        raise NucleusError(
+            f"{path}: holds images below {named}, and one data set at a time is read: name the folder "
+            "itself, or pack each on its own"
+        )
+    by_id: defaultdict[str, list[str]] = defaultdict(list)
+    for name, match in matches.items():
+        by_id[match["id"]].append(name)
+    for id_, files in by_id.items():
+        if is_kaggle:
+            yield _kaggle_sample(path, id_, sorted(files), kaggle)
+        else:
+            yield RawSample(id_, _only(path, id_, "image", files))
+
+
+def _kaggle_sample(
+    path: Path, id_: str, files: list[str], matches: Mapping[str, re.Match[str]]
+) -> RawSample:
+    images = [name for name in files if matches[name]["image"] and not name.endswith("/")]
+    in_folder = [name for name in files if matches[name]["folder"]]
+    label_images = [name for name in files if matches[name]["labels"]]
+    masks = tuple(name for name in in_folder if not name.endswith("/"))
+    if masks and label_images:
+        raise NucleusError(
+            f"{path}: {id_} has a masks folder and the label image {label_images[0]}: keep one"
+        )
+    return RawSample(
+        id_,
+        _only(path, id_, "image", images),
+        masks,
+        _only(path, id_, "label image", label_images) if label_images else None,
+        bool(in_folder or label_images),
+    )
+
+
+def _only(path: Path, id_: str, what: str, files: list[str]) -> str:
+    if len(files) == 1:
+        return files[0]
+    found = f"{len(files)} {what}s ({', '.join(files[:2])})" if files else f"no {what}"
+    raise NucleusError(f"{path}: {id_} has {found}, and must have one: the layout is {LAYOUT}")

@@ -1,0 +1,331 @@
+"""A seeded stand-in for the real images: several imaging kinds, in Kaggle's layout.
+
+All kinds are one model. Nuclei are drawn as a map of stain that adds up where they overlap, beside
+the labels; fluorescence shows the stain as light on black, bright field as what the light loses in
+passing (Beer-Lambert). Sizes, colours, counts and noise follow those measured on BBBC038v1.
+"""
+
+import shutil
+import tempfile
+from pathlib import Path
+
+import cv2
+import numpy as np
+from numpy.random import Generator
+from numpy.typing import NDArray
+
+from nucleus_unet.errors import NucleusError
+from nucleus_unet.files import sha256_bytes
+
+Float = NDArray[np.float32]
+Labels = NDArray[np.int32]
+Size = tuple[int, int]
+
+KINDS = ("fluorescence", "tissue", "stained", "brightfield")
+
+# Which kind the images of a set are, in turn: the shares of the real set, its rarer kinds raised.
+_TURNS = (0, 2, 0, 1, 0, 2, 3, 0, 1, 2, 0, 1)
+# Turns in training with hardly a nucleus and with overlapping masks; the test image without any.
+_FEW, _OVERLAPPING, _BLANK = 4, (3, 8), 2
+
+# Background and nucleus in RGB: purple, deep purple, white, pink.
+_PALETTES = (
+    ((178, 159, 207), (116, 70, 193)),
+    ((168, 144, 201), (96, 38, 183)),
+    ((209, 212, 219), (128, 70, 160)),
+    ((226, 188, 211), (116, 76, 154)),
+)
+_SPLITS = ("stage1_train", "stage1_test")
+_MARGIN = 48
+_SLIVER_PX = 12
+
+
+def write_synthetic(
+    folder: Path, *, seed: int = 0, train: int = 48, test: int = 8
+) -> tuple[Path, Path]:
+    """Write a sample data set as Kaggle publishes it, whole or not at all.
+
+    Image `i` of a split draws from a generator of its own, so a larger set begins with the
+    smaller one, and equal seeds give equal bytes (on one version of NumPy and OpenCV).
+    Training holds images with one to three nuclei and images with masks that overlap by some
+    pixels; the third test image shows no nucleus.
+
+    Parameters
+    ----------
+    folder : Path
+        Where the set goes; missing or empty.
+    seed : int, optional
+        What the set is drawn from, 0 or more.
+    train, test : int, optional
+        Number of images of each split.
+
+    Returns
+    -------
+    tuple of Path
+        ``folder/stage1_train`` (images, RGBA, and masks, 8-bit gray 0/255, one nucleus each)
+        and ``folder/stage1_test`` (images).
+
+    Raises
+    ------
+    NucleusError
+        If the folder holds something already, or cannot be written.
+    """
+    try:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        if folder.exists() and any(folder.iterdir()):
+            raise NucleusError(f"{folder} is not empty: choose another folder for the sample data")
+        temporary = Path(tempfile.mkdtemp(dir=folder.parent, prefix=f".{folder.name}."))
+        try:
+            for split, count in enumerate((train, test)):
+                (temporary / _SPLITS[split]).mkdir()
+                for index in range(count):
+                    _write_sample(temporary / _SPLITS[split], seed, split, index)
+            temporary.chmod(0o755)
+            temporary.replace(folder)
+        finally:
+            shutil.rmtree(temporary, ignore_errors=True)
+    except OSError as error:
+        raise NucleusError(
+            f"cannot write the sample data to {folder}: {error.strerror}; choose another folder"
+        ) from error
+    return folder / _SPLITS[0], folder / _SPLITS[1]
+
+
+def generate(kind: str, rng: Generator, density: float = 1.0) -> tuple[NDArray[np.uint8], Labels]:
+    """Draw one image and the truth about its nuclei.
+
+    Parameters
+    ----------
+    kind : str
+        One of `KINDS`: sparse nuclei on black; crowded, uneven and partly out of focus on black;
+        stained on white, pink or purple; gray cells with dark nuclei on white.
+    rng : Generator
+        All of the randomness.
+    density : float, optional
+        Share of the kind's usual number of nuclei; 0 gives an image without.
+
+    Returns
+    -------
+    image : (H, W, 3) uint8
+        RGB.
+    labels : (H, W) int32
+        0 background, 1..n one nucleus each, of at least 12 pixels.
+    """
+    draw = {
+        "fluorescence": _fluorescence,
+        "tissue": _tissue,
+        "stained": _stained,
+        "brightfield": _brightfield,
+    }[kind]
+    image, labels = draw(rng, density)
+    return np.clip(np.rint(image), 0, 255).astype(np.uint8), labels
+
+
+def _fluorescence(rng: Generator, density: float) -> tuple[Float, Labels]:
+    """Nuclei of one size on black, faint haze around them, a few of them much brighter."""
+    size, radius, usual = (
+        ((256, 256), rng.uniform(4.8, 9), rng.integers(8, 60)),
+        ((260, 347), rng.uniform(7, 11), rng.integers(20, 60)),
+        ((360, 360), rng.uniform(19, 25), rng.integers(18, 30)),
+    )[rng.choice(3, p=(0.65, 0.15, 0.2))]
+    centers, radii = _place(size, density * usual, radius, rng, spacing=rng.uniform(0.8, 1.1))
+    labels, stain = _draw(size, centers, radii, rng, spread=rng.uniform(0.15, 0.5))
+    light = rng.uniform(18, 32) if radius > 15 else rng.uniform(35, 120)
+    signal = _blur(stain * _chromatin(size, radius, rng), rng.uniform(0.6, 1.4))
+    signal += rng.uniform(0.02, 0.08) * _blur(stain, 2 * radius)
+    return _expose(signal, light, rng.uniform(2, 14), rng), labels
+
+
+def _tissue(rng: Generator, density: float) -> tuple[Float, Labels]:
+    """Crowded nuclei of a region, sharpness and light changing across it, more below the focus."""
+    size = ((256, 256), (360, 360), (384, 512))[rng.choice(3, p=(0.5, 0.25, 0.25))]
+    radius = rng.uniform(5.5, 8.5)
+    usual = size[0] * size[1] / radius**2 * rng.uniform(0.04, 0.09)
+    region = _noise(size, max(size) / 2, rng) + rng.uniform(0.2, 1.2)
+    centers, radii = _place(size, density * usual, radius, rng, spacing=0.85, region=region)
+    labels, stain = _draw(size, centers, radii, rng, spread=0.35)
+    below = _place(size, density * usual / 2, radius * 1.3, rng, spacing=0.6, region=region)
+    _, ghosts = _draw(size, *below, rng, spread=0.3)
+    stain *= _chromatin(size, radius, rng)
+    unsharp = 1 / (1 + np.exp(-2 * (_noise(size, max(size) / 2, rng) - 0.8)))
+    signal = _blur(stain, 0.8) * (1 - unsharp) + _blur(stain, radius / 3) * unsharp
+    signal += rng.uniform(0.15, 0.45) * _blur(ghosts, radius / 1.5) + 0.12 * _blur(stain, 20)
+    return _expose(signal, rng.uniform(35, 90), rng.uniform(3, 10), rng, uneven=0.35), labels
+
+
+def _stained(rng: Generator, density: float) -> tuple[Float, Labels]:
+    """Stained nuclei, some pale and some dense, among strings and others out of focus."""
+    size = ((256, 320), (512, 640))[rng.choice(2, p=(0.85, 0.15))]
+    radius = rng.choice((rng.uniform(6, 9), rng.uniform(9, 13), rng.uniform(19, 27)))
+    usual = min(size[0] * size[1] / radius**2 * rng.uniform(0.02, 0.1), 150)
+    region = _noise(size, 2 * radius, rng) + 0.8
+    slim = rng.uniform(1.3, 4)
+    centers, radii = _place(size, density * usual, radius, rng, spacing=0.9, region=region)
+    labels, stain = _draw(
+        size, centers, radii, rng, spread=0.45, slim=slim, rim=rng.uniform(0.8, 1.2)
+    )
+    below = _place(size, density * usual / 3, radius, rng, spacing=0.8, region=region)
+    _, ghosts = _draw(size, *below, rng, spread=0.3, slim=slim)
+    stain *= _chromatin(size, radius, rng, contrast=2.2)
+    strings = np.exp(-((_noise(size, 24, rng) / 0.15) ** 2)) * _noise(size, 16, rng)
+    depth = _blur(stain, rng.uniform(0.8, 1.3)) + rng.uniform(0.1, 0.5) * _blur(ghosts, radius / 3)
+    depth += (
+        0.03 * _blur(_noise(size, 3, rng), 1)
+        + 0.08 * _blur(stain, radius)
+        + 0.07 * strings
+        + 0.03 * _noise(size, 30, rng)
+    )
+    background, nucleus = np.array(_PALETTES[rng.integers(4)], np.float32) + rng.normal(0, 4, 3)
+    image = background * (nucleus / background) ** depth[..., None]
+    image *= 1 + 0.03 * _noise(size, max(size) / 2, rng)[..., None]
+    return image + rng.normal(0, rng.uniform(0.5, 1.8), image.shape), labels
+
+
+def _brightfield(rng: Generator, density: float) -> tuple[Float, Labels]:
+    """Large pale cells that overlap in clumps, each with one small dark nucleus."""
+    size, radius = (360, 360), rng.uniform(5, 8)
+    region = _noise(size, 60, rng) - 0.2
+    cell = radius * rng.uniform(3.2, 4.2)
+    centers, cells = _place(size, density * rng.integers(14, 40), cell, rng, 0.55, region)
+    _, bodies = _draw(size, centers, cells, rng, spread=0.35, ragged=3.0, rim=0.9)
+    nuclei = (radius * np.exp(rng.normal(0, 0.15, len(centers)))).astype(np.float32)
+    labels, stain = _draw(size, centers, nuclei, rng, spread=0.2, slim=1.2)
+    depth = 0.3 * _blur(bodies * (1 + 0.15 * _noise(size, 4, rng)), 0.8) + 0.65 * _blur(stain, 0.8)
+    light = rng.uniform(222, 238) * (1 + 0.02 * _noise(size, 200, rng))
+    image = light * np.exp(-depth) + rng.normal(0, 1.5, size)
+    return np.repeat(image[..., None], 3, axis=2), labels
+
+
+def _place(
+    size: Size,
+    count: float,
+    radius: float,
+    rng: Generator,
+    spacing: float,
+    region: Float | None = None,
+) -> tuple[Float, Float]:
+    """Centers (n, 2) as x, y and radii (n,), apart by `spacing` times the sum of their radii.
+
+    Where there is a `region` they keep to its positive part, at least half of the image. Some lie
+    beyond the border and are cut by it.
+    """
+    wanted = max(round(count), 1) if count > 0 else 0
+    candidates = rng.uniform(-0.4 * radius, np.array(size[::-1]) + 0.4 * radius, (wanted * 12, 2))
+    radii = radius * np.exp(rng.normal(0, 0.15, len(candidates)))
+    if region is not None:
+        x, y = np.clip(candidates.astype(int), 0, np.array(size[::-1]) - 1).T
+        inside = region[y, x] > min(0.0, float(np.median(region)))
+        candidates, radii = candidates[inside], radii[inside]
+    kept: list[int] = []
+    for i, (center, reach) in enumerate(zip(candidates, radii, strict=True)):
+        gaps = np.hypot(*(candidates[kept] - center).T)
+        if len(kept) < wanted and (gaps >= spacing * (radii[kept] + reach)).all():
+            kept.append(i)
+    return candidates[kept].astype(np.float32), radii[kept].astype(np.float32)
+
+
+def _draw(
+    size: Size,
+    centers: Float,
+    radii: Float,
+    rng: Generator,
+    *,
+    spread: float,
+    slim: float = 1.5,
+    ragged: float = 1.0,
+    rim: float = 0.55,
+) -> tuple[Labels, Float]:
+    """Labels, where the first of two that overlap keeps the pixels, and stain, where both add up.
+
+    `spread` is the deviation of the nuclei's log stain, `slim` the greatest ratio of length to
+    width, `ragged` the strength of the outline's harmonics, `rim` the stain at the edge.
+    """
+    labels = np.zeros((size[0] + 2 * _MARGIN, size[1] + 2 * _MARGIN), np.int32)
+    stain = np.zeros(labels.shape, np.float32)
+    angle = np.linspace(0, 2 * np.pi, 40, endpoint=False)
+    order = np.arange(2, 7)
+    for number, (center, radius) in enumerate(zip(centers, radii, strict=True), start=1):
+        waves = rng.normal(0, 0.08 * ragged / order) * np.sin(
+            np.outer(angle, order) + rng.uniform(0, 2 * np.pi, len(order))
+        )
+        length, tilt = np.sqrt(rng.uniform(1, slim)), rng.uniform(0, np.pi)
+        axes = np.array([np.cos(angle) * length, np.sin(angle) / length])
+        turn = np.array([[np.cos(tilt), -np.sin(tilt)], [np.sin(tilt), np.cos(tilt)]])
+        outline = (radius * (1 + waves.sum(1)) * (turn @ axes)).T + center + _MARGIN
+        outline = np.clip(outline, 1, np.array(labels.shape[::-1]) - 2)
+        x, y = (corner := np.floor(outline.min(0)).astype(int))
+        width, height = np.ceil(outline.max(0)).astype(int) - corner + 1
+        window = np.s_[y : y + height, x : x + width]
+        shape = np.zeros((height + 2, width + 2), np.uint8)
+        points = np.rint((outline - corner + 1) * 16).astype(np.int32)
+        cv2.fillPoly(shape, [points], 1, shift=4)
+        depth = cv2.distanceTransform(shape, cv2.DIST_L2, 3)[1:-1, 1:-1]
+        free = (depth > 0) & (labels[window] == 0)
+        amount = np.exp(rng.normal(0, spread))
+        if 2 * free.sum() >= (depth > 0).sum():
+            labels[window][free] = number
+            dome = rim + (1 - rim) * np.minimum(depth / (0.6 * radius), 1)
+            stain[window] += np.float32(amount) * dome * (depth > 0)
+    inner = np.s_[_MARGIN:-_MARGIN, _MARGIN:-_MARGIN]
+    labels, stain = labels[inner], stain[inner]
+    area = np.bincount(labels.ravel(), minlength=1)
+    kept = area >= _SLIVER_PX
+    kept[0] = False
+    return (np.cumsum(kept) * kept).astype(np.int32)[labels], stain
+
+
+def _chromatin(size: Size, radius: float, rng: Generator, contrast: float = 1.0) -> Float:
+    """Texture inside nuclei, around 1: grains and wider clumps."""
+    grains = 0.10 * _noise(size, 2.5, rng) + 0.12 * _noise(size, radius / 2.5, rng)
+    return np.maximum(1 + contrast * grains, 0.1)
+
+
+def _expose(
+    signal: Float, light: float, black: float, rng: Generator, uneven: float = 0.15
+) -> Float:
+    """What a camera makes of fluorescence: uneven light, black level, shot and readout noise."""
+    lamp = np.exp(uneven * _noise(signal.shape, max(signal.shape) / 2, rng))
+    image = black * (1 + 0.1 * _noise(signal.shape, 60, rng)) + light * lamp * signal
+    noise = rng.uniform(0.3, 0.8) + rng.choice((0.05, 0.25), p=(0.8, 0.2)) * np.sqrt(image)
+    image += noise * rng.standard_normal(signal.shape)
+    return np.repeat(image[..., None], 3, axis=2)
+
+
+def _noise(size: tuple[int, ...], scale_px: float, rng: Generator) -> Float:
+    """Smooth noise (H, W) of deviation about 1, its bumps about `scale_px` wide."""
+    height, width = size
+    grid = rng.standard_normal((int(height / scale_px) + 3, int(width / scale_px) + 3))
+    wide = cv2.resize(grid.astype(np.float32), (width, height), interpolation=cv2.INTER_CUBIC)
+    return wide.astype(np.float32, copy=False)
+
+
+def _blur(image: Float, sigma_px: float) -> Float:
+    blurred = cv2.GaussianBlur(image, (0, 0), sigma_px, borderType=cv2.BORDER_REFLECT)
+    return blurred.astype(np.float32, copy=False)
+
+
+def _write_sample(folder: Path, seed: int, split: int, index: int) -> None:
+    """Write the image of one sample, and its masks where the split is the training one."""
+    rng = np.random.default_rng((seed, split, index))
+    few, blank = split == 0 and index % 12 == _FEW, split == 1 and index == _BLANK
+    density = 0.0 if blank else 0.05 if few else 1.0
+    image, labels = generate(KINDS[_TURNS[index % len(_TURNS)]], rng, density)
+    name = f"{seed}/{_SPLITS[split]}/{index}"
+    image_id = sha256_bytes(name.encode())
+    _write_png(
+        folder / image_id / "images" / f"{image_id}.png", cv2.cvtColor(image, cv2.COLOR_RGB2BGRA)
+    )
+    if split == 0:
+        overlapping = index % 12 in _OVERLAPPING
+        for label in range(1, int(labels.max()) + 1):
+            mask = labels == label
+            if overlapping and label % 4 == 1:
+                mask = cv2.dilate(mask.astype(np.uint8), np.ones((3, 3), np.uint8)) > 0
+            mask_id = sha256_bytes(f"{name}/{label}".encode())
+            _write_png(folder / image_id / "masks" / f"{mask_id}.png", mask * np.uint8(255))
+
+
+def _write_png(path: Path, pixels: cv2.typing.MatLike) -> None:
+    """Write pixels as OpenCV orders them: gray or BGRA."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(cv2.imencode(".png", pixels)[1].tobytes())

@@ -1,0 +1,242 @@
+"""Pictures for people: training curves, outlines over images, label images."""
+
+import io
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import cv2
+import numpy as np
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+from matplotlib.patches import Patch
+from matplotlib.ticker import MaxNLocator
+from numpy.typing import NDArray
+
+from nucleus_unet.errors import NucleusError
+
+# Told apart in lightness as well as hue, so also with any kind of colour blindness; vivid against
+# black, gray, purple tissue and white.
+TRUTH = (0, 190, 255)
+PREDICTION = (255, 90, 0)
+AGREED = (255, 240, 0)
+_LEGEND = {TRUTH: "annotated", PREDICTION: "predicted", AGREED: "both"}
+
+_TRAINING, _VALIDATION = "#0072B2", "#D55E00"  # blue and vermilion of Okabe and Ito's palette
+_DPI = 100
+
+
+def curves(history: Sequence[Mapping[str, float]]) -> bytes:
+    """Draw loss, dice and mean IoU by epoch, training beside validation, over the learning rate.
+
+    Parameters
+    ----------
+    history : sequence of mappings, one an epoch
+        Keys epoch, loss, dice, mean_iou, val_loss, val_dice, val_mean_iou, learning_rate; a
+        curve is left out where its key is missing, and others are ignored.
+
+    Returns
+    -------
+    bytes
+        PNG, 1200 by 500 pixels. The best epoch by validation mean IoU is marked.
+    """
+    figure = Figure(figsize=(12, 5), dpi=_DPI, layout="constrained")
+    axes = figure.subplot_mosaic(
+        [["loss", "dice", "mean_iou"], ["learning_rate"] * 3], height_ratios=[4, 1]
+    )
+    for key, title in {"loss": "loss", "dice": "dice", "mean_iou": "mean IoU"}.items():
+        for name, label, colour in (
+            (key, "training", _TRAINING),
+            (f"val_{key}", "validation", _VALIDATION),
+        ):
+            _curve(axes[key], history, name, label=label, color=colour)
+        axes[key].set_title(title)
+        axes[key].set_xlabel("epoch")
+    _curve(axes["learning_rate"], history, "learning_rate", color="0.35", drawstyle="steps-mid")
+    axes["learning_rate"].set_ylim(bottom=0)
+    axes["learning_rate"].set_ylabel("learning\nrate")
+    scored = [epoch for epoch in history if np.isfinite(epoch.get("val_mean_iou", np.nan))]
+    if scored:
+        best = max(scored, key=lambda epoch: epoch["val_mean_iou"])
+        axes["mean_iou"].plot(
+            best["epoch"],
+            best["val_mean_iou"],
+            "o",
+            markersize=11,
+            fillstyle="none",
+            color=_VALIDATION,
+            label=f"best: {best['val_mean_iou']:.3f}, epoch {best['epoch']:g}",
+        )
+    for key, panel in axes.items():
+        panel.grid(color="0.9")
+        panel.spines[["top", "right"]].set_visible(False)
+        panel.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
+        if history:
+            panel.set_xlim(history[0]["epoch"] - 0.5, history[-1]["epoch"] + 0.5)
+        if key != "learning_rate" and panel.lines:
+            panel.legend(frameon=False)
+    return _png(figure)
+
+
+def overlay(
+    image: NDArray[np.uint8],
+    y_pred: NDArray[np.integer],
+    y_true: NDArray[np.integer] | None = None,
+    *,
+    side_px: int | None = None,
+) -> NDArray[np.uint8]:
+    """Draw the outlines of nuclei over an image, 1 pixel wide and inside each nucleus.
+
+    The image is scaled so that its 99.8th percentile becomes 200: dark fluorescence would be black
+    beside the outlines, and a white ground would hide the bright ones.
+
+    Parameters
+    ----------
+    image : uint8 array (H, W, 3)
+        RGB.
+    y_pred, y_true : int arrays (H, W)
+        Predicted and annotated labels, 0 background.
+    side_px : int, optional
+        Length of the result's longest side. Image and labels are resized before the outlines are
+        drawn, so these stay thin and whole. Without it the size stays.
+
+    Returns
+    -------
+    uint8 array (H, W, 3), or resized
+        RGB, with outlines in `PREDICTION`, `TRUTH`, and `AGREED` where the two coincide.
+    """
+    bright = max(float(np.percentile(image, 99.8)), 1.0)
+    canvas: NDArray[Any] = cv2.convertScaleAbs(np.ascontiguousarray(image), alpha=200 / bright)
+    if side_px is not None:
+        scale = side_px / max(image.shape[:2])
+        size = (max(1, round(image.shape[1] * scale)), max(1, round(image.shape[0] * scale)))
+        canvas = cv2.resize(
+            canvas, size, interpolation=cv2.INTER_AREA if scale < 1 else cv2.INTER_CUBIC
+        )
+        y_pred = _resize_labels(y_pred, size)
+        y_true = None if y_true is None else _resize_labels(y_true, size)
+    predicted = _outlines(y_pred)
+    annotated = np.zeros_like(predicted) if y_true is None else _outlines(y_true)
+    canvas[predicted] = PREDICTION
+    canvas[annotated] = TRUTH
+    canvas[predicted & annotated] = AGREED
+    return canvas
+
+
+def overlay_png(
+    image: NDArray[np.uint8],
+    y_pred: NDArray[np.integer],
+    y_true: NDArray[np.integer] | None = None,
+    *,
+    title: str = "",
+    side_px: int = 960,
+) -> bytes:
+    """Draw `overlay` with a title and a legend, as a PNG that is large enough to read.
+
+    The arguments are those of `overlay`.
+    """
+    return contact_sheet([(title, overlay(image, y_pred, y_true, side_px=side_px))])
+
+
+def contact_sheet(tiles: Sequence[tuple[str, NDArray[np.uint8]]]) -> bytes:
+    """Lay (title, image) tiles out in rows of up to four, over the legend of `overlay`.
+
+    Each image (H, W, 3) uint8 RGB keeps its own size, to the pixel; the widest sets the columns.
+    The legend names the outline colours that occur in the tiles.
+
+    Returns
+    -------
+    bytes
+        PNG.
+
+    Raises
+    ------
+    NucleusError
+        There are no tiles.
+    """
+    if not tiles:
+        raise NucleusError("a contact sheet needs at least one image: none was given")
+    lines = [tiles[start : start + 4] for start in range(0, len(tiles), 4)]
+    gap, head, foot = 10, 26, 30
+    wide = max(240, *(image.shape[1] for _, image in tiles)) + gap
+    heights = [max(image.shape[0] for _, image in line) + head for line in lines]
+    width, height = len(lines[0]) * wide + gap, sum(heights) + foot
+    figure = Figure(figsize=(width / _DPI, height / _DPI), dpi=_DPI)
+    top = height
+    for line, tall in zip(lines, heights, strict=True):
+        for column, (title, image) in enumerate(line):
+            left = gap + column * wide
+            figure.figimage(image, left, top - head - image.shape[0])
+            place = left / width, (top - head + 8) / height
+            figure.text(*place, title, fontsize=10, parse_math=False)
+        top -= tall
+    drawn = [
+        colour
+        for colour in _LEGEND
+        if any((image == np.array(colour)).all(axis=-1).any() for _, image in tiles)
+    ]
+    figure.legend(
+        handles=[
+            Patch(facecolor=_hex(colour), edgecolor="0.4", label=_LEGEND[colour])
+            for colour in drawn
+        ],
+        loc="lower left",
+        bbox_to_anchor=(gap / width, 0),
+        borderaxespad=0,
+        ncols=3,
+        frameon=False,
+        fontsize=9,
+    )
+    return _png(figure)
+
+
+def label_png(labels: NDArray[np.integer]) -> bytes:
+    """Encode a label image (H, W) as a 16-bit gray PNG with the labels as its values.
+
+    Raises
+    ------
+    NucleusError
+        A label is negative or over 65,535.
+    """
+    low, high = int(labels.min(initial=0)), int(labels.max(initial=0))
+    if low < 0 or high > 65535:
+        raise NucleusError(
+            f"labels from {low} to {high} do not fit a 16-bit PNG, which holds 0 to 65535: "
+            "number the nuclei from 1"
+        )
+    return bytes(cv2.imencode(".png", labels.astype(np.uint16))[1])
+
+
+def read_label_png(content: bytes) -> NDArray[np.uint16]:
+    """The labels (H, W) of a PNG that `label_png` made."""
+    return cv2.imdecode(np.frombuffer(content, np.uint8), cv2.IMREAD_UNCHANGED)
+
+
+def _curve(axes: Any, history: Sequence[Mapping[str, float]], key: str, **style: Any) -> None:
+    """Draw one key of the history over its epochs."""
+    points = [(epoch["epoch"], epoch[key]) for epoch in history if key in epoch]
+    if points:
+        # One epoch makes no line, and dots on hundreds of epochs would hide it.
+        axes.plot(*zip(*points, strict=True), marker="o" if len(points) < 40 else "", ms=3, **style)
+
+
+def _outlines(labels: NDArray[np.integer]) -> NDArray[np.bool_]:
+    """Pixels of nuclei with another label, or the image's end, above, below, left or right."""
+    padded = np.pad(labels, 1)
+    neighbours = (padded[:-2, 1:-1], padded[2:, 1:-1], padded[1:-1, :-2], padded[1:-1, 2:])
+    edge: NDArray[np.bool_] = np.any([neighbour != labels for neighbour in neighbours], axis=0)
+    return edge & (labels != 0)
+
+
+def _resize_labels(labels: NDArray[np.integer], size: tuple[int, int]) -> NDArray[Any]:
+    return cv2.resize(labels.astype(np.int32), size, interpolation=cv2.INTER_NEAREST_EXACT)
+
+
+def _hex(colour: tuple[int, int, int]) -> str:
+    return "#" + bytes(colour).hex()
+
+
+def _png(figure: Figure) -> bytes:
+    """PNG of a figure, without the drawing library's version, which would change its bytes."""
+    content = io.BytesIO()
+    FigureCanvasAgg(figure).print_png(content, metadata={"Software": None})
+    return content.getvalue()

@@ -1,0 +1,53 @@
+"""Where things are kept, and the environment that Prefect and MLflow read."""
+
+import os
+from pathlib import Path
+
+from nucleus_unet.errors import NucleusError
+
+PREFECT_PORT = 4200
+MLFLOW_PORT = 5000
+
+
+def home() -> Path:
+    """``NUCLEUS_HOME``, or ``.nucleus`` in the working directory, as an absolute path; made if absent.
+
+    Raises
+    ------
+    NucleusError
+        It cannot be made or written to.
+    """
+    folder = Path(os.environ.get("NUCLEUS_HOME", ".nucleus")).absolute()
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise NucleusError(
+            f"{folder}: cannot be made ({error.strerror}); set NUCLEUS_HOME to a folder you can write"
+        ) from error
+    if not os.access(folder, os.W_OK):
+        raise NucleusError(f"{folder}: not writable; set NUCLEUS_HOME to a folder you can write")
+    return folder
+
+
+def prepare_environment() -> None:
+    """Point Prefect and MLflow at the home, where no server is named; before either is imported.
+
+    ``PREFECT_API_URL`` or ``PREFECT_PROFILE`` name a Prefect server, ``MLFLOW_TRACKING_URI`` an MLflow
+    server. Without the former two Prefect's own home moves below ours, so that a profile that happens
+    to be active, of a cloud account perhaps, is not used. Neither tool calls its makers.
+    """
+    folder = home()
+    defaults = {
+        "NUCLEUS_HOME": str(folder),
+        "MLFLOW_TRACKING_URI": f"sqlite:///{folder}/mlflow.db",
+        "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
+        "DO_NOT_TRACK": "true",
+        "MLFLOW_DISABLE_TELEMETRY": "true",
+        # A first start on a slow disk makes the database: about 20 s, which is Prefect's limit.
+        "PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS": "120",
+    }
+    if not {"PREFECT_API_URL", "PREFECT_PROFILE"} & os.environ.keys():
+        defaults |= {"PREFECT_SERVER_ALLOW_EPHEMERAL_MODE": "true"}
+        os.environ["PREFECT_HOME"] = str(folder / "prefect")
+    for name, value in defaults.items():
+        os.environ.setdefault(name, value)

@@ -1,0 +1,87 @@
+"""Keras in processes of its own: seeds, precision and threads are global to a process."""
+
+import functools
+import multiprocessing
+import os
+import pkgutil
+import threading
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from typing import Any
+
+POLL_S = 0.5
+
+
+def new_process() -> ProcessPoolExecutor:
+    """An executor of one fresh process, which ends when the process that made it is gone."""
+    return ProcessPoolExecutor(
+        1,
+        mp_context=multiprocessing.get_context("spawn"),
+        initializer=_start,
+        initargs=(os.getpid(),),
+    )
+
+
+def follow(function: str, *args: Any, poll: Callable[[], list[Any]]) -> Iterator[Any]:
+    """Run a function in a fresh process and yield what it reports meanwhile.
+
+    Parameters
+    ----------
+    function : str
+        ``module:name``; this process does not import it.
+    args
+        What can be pickled.
+    poll : callable
+        Returns the reports that are new since it was last called.
+
+    Raises
+    ------
+    Exception
+        What the function raised, or `BrokenProcessPool` where its process was killed.
+    """
+    with new_process() as process:
+        future = process.submit(_call, function, *args)
+        done = False
+        while not done:
+            done = future.done()
+            yield from poll()
+            if not done:
+                time.sleep(POLL_S)
+        future.result()
+
+
+def run_in_worker(function: str, *args: Any) -> Any:
+    """Run a function, ``module:name``, in one lasting process, which keeps what it has loaded.
+
+    Safe to call from many threads; the calls run one after another.
+    """
+    try:
+        future: Future[Any] = _worker().submit(_call, function, *args)
+        return future.result()
+    except BrokenProcessPool:
+        _worker.cache_clear()  # the next call, as of a task that is tried again, gets a new one
+        raise
+
+
+@functools.cache
+def _worker() -> ProcessPoolExecutor:
+    return new_process()
+
+
+def _call(function: str, *args: Any) -> Any:
+    return pkgutil.resolve_name(function)(*args)
+
+
+def _start(parent: int) -> None:
+    """Keep the backend's start-up chatter off, and end within a second of the parent's end."""
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+    os.environ.setdefault("KERAS_BACKEND", "tensorflow")
+
+    def watch() -> None:
+        while os.getppid() == parent:
+            time.sleep(1)
+        os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()

@@ -1,0 +1,251 @@
+"""The recipe: one typed object that holds every choice of a run."""
+
+import json
+import tomllib
+from collections.abc import Iterable
+from importlib import resources
+from pathlib import Path
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from nucleus_unet.errors import NucleusError
+from nucleus_unet.files import sha256_bytes
+
+Fraction = Annotated[float, Field(ge=0, lt=1)]
+
+
+class Part(BaseModel):
+    """A part of the recipe: frozen, and closed to keys it does not know."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class Data(Part):
+    """What the network sees of the images, and which of them it never trains on."""
+
+    image_size: int = Field(
+        256, ge=16, le=2048, description="Side in px that images are resized to"
+    )
+    validation_fraction: float = Field(0.1, gt=0, lt=1, description="Share of images held out")
+    split_seed: int = Field(7, ge=0, description="Random state of the train/validation split")
+
+
+class Augmentation(Part):
+    """Random geometry, with the names and the meaning of Keras' ImageDataGenerator."""
+
+    horizontal_flip: bool = Field(True, description="Mirror left to right, every other time")
+    vertical_flip: bool = Field(True, description="Mirror top to bottom, every other time")
+    rotation_range_deg: float = Field(
+        90, ge=0, le=180, description="Angle uniform in ± this many degrees"
+    )
+    width_shift_range: Fraction = Field(0.1, description="Shift in x, ± this share of the width")
+    height_shift_range: Fraction = Field(0.1, description="Shift in y, ± this share of the height")
+    zoom_range: Fraction = Field(0.1, description="Zoom of x and of y, each uniform in 1 ± this")
+
+
+class Network(Part):
+    """The U-Net."""
+
+    padding: Literal["same", "valid"] = Field(
+        "same", description="valid: unpadded convolutions, cropped skips and a mirrored input"
+    )
+    activation: Literal["tanh", "relu", "elu", "selu"] = Field("relu", description="Activation")
+    base_filters: int = Field(16, ge=1, le=256, description="Filters at full resolution")
+    depth: int = Field(4, ge=1, le=6, description="Times the resolution is halved")
+    dropout: tuple[Fraction, ...] = Field(
+        (0.1, 0.1, 0.2, 0.2, 0.3),
+        description="Dropout between the two convolutions, by level, full resolution first",
+    )
+    normalization: Literal["none", "batch", "group"] = Field(
+        "none", description="After each 3×3 convolution, before its activation"
+    )
+
+    @model_validator(mode="after")
+    def _dropout_by_level(self) -> Self:
+        if len(self.dropout) != self.depth + 1:
+            raise ValueError(
+                f"dropout has {len(self.dropout)} values; a network of depth {self.depth} "
+                f"has {self.depth + 1} levels"
+            )
+        return self
+
+
+class Training(Part):
+    """How the weights are found."""
+
+    seed: int = Field(10, ge=0, description="Seed of initial weights, augmentation and dropout")
+    epochs: int = Field(ge=1, le=10_000, description="Most epochs to train")
+    steps_per_epoch: int = Field(25, ge=1, description="Batches in an epoch")
+    batch_size: int = Field(32, ge=1, description="Images in a batch")
+    optimizer: Literal["sgd", "adam"] = Field("sgd", description="Optimizer")
+    learning_rate: float = Field(0.01, gt=0, description="Learning rate after the warm-up")
+    momentum: Fraction = Field(0.0, description="Momentum of sgd")
+    schedule: Literal["constant", "cosine"] = Field(
+        "constant", description="cosine: from the learning rate to 0 at the last step"
+    )
+    warmup_steps: int = Field(0, ge=0, description="Steps of linear rise to the learning rate")
+    early_stopping_epochs: int | None = Field(
+        None, ge=1, description="Stop after so many epochs without a better validation mean IoU"
+    )
+    start_from: str | None = Field(
+        None, description="MLflow run whose model's weights the training starts from"
+    )
+    precision: Literal["auto", "float32", "mixed_bfloat16", "mixed_float16"] = Field(
+        "auto", description="auto: mixed_bfloat16 where the device gains from it, else float32"
+    )
+    threads: int | Literal["auto"] = Field(
+        "auto", description="CPU threads inside an operation; auto: the machine's cores"
+    )
+
+
+class Inference(Part):
+    """How probabilities become nuclei."""
+
+    cutoff: float = Field(0.5, gt=0, lt=1, description="A pixel is nucleus above this probability")
+    batch_size: int = Field(16, ge=1, description="Images in a batch of prediction")
+
+
+class Recipe(Part):
+    """Every choice of a run; what it does not say is not decided elsewhere.
+
+    Read from a named recipe or a TOML file by `load_recipe`, resolved by
+    `nucleus_unet.backend.resolve` before anything is computed or logged.
+    """
+
+    name: str = Field(description="What the run is called in the UIs")
+    data: Data = Data()
+    augmentation: Augmentation = Augmentation()
+    network: Network = Network()
+    training: Training
+    inference: Inference = Inference()
+
+    def digest(self) -> str:
+        """SHA-256 over every value but the name, as 64 hexadecimal digits."""
+        return digest_of(self.model_dump(mode="json", exclude={"name"}))
+
+    def flat(self) -> dict[str, Any]:
+        """Dotted keys to values, as overrides spell them: ``{"training.epochs": 5, ...}``."""
+        return flatten(self.model_dump(mode="json"))
+
+    def with_overrides(self, overrides: Iterable[str]) -> "Recipe":
+        """A copy with ``key=value`` assignments applied.
+
+        Parameters
+        ----------
+        overrides : iterable of str
+            Dotted key, ``=``, and a TOML value; a bare word stands for a string
+            (``training.epochs=5``, ``network.activation=elu``).
+
+        Raises
+        ------
+        NucleusError
+            A key that the recipe does not have or a value it does not allow.
+        """
+        values = self.model_dump(mode="json")
+        for override in overrides:
+            key, equals, text = override.partition("=")
+            if not equals:
+                raise NucleusError(f"--set {override}: write KEY=VALUE, as in training.epochs=5")
+            *parts, last = key.strip().split(".")
+            table = values
+            for part in parts:
+                table = table.get(part) if isinstance(table, dict) else None
+            if not isinstance(table, dict) or last not in table:
+                raise NucleusError(f"--set {override}: no such key; {_nearest(key, self.flat())}")
+            table[last] = _toml_value(text.strip())
+        return parse_recipe(values, f"--set {' '.join(overrides)}")
+
+
+def digest_of(value: Any) -> str:
+    """SHA-256 of a JSON value, independent of the order of its keys."""
+    return sha256_bytes(json.dumps(value, sort_keys=True, separators=(",", ":")).encode())
+
+
+def flatten(value: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Nested tables to one table with dotted keys."""
+    flat: dict[str, Any] = {}
+    for key, item in value.items():
+        flat |= flatten(item, f"{prefix}{key}.") if isinstance(item, dict) else {prefix + key: item}
+    return flat
+
+
+def recipe_names() -> list[str]:
+    """Names of the recipes that come with the package, sorted."""
+    folder = resources.files("nucleus_unet.recipes")
+    return sorted(Path(f.name).stem for f in folder.iterdir() if f.name.endswith(".toml"))
+
+
+def load_recipe(name_or_path: str, overrides: Iterable[str] = ()) -> Recipe:
+    """Read a recipe by its name, or from a TOML file where the argument ends in ``.toml``.
+
+    Raises
+    ------
+    NucleusError
+        No such recipe or file, not TOML, an unknown key, a value that is not allowed.
+    """
+    if name_or_path.endswith(".toml"):
+        path = Path(name_or_path)
+        if not path.is_file():
+            raise NucleusError(f"{path}: no such recipe file")
+        text = path.read_text()
+    elif name_or_path in recipe_names():
+        text = (resources.files("nucleus_unet.recipes") / f"{name_or_path}.toml").read_text()
+    else:
+        raise NucleusError(
+            f"no recipe named {name_or_path!r}: choose from {', '.join(recipe_names())}, "
+            "or give a path that ends in .toml"
+        )
+    try:
+        values = tomllib.loads(text)
+    except tomllib.TOMLDecodeError as error:
+        raise NucleusError(f"{name_or_path}: not valid TOML: {error}") from error
+    return parse_recipe({"name": Path(name_or_path).stem} | values, name_or_path).with_overrides(
+        list(overrides)
+    )
+
+
+def parse_recipe(values: dict[str, Any], origin: str) -> Recipe:
+    """Validate nested tables as a recipe; the first error becomes a `NucleusError`."""
+    try:
+        return Recipe.model_validate(values)
+    except ValidationError as error:
+        first = error.errors()[0]
+        key = ".".join(str(part) for part in first["loc"])
+        if first["type"] == "extra_forbidden":
+            known = {*Recipe.model_fields, *flatten(_EVERY_KEY)}
+            raise NucleusError(f"{origin}: no key {key}; {_nearest(key, known)}") from None
+        raise NucleusError(
+            f"{origin}: {key or 'recipe'} = {first['input']!r}: {first['msg']}"
+        ) from None
+
+
+def differences(a: Recipe, b: Recipe) -> list[tuple[str, Any, Any]]:
+    """The keys in which two recipes differ, with both values, in the recipe's order."""
+    flat_a, flat_b = a.flat(), b.flat()
+    return [(key, flat_a[key], flat_b[key]) for key in flat_a if flat_a[key] != flat_b[key]]
+
+
+_EVERY_KEY: dict[str, Any] = {
+    name: dict.fromkeys(field.annotation.model_fields)
+    for name, field in Recipe.model_fields.items()
+    if isinstance(field.annotation, type) and issubclass(field.annotation, Part)
+}
+
+
+def _nearest(key: str, known: Iterable[str]) -> str:
+    """A hint that names the known key most like a misspelt one."""
+    import difflib
+
+    close = difflib.get_close_matches(key, list(known), n=1, cutoff=0.0)
+    return f"did you mean {close[0]}? (nucleus recipe show NAME lists all)"
+
+
+def _toml_value(text: str) -> Any:
+    """The TOML value of a text, with ``none`` for null and a bare word for a string."""
+    if text.lower() == "none":
+        return None
+    try:
+        return tomllib.loads(f"v = {text}")["v"]
+    except tomllib.TOMLDecodeError:
+        return text

@@ -1,0 +1,159 @@
+"""Run-length encoding of label images in Kaggle's convention.
+
+Pixels are numbered from 1, down the columns and then to the right; a nucleus is one string
+"start length start length ..." (https://www.kaggle.com/c/data-science-bowl-2018, "Evaluation").
+"""
+
+import re
+from collections.abc import Sequence
+from itertools import chain, pairwise
+
+import numpy as np
+from numpy.typing import NDArray
+
+from nucleus_unet.errors import NucleusError
+
+# 18 digits: the sum of two such numbers still fits 64 bits.
+_NUMBERS = re.compile(r"\s*-?\d{1,18}(\s+-?\d{1,18})*\s*", re.ASCII)
+
+
+def encode(labels: NDArray[np.integer]) -> list[str]:
+    """Encode each nucleus of a label image.
+
+    Parameters
+    ----------
+    labels : int array (H, W)
+        0 is background; every other value is one nucleus.
+
+    Returns
+    -------
+    list of str
+        One RLE a nucleus, ascending by label; a label that no pixel has gives none. A run goes on
+        over the end of a column, and ends where another nucleus begins.
+
+    Examples
+    --------
+    >>> encode(np.array([[1, 1, 0], [1, 0, 2], [0, 0, 2]]))
+    ['1 2 4 1', '8 2']
+    """
+    if not labels.any():
+        return []
+    flat = labels.ravel(order="F")
+    edges = np.concatenate(([0], np.flatnonzero(flat[1:] != flat[:-1]) + 1, [flat.size]))
+    owners = flat[edges[:-1]]
+    runs = np.flatnonzero(owners)
+    runs = runs[np.argsort(owners[runs], kind="stable")]
+    numbers = np.stack((edges[runs] + 1, edges[runs + 1] - edges[runs]), axis=1).ravel()
+    words = list(map(str, numbers.tolist()))
+    cuts = 2 * np.concatenate(([0], np.flatnonzero(np.diff(owners[runs])) + 1, [runs.size]))
+    return [" ".join(words[a:b]) for a, b in pairwise(cuts.tolist())]
+
+
+def decode(rles: Sequence[str], height: int, width: int) -> NDArray[np.int32]:
+    """Decode the nuclei of one image into a label image.
+
+    Parameters
+    ----------
+    rles : sequence of str
+        One RLE a nucleus.
+    height, width : int
+        Size of the image in pixels.
+
+    Returns
+    -------
+    int32 array (height, width)
+        0 where no RLE reaches, k at the pixels of the k-th RLE, counted from 1.
+
+    Raises
+    ------
+    NucleusError
+        For the first RLE that breaks one of the rules of `faults`.
+
+    Examples
+    --------
+    >>> decode(["1 2 4 1", "8 2"], 3, 3)
+    array([[1, 1, 0],
+           [1, 0, 2],
+           [0, 0, 2]], dtype=int32)
+    """
+    starts, ends, owners, found = _read(rles, height, width)
+    if found:
+        index = min(found)
+        raise NucleusError(f"RLE {index + 1} of {len(rles)}, '{rles[index]:.40}', {found[index]}")
+    steps = np.concatenate(([0], np.stack((starts, ends), axis=1).ravel(), [height * width]))
+    values = np.zeros(steps.size - 1, np.int32)
+    values[1::2] = owners + 1
+    return np.ascontiguousarray(np.repeat(values, np.diff(steps)).reshape(width, height).T)
+
+
+def faults(rles: Sequence[str], height: int, width: int) -> dict[int, str]:
+    """Find the RLEs of one image that cannot be decoded, each with the first rule that it breaks.
+
+    The rules: whole numbers, in pairs, at least one; starts and lengths from 1 upwards; inside
+    the image; runs ascending and apart from each other; no pixel in two nuclei (said of the later
+    RLE of the two). Runs may touch.
+
+    Returns
+    -------
+    dict of int to str
+        Index into `rles` (from 0) and what is wrong there; empty where all is well.
+    """
+    return _read(rles, height, width)[3]
+
+
+_Ints = NDArray[np.int64]
+
+
+def _read(
+    rles: Sequence[str], height: int, width: int
+) -> tuple[_Ints, _Ints, _Ints, dict[int, str]]:
+    """Runs of all RLEs by start (from 0), their ends (exclusive) and owners; and the faults."""
+    found: dict[int, str] = {}
+    words = [_words(rle, index, found) for index, rle in enumerate(rles)]
+    numbers = np.array(list(chain.from_iterable(words)), dtype=np.int64).reshape(-1, 2)
+    owners = np.repeat(np.arange(len(words)), [len(pairs) // 2 for pairs in words])
+    starts = numbers[:, 0] - 1
+    ends = starts + numbers[:, 1]
+    back = np.zeros(owners.size, bool)
+    back[1:] = (owners[1:] == owners[:-1]) & (starts[1:] < ends[:-1])
+    for wrong, rule in (
+        (starts < 0, "has a start below 1: pixels are numbered from 1"),
+        (numbers[:, 1] < 1, "has a length below 1: leave out runs of no pixels"),
+        (
+            ends > height * width,
+            f"leaves the image: height {height} x width {width} has {height * width} pixels",
+        ),
+        (back, "has runs that overlap or go back: sort its pairs by start"),
+    ):
+        for owner in np.unique(owners[wrong]).tolist():
+            found.setdefault(owner, rule)
+    kept = ~np.isin(owners, list(found))
+    starts, ends, owners = starts[kept], ends[kept], owners[kept]
+    order = np.argsort(starts, kind="stable")
+    starts, ends, owners = starts[order], ends[order], owners[order]
+    _add_overlaps(starts, ends, owners, found)
+    return starts, ends, owners, found
+
+
+def _words(rle: str, index: int, found: dict[int, str]) -> list[int]:
+    """The numbers of one RLE, none where they cannot be read as pairs."""
+    if not rle.strip():
+        found[index] = "holds no run: a nucleus has at least one pixel"
+    elif not _NUMBERS.fullmatch(rle):
+        found[index] = "is not 'start length start length ...' in whole numbers"
+    elif len(words := rle.split()) % 2:
+        found[index] = f"has an odd count of numbers, {len(words)}: each start needs its length"
+    else:
+        return list(map(int, words))
+    return []
+
+
+def _add_overlaps(starts: _Ints, ends: _Ints, owners: _Ints, found: dict[int, str]) -> None:
+    """Note the RLEs whose pixels an earlier RLE has already; the runs come sorted by start."""
+    reach = np.maximum.accumulate(ends)
+    holder = np.maximum.accumulate(np.where(ends == reach, np.arange(ends.size), 0))
+    for late in (np.flatnonzero(starts[1:] < reach[:-1]) + 1).tolist():
+        first, second = sorted((int(owners[late]), int(owners[holder[late - 1]])))
+        found.setdefault(
+            second, f"has pixel {starts[late] + 1}, which RLE {first + 1} has: one nucleus a pixel"
+        )

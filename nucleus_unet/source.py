@@ -1,0 +1,49 @@
+"""Which source code is running, and with which packages."""
+
+import subprocess
+from dataclasses import dataclass
+from importlib import metadata
+from pathlib import Path
+
+
+@dataclass(frozen=True)
+class Source:
+    """A revision of the repository; `commit` is "unknown" where the package is not in a checkout."""
+
+    commit: str
+    diff: str
+    """What the working tree has besides, as a patch; empty where it is clean."""
+
+    @property
+    def dirty(self) -> bool:
+        """Whether the working tree differs from the commit."""
+        return bool(self.diff)
+
+
+def source() -> Source:
+    """The revision of the checkout that this package lies in."""
+    try:
+        return Source(_git("rev-parse", "HEAD").strip(), _git("diff", "HEAD") + _untracked())
+    except (subprocess.CalledProcessError, FileNotFoundError):
+        return Source("unknown", "")
+
+
+def packages() -> list[str]:
+    """Installed distributions, sorted, as ``name==version``."""
+    return sorted({f"{d.name}=={d.version}" for d in metadata.distributions()}, key=str.lower)
+
+
+def _untracked() -> str:
+    """Patches that add the files of the package that git does not know yet."""
+    files = _git("ls-files", "--others", "--exclude-standard", "--", "*.py", "*.toml").split("\n")
+    return "".join(
+        _git("diff", "--no-index", "/dev/null", file, allowed=(0, 1)) for file in files if file
+    )
+
+
+def _git(*args: str, allowed: tuple[int, ...] = (0,)) -> str:
+    command = ["git", "-C", str(Path(__file__).parents[1]), *args]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    if done.returncode not in allowed:
+        raise subprocess.CalledProcessError(done.returncode, command, done.stdout, done.stderr)
+    return done.stdout

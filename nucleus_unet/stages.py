@@ -1,0 +1,138 @@
+"""A stage's output lies in a folder named by the digest of all that it depends on."""
+
+import ast
+import json
+import shutil
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+from nucleus_unet.files import sha256_bytes, sha256_file, write_atomically
+from nucleus_unet.recipe import digest_of
+
+PACKAGE = "nucleus_unet"
+RECORD = "stage.json"
+
+
+@dataclass(frozen=True)
+class Stage:
+    """A whole output: its folder, the digest that names it, and whether it was there before."""
+
+    name: str
+    folder: Path
+    digest: str
+    cached: bool
+    seconds: float
+
+
+def run_stage(
+    home: Path,
+    name: str,
+    inputs: Mapping[str, Any],
+    build: Callable[[Path], None],
+    *,
+    code: Sequence[str],
+    libraries: Sequence[str] = (),
+    resumable: bool = False,
+    whole: Callable[[Path], bool] | None = None,
+) -> Stage:
+    """Return the output of a stage, building it where it is missing or damaged.
+
+    Parameters
+    ----------
+    home : Path
+        Outputs lie in ``<home>/stages/<name>/<digest>``.
+    name : str
+        Of the stage.
+    inputs : mapping of str to JSON values
+        All that the output depends on: digests of inputs, the part of the recipe that is read.
+    build : callable
+        Fills the empty folder it is given, which is renamed into place when it returns.
+    code : sequence of str
+        Modules of this package that compute the output; those they import count as well.
+    libraries : sequence of str
+        Distributions whose version changes the output.
+    resumable : bool
+        Whether a folder cut short is kept, and given to `build` again, instead of removed.
+    whole : callable, optional
+        Whether a folder may be used again; by default `is_whole`.
+
+    Returns
+    -------
+    Stage
+    """
+    started = time.monotonic()
+    key = {
+        "stage": name,
+        "inputs": dict(inputs),
+        "code": code_digest(*code),
+        "libraries": {library: metadata.version(library) for library in libraries},
+    }
+    digest = digest_of(key)
+    folder = home / "stages" / name / digest[:20]
+    if cached := (whole or is_whole)(folder):
+        return Stage(name, folder, digest, cached, time.monotonic() - started)
+    partial = folder.with_name(folder.name + ".partial")
+    if not resumable:
+        shutil.rmtree(partial, ignore_errors=True)
+    partial.mkdir(parents=True, exist_ok=True)
+    try:
+        build(partial)
+    except BaseException:
+        if not resumable:
+            shutil.rmtree(partial, ignore_errors=True)
+        raise
+    seconds = time.monotonic() - started
+    files = {str(p.relative_to(partial)): sha256_file(p) for p in _files(partial)}
+    record = key | {"files": files, "seconds": round(seconds, 3)}
+    write_atomically(partial / RECORD, json.dumps(record, indent=1))
+    shutil.rmtree(folder, ignore_errors=True)
+    partial.rename(folder)
+    return Stage(name, folder, digest, cached, seconds)
+
+
+def is_whole(folder: Path) -> bool:
+    """Whether a stage's folder holds every file that was written, unchanged."""
+    record = folder / RECORD
+    if not record.is_file():
+        return False
+    files = json.loads(record.read_text())["files"]
+    return all(
+        (folder / name).is_file() and sha256_file(folder / name) == digest
+        for name, digest in files.items()
+    )
+
+
+def code_digest(*modules: str) -> str:
+    """SHA-256 over the syntax of modules of this package and all that they import from it.
+
+    Comments, docstrings and layout do not count.
+    """
+    found: dict[str, str] = {}
+    waiting = [f"{PACKAGE}.{module}" for module in modules]
+    while waiting:
+        module = waiting.pop()
+        if module in found:
+            continue
+        path = Path(__file__).parents[1].joinpath(*module.split(".")).with_suffix(".py")
+        if not path.exists():
+            continue  # a package, or a name that a module defines
+        tree = ast.parse(path.read_bytes())
+        for node in ast.walk(tree):
+            if isinstance(node, ast.ImportFrom) and (node.module or "").startswith(PACKAGE):
+                waiting += [node.module, *(f"{node.module}.{name.name}" for name in node.names)]
+            if isinstance(body := getattr(node, "body", None), list):
+                body[:] = [line for line in body if not _is_docstring(line)]
+        found[module] = sha256_bytes(ast.dump(tree).encode())
+    return digest_of(found)
+
+
+def _is_docstring(line: ast.stmt) -> bool:
+    return isinstance(line, ast.Expr) and isinstance(line.value, ast.Constant)
+
+
+def _files(folder: Path) -> list[Path]:
+    return sorted(path for path in folder.rglob("*") if path.is_file() and path.name != RECORD)

@@ -1,0 +1,216 @@
+"""Runs, metrics, artifacts and models in MLflow."""
+
+import json
+import os
+import tempfile
+import time
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import datetime
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import mlflow
+import numpy as np
+from mlflow import MlflowClient
+from mlflow.data.meta_dataset import MetaDataset
+from mlflow.data.sources import LocalArtifactDatasetSource
+from mlflow.entities import DatasetInput, InputTag, Metric, Param, RunStatus
+from mlflow.exceptions import MlflowException
+from mlflow.models import ModelSignature
+from mlflow.system_metrics.system_metrics_monitor import SystemMetricsMonitor
+from mlflow.types import Schema, TensorSpec
+
+from nucleus_unet.errors import NucleusError
+from nucleus_unet.home import MLFLOW_PORT, home
+from nucleus_unet.recipe import Recipe
+from nucleus_unet.source import packages, source
+
+EXPERIMENT = "nucleus-unet"
+MODEL = "model"
+PACKAGE = Path(__file__).parent
+# What the logged model needs to be loaded elsewhere, at the versions that made it.
+MODEL_REQUIREMENTS = (
+    "mlflow",
+    "keras",
+    "tensorflow",
+    "numpy",
+    "opencv-python-headless",
+    "scikit-image",
+    "pydantic",
+)
+
+
+@dataclass(frozen=True)
+class Run:
+    """A run in MLflow: its id and its page in MLflow's UI."""
+
+    id: str
+    url: str
+
+
+@contextmanager
+def open_run(kind: str, recipe: Recipe, tags: Mapping[str, str]) -> Iterator[Run]:
+    """A new run with the recipe as its parameters; finished or failed as the block ends.
+
+    Parameters
+    ----------
+    kind : str
+        Of the flow: ``retrain``, ``predict``.
+    recipe : Recipe
+        Resolved.
+    tags : mapping of str to str
+        Besides those of the source revision, which are added here.
+    """
+    client = MlflowClient()
+    code = source()
+    run = client.create_run(
+        _experiment(client),
+        run_name=f"{kind} {recipe.name} {datetime.now():%Y-%m-%d %H:%M:%S}",
+        tags={
+            "kind": kind,
+            "recipe": recipe.name,
+            "recipe.digest": recipe.digest(),
+            "source.commit": code.commit,
+            "source.dirty": str(code.dirty).lower(),
+            **tags,
+        },
+    )
+    run_id = run.info.run_id
+    client.log_batch(
+        run_id, params=[Param(key, str(value)) for key, value in recipe.flat().items()]
+    )
+    client.log_text(run_id, recipe.model_dump_json(indent=1), "recipe.json")
+    client.log_text(run_id, "\n".join(packages()) + "\n", "packages.txt")
+    if code.dirty:
+        client.log_text(run_id, code.diff, "source.diff")
+    monitor = SystemMetricsMonitor(run_id)
+    monitor.start()
+    status = RunStatus.FAILED
+    try:
+        yield Run(run_id, run_url(run_id))
+        status = RunStatus.FINISHED
+    except BaseException as error:
+        client.set_tag(run_id, "failure", f"{type(error).__name__}: {error}"[:5000])
+        raise
+    finally:
+        monitor.finish()
+        client.set_terminated(run_id, RunStatus.to_string(status))
+
+
+def log_dataset(run: Run, name: str, path: Path, digest: str, context: str) -> None:
+    """Add a data set to the run's inputs; its whole digest goes to the tag ``dataset.<context>``."""
+    dataset = MetaDataset(LocalArtifactDatasetSource(str(path)), name=name, digest=digest[:36])
+    entry = DatasetInput(
+        dataset._to_mlflow_entity(), tags=[InputTag("mlflow.data.context", context)]
+    )
+    client = MlflowClient()
+    client.log_inputs(run.id, datasets=[entry])
+    client.set_tag(run.id, f"dataset.{context}", digest)
+
+
+def log_metrics(run: Run, metrics: Mapping[str, float], step: int = 0) -> None:
+    """Log numbers at one step, as one request."""
+    now = int(time.time() * 1000)
+    MlflowClient().log_batch(
+        run.id, metrics=[Metric(key, float(value), now, step) for key, value in metrics.items()]
+    )
+
+
+def log_tags(run: Run, tags: Mapping[str, str]) -> None:
+    """Set tags of the run."""
+    client = MlflowClient()
+    for key, value in tags.items():
+        client.set_tag(run.id, key, value)
+
+
+def log_files(run: Run, folder: str, files: Iterable[Path]) -> None:
+    """Log files as artifacts below a folder of the run; "" for its root."""
+    client = MlflowClient()
+    for file in files:
+        client.log_artifact(run.id, str(file), folder or None)
+
+
+def log_bytes(run: Run, name: str, content: bytes) -> None:
+    """Log bytes as an artifact, by its path in the run."""
+    with tempfile.TemporaryDirectory() as folder:
+        file = Path(folder) / Path(name).name
+        file.write_bytes(content)
+        parent = str(Path(name).parent)
+        MlflowClient().log_artifact(run.id, str(file), None if parent == "." else parent)
+
+
+def log_json(run: Run, name: str, value: Any) -> None:
+    """Log a JSON value as an artifact, by its path in the run."""
+    MlflowClient().log_text(run.id, json.dumps(value, indent=1), name)
+
+
+def log_model(run: Run, recipe: Recipe, network: Path) -> None:
+    """Log the model: from code, with signature and pinned requirements.
+
+    `network` is the path of ``model.keras``.
+    """
+    with tempfile.TemporaryDirectory() as folder:
+        recipe_file = Path(folder) / "recipe.json"
+        recipe_file.write_text(recipe.model_dump_json(indent=1))
+        with mlflow.start_run(run_id=run.id):
+            mlflow.pyfunc.log_model(
+                name=MODEL,
+                python_model=str(PACKAGE / "served_model.py"),
+                code_paths=[str(PACKAGE)],
+                artifacts={"network": str(network), "recipe": str(recipe_file)},
+                signature=ModelSignature(
+                    Schema([TensorSpec(np.dtype(np.uint8), (-1, -1, -1, 3), "images")]),
+                    Schema([TensorSpec(np.dtype(np.int32), (-1, -1, -1), "labels")]),
+                ),
+                pip_requirements=[f"{n}=={metadata.version(n)}" for n in MODEL_REQUIREMENTS],
+            )
+
+
+def download_model(run_id: str, to: Path) -> tuple[Recipe, Path]:
+    """The resolved recipe and the ``model.keras`` of a logged run.
+
+    Raises
+    ------
+    NucleusError
+        No such run on this tracking server, or it logged no model.
+    """
+    client = MlflowClient()
+    try:
+        client.get_run(run_id)
+    except MlflowException as error:
+        raise NucleusError(
+            f"no run {run_id} at {mlflow.get_tracking_uri()}: take a run id from its UI "
+            "(nucleus ui), or set MLFLOW_TRACKING_URI to the server that has it"
+        ) from error
+    try:
+        folder = Path(
+            mlflow.artifacts.download_artifacts(f"runs:/{run_id}/{MODEL}", dst_path=str(to))
+        )
+    except (MlflowException, OSError) as error:
+        raise NucleusError(
+            f"run {run_id} has no model: it failed or is not a retrain; choose one that finished"
+        ) from error
+    artifacts = folder / "artifacts"
+    recipe = Recipe.model_validate_json((artifacts / "recipe.json").read_bytes())
+    return recipe, artifacts / "model.keras"
+
+
+def run_url(run_id: str) -> str:
+    """A run's page: on the tracking server, or where ``nucleus ui`` serves the local database."""
+    uri = mlflow.get_tracking_uri()
+    base = uri.rstrip("/") if uri.startswith("http") else f"http://127.0.0.1:{MLFLOW_PORT}"
+    experiment = MlflowClient().get_run(run_id).info.experiment_id
+    return f"{base}/#/experiments/{experiment}/runs/{run_id}"
+
+
+def _experiment(client: MlflowClient) -> str:
+    """The experiment's id; made at first use, with artifacts below our home if the database is."""
+    name = os.environ.get("MLFLOW_EXPERIMENT_NAME", EXPERIMENT)
+    if found := client.get_experiment_by_name(name):
+        return str(found.experiment_id)
+    local = mlflow.get_tracking_uri().startswith("sqlite:")
+    location = (home() / "mlartifacts").as_uri() if local else None
+    return str(client.create_experiment(name, artifact_location=location))

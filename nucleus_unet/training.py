@@ -1,0 +1,307 @@
+"""Training: batches by position, a checkpoint each epoch, the best weights kept."""
+
+import io
+import json
+import resource
+import time
+from collections import deque
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import keras
+import numpy as np
+from numpy.typing import NDArray
+
+from nucleus_unet import backend
+from nucleus_unet.augment import random_matrix, resize, warp
+from nucleus_unet.dataset.sample import Sample
+from nucleus_unet.events import EventLog
+from nucleus_unet.files import write_atomically
+from nucleus_unet.losses import bce_dice_loss, dice_coefficient
+from nucleus_unet.metrics import ThresholdedMeanIoU
+from nucleus_unet.recipe import Recipe, Training
+from nucleus_unet.unet import build_segmenter
+
+LOADING_THREADS = 4
+BATCHES_AHEAD = 2
+STEP_EVENT_S = 2.0
+EVENTS = "events.jsonl"
+
+
+@dataclass(frozen=True)
+class Epoch:
+    """What is known at the end of an epoch; `val_` is on the validation images, `epoch` from 1."""
+
+    epoch: int
+    loss: float
+    dice: float
+    mean_iou: float
+    val_loss: float
+    val_dice: float
+    val_mean_iou: float
+    learning_rate: float
+    seconds: float
+    images_per_s: float
+
+
+def train(
+    recipe: Recipe,
+    training_samples: Sequence[Sample],
+    validation_samples: Sequence[Sample],
+    folder: Path,
+    start_weights: Path | None = None,
+) -> None:
+    """Train a network in this process; goes on from the checkpoint in `folder` where there is one.
+
+    Writes into `folder`, as it goes, ``events.jsonl`` (a line for each thing that happened: ``start``,
+    ``estimate``, ``epoch``), ``checkpoint.npz`` and ``best.npz``, and at the end ``model.keras`` with
+    the weights of the best epoch by validation mean IoU.
+
+    Parameters
+    ----------
+    recipe : Recipe
+        Resolved.
+    training_samples, validation_samples : sequence of Sample
+        In the order that the split gives them.
+    folder : Path
+        Where the files go.
+    start_weights : Path, optional
+        A ``model.keras`` of the same network whose weights are the first ones.
+    """
+    settings = recipe.training
+    backend.configure(settings.threads, settings.seed, settings.precision)
+    folder.mkdir(parents=True, exist_ok=True)
+    with backend.all_devices():
+        model = build_segmenter(recipe.network, recipe.data.image_size)
+        if start_weights:
+            model.set_weights(keras.models.load_model(start_weights, compile=False).get_weights())
+        model.compile(
+            optimizer=_optimizer(settings),
+            loss=bce_dice_loss,
+            metrics=[_named(dice_coefficient, "dice"), ThresholdedMeanIoU()],
+        )
+    model.optimizer.build(model.trainable_variables)
+    journal = _Journal(model, recipe, folder)
+    first_epoch = len(journal.history)
+    if not journal.finished:
+        model.fit(
+            batches(recipe, training_samples, first_epoch * settings.steps_per_epoch),
+            steps_per_epoch=settings.steps_per_epoch,
+            epochs=settings.epochs,
+            initial_epoch=first_epoch,
+            validation_data=validation_arrays(validation_samples, recipe.data.image_size),
+            validation_batch_size=recipe.inference.batch_size,
+            callbacks=[journal],
+            shuffle=False,
+            verbose=0,
+        )
+    best = build_segmenter(recipe.network, recipe.data.image_size)
+    with np.load(folder / "best.npz", allow_pickle=False) as arrays:
+        best.set_weights([arrays[name] for name in sorted(arrays)])
+    best.save(folder / "model.keras")
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024  # in KiB on Linux
+    journal.events.tell("end", best_epoch=journal.best.epoch, peak_memory_bytes=peak)
+
+
+def batches(
+    recipe: Recipe, samples: Sequence[Sample], first_step: int = 0
+) -> Iterator[tuple[NDArray[np.uint8], NDArray[np.float32]]]:
+    """Augmented batches from `first_step` to the end of the training, in order.
+
+    Every draw comes from (seed, epoch, position in the epoch): neither the threads that load nor a
+    restart change a batch. Each image is seen once before any is seen again.
+
+    Yields
+    ------
+    tuple of (N, S, S, 3) uint8 and (N, S, S, 1) float32 in {0, 1}
+    """
+    settings = recipe.training
+    last_step = settings.epochs * settings.steps_per_epoch
+
+    def load(step: int, position: int) -> tuple[NDArray[np.uint8], NDArray[np.bool_]]:
+        epoch, step_in_epoch = divmod(step, settings.steps_per_epoch)
+        turn, place = divmod(step * settings.batch_size + position, len(samples))
+        # The leading number keeps the two kinds of draws apart.
+        order = np.random.default_rng((0, settings.seed, turn)).permutation(len(samples))
+        draws = np.random.default_rng(
+            (1, settings.seed, epoch, step_in_epoch * settings.batch_size + position)
+        )
+        image, labels = samples[order[place]].load()
+        matrix = random_matrix(recipe.augmentation, draws)
+        image, labels = warp(image, labels, matrix, recipe.data.image_size)
+        return image, labels > 0
+
+    def collect(pending: list[Any]) -> tuple[NDArray[np.uint8], NDArray[np.float32]]:
+        images, masks = zip(*(future.result() for future in pending), strict=True)
+        return np.stack(images), np.stack(masks)[..., None].astype(np.float32)
+
+    with ThreadPoolExecutor(LOADING_THREADS) as pool:
+        ahead: deque[list[Any]] = deque()
+        for step in range(first_step, last_step):
+            ahead.append([pool.submit(load, step, i) for i in range(settings.batch_size)])
+            if len(ahead) > BATCHES_AHEAD:
+                yield collect(ahead.popleft())
+        while ahead:
+            yield collect(ahead.popleft())
+
+
+def validation_arrays(
+    samples: Sequence[Sample], size: int
+) -> tuple[NDArray[np.uint8], NDArray[np.float32]]:
+    """All validation images and masks at the network's size, not augmented, in the given order.
+
+    Returns
+    -------
+    tuple of (N, size, size, 3) uint8 and (N, size, size, 1) float32 in {0, 1}
+    """
+    images = np.empty((len(samples), size, size, 3), np.uint8)
+    masks = np.empty((len(samples), size, size, 1), np.float32)
+    for index, sample in enumerate(samples):
+        image, labels = sample.load()
+        images[index] = resize(image, size)
+        masks[index, ..., 0] = warp(image, labels, np.eye(3), size)[1] > 0
+    return images, masks
+
+
+@keras.saving.register_keras_serializable("nucleus_unet")
+class WarmupSchedule(keras.optimizers.schedules.LearningRateSchedule):
+    """Linear rise over `warmup_steps`, then constant, or half a cosine to 0 at `last_step`."""
+
+    def __init__(self, peak: float, warmup_steps: int, last_step: int, cosine: bool) -> None:
+        self.peak, self.warmup_steps = peak, warmup_steps
+        self.last_step, self.cosine = last_step, cosine
+
+    def __call__(self, step: Any) -> Any:
+        step = keras.ops.cast(step, "float32")
+        rise = (step + 1) / max(self.warmup_steps, 1)
+        done = (step - self.warmup_steps) / max(self.last_step - self.warmup_steps, 1)
+        fall = 0.5 * (1 + keras.ops.cos(np.pi * done)) if self.cosine else 1.0
+        return self.peak * keras.ops.minimum(1.0, rise) * keras.ops.where(done > 0, fall, 1.0)
+
+    def get_config(self) -> dict[str, Any]:
+        return vars(self)
+
+
+class _Journal(keras.callbacks.Callback):
+    """Writes down what happens, each epoch's checkpoint and the best weights, and stops early."""
+
+    def __init__(self, model: keras.Model, recipe: Recipe, folder: Path) -> None:
+        super().__init__()
+        self.folder, self.settings = folder, recipe.training
+        self.history: list[Epoch] = []
+        self._model = model
+        self._step_started: list[float] = []
+        self._epoch_started = self._told_step = 0.0
+        self._training_ended: float | None = None
+        checkpoint = folder / "checkpoint.npz"
+        if checkpoint.exists():
+            with np.load(checkpoint, allow_pickle=False) as arrays:
+                for name, variable in _named_variables(model).items():
+                    variable.assign(arrays[name])
+                self.history = [Epoch(**line) for line in json.loads(str(arrays["history"]))]
+        self.events = EventLog(folder / EVENTS)
+        told = [event for event in self.events.new() if event["event"] == "epoch"]
+        self.events.tell("start", parameters=model.count_params(), **backend.hardware())
+        for epoch in self.history[len(told) :]:
+            self.events.tell("epoch", **asdict(epoch))
+
+    @property
+    def best(self) -> Epoch | None:
+        """The first epoch with the highest validation mean IoU."""
+        return max(self.history, key=lambda epoch: epoch.val_mean_iou, default=None)
+
+    @property
+    def finished(self) -> bool:
+        """Whether all epochs are done, or none was better for as long as the recipe allows."""
+        done, patience = len(self.history), self.settings.early_stopping_epochs
+        waited = done - self.best.epoch if self.best else 0
+        return done >= self.settings.epochs or (patience is not None and waited >= patience)
+
+    def on_epoch_begin(self, epoch: int, logs: Any = None) -> None:
+        self._epoch_started, self._training_ended = time.monotonic(), None
+
+    def on_train_batch_begin(self, batch: int, logs: Any = None) -> None:
+        # The first two steps compile and fill caches; the next three are timed.
+        if len(self._step_started) <= 5:
+            self._step_started.append(time.monotonic())
+            if len(self._step_started) == 6:
+                self._estimate((self._step_started[5] - self._step_started[2]) / 3)
+
+    def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
+        if time.monotonic() - self._told_step > STEP_EVENT_S:
+            self._told_step = time.monotonic()
+            step = len(self.history) * self.settings.steps_per_epoch + batch + 1
+            self.events.tell("step", step=step)
+
+    def on_test_begin(self, logs: Any = None) -> None:
+        self._training_ended = time.monotonic()
+
+    def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
+        settings, now = self.settings, time.monotonic()
+        images = settings.steps_per_epoch * settings.batch_size
+        seconds = (self._training_ended or now) - self._epoch_started
+        self.history.append(
+            Epoch(
+                epoch=epoch + 1,
+                learning_rate=float(self._model.optimizer.learning_rate),
+                seconds=round(now - self._epoch_started, 3),
+                images_per_s=round(images / seconds, 3),
+                **{name: float(value) for name, value in logs.items()},
+            )
+        )
+        if self.best is self.history[-1]:
+            _save(self.folder / "best.npz", _ordered(self._model.weights))
+        arrays = {name: np.asarray(v) for name, v in _named_variables(self._model).items()}
+        history = json.dumps([asdict(epoch) for epoch in self.history])
+        _save(self.folder / "checkpoint.npz", arrays | {"history": np.asarray(history)})
+        self.events.tell("epoch", **asdict(self.history[-1]))
+        self._model.stop_training = self.finished
+
+    def _estimate(self, seconds_per_step: float) -> None:
+        steps = (self.settings.epochs - len(self.history)) * self.settings.steps_per_epoch
+        weights = 4 * self._model.count_params()
+        # checkpoint with the optimizer's variables, best weights, model
+        optimizer = 4 * sum(int(np.prod(v.shape)) for v in self._model.optimizer.variables)
+        self.events.tell(
+            "estimate",
+            seconds_per_step=seconds_per_step,
+            seconds=steps * seconds_per_step,
+            disk_bytes=3 * weights + optimizer,
+        )
+
+
+def _optimizer(settings: Training) -> keras.optimizers.Optimizer:
+    rate: Any = settings.learning_rate
+    if settings.schedule == "cosine" or settings.warmup_steps:
+        last_step = settings.epochs * settings.steps_per_epoch
+        rate = WarmupSchedule(rate, settings.warmup_steps, last_step, settings.schedule == "cosine")
+    if settings.optimizer == "sgd":
+        return keras.optimizers.SGD(rate, momentum=settings.momentum)
+    return keras.optimizers.Adam(rate)
+
+
+def _named(function: Any, name: str) -> keras.metrics.Metric:
+    return keras.metrics.MeanMetricWrapper(function, name=name)
+
+
+def _named_variables(model: keras.Model) -> dict[str, Any]:
+    """All state that training changes: weights, dropout's generators, optimizer."""
+    kinds = {"model": model.variables, "optimizer": model.optimizer.variables}
+    return {
+        f"{kind}/{index:04d}/{variable.path}": variable
+        for kind, variables in kinds.items()
+        for index, variable in enumerate(variables)
+    }
+
+
+def _ordered(weights: Sequence[Any]) -> dict[str, NDArray[Any]]:
+    return {f"{i:04d}/{weight.path}": np.asarray(weight) for i, weight in enumerate(weights)}
+
+
+def _save(path: Path, arrays: dict[str, NDArray[Any]]) -> None:
+    content = io.BytesIO()
+    np.savez(content, allow_pickle=False, **arrays)
+    write_atomically(path, content.getvalue())

@@ -1,0 +1,47 @@
+"""Nuclei told apart, as label images and as rows of the submission."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from prefect import task
+
+from nucleus_unet import figures, submission
+from nucleus_unet.files import write_atomically
+from nucleus_unet.home import home
+from nucleus_unet.instances import connected_components
+from nucleus_unet.recipe import Inference
+from nucleus_unet.stages import Stage, run_stage
+from tasks.predict import images_in
+from tasks.reporting import state_of
+
+ROWS = "rows.csv"
+
+
+@task
+def encode(images: Stage, shard: range, probabilities: Stage, inference: Inference) -> Any:
+    """Tell the nuclei of a shard apart and encode them; returns the `Stage`.
+
+    Its folder holds ``rows.csv``, a submission of these images alone, and a label PNG for each.
+    """
+    entries = images_in(images, shard)
+
+    def build(folder: Path) -> None:
+        rows = []
+        for entry in entries:
+            probability = np.load(probabilities.folder / f"{entry.id}.npy")
+            labels = connected_components(probability, inference.cutoff)
+            rows += submission.rows(entry.id, labels)
+            write_atomically(folder / f"{entry.id}.png", figures.label_png(labels))
+        submission.write_submission(folder / ROWS, rows)
+
+    return state_of(
+        run_stage(
+            home(),
+            "encode",
+            {"probabilities": probabilities.digest, "cutoff": inference.cutoff},
+            build,
+            code=["instances", "submission", "figures"],
+            libraries=["opencv-python-headless", "scikit-image"],
+        )
+    )

@@ -1,0 +1,55 @@
+"""Images of raw data sets, decoded once and kept as arrays on disk."""
+
+from pathlib import Path
+from typing import Any
+
+from prefect import task
+
+from nucleus_unet.dataset import prepared
+from nucleus_unet.dataset.raw import open_raw
+from nucleus_unet.home import home
+from nucleus_unet.stages import Stage, code_digest, is_whole, run_stage
+from tasks.reporting import progress, state_of
+
+INDEX = "images.json"
+
+
+@task
+def ingest(raws: list[Path], annotated: bool) -> Any:
+    """Decode the images of raw data sets that are not decoded yet; returns the `Stage`."""
+    return state_of(ingest_stage(raws, annotated))
+
+
+def ingest_stage(raws: list[Path], annotated: bool) -> Stage:
+    """The images of raw data sets as an index over the store."""
+
+    def build(folder: Path) -> None:
+        code = code_digest("dataset.images")
+        images = prepared.ingest(
+            raws, home(), code, progress("decoding images"), annotated=annotated
+        )
+        prepared.write_index(folder / INDEX, images)
+
+    return run_stage(
+        home(),
+        "ingest",
+        {"raws": digests(raws), "annotated": annotated},
+        build,
+        code=["dataset.prepared"],
+        libraries=["opencv-python-headless", "tifffile"],
+        whole=lambda folder: is_whole(folder) and not prepared.verify(home(), images_of(folder)),
+    )
+
+
+def images_of(folder: Path) -> tuple[prepared.ImageEntry, ...]:
+    """The entries of an ingest stage, sorted by id."""
+    return prepared.read_index(folder / INDEX, prepared.Images).entries
+
+
+def digests(raws: list[Path]) -> list[list[str]]:
+    """Path and content digest of raw data sets."""
+    found = []
+    for path in raws:
+        with open_raw(path) as raw:
+            found.append([str(path), raw.digest()])
+    return found

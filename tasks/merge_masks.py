@@ -1,0 +1,60 @@
+"""One mask file a nucleus, merged into one label image an image."""
+
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from prefect import task
+from prefect.artifacts import create_table_artifact
+from prefect.logging import get_run_logger
+
+from nucleus_unet.dataset import prepared
+from nucleus_unet.home import home
+from nucleus_unet.stages import Stage, code_digest, is_whole, run_stage
+from tasks.ingest import INDEX as IMAGES
+from tasks.ingest import digests
+from tasks.reporting import progress, state_of
+
+INDEX = "labels.json"
+
+
+@task
+def merge_masks(raws: list[Path], images: Stage) -> Any:
+    """Merge the masks that are not merged yet; returns the `Stage`, and reports what was wrong."""
+
+    def build(folder: Path) -> None:
+        index = prepared.read_index(images.folder / IMAGES, prepared.Images)
+        code = code_digest("dataset.masks", "dataset.images")
+        labels = prepared.merge(raws, index, home(), code, progress("merging masks"))
+        prepared.write_index(folder / INDEX, labels)
+
+    stage = run_stage(
+        home(),
+        "merge_masks",
+        {"raws": digests(raws), "images": images.digest},
+        build,
+        code=["dataset.prepared"],
+        libraries=["opencv-python-headless", "tifffile"],
+        whole=lambda folder: is_whole(folder) and not prepared.verify(home(), labels_of(folder)),
+    )
+    problems = prepared.read_index(stage.folder / INDEX, prepared.Labels).problems
+    if problems:
+        first = problems[0]
+        get_run_logger().warning(
+            "%d problems in the masks, each decided by rule; the first: %s: %s, %s",
+            len(problems),
+            first.file,
+            first.kind,
+            first.detail,
+        )
+        create_table_artifact(
+            [asdict(problem) for problem in problems[:1000]],
+            key="mask-problems",
+            description=f"{len(problems)} problems in the masks (`nucleus check` lists all)",
+        )
+    return state_of(stage)
+
+
+def labels_of(folder: Path) -> tuple[prepared.LabelsEntry, ...]:
+    """The entries of a merge_masks stage, sorted by id."""
+    return prepared.read_index(folder / INDEX, prepared.Labels).entries

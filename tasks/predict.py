@@ -1,0 +1,68 @@
+"""Probabilities of new images, a shard of images at a time."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from prefect import task
+
+from nucleus_unet.dataset.prepared import ImageEntry
+from nucleus_unet.files import sha256_file
+from nucleus_unet.home import home
+from nucleus_unet.isolation import run_in_worker
+from nucleus_unet.recipe import Recipe
+from nucleus_unet.stages import Stage, run_stage
+from tasks.ingest import images_of
+from tasks.reporting import state_of
+from tasks.train import LIBRARIES
+
+SHARD = 32
+"""Images in a shard: what is tried again, and held on disk and in memory, as one."""
+
+
+def shards(images: Stage) -> list[range]:
+    """Positions of the images in shards, in the order of the index."""
+    count = len(images_of(images.folder))
+    return [range(start, min(start + SHARD, count)) for start in range(0, count, SHARD)]
+
+
+@task(retries=1)
+def predict(recipe: Recipe, network: Path, images: Stage, shard: range) -> Any:
+    """Predict the images of a shard at the network's size; returns the `Stage`."""
+    entries = images_in(images, shard)
+
+    def build(folder: Path) -> None:
+        run_in_worker(
+            "nucleus_unet.inference:write_probabilities",
+            network,
+            recipe.inference,
+            recipe.training.threads,
+            [entry.path(home()) for entry in entries],
+            [folder / f"{entry.id}.npy" for entry in entries],
+        )
+
+    return state_of(
+        run_stage(
+            home(),
+            "predict",
+            {
+                "model": sha256_file(network),
+                "images": identities(entries),
+                "inference": recipe.inference.model_dump(mode="json"),
+                "threads": recipe.training.threads,
+            },
+            build,
+            code=["inference"],
+            libraries=LIBRARIES,
+        )
+    )
+
+
+def images_in(images: Stage, shard: range) -> Sequence[ImageEntry]:
+    """The entries of a shard."""
+    return images_of(images.folder)[shard.start : shard.stop]
+
+
+def identities(entries: Sequence[ImageEntry]) -> list[list[str]]:
+    """Id and content of each image."""
+    return [[entry.id, entry.digest] for entry in entries]

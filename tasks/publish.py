@@ -1,0 +1,137 @@
+"""What was made, put where people look: the MLflow run, Prefect artifacts, a folder."""
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from prefect import task
+from prefect.artifacts import create_link_artifact, create_markdown_artifact
+from prefect.logging import get_run_logger
+
+from nucleus_unet import figures, submission, tracking
+from nucleus_unet.errors import NucleusError
+from nucleus_unet.events import EventLog
+from nucleus_unet.files import sha256_file, write_atomically
+from nucleus_unet.home import home
+from nucleus_unet.recipe import Recipe
+from nucleus_unet.stages import Stage
+from tasks.encode import ROWS
+from tasks.evaluate import scores_of
+from tasks.ingest import images_of
+from tasks.merge_masks import labels_of
+from tasks.train import EVENTS, MODEL
+
+
+@dataclass(frozen=True)
+class Submission:
+    """A submission that was checked and written."""
+
+    path: Path
+    sha256: str
+    images: int
+    nuclei: int
+
+
+@task
+def publish_model(
+    recipe: Recipe,
+    images: Stage,
+    labels: Stage,
+    split: Stage,
+    model: Stage,
+    scores: Stage,
+    run: tracking.Run,
+) -> None:
+    """Log the split, file list, history, curves, scores, pictures and the model."""
+    history = [e for e in EventLog(model.folder / EVENTS).new() if e["event"] == "epoch"]
+    tracking.log_json(run, "history.json", history)
+    tracking.log_bytes(run, "curves.png", figures.curves(history))
+    tracking.log_json(run, "files.json", _files(images, labels))
+    tracking.log_files(run, "", [*split.folder.glob("split.json"), scores.folder / "scores.json"])
+    tracking.log_files(run, "pictures", sorted(scores.folder.glob("*.png")))
+    figures_of_merit = scores_of(scores)
+    figures_of_merit.pop("by_image")
+    tracking.log_metrics(run, {f"validation.{key}": v for key, v in figures_of_merit.items()})
+    tracking.log_metrics(
+        run, {f"seconds.{s.name}": s.seconds for s in (images, labels, split, model, scores)}
+    )
+    tracking.log_model(run, recipe, model.folder / MODEL)
+    create_link_artifact(run.url, key="mlflow-run", link_text="This run in MLflow")
+    create_markdown_artifact(_summary(recipe, run, history, figures_of_merit), key="summary")
+
+
+@task
+def publish_submission(
+    images: Stage, shards: Sequence[Sequence[Stage]], run: tracking.Run, to: Path
+) -> Submission:
+    """Join the shards' rows, check them and log the submission.
+
+    Parameters
+    ----------
+    shards : sequence of sequences of Stage
+        The stages of each shard, the encoded rows last.
+    to : Path
+        Folder of ``submission.csv``.
+    """
+    entries = images_of(images.folder)
+    found: dict[str, list[str]] = {}
+    for *_, encoded in shards:
+        found |= submission.read_submission(encoded.folder / ROWS)
+    rows = [(entry.id, rle) for entry in entries for rle in found[entry.id] or [""]]
+    path = to / "submission.csv"
+    submission.write_submission(path, rows)
+    sizes = {entry.id: (entry.height, entry.width) for entry in entries}
+    if problems := submission.validate(path, sizes):
+        row, image_id, what = problems[0]
+        raise NucleusError(f"{path}: row {row}, image {image_id}: {what}; please report this")
+    made = Submission(path, sha256_file(path), len(entries), sum(bool(rle) for _, rle in rows))
+    tracking.log_files(run, "", [path])
+    tracking.log_tags(run, {"submission.sha256": made.sha256})
+    tracking.log_metrics(run, {"submission.images": made.images, "submission.nuclei": made.nuclei})
+    seconds: dict[str, float] = {}
+    for stage in (stage for shard in shards for stage in shard):
+        seconds[f"seconds.{stage.name}"] = seconds.get(f"seconds.{stage.name}", 0) + stage.seconds
+    tracking.log_metrics(run, seconds)
+    get_run_logger().info("%d nuclei in %d images: %s", made.nuclei, made.images, made.path)
+    return made
+
+
+@task
+def publish_masks(images: Stage, encoded: Sequence[Stage], to: Path) -> None:
+    """Write a label PNG and an overlay of each image: ``labels/<id>.png``, ``overlays/<id>.png``."""
+    label_files = {path.stem: path for stage in encoded for path in stage.folder.glob("*.png")}
+    for entry in images_of(images.folder):
+        content = label_files[entry.id].read_bytes()
+        write_atomically(to / "labels" / f"{entry.id}.png", content)
+        image = np.load(entry.path(home()), mmap_mode="r")
+        labels = figures.read_label_png(content)
+        picture = figures.overlay_png(image, labels, title=f"{entry.id}: {labels.max()} nuclei")
+        write_atomically(to / "overlays" / f"{entry.id}.png", picture)
+
+
+def log_datasets(run: tracking.Run, sides: dict[str, tuple[Sequence[Path], str]]) -> None:
+    """Add data sets to the run's inputs, by context: paths and digest."""
+    for context, (paths, digest) in sides.items():
+        name = "+".join(path.name for path in paths)
+        tracking.log_dataset(run, name, paths[0], digest, context)
+
+
+def _files(images: Stage, labels: Stage) -> list[dict[str, str]]:
+    annotation = {entry.id: entry.source_sha256 for entry in labels_of(labels.folder)}
+    return [
+        {"id": e.id, "image_sha256": e.source_sha256, "masks_sha256": annotation[e.id]}
+        for e in images_of(images.folder)
+    ]
+
+
+def _summary(
+    recipe: Recipe, run: tracking.Run, history: list[dict[str, float]], scores: dict[str, float]
+) -> str:
+    rows = "\n".join(f"| {name} | {value:.4g} |" for name, value in scores.items())
+    parameters = json.dumps(recipe.model_dump(mode="json"), indent=1)
+    return (
+        f"# {recipe.name}: {len(history)} epochs\n\n[This run in MLflow]({run.url})\n\n"
+        f"| on the validation images | |\n|---|---|\n{rows}\n\n```json\n{parameters}\n```\n"
+    )

@@ -1,0 +1,156 @@
+"""Training, in a process of its own, followed into Prefect and MLflow as it goes."""
+
+import sys
+from pathlib import Path
+from typing import Any
+
+from prefect import task
+from prefect.artifacts import (
+    create_progress_artifact,
+    create_table_artifact,
+    update_progress_artifact,
+)
+from prefect.logging import get_run_logger
+from tqdm import tqdm
+
+from nucleus_unet import tracking
+from nucleus_unet.dataset.prepared import Images, Labels, dataset_digest, read_index
+from nucleus_unet.events import EventLog
+from nucleus_unet.files import sha256_file
+from nucleus_unet.home import home
+from nucleus_unet.isolation import follow
+from nucleus_unet.recipe import Recipe
+from nucleus_unet.stages import Stage, run_stage
+from tasks.ingest import INDEX as IMAGES
+from tasks.merge_masks import INDEX as LABELS
+from tasks.reporting import short, state_of
+from tasks.split import samples
+
+MODEL = "model.keras"
+EVENTS = "events.jsonl"
+LIBRARIES = ("keras", "tensorflow", "numpy", "opencv-python-headless")
+
+
+@task
+def train(
+    recipe: Recipe,
+    images: Stage,
+    labels: Stage,
+    split: Stage,
+    run: tracking.Run,
+) -> Any:
+    """Train the network and log each epoch to MLflow as it ends; returns the `Stage`."""
+    follower = _Follower(recipe, run)
+    start_weights = _weights_of(recipe.training.start_from)
+
+    def build(folder: Path) -> None:
+        reader = EventLog(folder / EVENTS)
+        for event in follow(
+            "nucleus_unet.training:train",
+            recipe,
+            samples(split, images, labels, "training"),
+            samples(split, images, labels, "validation"),
+            folder,
+            start_weights,
+            poll=reader.new,
+        ):
+            follower.tell(event)
+
+    stage = run_stage(
+        home(),
+        "train",
+        {
+            "dataset": dataset_digest(
+                read_index(images.folder / IMAGES, Images),
+                read_index(labels.folder / LABELS, Labels),
+            ),
+            "split": split.digest,
+            "recipe": recipe.model_dump(mode="json", exclude={"name", "inference"}),
+            "start_weights": sha256_file(start_weights) if start_weights else None,
+        },
+        build,
+        code=["training"],
+        libraries=LIBRARIES,
+        resumable=True,
+    )
+    if stage.cached:
+        for event in EventLog(stage.folder / EVENTS).new():
+            follower.tell(event)
+    follower.close()
+    return state_of(stage)
+
+
+class _Follower:
+    """Tells Prefect, MLflow and the terminal what happens in a training."""
+
+    def __init__(self, recipe: Recipe, run: tracking.Run) -> None:
+        self.settings, self.run = recipe.training, run
+        self.steps = self.settings.epochs * self.settings.steps_per_epoch
+        self.logger = get_run_logger()
+        self.epochs: list[dict[str, Any]] = []
+        self.progress = create_progress_artifact(0.0, key="training", description="Training")
+        self.bar = tqdm(total=self.steps, unit="step", desc="training", disable=not _terminal())
+
+    def tell(self, event: dict[str, Any]) -> None:
+        kind = event.pop("event")
+        getattr(self, f"_{kind}")(**event)
+
+    def close(self) -> None:
+        self.bar.close()
+        update_progress_artifact(self.progress, 100.0)
+        rows = [short(epoch) for epoch in self.epochs]
+        create_table_artifact(rows, key="epochs", description="Epochs, training and validation")
+
+    def _start(self, parameters: int, **hardware: Any) -> None:
+        self.logger.info("training %d parameters on %s", parameters, hardware)
+        tags = {f"hardware.{name}": str(value) for name, value in hardware.items()}
+        tracking.log_tags(self.run, tags | {"parameters": str(parameters)})
+
+    def _estimate(self, seconds_per_step: float, seconds: float, disk_bytes: int) -> None:
+        self.logger.info(
+            "training will take about %s (%.2f s a step) and %.0f MB of disk",
+            _duration(seconds),
+            seconds_per_step,
+            disk_bytes / 1e6,
+        )
+
+    def _step(self, step: int) -> None:
+        self.bar.update(step - self.bar.n)
+        update_progress_artifact(self.progress, min(100 * step / self.steps, 100.0))
+
+    def _epoch(self, **epoch: Any) -> None:
+        self.epochs.append(epoch)
+        self._step(epoch["epoch"] * self.settings.steps_per_epoch)
+        self.logger.info(
+            "epoch %d of %d: loss %.4f, mean IoU %.4f, validation loss %.4f, mean IoU %.4f, "
+            "%.0f s, %.1f images/s",
+            epoch["epoch"],
+            self.settings.epochs,
+            *(epoch[key] for key in ("loss", "mean_iou", "val_loss", "val_mean_iou")),
+            epoch["seconds"],
+            epoch["images_per_s"],
+        )
+        metrics = {key: value for key, value in epoch.items() if key != "epoch"}
+        tracking.log_metrics(self.run, metrics, step=epoch["epoch"])
+
+    def _end(self, best_epoch: int, peak_memory_bytes: int) -> None:
+        facts = {"best_epoch": best_epoch, "peak_memory_gb": peak_memory_bytes / 1e9}
+        tracking.log_metrics(self.run, facts)
+
+
+def _weights_of(run_id: str | None) -> Path | None:
+    """The ``model.keras`` of a logged run, in the home."""
+    if run_id is None:
+        return None
+    folder = home() / "models" / run_id
+    folder.mkdir(parents=True, exist_ok=True)
+    return tracking.download_model(run_id, folder)[1]
+
+
+def _terminal() -> bool:
+    return sys.stderr.isatty()
+
+
+def _duration(seconds: float) -> str:
+    minutes = round(seconds / 60)
+    return f"{minutes} min" if minutes else f"{seconds:.0f} s"

@@ -1,0 +1,177 @@
+from typing import Any
+
+import cv2
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from nucleus_unet.errors import NucleusError
+from nucleus_unet.figures import (
+    AGREED,
+    PREDICTION,
+    TRUTH,
+    contact_sheet,
+    curves,
+    label_png,
+    overlay,
+    overlay_png,
+)
+
+EPOCH = {
+    "epoch": 1,
+    "loss": -0.2,
+    "dice": 0.3,
+    "mean_iou": 0.5,
+    "val_loss": -0.1,
+    "val_dice": 0.25,
+    "val_mean_iou": 0.45,
+    "learning_rate": 0.01,
+    "seconds": 9.0,
+    "images_per_s": 88.0,
+}
+
+
+def decoded(png: bytes) -> Any:
+    return cv2.imdecode(np.frombuffer(png, np.uint8), cv2.IMREAD_UNCHANGED)
+
+
+def pixels(png: bytes) -> NDArray[np.uint8]:
+    rgb: NDArray[np.uint8] = decoded(png)[..., 2::-1]
+    return rgb
+
+
+def contains(png: bytes, colour: tuple[int, int, int]) -> bool:
+    return bool((pixels(png) == colour).all(axis=-1).any())
+
+
+def square(low: int, high: int, size: int = 8) -> NDArray[np.int32]:
+    labels = np.zeros((size, size), np.int32)
+    labels[low:high, low:high] = 1
+    return labels
+
+
+def gray(size: int = 8) -> NDArray[np.uint8]:
+    return np.full((size, size, 3), 50, np.uint8)
+
+
+def test_curves() -> None:
+    png = curves([EPOCH, EPOCH | {"epoch": 2, "val_mean_iou": 0.6, "loss": -0.4}])
+    assert pixels(png).shape == (500, 1200, 3)
+    assert contains(png, (0, 0x72, 0xB2))
+    assert contains(png, (0xD5, 0x5E, 0))
+    assert png == curves([EPOCH, EPOCH | {"epoch": 2, "val_mean_iou": 0.6, "loss": -0.4}])
+
+
+@pytest.mark.parametrize(
+    "history",
+    [
+        [],
+        [EPOCH],
+        [EPOCH | {"val_mean_iou": float("nan"), "loss": float("inf")}],
+        [{"epoch": 3, "loss": 1.0}],
+        [EPOCH | {"epoch": epoch} for epoch in range(100)],
+    ],
+)
+def test_curves_of_little_and_of_much(history: list[dict[str, float]]) -> None:
+    assert pixels(curves(history)).shape == (500, 1200, 3)
+
+
+def test_overlay_of_a_prediction() -> None:
+    image = gray()
+    drawn = overlay(image, square(2, 6))
+    assert drawn.dtype == np.uint8
+    ground = [200, 200, 200]
+    line = list(PREDICTION)
+    np.testing.assert_array_equal(drawn[0], [ground] * 8)
+    np.testing.assert_array_equal(drawn[2], [ground] * 2 + [line] * 4 + [ground] * 2)
+    np.testing.assert_array_equal(
+        drawn[3], [ground] * 2 + [line] + [ground] * 2 + [line] + [ground] * 2
+    )
+    assert (image == 50).all()
+
+
+def test_overlay_of_truth_and_prediction() -> None:
+    y_true = np.zeros((8, 8), np.int32)
+    y_true[2:6, 2:7] = 5
+    drawn = overlay(gray(), square(2, 6), y_true)
+    assert tuple(drawn[3, 2]) == AGREED
+    assert tuple(drawn[3, 5]) == PREDICTION
+    assert tuple(drawn[3, 6]) == TRUTH
+    assert tuple(drawn[3, 3]) == (200, 200, 200)
+
+
+def test_touching_nuclei_are_told_apart_and_borders_closed() -> None:
+    labels = np.repeat([[1, 1, 1, 2, 2, 2]], 6, axis=0)
+    drawn = (overlay(gray(6), labels) == PREDICTION).all(axis=-1)
+    np.testing.assert_array_equal(drawn[2], [True, False, True, True, False, True])
+    assert drawn[0].all()
+
+
+def test_overlay_brightens_and_leaves_black() -> None:
+    image = np.zeros((4, 4, 3), np.uint8)
+    nothing = np.zeros((4, 4), np.int32)
+    assert (overlay(image, nothing) == 0).all()
+    image[:2] = 10
+    np.testing.assert_array_equal(np.unique(overlay(image, nothing)), [0, 200])
+
+
+def test_overlay_resizes_before_drawing() -> None:
+    drawn = overlay(gray(), square(2, 6), side_px=32)
+    assert drawn.shape == (32, 32, 3)
+    line = (drawn == PREDICTION).all(axis=-1)
+    np.testing.assert_array_equal(np.flatnonzero(line[16]), [8, 23])
+    image, labels = np.full((100, 300, 3), 50, np.uint8), np.ones((100, 300), np.int32)
+    assert overlay(image, labels, labels, side_px=30).shape == (10, 30, 3)
+
+
+def test_overlay_takes_reversed_and_read_only_arrays() -> None:
+    image = gray()[..., ::-1]
+    image.flags.writeable = False
+    assert tuple(overlay(image, square(2, 6), side_px=16)[4, 4]) == PREDICTION
+
+
+def test_overlay_png_holds_the_overlay_to_the_pixel() -> None:
+    y_true = square(1, 6)
+    png = overlay_png(gray(), square(2, 6), y_true, title="ab12 $ 0.5", side_px=200)
+    drawn = overlay(gray(), square(2, 6), y_true, side_px=200)
+    picture = pixels(png)
+    assert picture.shape == (200 + 26 + 30, 240 + 20, 3)
+    np.testing.assert_array_equal(picture[26:226, 10:210], drawn)
+    assert (picture[:26] < 100).any()  # the title
+
+
+def test_legend_names_the_colours_that_occur() -> None:
+    foot = pixels(overlay_png(gray(), square(2, 6), side_px=200))[-30:]
+    assert (foot == PREDICTION).all(axis=-1).any()
+    assert not (foot == TRUTH).all(axis=-1).any()
+    assert not (foot == AGREED).all(axis=-1).any()
+
+
+def test_contact_sheet_lays_out_lines_of_four() -> None:
+    colours = [(10 * n, 0, 0) for n in range(5)]
+    tiles = [
+        (f"{n}", np.full((100 + n, 300, 3), colour, np.uint8)) for n, colour in enumerate(colours)
+    ]
+    picture = pixels(contact_sheet(tiles))
+    assert picture.shape == ((103 + 26) + (104 + 26) + 30, 4 * 310 + 10, 3)
+    for n, (top, left) in enumerate([(26, 10), (26, 320), (26, 630), (26, 940), (155, 10)]):
+        tile = picture[top : top + 100 + n, left : left + 300]
+        np.testing.assert_array_equal(tile, tiles[n][1])
+
+
+def test_contact_sheet_of_nothing() -> None:
+    with pytest.raises(NucleusError, match="at least one image: none was given"):
+        contact_sheet([])
+
+
+def test_label_png_keeps_the_values() -> None:
+    labels = np.array([[0, 1, 300], [65535, 2, 0]], np.int32)
+    png = decoded(label_png(labels))
+    assert png.dtype == np.uint16
+    np.testing.assert_array_equal(png, labels)
+
+
+@pytest.mark.parametrize("label", [-1, 65536])
+def test_label_png_refuses_what_does_not_fit(label: int) -> None:
+    with pytest.raises(NucleusError, match="do not fit a 16-bit PNG, which holds 0 to 65535"):
+        label_png(np.array([[0, label]], np.int32))

@@ -1,11 +1,19 @@
 """The ``nucleus`` command. Each command imports what it needs, so that help comes at once."""
 
+import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import click
 
 from nucleus_unet.errors import NucleusError
+
+PATH = click.Path(path_type=Path)
+
+
+class _Refusal(click.ClickException):
+    exit_code = 2
 
 
 class Commands(click.Group):
@@ -15,34 +23,218 @@ class Commands(click.Group):
         try:
             return super().invoke(ctx)
         except NucleusError as error:
-            raise click.UsageError(str(error)) from error
+            raise _Refusal(str(error)) from error
 
 
 @click.group(cls=Commands, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(package_name="nucleus-unet")
 def main() -> None:
-    """Nucleus segmentation: retrain, predict, and look into what was done."""
-    from nucleus_unet.home import prepare_environment
+    """Nucleus segmentation with a U-Net: retrain, predict, and look into what was done.
 
-    prepare_environment()
+    Everything is kept in NUCLEUS_HOME (default: .nucleus). PREFECT_API_URL and MLFLOW_TRACKING_URI
+    name servers where there are some.
+    """
 
 
 @main.command()
-@click.option("--train", "training_data", multiple=True, type=click.Path(path_type=Path))
-@click.option("--test", "test_data", type=click.Path(path_type=Path))
-@click.option("--recipe", "recipe_name")
-@click.option("--set", "overrides", multiple=True, metavar="KEY=VALUE")
+@click.option(
+    "--train",
+    "training_data",
+    type=PATH,
+    multiple=True,
+    help="Images with masks, a folder or zip in Kaggle's layout; may be given several times. "
+    "Default: the built-in sample.",
+)
+@click.option("--test", "test_data", type=PATH, help="Images to predict for the submission.")
+@click.option(
+    "--recipe", "recipe_name", help="Name or TOML file (nucleus recipe list). Sample: quick."
+)
+@click.option(
+    "--set", "overrides", multiple=True, metavar="KEY=VALUE", help="Change a value of the recipe."
+)
 def retrain(
     training_data: tuple[Path, ...],
     test_data: Path | None,
     recipe_name: str | None,
     overrides: tuple[str, ...],
 ) -> None:
-    from nucleus_unet.recipe import load_recipe
+    """Train on annotated images, predict the test images, log it all."""
+    from nucleus_unet.dataset.raw import open_raw
+    from nucleus_unet.recipe import load_recipe, recipe_names
 
+    if training_data and not recipe_name:
+        raise NucleusError(
+            f"--train goes with --recipe: {', '.join(recipe_names())} or a TOML file"
+        )
+    if test_data and not training_data:
+        raise NucleusError(
+            "--test goes with --train: the built-in sample has test images of its own"
+        )
     recipe = load_recipe(recipe_name or "quick", overrides)
+    for path in training_data:
+        with open_raw(path, annotated=True):
+            pass  # refused before anything is started
+    if test_data:
+        with open_raw(test_data):
+            pass
+    settings = _start()
     from flows.retrain import retrain as flow
 
-    print(flow(list(training_data), test_data, recipe))
+    made = settings.run_flow(flow, list(training_data) or None, test_data, recipe)
+    click.echo("\nRetrained.")
+    rows = [(f"validation {key}", f"{value:.4g}") for key, value in made.scores.items()]
+    if made.submission:
+        rows += [
+            ("submission", str(made.submission.path)),
+            ("SHA-256", made.submission.sha256),
+            ("nuclei", f"{made.submission.nuclei} in {made.submission.images} images"),
+        ]
+    rows += [("run", made.run.id), ("see it in both UIs", f"nucleus ui {made.run.id}")]
+    _table(rows)
+
+
+@main.command()
+@click.argument("images", nargs=-1, required=True, type=PATH)
+@click.option("--model", required=True, metavar="RUN_ID", help="MLflow run that logged the model.")
+@click.option("--out", required=True, type=PATH, help="Folder for what is made.")
+def predict(images: tuple[Path, ...], model: str, out: Path) -> None:
+    """Find the nuclei in IMAGES: folders, zips or image files.
+
+    Writes submission.csv, labels/<id>.png (16 bit, one number a nucleus) and overlays/<id>.png.
+    """
+    from nucleus_unet.dataset.raw import open_raw
+
+    for path in images:
+        with open_raw(path):
+            pass  # refused before anything is started
+    settings = _start()
+    from flows.predict import predict as flow
+    from nucleus_unet.tracking import require_run
+
+    require_run(model)
+    made = settings.run_flow(flow, list(images), model, out)
+    click.echo("\nPredicted.")
+    _table(
+        [
+            ("submission", str(made.path)),
+            ("SHA-256", made.sha256),
+            ("nuclei", f"{made.nuclei} in {made.images} images"),
+            ("label images", str(out / "labels")),
+            ("overlays", str(out / "overlays")),
+        ]
+    )
+
+
+@main.command()
+@click.argument("data", type=PATH)
+def check(data: Path) -> None:
+    """Say what is in a raw data set, and what is wrong with it; exit code 1 if something is."""
+    from nucleus_unet.dataset.check import check as look
+    from nucleus_unet.dataset.check import format_report
+
+    report = look(data, _reporter("checking", "image"))
+    click.echo(format_report(report))
+    sys.exit(0 if report.ok else 1)
+
+
+@main.command()
+@click.argument("name")
+@click.option("--to", required=True, type=PATH, help="Folder for the files.")
+def fetch(name: str, to: Path) -> None:
+    """Download a public data set: dsb2018, the 2018 Data Science Bowl from its publisher."""
+    from nucleus_unet.dataset import download
+
+    moves: dict[str, Callable[[int, int | None], None]] = {}
+
+    def move(file: str, done: int, total: int | None) -> None:
+        moves.setdefault(file, _reporter(file, "B"))(done, total)
+
+    files = download.fetch(name, to, progress=move)
+    _table([(path.name, str(path)) for path in files])
+    click.echo(download.SOURCE)
+
+
+@main.group()
+def recipe() -> None:
+    """Show and compare recipes: every choice of a run."""
+
+
+@recipe.command("list")
+def recipe_list() -> None:
+    """Names of the recipes."""
+    from nucleus_unet.recipe import load_recipe, recipe_names
+
+    for name in recipe_names():
+        chosen = load_recipe(name)
+        network, training = chosen.network, chosen.training
+        steps = training.epochs * training.steps_per_epoch
+        click.echo(
+            f"{name:8} {chosen.data.image_size} px, {network.padding} U-Net of {network.base_filters} "
+            f"filters and depth {network.depth}, {training.optimizer}, {steps} steps of "
+            f"{training.batch_size}"
+        )
+
+
+@recipe.command("show")
+@click.argument("name")
+@click.option("--set", "overrides", multiple=True, metavar="KEY=VALUE", help="Change a value.")
+def recipe_show(name: str, overrides: tuple[str, ...]) -> None:
+    """Every value of a recipe, as --set spells them."""
+    from nucleus_unet.recipe import load_recipe
+
+    _table([(key, str(value)) for key, value in load_recipe(name, overrides).flat().items()])
+
+
+@recipe.command("diff")
+@click.argument("a")
+@click.argument("b")
+def recipe_diff(a: str, b: str) -> None:
+    """The values in which two recipes differ."""
+    from nucleus_unet.recipe import differences, load_recipe
+
+    rows = differences(load_recipe(a), load_recipe(b))
+    _table([(key, f"{left} → {right}") for key, left, right in rows])
+
+
+@main.command()
+@click.argument("run_id", required=False)
+def ui(run_id: str | None) -> None:
+    """Serve the Prefect and MLflow UIs on loopback over the local databases, until Ctrl-C.
+
+    With RUN_ID, say where that run is in both.
+    """
+    _prepare()
+    from flows.ui import serve
+
+    serve(run_id, click.echo)
+
+
+def _prepare() -> None:
+    from nucleus_unet.home import prepare_environment
+
+    prepare_environment()
+
+
+def _start() -> Any:
+    """The environment settled and the servers found; then Prefect and MLflow may be imported."""
+    _prepare()
+    click.echo("Starting Prefect and MLflow ...", err=True)
+    from flows import settings
+
+    settings.check_servers()
+    return settings
+
+
+def _table(rows: list[tuple[str, str]]) -> None:
+    width = max((len(name) for name, _ in rows), default=0)
+    for name, value in rows:
+        click.echo(f"{name:{width}}  {value}")
+
+
+def _reporter(what: str, unit: str) -> Callable[[int, int | None], None]:
+    from nucleus_unet.progress import reporter
+
+    return reporter(what, unit, lambda line: click.echo(line, err=True))
 
 
 if __name__ == "__main__":

@@ -13,7 +13,7 @@ from tasks.encode import encode
 from tasks.ingest import ingest
 from tasks.predict import predict as predict_shard
 from tasks.predict import shards
-from tasks.publish import Submission, log_datasets, publish_masks, publish_submission
+from tasks.publish import Submission, log_dataset, publish_masks, publish_submission
 from tasks.upsample import upsample
 
 
@@ -36,7 +36,7 @@ def predict(images: list[Path], model: str, out: Path) -> Submission:
         tags = flow_run_tags() | {"model.run_id": model}
         with tracking.open_run("predict", recipe, tags) as run:
             prepared = ingest.submit(images, annotated=False).result()
-            log_datasets(run, {"test": (images, prepared.digest)})
+            log_dataset(run, "test", images, prepared)
             found = segment(recipe, network, prepared)
             submission = publish_submission(prepared, found, run, out)
             publish_masks(prepared, [stages[-1] for stages in found], out)

@@ -13,9 +13,11 @@ from nucleus_unet.recipe import Recipe, load_recipe
 from tasks.evaluate import evaluate, scores_of
 from tasks.ingest import ingest
 from tasks.merge_masks import merge_masks
-from tasks.publish import Submission, log_datasets, publish_model, publish_submission
+from tasks.publish import Submission, log_dataset, publish_model, publish_submission
 from tasks.split import split
 from tasks.train import MODEL, train
+
+QUICK = load_recipe("quick")
 
 
 @dataclass(frozen=True)
@@ -31,7 +33,7 @@ class Retrained:
 def retrain(
     training_data: list[Path] | None = None,
     test_data: Path | None = None,
-    recipe: Recipe = load_recipe("quick"),
+    recipe: Recipe = QUICK,
 ) -> Retrained:
     """Retrain from raw data.
 
@@ -55,14 +57,17 @@ def retrain(
         sides = split.submit(labels, recipe.data)
         model = train.submit(recipe, images, labels, sides, run)
         scores = evaluate.submit(recipe, images, labels, sides, model)
-        stages = [future.result() for future in (images, labels, sides, model, scores)]
-        log_datasets(run, {"training": (training_data, stages[1].digest)})
-        publish_model(recipe, *stages, run)
+        for stage in (images, labels, sides, model, scores):
+            stage.result()  # the first to fail is the reason
+        log_dataset(run, "training", training_data, images.result(), labels.result())
+        network = model.result().folder / MODEL
+        overall = scores_of(scores.result())
+        publish_model(recipe, images, labels, sides, model, scores, run)
         submission = None
         if test_data:
             test_images = ingest.submit([test_data], annotated=False).result()
-            log_datasets(run, {"test": ([test_data], test_images.digest)})
-            found = segment(recipe, stages[3].folder / MODEL, test_images)
+            log_dataset(run, "test", [test_data], test_images)
+            found = segment(recipe, network, test_images)
             submission = publish_submission(test_images, found, run, home() / "runs" / run.id)
-    overall = {key: value for key, value in scores_of(stages[4]).items() if key != "by_image"}
+    del overall["by_image"]
     return Retrained(run, overall, submission)

@@ -1,18 +1,53 @@
 """Settings of a flow run that do not change its result."""
 
+import logging
 import os
 from pathlib import Path
 from typing import Any
 
+import httpx
 from prefect.runtime import flow_run
 from prefect.settings import PREFECT_UI_URL
 from prefect.task_runners import ThreadPoolTaskRunner
 
 from nucleus_unet.dataset.synthetic import write_synthetic
-from nucleus_unet.home import PREFECT_PORT, home
+from nucleus_unet.errors import NucleusError
+from nucleus_unet.home import home, ui_url
 from nucleus_unet.stages import code_digest
 
 SHARDS_AT_ONCE = 2
+
+
+def check_servers() -> None:
+    """See that the servers that the environment names answer.
+
+    Raises
+    ------
+    NucleusError
+        One does not.
+    """
+    for variable in ("PREFECT_API_URL", "MLFLOW_TRACKING_URI"):
+        url = os.environ.get(variable, "").rstrip("/")
+        if url.startswith("http"):
+            try:
+                httpx.get(f"{url}/health", timeout=10).raise_for_status()
+            except httpx.HTTPError as error:
+                raise NucleusError(
+                    f"{variable}={url} does not answer ({error}): start that server, or unset it"
+                ) from error
+
+
+def run_flow(flow: Any, *args: Any) -> Any:
+    """Run a flow in this process; what the user can mend is logged as one line, not as a traceback."""
+    for name in ("prefect.flow_runs", "prefect.task_runs"):
+        logging.getLogger(name).addFilter(_one_line)
+    return flow(*args)
+
+
+def _one_line(record: logging.LogRecord) -> bool:
+    if record.exc_info and isinstance(record.exc_info[1], NucleusError):
+        record.msg, record.args, record.exc_info = "%s", (record.exc_info[1],), None
+    return True
 
 
 def task_runner() -> Any:
@@ -40,7 +75,7 @@ def sample_data() -> tuple[Path, Path]:
 
 def flow_run_tags() -> dict[str, str]:
     """Tags that lead from MLflow to this Prefect run: on its server, or where ``nucleus ui`` serves."""
-    ui = PREFECT_UI_URL.value() or f"http://127.0.0.1:{PREFECT_PORT}"
+    ui = PREFECT_UI_URL.value() or ui_url("prefect")
     return {
         "prefect.flow_run_id": str(flow_run.id),
         "prefect.flow_run_name": str(flow_run.name),

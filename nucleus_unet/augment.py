@@ -69,7 +69,7 @@ def warp(
     height, width = labels.shape
     # The image is turned as the square that the network sees, not as the rectangle it was.
     pixels = _to_pixels(width, height) @ matrix @ np.linalg.inv(_to_pixels(size, size))
-    return (
+    warped, moved = (
         cv2.warpAffine(
             image,
             pixels[:2],
@@ -85,11 +85,13 @@ def warp(
             borderMode=cv2.BORDER_REPLICATE,
         ),
     )
+    return warped.astype(image.dtype, copy=False), moved.astype(labels.dtype, copy=False)
 
 
 def resize(image: NDArray[np.uint8], size: int) -> NDArray[np.uint8]:
     """Resize (H, W, 3) uint8 to (size, size, 3), bilinear, as `warp` by the identity does."""
-    return cv2.resize(image, (size, size), interpolation=cv2.INTER_LINEAR)
+    resized = cv2.resize(image, (size, size), interpolation=cv2.INTER_LINEAR)
+    return resized.astype(np.uint8, copy=False)
 
 
 def _to_pixels(width: int, height: int) -> NDArray[np.float64]:

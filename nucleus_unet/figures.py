@@ -208,7 +208,9 @@ def label_png(labels: NDArray[np.integer]) -> bytes:
 
 def read_label_png(content: bytes) -> NDArray[np.uint16]:
     """The labels (H, W) of a PNG that `label_png` made."""
-    return cv2.imdecode(np.frombuffer(content, np.uint8), cv2.IMREAD_UNCHANGED)
+    labels = cv2.imdecode(np.frombuffer(content, np.uint8), cv2.IMREAD_UNCHANGED)
+    assert labels is not None
+    return labels.astype(np.uint16, copy=False)
 
 
 def _curve(axes: Any, history: Sequence[Mapping[str, float]], key: str, **style: Any) -> None:

@@ -5,8 +5,11 @@ from pathlib import Path
 
 from nucleus_unet.errors import NucleusError
 
-PREFECT_PORT = 4200
-MLFLOW_PORT = 5000
+
+def ui_url(tool: str) -> str:
+    """Where ``nucleus ui`` serves a tool: ``NUCLEUS_PREFECT_PORT`` and ``NUCLEUS_MLFLOW_PORT``."""
+    defaults = {"prefect": "4200", "mlflow": "5000"}
+    return f"http://127.0.0.1:{os.environ.get(f'NUCLEUS_{tool.upper()}_PORT', defaults[tool])}"
 
 
 def home() -> Path:
@@ -43,6 +46,8 @@ def prepare_environment() -> None:
         "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
         "DO_NOT_TRACK": "true",
         "MLFLOW_DISABLE_TELEMETRY": "true",
+        "MLFLOW_LOGGING_LEVEL": "WARNING",
+        "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
         # A first start on a slow disk makes the database: about 20 s, which is Prefect's limit.
         "PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS": "120",
     }

@@ -4,12 +4,16 @@ import functools
 import multiprocessing
 import os
 import pkgutil
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
+from pathlib import Path
 from typing import Any
+
+from nucleus_unet.home import home
 
 POLL_S = 0.5
 
@@ -20,7 +24,7 @@ def new_process() -> ProcessPoolExecutor:
         1,
         mp_context=multiprocessing.get_context("spawn"),
         initializer=_start,
-        initargs=(os.getpid(),),
+        initargs=(os.getpid(), home() / "backend.log"),
     )
 
 
@@ -74,10 +78,13 @@ def _call(function: str, *args: Any) -> Any:
     return pkgutil.resolve_name(function)(*args)
 
 
-def _start(parent: int) -> None:
-    """Keep the backend's start-up chatter off, and end within a second of the parent's end."""
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+def _start(parent: int, log: Path) -> None:
+    """Send the backend's own chatter to a file, and end within a second of the parent's end."""
     os.environ.setdefault("KERAS_BACKEND", "tensorflow")
+    # TensorFlow's C++ part writes to descriptor 2 whatever its log level; Python's stderr stays.
+    sys.stderr = os.fdopen(os.dup(2), "w", buffering=1)
+    with log.open("ab") as file:
+        os.dup2(file.fileno(), 2)
 
     def watch() -> None:
         while os.getppid() == parent:

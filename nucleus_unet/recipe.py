@@ -148,7 +148,7 @@ class Recipe(Part):
             if not equals:
                 raise NucleusError(f"--set {override}: write KEY=VALUE, as in training.epochs=5")
             *parts, last = key.strip().split(".")
-            table = values
+            table: Any = values
             for part in parts:
                 table = table.get(part) if isinstance(table, dict) else None
             if not isinstance(table, dict) or last not in table:

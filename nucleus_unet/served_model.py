@@ -3,20 +3,18 @@
 MLflow runs this file to make the model ("models from code"): nothing is pickled.
 """
 
-import os
 from pathlib import Path
 from typing import Any
 
-os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+import mlflow
+import numpy as np
+from mlflow.pyfunc.model import PythonModel
 
-import mlflow  # noqa: E402 - TensorFlow's chatter is settled by the line above
-import numpy as np  # noqa: E402
-
-from nucleus_unet.inference import load_model, segment  # noqa: E402
-from nucleus_unet.recipe import Recipe  # noqa: E402
+from nucleus_unet.inference import load_model, segment
+from nucleus_unet.recipe import Recipe
 
 
-class ServedModel(mlflow.pyfunc.PythonModel):  # type: ignore[misc]
+class ServedModel(PythonModel):
     """Segments a batch of images of one size."""
 
     def load_context(self, context: Any) -> None:

@@ -122,8 +122,10 @@ def code_digest(*modules: str) -> str:
             continue  # a package, or a name that a module defines
         tree = ast.parse(path.read_bytes())
         for node in ast.walk(tree):
-            if isinstance(node, ast.ImportFrom) and (node.module or "").startswith(PACKAGE):
-                waiting += [node.module, *(f"{node.module}.{name.name}" for name in node.names)]
+            if isinstance(node, ast.ImportFrom) and (origin := node.module or "").startswith(
+                PACKAGE
+            ):
+                waiting += [origin, *(f"{origin}.{name.name}" for name in node.names)]
             if isinstance(body := getattr(node, "body", None), list):
                 body[:] = [line for line in body if not _is_docstring(line)]
         found[module] = sha256_bytes(ast.dump(tree).encode())

@@ -4,6 +4,7 @@ import json
 import os
 import tempfile
 import time
+import warnings
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -15,16 +16,14 @@ from typing import Any
 import mlflow
 import numpy as np
 from mlflow import MlflowClient
-from mlflow.data.meta_dataset import MetaDataset
-from mlflow.data.sources import LocalArtifactDatasetSource
-from mlflow.entities import DatasetInput, InputTag, Metric, Param, RunStatus
+from mlflow.entities import Dataset, DatasetInput, InputTag, Metric, Param, RunStatus
 from mlflow.exceptions import MlflowException
 from mlflow.models import ModelSignature
 from mlflow.system_metrics.system_metrics_monitor import SystemMetricsMonitor
 from mlflow.types import Schema, TensorSpec
 
 from nucleus_unet.errors import NucleusError
-from nucleus_unet.home import MLFLOW_PORT, home
+from nucleus_unet.home import home, ui_url
 from nucleus_unet.recipe import Recipe
 from nucleus_unet.source import packages, source
 
@@ -102,10 +101,8 @@ def open_run(kind: str, recipe: Recipe, tags: Mapping[str, str]) -> Iterator[Run
 
 def log_dataset(run: Run, name: str, path: Path, digest: str, context: str) -> None:
     """Add a data set to the run's inputs; its whole digest goes to the tag ``dataset.<context>``."""
-    dataset = MetaDataset(LocalArtifactDatasetSource(str(path)), name=name, digest=digest[:36])
-    entry = DatasetInput(
-        dataset._to_mlflow_entity(), tags=[InputTag("mlflow.data.context", context)]
-    )
+    dataset = Dataset(name, digest[:36], "local", json.dumps({"uri": str(path)}))
+    entry = DatasetInput(dataset, tags=[InputTag("mlflow.data.context", context)])
     client = MlflowClient()
     client.log_inputs(run.id, datasets=[entry])
     client.set_tag(run.id, f"dataset.{context}", digest)
@@ -155,7 +152,8 @@ def log_model(run: Run, recipe: Recipe, network: Path) -> None:
     with tempfile.TemporaryDirectory() as folder:
         recipe_file = Path(folder) / "recipe.json"
         recipe_file.write_text(recipe.model_dump_json(indent=1))
-        with mlflow.start_run(run_id=run.id):
+        with mlflow.start_run(run_id=run.id), warnings.catch_warnings():
+            warnings.filterwarnings("ignore", message=".*input example was not provided")
             mlflow.pyfunc.log_model(
                 name=MODEL,
                 python_model=str(PACKAGE / "served_model.py"),
@@ -169,6 +167,23 @@ def log_model(run: Run, recipe: Recipe, network: Path) -> None:
             )
 
 
+def require_run(run_id: str) -> dict[str, str]:
+    """The tags of a logged run.
+
+    Raises
+    ------
+    NucleusError
+        No such run on this tracking server.
+    """
+    try:
+        return dict(MlflowClient().get_run(run_id).data.tags)
+    except MlflowException as error:
+        raise NucleusError(
+            f"no run {run_id} at {mlflow.get_tracking_uri()}: take a run id from its UI "
+            "(nucleus ui), or set MLFLOW_TRACKING_URI to the server that has it"
+        ) from error
+
+
 def download_model(run_id: str, to: Path) -> tuple[Recipe, Path]:
     """The resolved recipe and the ``model.keras`` of a logged run.
 
@@ -177,18 +192,10 @@ def download_model(run_id: str, to: Path) -> tuple[Recipe, Path]:
     NucleusError
         No such run on this tracking server, or it logged no model.
     """
-    client = MlflowClient()
+    require_run(run_id)
+    uri = f"runs:/{run_id}/{MODEL}"
     try:
-        client.get_run(run_id)
-    except MlflowException as error:
-        raise NucleusError(
-            f"no run {run_id} at {mlflow.get_tracking_uri()}: take a run id from its UI "
-            "(nucleus ui), or set MLFLOW_TRACKING_URI to the server that has it"
-        ) from error
-    try:
-        folder = Path(
-            mlflow.artifacts.download_artifacts(f"runs:/{run_id}/{MODEL}", dst_path=str(to))
-        )
+        folder = Path(mlflow.artifacts.download_artifacts(uri, dst_path=str(to)))
     except (MlflowException, OSError) as error:
         raise NucleusError(
             f"run {run_id} has no model: it failed or is not a retrain; choose one that finished"
@@ -201,7 +208,7 @@ def download_model(run_id: str, to: Path) -> tuple[Recipe, Path]:
 def run_url(run_id: str) -> str:
     """A run's page: on the tracking server, or where ``nucleus ui`` serves the local database."""
     uri = mlflow.get_tracking_uri()
-    base = uri.rstrip("/") if uri.startswith("http") else f"http://127.0.0.1:{MLFLOW_PORT}"
+    base = uri.rstrip("/") if uri.startswith("http") else ui_url("mlflow")
     experiment = MlflowClient().get_run(run_id).info.experiment_id
     return f"{base}/#/experiments/{experiment}/runs/{run_id}"
 

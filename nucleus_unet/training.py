@@ -72,6 +72,7 @@ def train(
         A ``model.keras`` of the same network whose weights are the first ones.
     """
     settings = recipe.training
+    assert isinstance(settings.threads, int)
     backend.configure(settings.threads, settings.seed, settings.precision)
     folder.mkdir(parents=True, exist_ok=True)
     with backend.all_devices():
@@ -103,7 +104,7 @@ def train(
         best.set_weights([arrays[name] for name in sorted(arrays)])
     best.save(folder / "model.keras")
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024  # in KiB on Linux
-    journal.events.tell("end", best_epoch=journal.best.epoch, peak_memory_bytes=peak)
+    journal.events.tell("end", best_epoch=journal.best_epoch, peak_memory_bytes=peak)
 
 
 def batches(
@@ -182,7 +183,7 @@ class WarmupSchedule(keras.optimizers.schedules.LearningRateSchedule):
         return self.peak * keras.ops.minimum(1.0, rise) * keras.ops.where(done > 0, fall, 1.0)
 
     def get_config(self) -> dict[str, Any]:
-        return vars(self)
+        return dict(vars(self))
 
 
 class _Journal(keras.callbacks.Callback):
@@ -209,16 +210,16 @@ class _Journal(keras.callbacks.Callback):
             self.events.tell("epoch", **asdict(epoch))
 
     @property
-    def best(self) -> Epoch | None:
-        """The first epoch with the highest validation mean IoU."""
-        return max(self.history, key=lambda epoch: epoch.val_mean_iou, default=None)
+    def best_epoch(self) -> int:
+        """The first epoch with the highest validation mean IoU; 0 before any."""
+        best = max(self.history, key=lambda epoch: epoch.val_mean_iou, default=None)
+        return best.epoch if best else 0
 
     @property
     def finished(self) -> bool:
         """Whether all epochs are done, or none was better for as long as the recipe allows."""
         done, patience = len(self.history), self.settings.early_stopping_epochs
-        waited = done - self.best.epoch if self.best else 0
-        return done >= self.settings.epochs or (patience is not None and waited >= patience)
+        return done >= self.settings.epochs or done - self.best_epoch >= (patience or done + 1)
 
     def on_epoch_begin(self, epoch: int, logs: Any = None) -> None:
         self._epoch_started, self._training_ended = time.monotonic(), None
@@ -252,7 +253,7 @@ class _Journal(keras.callbacks.Callback):
                 **{name: float(value) for name, value in logs.items()},
             )
         )
-        if self.best is self.history[-1]:
+        if self.best_epoch == epoch + 1:
             _save(self.folder / "best.npz", _ordered(self._model.weights))
         arrays = {name: np.asarray(v) for name, v in _named_variables(self._model).items()}
         history = json.dumps([asdict(epoch) for epoch in self.history])

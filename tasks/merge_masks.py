@@ -55,6 +55,14 @@ def merge_masks(raws: list[Path], images: Stage) -> Any:
     return state_of(stage)
 
 
+def dataset_of(images: Stage, labels: Stage | None) -> str:
+    """Digest of a data set's ids and contents, whatever holds them."""
+    return prepared.dataset_digest(
+        prepared.read_index(images.folder / IMAGES, prepared.Images),
+        prepared.read_index(labels.folder / INDEX, prepared.Labels) if labels else None,
+    )
+
+
 def labels_of(folder: Path) -> tuple[prepared.LabelsEntry, ...]:
     """The entries of a merge_masks stage, sorted by id."""
     return prepared.read_index(folder / INDEX, prepared.Labels).entries

@@ -15,12 +15,13 @@ from nucleus_unet.errors import NucleusError
 from nucleus_unet.events import EventLog
 from nucleus_unet.files import sha256_file, write_atomically
 from nucleus_unet.home import home
+from nucleus_unet.isolation import run_in_worker
 from nucleus_unet.recipe import Recipe
 from nucleus_unet.stages import Stage
 from tasks.encode import ROWS
 from tasks.evaluate import scores_of
 from tasks.ingest import images_of
-from tasks.merge_masks import labels_of
+from tasks.merge_masks import dataset_of, labels_of
 from tasks.train import EVENTS, MODEL
 
 
@@ -57,7 +58,7 @@ def publish_model(
     tracking.log_metrics(
         run, {f"seconds.{s.name}": s.seconds for s in (images, labels, split, model, scores)}
     )
-    tracking.log_model(run, recipe, model.folder / MODEL)
+    run_in_worker("nucleus_unet.tracking:log_model", run, recipe, model.folder / MODEL)
     create_link_artifact(run.url, key="mlflow-run", link_text="This run in MLflow")
     create_markdown_artifact(_summary(recipe, run, history, figures_of_merit), key="summary")
 
@@ -111,11 +112,16 @@ def publish_masks(images: Stage, encoded: Sequence[Stage], to: Path) -> None:
         write_atomically(to / "overlays" / f"{entry.id}.png", picture)
 
 
-def log_datasets(run: tracking.Run, sides: dict[str, tuple[Sequence[Path], str]]) -> None:
-    """Add data sets to the run's inputs, by context: paths and digest."""
-    for context, (paths, digest) in sides.items():
-        name = "+".join(path.name for path in paths)
-        tracking.log_dataset(run, name, paths[0], digest, context)
+def log_dataset(
+    run: tracking.Run,
+    context: str,
+    paths: Sequence[Path],
+    images: Stage,
+    labels: Stage | None = None,
+) -> None:
+    """Add a data set to the run's inputs, with the digest of its ids and contents."""
+    name = "+".join(path.name for path in paths)
+    tracking.log_dataset(run, name, paths[0], dataset_of(images, labels), context)
 
 
 def _files(images: Stage, labels: Stage) -> list[dict[str, str]]:

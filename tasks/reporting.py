@@ -1,17 +1,13 @@
 """How long work shows itself: a bar in a terminal, plain lines in a log, artifacts in Prefect."""
 
-import sys
-import time
 from collections.abc import Callable
 from typing import Any
 
 from prefect.logging import get_run_logger
 from prefect.states import Completed, State
-from tqdm import tqdm
 
+from nucleus_unet.progress import reporter
 from nucleus_unet.stages import Stage
-
-LINE_EVERY_S = 15.0
 
 
 def state_of(stage: Stage) -> Stage | State[Stage]:
@@ -24,27 +20,9 @@ def state_of(stage: Stage) -> Stage | State[Stage]:
     return stage
 
 
-def progress(what: str, unit: str = "image") -> Callable[[int, int], None]:
-    """A callable for (done, total): moves a bar in a terminal, logs a line now and then elsewhere."""
-    if sys.stderr.isatty():
-        bar = tqdm(desc=what, unit=unit, leave=False)
-
-        def move(done: int, total: int) -> None:
-            bar.total = total
-            bar.update(done - bar.n)
-            if done >= total:
-                bar.close()
-
-        return move
-    logger, last = get_run_logger(), time.monotonic()
-
-    def line(done: int, total: int) -> None:
-        nonlocal last
-        if time.monotonic() - last > LINE_EVERY_S:
-            last = time.monotonic()
-            logger.info("%s: %d of %d", what, done, total)
-
-    return line
+def progress(what: str) -> Callable[[int, int | None], None]:
+    """A callable for (images done, total): moves a bar in a terminal, logs a line now and then."""
+    return reporter(what, "images", get_run_logger().info)
 
 
 def short(row: dict[str, Any]) -> dict[str, Any]:

@@ -14,15 +14,13 @@ from prefect.logging import get_run_logger
 from tqdm import tqdm
 
 from nucleus_unet import tracking
-from nucleus_unet.dataset.prepared import Images, Labels, dataset_digest, read_index
 from nucleus_unet.events import EventLog
 from nucleus_unet.files import sha256_file
 from nucleus_unet.home import home
 from nucleus_unet.isolation import follow
 from nucleus_unet.recipe import Recipe
 from nucleus_unet.stages import Stage, run_stage
-from tasks.ingest import INDEX as IMAGES
-from tasks.merge_masks import INDEX as LABELS
+from tasks.merge_masks import dataset_of
 from tasks.reporting import short, state_of
 from tasks.split import samples
 
@@ -60,10 +58,7 @@ def train(
         home(),
         "train",
         {
-            "dataset": dataset_digest(
-                read_index(images.folder / IMAGES, Images),
-                read_index(labels.folder / LABELS, Labels),
-            ),
+            "dataset": dataset_of(images, labels),
             "split": split.digest,
             "recipe": recipe.model_dump(mode="json", exclude={"name", "inference"}),
             "start_weights": sha256_file(start_weights) if start_weights else None,
@@ -88,7 +83,7 @@ class _Follower:
         self.steps = self.settings.epochs * self.settings.steps_per_epoch
         self.logger = get_run_logger()
         self.epochs: list[dict[str, Any]] = []
-        self.progress = create_progress_artifact(0.0, key="training", description="Training")
+        self.progress: Any = create_progress_artifact(0.0, key="training", description="Training")
         self.bar = tqdm(total=self.steps, unit="step", desc="training", disable=not _terminal())
 
     def tell(self, event: dict[str, Any]) -> None:

@@ -1,7 +1,13 @@
 import os
 from pathlib import Path
 
+import numpy as np
 import pytest
+
+from nucleus_unet.dataset.sample import Sample
+from nucleus_unet.recipe import Recipe, parse_recipe
+
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
 
 @pytest.fixture(scope="session")
@@ -12,3 +18,46 @@ def dsb2018() -> Path:
     if not (folder / "stage1_train.zip").is_file():
         pytest.skip("real data: set NUCLEUS_DSB2018 to the folder of stage1_train.zip")
     return folder
+
+
+@pytest.fixture(scope="session")
+def tiny() -> Recipe:
+    """A resolved recipe that trains in a second; its dropout, warm-up and Adam all have state."""
+    return parse_recipe(
+        {
+            "name": "tiny",
+            "data": {"image_size": 32},
+            "network": {"base_filters": 2, "depth": 1, "dropout": [0.2, 0.2]},
+            "training": {
+                "epochs": 3,
+                "steps_per_epoch": 3,
+                "batch_size": 4,
+                "optimizer": "adam",
+                "schedule": "cosine",
+                "warmup_steps": 2,
+                "precision": "float32",
+                "threads": 1,
+            },
+            "inference": {"batch_size": 2},
+        },
+        "tiny",
+    )
+
+
+@pytest.fixture(scope="session")
+def samples(tmp_path_factory: pytest.TempPathFactory) -> list[Sample]:
+    """Seven prepared images of bright discs on a dark ground, in three sizes."""
+    folder, rng = tmp_path_factory.mktemp("samples"), np.random.default_rng(0)
+    made = []
+    for index in range(7):
+        height, width = ((32, 32), (40, 32), (24, 48))[index % 3]
+        y, x = np.mgrid[:height, :width]
+        labels = np.zeros((height, width), np.uint16)
+        for nucleus, (cy, cx) in enumerate([(8, 8), (16, 20), (9, 24)], 1):
+            labels[(y - cy) ** 2 + (x - cx) ** 2 < rng.integers(9, 30)] = nucleus
+        image = np.where(labels[..., None] > 0, 200, 30) + rng.integers(0, 25, (height, width, 3))
+        sample = Sample(f"s{index}", folder / f"{index}.npy", folder / f"{index}_labels.npy")
+        np.save(sample.image, image.astype(np.uint8))
+        np.save(sample.labels, labels)
+        made.append(sample)
+    return made

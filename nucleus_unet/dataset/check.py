@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from nucleus_unet.dataset.images import decode_image, decode_labels, decode_mask
-from nucleus_unet.dataset.masks import Problem, check_label_image, merge_masks, relabel
+from nucleus_unet.dataset.masks import Problem, check_label_image, merge_masks, relabel, size_text
 from nucleus_unet.dataset.prepared import Progress, in_threads
 from nucleus_unet.dataset.raw import RawDataset, RawSample, open_raw
 from nucleus_unet.errors import NucleusError
@@ -145,7 +145,13 @@ def _labels(
         if labels.shape == size:
             problems += check_label_image(file, labels)
             return relabel(labels)
-        problems.append(Problem(file, "another size", f"{labels.shape}, and its image {size}"))
+        problems.append(
+            Problem(
+                file,
+                "another size",
+                f"{size_text(labels.shape)} where the image is {size_text(size)}",
+            )
+        )
     return np.zeros(size, np.int32)
 
 

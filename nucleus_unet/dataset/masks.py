@@ -60,7 +60,7 @@ def merge_masks(masks: Iterable[tuple[str, NDArray[Any]]], shape: tuple[int, int
     nuclei: list[tuple[str, tuple[slice, slice], NDArray[np.bool_]]] = []
     for file, mask in masks:
         if mask.shape != shape:
-            detail = f"{_size(mask.shape)} where the image is {_size(shape)}: left out"
+            detail = f"{size_text(mask.shape)} where the image is {size_text(shape)}: left out"
             problems.append(Problem(file, "another size", detail))
             continue
         box, nucleus, stray = _foreground(mask)
@@ -145,5 +145,6 @@ def _foreground(mask: NDArray[Any]) -> tuple[tuple[slice, slice], NDArray[np.boo
     return box, nucleus, stray
 
 
-def _size(shape: tuple[int, ...]) -> str:
+def size_text(shape: tuple[int, ...]) -> str:
+    """Height and width as they stand in reports, 256x320."""
     return "x".join(map(str, shape))

@@ -18,7 +18,14 @@ from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from nucleus_unet.dataset.images import decode_image, decode_labels, decode_mask
-from nucleus_unet.dataset.masks import Merged, Problem, check_label_image, merge_masks, relabel
+from nucleus_unet.dataset.masks import (
+    Merged,
+    Problem,
+    check_label_image,
+    merge_masks,
+    relabel,
+    size_text,
+)
 from nucleus_unet.dataset.raw import RawDataset, RawSample, open_raw
 from nucleus_unet.errors import NucleusError
 from nucleus_unet.files import sha256_bytes, sha256_file, write_atomically
@@ -38,7 +45,7 @@ class Entry(_Record):
 
     id: str
     digest: str
-    """The entry's name: of the source, the code that decides the pixels and, for labels, the size."""
+    """The entry's name: of the source and the code that decides the pixels, and of labels' size."""
     sha256: str
     """Of the ``.npy`` file."""
     source_sha256: str
@@ -275,8 +282,8 @@ def _merge(
     labels = decode_labels(content, f"{name}/{file}")
     if labels.shape != shape:
         raise NucleusError(
-            f"{name}/{file}: {labels.shape} pixels where the image has {shape}: save the label "
-            "image at the size of its image"
+            f"{name}/{file}: {size_text(labels.shape)} where the image is {size_text(shape)}: save "
+            "it at the size of the image"
         )
     return Merged(relabel(labels), check_label_image(file, labels))
 

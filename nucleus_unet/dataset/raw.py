@@ -211,8 +211,8 @@ def _samples(path: Path, names: Mapping[str, object]) -> Iterator[RawSample]:
     if len(tops) > 1:
         named = " and ".join(top or "the root" for top in tops[:3])
         raise NucleusError(
-            f"{path}: holds images below {named}, and one data set at a time is read: name the folder "
-            "itself, or pack each on its own"
+            f"{path}: holds images below {named}, and one data set at a time is read: name the "
+            "folder itself, or pack each on its own"
         )
     by_id: defaultdict[str, list[str]] = defaultdict(list)
     for name, match in matches.items():

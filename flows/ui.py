@@ -1,0 +1,93 @@
+"""Both UIs on loopback, over the databases of the home."""
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from urllib.parse import urlsplit
+
+import httpx
+
+from nucleus_unet import tracking
+from nucleus_unet.errors import NucleusError
+from nucleus_unet.home import home, ui_url
+
+
+def serve(run_id: str | None, say: Callable[[str], None]) -> None:
+    """Serve until Ctrl-C or until one of the servers ends.
+
+    Raises
+    ------
+    NucleusError
+        A port is taken, the run is unknown, or a server ended by itself.
+    """
+    lines = [f"Prefect  {ui_url('prefect')}", f"MLflow   {ui_url('mlflow')}"]
+    if run_id:
+        tags = tracking.require_run(run_id)
+        lines = [f"Prefect  {tags['prefect.url']}", f"MLflow   {tracking.run_url(run_id)}"]
+    commands = {}
+    if "PREFECT_API_URL" not in os.environ:
+        commands["prefect"] = [
+            *("-m", "prefect", "server", "start", "--host", "127.0.0.1"),
+            *("--port", _free_port("prefect")),
+        ]
+    if os.environ["MLFLOW_TRACKING_URI"].startswith("sqlite:"):
+        commands["mlflow"] = [
+            *("-m", "mlflow", "server", "--host", "127.0.0.1", "--port", _free_port("mlflow")),
+            *("--backend-store-uri", os.environ["MLFLOW_TRACKING_URI"], "--workers", "1"),
+        ]
+    processes = {}
+    for name, command in commands.items():
+        log = (home() / f"{name}-server.log").open("wb")
+        # A session of its own: Ctrl-C comes to this process, which ends the servers in order.
+        processes[name] = subprocess.Popen(
+            [sys.executable, *command], stdout=log, stderr=log, start_new_session=True
+        )
+    try:
+        for name in processes:
+            _wait_for(name, processes[name])
+        say("\n".join([*lines, "Ctrl-C ends both." if processes else "Served elsewhere."]))
+        while processes:
+            time.sleep(1)
+            for name, process in processes.items():
+                _check(name, process)
+    except KeyboardInterrupt:
+        say("")
+    finally:
+        for process in processes.values():
+            if process.poll() is None:
+                os.killpg(process.pid, signal.SIGTERM)
+                process.wait()
+
+
+def _free_port(tool: str) -> str:
+    port = urlsplit(ui_url(tool)).port
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind(("127.0.0.1", port))
+        except OSError as error:
+            raise NucleusError(
+                f"port {port}, for the {tool} UI, is in use: stop what listens there, or set "
+                f"NUCLEUS_{tool.upper()}_PORT"
+            ) from error
+    return str(port)
+
+
+def _wait_for(tool: str, process: subprocess.Popen[bytes]) -> None:
+    """Return when the server answers."""
+    while True:
+        _check(tool, process)
+        try:
+            httpx.get(ui_url(tool)).raise_for_status()
+            return
+        except httpx.HTTPError:
+            time.sleep(0.5)
+
+
+def _check(tool: str, process: subprocess.Popen[bytes]) -> None:
+    if process.poll() is not None:
+        raise NucleusError(f"the {tool} server ended: see {home()}/{tool}-server.log")

@@ -1,0 +1,203 @@
+from io import BytesIO
+from typing import Any
+
+import cv2
+import numpy as np
+import pytest
+import tifffile
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.extra.numpy import array_shapes, arrays
+from numpy.typing import NDArray
+
+from nucleus_unet.dataset.images import decode_image, decode_labels, decode_mask
+from nucleus_unet.errors import NucleusError
+
+RED, BLUE = (200, 10, 20), (1, 2, 250)
+COLOURS = np.array([[RED, BLUE]], np.uint8)
+GRAY = np.array([[0, 7, 255]], np.uint8)
+RAMP = np.arange(1001, dtype=np.uint16)[None] + 1000
+
+
+def encode(pixels: NDArray[Any], suffix: str = ".png", options: tuple[int, ...] = ()) -> bytes:
+    """With OpenCV, which takes blue first."""
+    if pixels.ndim == 3:
+        pixels = pixels[..., [2, 1, 0, 3][: pixels.shape[2]]]
+    return cv2.imencode(suffix, pixels, options)[1].tobytes()
+
+
+def tiff(pixels: NDArray[Any], **options: Any) -> bytes:
+    file = BytesIO()
+    tifffile.imwrite(file, pixels, **options)
+    return file.getvalue()
+
+
+def stack(pixels: NDArray[Any]) -> NDArray[Any]:
+    return np.repeat(pixels[..., None], 3, axis=2)
+
+
+@pytest.mark.parametrize(
+    ("content", "mode"),
+    [
+        (encode(COLOURS), "RGB"),
+        (encode(np.dstack([COLOURS, [[0, 9]]]).astype(np.uint8)), "RGBA"),
+        (encode(COLOURS, ".tif"), "RGB"),
+        (tiff(COLOURS, photometric="rgb"), "RGB"),
+        (tiff(np.moveaxis(COLOURS, 2, 0), photometric="rgb", planarconfig="separate"), "RGB"),
+    ],
+)
+def test_colours_are_red_green_blue(content: bytes, mode: str) -> None:
+    decoded = decode_image(content, "cell")
+    np.testing.assert_array_equal(decoded.image, COLOURS)
+    assert decoded.image.dtype == np.uint8
+    assert (decoded.mode, decoded.stretch) == (mode, None)
+
+
+def test_jpeg_keeps_the_order_of_colours() -> None:
+    red = np.full((16, 16, 3), RED, np.uint8)
+    assert np.abs(decode_image(encode(red, ".jpg"), "cell").image.astype(int) - red).max() < 5
+
+
+@pytest.mark.parametrize("content", [encode(GRAY), tiff(GRAY), encode(GRAY, ".tif")])
+def test_gray_is_repeated(content: bytes) -> None:
+    decoded = decode_image(content, "cell")
+    np.testing.assert_array_equal(decoded.image, stack(GRAY))
+    assert (decoded.mode, decoded.stretch) == ("gray", None)
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        encode(RAMP),
+        tiff(RAMP),
+        encode(RAMP, ".tif", (cv2.IMWRITE_TIFF_COMPRESSION, 5)),  # LZW
+        tiff(RAMP.astype(np.float32)),
+        tiff(RAMP.astype(np.int32)),
+        tiff(RAMP, compression="zlib"),
+    ],
+)
+def test_more_than_8_bits_are_stretched(content: bytes) -> None:
+    decoded = decode_image(content, "cell")
+    assert decoded.stretch == pytest.approx((1001, 1999))
+    # 1001 becomes 0 and 1999 becomes 255; 1501 becomes 255 * 500 / 998 = 127.8.
+    assert decoded.image[0, [0, 1, 501, 999, 1000], 0].tolist() == [0, 0, 128, 255, 255]
+
+
+def test_colours_are_stretched_together() -> None:
+    image = np.array([[[4000, 2000, 1000], [0, 0, 0]]], np.uint16)
+    low, high = (0, 4000 - 0.005 * 2000)  # position 0.999 * 5 of the 6 sorted values
+    decoded = decode_image(encode(image), "cell")
+    assert decoded.stretch == pytest.approx((low, high))
+    assert decoded.image[0, 0].tolist() == [255, 128, 64]
+
+
+@pytest.mark.parametrize("value", [0, 700])
+def test_constant_image_is_black(value: int) -> None:
+    decoded = decode_image(encode(np.full((4, 5), value, np.uint16)), "cell")
+    assert decoded.image.shape == (4, 5, 3)
+    assert not decoded.image.any()
+    assert decoded.stretch == (value, value)
+
+
+def test_few_bright_pixels_are_kept() -> None:
+    image = np.zeros((100, 100), np.uint16)
+    image[3, 4] = 900
+    decoded = decode_image(encode(image), "cell")
+    assert decoded.stretch == (0, 900)
+    assert decoded.image[3, 4].tolist() == [255, 255, 255]
+
+
+def test_what_is_not_finite_is_0() -> None:
+    image = np.array([[np.nan, 0, 1, np.inf]], np.float32)
+    assert decode_image(tiff(image), "cell").image[0, :, 0].tolist() == [0, 0, 255, 0]
+    assert not decode_image(tiff(np.full((2, 2), np.nan, np.float32)), "cell").image.any()
+
+
+def test_boolean_tiff_is_black_and_white() -> None:
+    image = np.array([[True, False, True]])
+    assert decode_image(tiff(image), "cell").image[0, :, 0].tolist() == [255, 0, 255]
+    assert decode_mask(tiff(image), "mask").tolist() == image.tolist()
+
+
+@given(arrays(np.uint16, array_shapes(min_dims=2, max_dims=2, max_side=20)))
+def test_stretch_keeps_the_order(image: NDArray[np.uint16]) -> None:
+    decoded = decode_image(encode(image), "cell").image[..., 0]
+    order = np.argsort(image, axis=None)
+    assert (np.diff(decoded.ravel()[order].astype(int)) >= 0).all()
+    assert decoded.max() == (255 if image.min() < image.max() else 0)
+
+
+@given(st.data())
+def test_no_truncated_png_passes(data: st.DataObject) -> None:
+    content = encode(np.arange(600, dtype=np.uint16).reshape(20, 30))
+    length = data.draw(st.integers(0, len(content) - 1))
+    with pytest.raises(NucleusError, match=r"^cell\.png: the file is"):
+        decode_image(content[:length], "cell.png")
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"", "the file is empty"),
+        (b"GIF89a", "no PNG, TIFF or JPEG"),
+        (encode(COLOURS)[:-5], "truncated"),
+        (encode(COLOURS).replace(b"IDAT", b"IDAR"), "damaged .its checksum differs"),
+        (encode(COLOURS, ".jpg")[:-2], "truncated"),
+        (encode(COLOURS, ".jpg")[:4] + b"\xff\xd9", "damaged or of a kind"),
+        (tiff(RAMP)[:1500], "truncated"),
+        (encode(RAMP, ".tif")[:100], "truncated"),
+        (tiff(RAMP)[:6], "damaged"),
+        (tiff(RAMP, compression="zlib")[:-300] + bytes(300), "damaged"),
+        (tiff(np.zeros((2, 8, 9), np.uint8)), "has 2 pages"),
+        (tiff(np.zeros((8, 9, 5), np.uint8), photometric="minisblack", planarconfig="contig"),
+         "has 5 channels"),
+        (tiff(np.zeros((8, 9), np.complex64)), "save one plane of real numbers"),
+    ],
+)  # fmt: skip
+def test_images_that_are_refused(content: bytes, message: str) -> None:
+    with pytest.raises(NucleusError, match=f"^cell.*{message}"):
+        decode_image(content, "cell")
+
+
+def test_compressed_inverted_gray_is_refused() -> None:
+    page = bytearray(encode(GRAY, ".tif", (cv2.IMWRITE_TIFF_COMPRESSION, 5)))
+    with tifffile.TiffFile(BytesIO(page)) as file:
+        page[file.pages.first.tags["PhotometricInterpretation"].valueoffset] = 0
+    with pytest.raises(NucleusError, match="compressed with 0 as white"):
+        decode_image(bytes(page), "cell")
+
+
+def test_mask_values_are_as_stored() -> None:
+    for content in (encode(GRAY), tiff(GRAY), encode(stack(GRAY))):
+        np.testing.assert_array_equal(decode_mask(content, "mask"), GRAY)
+    inverted = tiff(GRAY, photometric="miniswhite")
+    np.testing.assert_array_equal(decode_mask(inverted, "mask"), GRAY)
+
+
+def test_labels_are_lossless() -> None:
+    wide = np.array([[0, 70_000, 2**31 - 1]], np.int32)
+    for content, expected in (
+        (tiff(wide), wide),
+        (tiff(wide.astype(np.uint32)), wide),
+        (encode(RAMP), RAMP),
+        (tiff(RAMP.astype(np.float32)), RAMP),
+        (encode(GRAY), GRAY),
+    ):
+        labels = decode_labels(content, "labels")
+        assert labels.dtype == np.int64
+        np.testing.assert_array_equal(labels, expected)
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (encode(COLOURS), "its colour channels differ"),
+        (encode(COLOURS, ".jpg"), "JPEG blurs the edges"),
+        (tiff(np.array([[0, 1.5]], np.float32)), "not whole numbers"),
+        (tiff(np.array([[0, np.nan]], np.float32)), "not whole numbers"),
+        (tiff(np.array([[0, -1]], np.int16)), "has negative labels"),
+    ],
+)
+def test_labels_that_are_refused(content: bytes, message: str) -> None:
+    with pytest.raises(NucleusError, match=f"^labels: .*{message}"):
+        decode_labels(content, "labels")

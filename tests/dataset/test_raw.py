@@ -1,0 +1,213 @@
+import zipfile
+from pathlib import Path
+
+import pytest
+
+from nucleus_unet.dataset.raw import RawSample, open_raw
+from nucleus_unet.errors import NucleusError
+from nucleus_unet.files import sha256_file
+
+FILES = {
+    "b/images/b.png": b"image b",
+    "b/masks/2.png": b"mask 2",
+    "b/masks/1.png": b"mask 1",
+    "a/images/a.tif": b"image a",
+    "a/labels.tiff": b"labels a",
+}
+SAMPLES = (
+    RawSample("a", "a/images/a.tif", (), "a/labels.tiff", True),
+    RawSample("b", "b/images/b.png", ("b/masks/1.png", "b/masks/2.png"), None, True),
+)
+
+
+def write_folder(path: Path, files: dict[str, bytes]) -> Path:
+    for name, content in files.items():
+        target = path / name
+        if name.endswith("/"):
+            target.mkdir(parents=True)
+        else:
+            target.parent.mkdir(parents=True, exist_ok=True)
+            target.write_bytes(content)
+    return path
+
+
+def write_zip(path: Path, files: dict[str, bytes]) -> Path:
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+        for name, content in files.items():
+            archive.writestr(name, content)
+    return path
+
+
+def write(path: Path, files: dict[str, bytes], container: str) -> Path:
+    return {"folder": write_folder, "zip": write_zip}[container](path / f"set.{container}", files)
+
+
+@pytest.fixture(params=["folder", "zip"])
+def container(request: pytest.FixtureRequest) -> str:
+    return request.param
+
+
+def test_kaggle_layout(tmp_path: Path, container: str) -> None:
+    with open_raw(write(tmp_path, FILES, container), annotated=True) as raw:
+        assert raw.samples == SAMPLES
+        assert raw.read("b/masks/2.png") == b"mask 2"
+    assert raw.samples[0].annotation == (("labels.tiff", "a/labels.tiff"),)
+    assert raw.samples[1].annotation[0] == ("masks/1.png", "b/masks/1.png")
+
+
+def test_one_top_folder_and_what_is_passed_over(tmp_path: Path, container: str) -> None:
+    files = {f"stage1_train/{name}": content for name, content in FILES.items()}
+    files |= {
+        "__MACOSX/stage1_train/b/images/._b.png": b"",
+        "stage1_train/.DS_Store": b"",
+        "stage1_train/b/images/.hidden.png": b"",
+        "readme.txt": b"",
+    }
+    with open_raw(write(tmp_path, files, container)) as raw:
+        assert [sample.image for sample in raw.samples] == [
+            "stage1_train/a/images/a.tif",
+            "stage1_train/b/images/b.png",
+        ]
+
+
+def test_nothing_is_unpacked(tmp_path: Path) -> None:
+    path = write_zip(tmp_path / "set.zip", FILES)
+    with open_raw(path) as raw:
+        for sample in raw.samples:
+            raw.read(sample.image)
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_sample_without_annotation_and_with_an_empty_masks_folder(
+    tmp_path: Path, container: str
+) -> None:
+    files = {"x/images/x.png": b"", "y/images/y.png": b"", "y/masks/": b""}
+    with open_raw(write(tmp_path, files, container)) as raw:
+        x, y = raw.samples
+    assert (x.masks, x.label_image, x.annotated) == ((), None, False)
+    assert (y.masks, y.label_image, y.annotated) == ((), None, True)
+
+
+def test_images_side_by_side(tmp_path: Path, container: str) -> None:
+    files = {"slides/b.JPG": b"", "slides/a.tif": b"", "slides/notes.csv": b""}
+    with open_raw(write(tmp_path, files, container)) as raw:
+        assert raw.samples == (RawSample("a", "slides/a.tif"), RawSample("b", "slides/b.JPG"))
+
+
+def test_one_image_file(tmp_path: Path) -> None:
+    write_folder(tmp_path, {"cell.png": b"pixels"})
+    with open_raw(tmp_path / "cell.png") as raw:
+        assert raw.samples == (RawSample("cell", "cell.png"),)
+        assert raw.read("cell.png") == b"pixels"
+
+
+def test_digest(tmp_path: Path) -> None:
+    path = write_zip(tmp_path / "set.zip", FILES)
+    with open_raw(path) as raw:
+        assert raw.digest() == sha256_file(path)
+    one, two = (write_folder(tmp_path / name, FILES) for name in ("one", "two"))
+    with open_raw(one) as first, open_raw(two) as second:
+        assert first.digest() == second.digest()
+        (two / "b/masks/1.png").write_bytes(b"other")
+        assert first.digest() != second.digest()
+
+
+@pytest.mark.parametrize(
+    ("files", "message"),
+    [
+        ({"readme.txt": b""}, "no images found.*<id>/images"),
+        ({"a/images/a.png": b"", "a/a.png": b""}, "a/a.png is not where a picture belongs"),
+        ({"a/images/a.png": b"", "a/masks/1.jpg": b""}, "a/masks/1.jpg is not where"),
+        ({"a/images/a.png": b"", "a/images/b.png": b""}, "a has 2 images"),
+        ({"a/images/a.png": b"", "b/masks/1.png": b""}, "b has no image"),
+        ({"a/images/a.png": b"", "b/images/": b""}, "b has no image"),
+        (
+            {"a/images/a.png": b"", "a/labels.png": b"", "a/masks.png": b""},
+            "a has 2 label images",
+        ),
+        (
+            {"a/images/a.png": b"", "a/labels.png": b"", "a/masks/1.png": b""},
+            "a has a masks folder and the label image a/labels.png",
+        ),
+        (
+            {"s/a/images/a.png": b"", "t/b/images/b.png": b""},
+            "images below s and t, and one data set",
+        ),
+        ({"a.png": b"", "a.tif": b""}, "a has 2 images"),
+        ({"a.png": b"", "x/y/z/b.png": b""}, "x/y/z/b.png is not where a picture belongs"),
+    ],
+)
+def test_layouts_that_are_refused(
+    tmp_path: Path, container: str, files: dict[str, bytes], message: str
+) -> None:
+    with pytest.raises(NucleusError, match=message):
+        open_raw(write(tmp_path, files, container))
+
+
+@pytest.mark.parametrize("files", [{"a.png": b""}, {"a/images/a.png": b""}])
+def test_training_data_without_masks(tmp_path: Path, files: dict[str, bytes]) -> None:
+    path = write_folder(tmp_path / "set", files)
+    with pytest.raises(NucleusError, match="image a has no masks folder and no label image"):
+        open_raw(path, annotated=True)
+
+
+def test_nothing_at_the_path(tmp_path: Path) -> None:
+    with pytest.raises(NucleusError, match=r"absent\.zip: no such file or folder.*<id>/images"):
+        open_raw(tmp_path / "absent.zip")
+
+
+def test_folder_that_cannot_be_listed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(path: Path) -> None:
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr("os.scandir", refuse)
+    with pytest.raises(NucleusError, match=r"cannot be listed \(Permission denied\)"):
+        open_raw(tmp_path)
+
+
+def test_truncated_zip(tmp_path: Path) -> None:
+    path = write_zip(tmp_path / "set.zip", FILES)
+    path.write_bytes(path.read_bytes()[:-30])
+    with pytest.raises(NucleusError, match="neither a folder, a whole zip nor an image"):
+        open_raw(path)
+
+
+@pytest.mark.parametrize("name", ["../a/images/a.png", "/a/images/a.png", "a\\..\\b.png"])
+def test_member_that_leads_out(tmp_path: Path, name: str) -> None:
+    with pytest.raises(NucleusError, match="leads out of the zip"):
+        open_raw(write_zip(tmp_path / "set.zip", {name: b""}))
+
+
+def test_encrypted_member(tmp_path: Path) -> None:
+    path = write_zip(tmp_path / "set.zip", {"a.png": b"x"})
+    content = bytearray(path.read_bytes())
+    content[content.index(b"PK\x01\x02") + 8] |= 1
+    path.write_bytes(content)
+    with pytest.raises(NucleusError, match=r"a\.png is encrypted"):
+        open_raw(path)
+
+
+def test_damaged_member(tmp_path: Path) -> None:
+    path = tmp_path / "set.zip"
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr("a.png", b"stored pixels")
+    path.write_bytes(path.read_bytes().replace(b"stored pixels", b"stored pixelz"))
+    with open_raw(path) as raw, pytest.raises(NucleusError, match=r"a\.png cannot be read"):
+        raw.read("a.png")
+
+
+def test_file_that_went_away(tmp_path: Path) -> None:
+    path = write_folder(tmp_path / "set", FILES)
+    with open_raw(path) as raw:
+        (path / "b/images/b.png").unlink()
+        with pytest.raises(NucleusError, match=r"b/images/b\.png cannot be read"):
+            raw.read("b/images/b.png")
+
+
+def test_real_zips(dsb2018: Path) -> None:
+    with open_raw(dsb2018 / "stage1_train.zip", annotated=True) as train:
+        assert len(train.samples) == 664
+        assert sum(len(sample.masks) for sample in train.samples) == 28_986
+    with open_raw(dsb2018 / "stage1_test.zip") as test:
+        assert len(test.samples) == 65
+        assert not any(sample.annotated for sample in test.samples)

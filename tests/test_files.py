@@ -1,0 +1,44 @@
+import os
+from pathlib import Path
+
+import pytest
+
+from nucleus_unet.files import sha256_bytes, sha256_file, write_atomically
+
+ABC = "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"  # FIPS 180-2, B.1
+
+
+def test_sha256(tmp_path: Path) -> None:
+    (tmp_path / "abc").write_bytes(b"abc")
+    assert sha256_bytes(b"abc") == sha256_file(tmp_path / "abc") == ABC
+
+
+def test_it_writes_bytes_and_text_and_makes_folders(tmp_path: Path) -> None:
+    write_atomically(tmp_path / "a/b/text", "ä\n")
+    write_atomically(tmp_path / "a/b/bytes", b"\x00\xff")
+    assert (tmp_path / "a/b/text").read_bytes() == "ä\n".encode()
+    assert (tmp_path / "a/b/bytes").read_bytes() == b"\x00\xff"
+    assert sorted(p.name for p in (tmp_path / "a/b").iterdir()) == ["bytes", "text"]
+
+
+def test_it_replaces_what_was_there(tmp_path: Path) -> None:
+    write_atomically(tmp_path / "file", "long old content")
+    write_atomically(tmp_path / "file", "new")
+    assert (tmp_path / "file").read_text() == "new"
+    assert (tmp_path / "file").stat().st_mode & 0o777 == 0o644
+
+
+@pytest.mark.parametrize("step", ["fsync", "chmod", "replace"])
+def test_cut_short_it_leaves_the_old_content_and_nothing_else(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, step: str
+) -> None:
+    write_atomically(tmp_path / "file", "old")
+
+    def cut(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(os, step, cut)
+    with pytest.raises(KeyboardInterrupt):
+        write_atomically(tmp_path / "file", "new")
+    assert (tmp_path / "file").read_text() == "old"
+    assert [p.name for p in tmp_path.iterdir()] == ["file"]

@@ -1,0 +1,114 @@
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from nucleus_unet.errors import NucleusError
+from nucleus_unet.home import home, prepare_environment
+
+NAMES = [
+    "NUCLEUS_HOME",
+    "MLFLOW_TRACKING_URI",
+    "MLFLOW_DISABLE_TELEMETRY",
+    "DO_NOT_TRACK",
+    "PREFECT_API_URL",
+    "PREFECT_PROFILE",
+    "PREFECT_HOME",
+    "PREFECT_SERVER_ALLOW_EPHEMERAL_MODE",
+    "PREFECT_SERVER_ANALYTICS_ENABLED",
+    "PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS",
+]
+
+
+@pytest.fixture(autouse=True)
+def bare(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A working directory of its own, and none of the variables; all is put back afterwards."""
+    monkeypatch.chdir(tmp_path)
+    for name in NAMES:
+        monkeypatch.setenv(name, "")  # so that it is put back also where only the code sets it
+        monkeypatch.delenv(name)
+
+
+def test_the_home_is_made_in_the_working_directory(tmp_path: Path) -> None:
+    assert home() == tmp_path / ".nucleus"
+    assert home().is_dir()
+
+
+def test_or_where_the_variable_says(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("NUCLEUS_HOME", "deep/below")
+    assert home() == tmp_path / "deep" / "below"
+    assert home().is_dir()
+
+
+@pytest.mark.parametrize("place", ["file", "file/below"])
+def test_a_home_that_cannot_be_made(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, place: str
+) -> None:
+    (tmp_path / "file").touch()
+    monkeypatch.setenv("NUCLEUS_HOME", place)
+    with pytest.raises(NucleusError, match=r"file.*: cannot be made \(.*\); set NUCLEUS_HOME"):
+        home()
+
+
+def test_a_home_that_cannot_be_written_to(monkeypatch: pytest.MonkeyPatch) -> None:
+    # Permissions do not bind root, which tests may run as.
+    monkeypatch.setattr(os, "access", lambda *_: False)
+    with pytest.raises(NucleusError, match=r"\.nucleus: not writable; set NUCLEUS_HOME"):
+        home()
+
+
+def test_without_servers_all_lies_below_the_home(tmp_path: Path) -> None:
+    prepare_environment()
+    folder = tmp_path / ".nucleus"
+    assert os.environ["NUCLEUS_HOME"] == str(folder)
+    assert os.environ["MLFLOW_TRACKING_URI"] == f"sqlite:///{folder}/mlflow.db"
+    assert os.environ["PREFECT_HOME"] == str(folder / "prefect")
+    assert os.environ["PREFECT_SERVER_ALLOW_EPHEMERAL_MODE"] == "true"
+
+
+def test_nobody_is_called() -> None:
+    prepare_environment()
+    assert os.environ["PREFECT_SERVER_ANALYTICS_ENABLED"] == "false"
+    assert os.environ["DO_NOT_TRACK"] == os.environ["MLFLOW_DISABLE_TELEMETRY"] == "true"
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [("PREFECT_API_URL", "http://prefect:4200/api"), ("PREFECT_PROFILE", "team")],
+)
+def test_a_named_prefect_server_is_left_alone(
+    monkeypatch: pytest.MonkeyPatch, name: str, value: str
+) -> None:
+    monkeypatch.setenv(name, value)
+    monkeypatch.setenv("PREFECT_HOME", "/theirs")
+    prepare_environment()
+    assert (os.environ[name], os.environ["PREFECT_HOME"]) == (value, "/theirs")
+    assert "PREFECT_SERVER_ALLOW_EPHEMERAL_MODE" not in os.environ
+
+
+def test_a_named_mlflow_server_is_left_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://mlflow:5000")
+    prepare_environment()
+    assert os.environ["MLFLOW_TRACKING_URI"] == "http://mlflow:5000"
+
+
+def test_an_active_profile_is_not_used(tmp_path: Path) -> None:
+    profiles = tmp_path / "theirs" / "profiles.toml"
+    profiles.parent.mkdir()
+    profiles.write_text(
+        'active = "cloud"\n[profiles.cloud]\nPREFECT_API_URL = "https://cloud.example/api"\n'
+    )
+    show = "import prefect.settings as s; print(s.get_current_settings().api.url)"
+    environment = os.environ | {
+        "PREFECT_HOME": str(profiles.parent),
+        "PYTHONPATH": str(Path(__file__).parents[1]),
+    }
+
+    def url(prepare: str) -> str:
+        command = [sys.executable, "-c", prepare + show]
+        return subprocess.check_output(command, env=environment, text=True).strip()
+
+    assert url("") == "https://cloud.example/api"  # Prefect alone would
+    assert url("from nucleus_unet.home import *; prepare_environment();") == "None"

@@ -1,0 +1,93 @@
+import contextlib
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from pathlib import Path
+
+import psutil
+import pytest
+
+from nucleus_unet.events import EventLog
+from nucleus_unet.isolation import follow, run_in_worker
+
+LIMIT_S = 30
+
+
+def test_following_yields_reports_and_ends_with_the_function(tmp_path: Path) -> None:
+    path = tmp_path / "events.jsonl"
+    log = EventLog(path)
+    reports = follow("pathlib:Path.write_text", path, '{"event": "told"}\n', poll=log.new)
+    assert list(reports) == [{"event": "told"}]
+
+
+def test_it_runs_in_a_process_of_its_own(tmp_path: Path) -> None:
+    list(follow("os:symlink", "target", tmp_path / "link", poll=list))
+    list(follow("os:chdir", tmp_path, poll=list))
+    assert (tmp_path / "link").is_symlink()
+    assert Path.cwd() != tmp_path
+
+
+def test_an_exception_comes_through() -> None:
+    with pytest.raises(FileNotFoundError, match="no such place"):
+        list(follow("os:stat", "no such place", poll=list))
+
+
+def test_following_a_killed_process_raises() -> None:
+    with pytest.raises(BrokenProcessPool):
+        list(follow("signal:raise_signal", signal.SIGKILL, poll=list))
+
+
+def test_the_worker_lasts_and_recovers_when_it_is_killed() -> None:
+    first = run_in_worker("os:getpid")
+    assert run_in_worker("os:getpid") == first != os.getpid()
+    with pytest.raises(ZeroDivisionError):
+        run_in_worker("operator:truediv", 1, 0)
+    assert run_in_worker("os:getpid") == first
+    with pytest.raises(BrokenProcessPool):
+        run_in_worker("signal:raise_signal", signal.SIGKILL)
+    assert run_in_worker("os:getpid") not in (first, os.getpid())
+
+
+def test_threads_that_come_at_once_share_one_worker() -> None:
+    with contextlib.suppress(BrokenProcessPool):
+        run_in_worker("signal:raise_signal", signal.SIGKILL)
+    together = threading.Barrier(8)
+
+    def ask(_: int) -> int:
+        together.wait()
+        pid: int = run_in_worker("os:getpid")
+        return pid
+
+    with ThreadPoolExecutor(8) as pool:
+        assert len(set(pool.map(ask, range(8)))) == 1
+
+
+def test_a_child_ends_with_its_parent(tmp_path: Path) -> None:
+    script = tmp_path / "parent.py"
+    script.write_text(
+        "import os, time\n"
+        "from nucleus_unet.isolation import new_process\n"
+        "if __name__ == '__main__':\n"
+        "    process = new_process()\n"
+        "    print(process.submit(os.getpid).result(), flush=True)\n"
+        "    process.submit(time.sleep, 600)\n"
+        "    time.sleep(600)\n"
+    )
+    environment = os.environ | {"PYTHONPATH": str(Path(__file__).parents[1])}
+    parent = subprocess.Popen(
+        [sys.executable, str(script)], stdout=subprocess.PIPE, text=True, env=environment
+    )
+    assert parent.stdout
+    child = psutil.Process(int(parent.stdout.readline()))
+    parent.kill()
+    parent.wait()
+    parent.stdout.close()
+    deadline = time.monotonic() + LIMIT_S
+    while child.is_running() and child.status() != psutil.STATUS_ZOMBIE:
+        assert time.monotonic() < deadline, "the child outlived its parent"
+        time.sleep(0.1)

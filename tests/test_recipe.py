@@ -1,0 +1,230 @@
+from pathlib import Path
+from typing import Any
+
+import pytest
+from pydantic import ValidationError
+
+from nucleus_unet.errors import NucleusError
+from nucleus_unet.recipe import (
+    Network,
+    Recipe,
+    differences,
+    flatten,
+    load_recipe,
+    parse_recipe,
+    recipe_names,
+)
+
+SEED = {
+    "name": "seed",
+    "data.image_size": 256,
+    "data.validation_fraction": 0.1,
+    "data.split_seed": 7,
+    "augmentation.horizontal_flip": True,
+    "augmentation.vertical_flip": True,
+    "augmentation.rotation_range_deg": 90,
+    "augmentation.width_shift_range": 0.1,
+    "augmentation.height_shift_range": 0.1,
+    "augmentation.zoom_range": 0.1,
+    "network.padding": "valid",
+    "network.activation": "tanh",
+    "network.base_filters": 16,
+    "network.depth": 4,
+    "network.dropout": [0.1, 0.1, 0.2, 0.2, 0.3],
+    "network.normalization": "none",
+    "training.seed": 10,
+    "training.steps_per_epoch": 25,
+    "training.batch_size": 32,
+    "training.optimizer": "sgd",
+    "training.learning_rate": 0.01,  # keras.optimizers.SGD's own
+    "training.momentum": 0.0,
+    "training.schedule": "constant",
+    "training.warmup_steps": 0,
+    "training.early_stopping_epochs": None,
+    "training.start_from": None,
+    "inference.cutoff": 0.5,
+}
+
+
+def test_the_seed_is_the_notebook() -> None:
+    flat = load_recipe("seed").flat()
+    assert {key: flat[key] for key in SEED} == SEED
+    # What the notebook leaves open: its epochs, and what the machine gives.
+    assert flat.keys() - SEED == {
+        "training.epochs",
+        "training.precision",
+        "training.threads",
+        "inference.batch_size",
+    }
+
+
+def test_the_paper_is_ronnebergers_net() -> None:
+    recipe = load_recipe("paper")
+    assert recipe.network.model_dump() == {
+        "padding": "valid",
+        "activation": "relu",
+        "base_filters": 64,
+        "depth": 4,
+        "dropout": (0, 0, 0, 0, 0.5),
+        "normalization": "none",
+    }
+    assert recipe.data.image_size == 388
+    assert (recipe.training.batch_size, recipe.training.momentum) == (1, 0.99)
+
+
+@pytest.mark.parametrize("name", recipe_names())
+def test_every_shipped_recipe_loads_under_its_own_name(name: str) -> None:
+    assert load_recipe(name).name == name
+
+
+def test_names_are_those_of_the_files() -> None:
+    assert {"seed", "paper", "quick"} <= set(recipe_names())
+    assert recipe_names() == sorted(recipe_names())
+
+
+@pytest.mark.parametrize(
+    ("override", "key", "value"),
+    [
+        ("training.epochs=5", "training.epochs", 5),
+        ("training.learning_rate = 1e-3", "training.learning_rate", 0.001),
+        ("network.activation=elu", "network.activation", "elu"),
+        ('network.activation="elu"', "network.activation", "elu"),
+        ("augmentation.vertical_flip=false", "augmentation.vertical_flip", False),
+        ("network.dropout=[0, 0, 0, 0, 0.5]", "network.dropout", [0, 0, 0, 0, 0.5]),
+        ("training.early_stopping_epochs=3", "training.early_stopping_epochs", 3),
+        ("training.start_from=0123abcd", "training.start_from", "0123abcd"),
+        ("training.threads=auto", "training.threads", "auto"),
+        ("name=mine", "name", "mine"),
+    ],
+)
+def test_an_override_sets_its_key_and_no_other(override: str, key: str, value: Any) -> None:
+    seed = load_recipe("seed")
+    changed = load_recipe("seed", [override])
+    assert changed.flat() == seed.flat() | {key: value}
+
+
+def test_an_override_by_none_unsets() -> None:
+    recipe = load_recipe("seed", ["training.early_stopping_epochs=3"])
+    assert recipe.with_overrides(["training.early_stopping_epochs=none"]) == load_recipe("seed")
+
+
+def test_overrides_are_checked_together() -> None:
+    recipe = load_recipe("seed", ["network.depth=1", "network.dropout=[0.1, 0.2]"])
+    assert (recipe.network.depth, recipe.network.dropout) == (1, (0.1, 0.2))
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("training.epoch=5", r"training\.epoch=5: no such key; did you mean training\.epochs\?"),
+        ("trainin.epochs=5", r"did you mean training\.epochs\?"),
+        ("name.first=a", r"name\.first=a: no such key"),
+        ("training.epochs", r"--set training\.epochs: write KEY=VALUE"),
+        ("training.epochs=many", r"--set training\.epochs=many: training\.epochs = 'many'"),
+        ("training.epochs=0", r"training\.epochs = 0: .*greater than or equal to 1"),
+        ("training.learning_rate=0", r"training\.learning_rate = 0"),
+        ("data.validation_fraction=1", r"data\.validation_fraction = 1"),
+        ("inference.cutoff=1.5", r"inference\.cutoff = 1\.5"),
+        ("augmentation.zoom_range=1", r"augmentation\.zoom_range = 1"),
+        ("network.activation=sigmoid", r"network\.activation = 'sigmoid': .*'tanh'"),
+        ("network.depth=3", r"network = .*dropout has 5 values; a network of depth 3 has 4 levels"),
+        ("network=flat", r"network = 'flat'"),
+    ],
+)
+def test_a_bad_override_is_refused_by_one_line(override: str, message: str) -> None:
+    with pytest.raises(NucleusError, match=message) as caught:
+        load_recipe("seed", [override])
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        (
+            "[training]\nepochs = 3\nepoch = 3\n",
+            r"mine\.toml: no key training\.epoch; did you mean training\.epochs\?",
+        ),
+        ("[training]\nepochs = 3\n[trainig]\n", r"no key trainig; did you mean training"),
+        ("[data]\nimage_size = 8\n[training]\nepochs = 1\n", r"data\.image_size = 8"),
+        ("[training\n", r"mine\.toml: not valid TOML"),
+        ("[training]\nseed = 3\n", r"training\.epochs = .*: Field required"),
+        ("", r"training = .*: Field required"),
+    ],
+)
+def test_a_bad_file_is_refused_by_one_line(tmp_path: Path, text: str, message: str) -> None:
+    path = tmp_path / "mine.toml"
+    path.write_text(text)
+    with pytest.raises(NucleusError, match=message) as caught:
+        load_recipe(str(path))
+    assert "\n" not in str(caught.value)
+
+
+def test_a_file_takes_its_name_from_its_path(tmp_path: Path) -> None:
+    path = tmp_path / "mine.toml"
+    path.write_text("[training]\nepochs = 3\n")
+    recipe = load_recipe(str(path), ["training.seed=4"])
+    assert (recipe.name, recipe.training.epochs, recipe.training.seed) == ("mine", 3, 4)
+
+
+def test_no_such_recipe_names_those_there_are() -> None:
+    with pytest.raises(NucleusError, match=r"no recipe named 'sed': choose from .*quick, seed"):
+        load_recipe("sed")
+
+
+def test_no_such_file(tmp_path: Path) -> None:
+    with pytest.raises(NucleusError, match=r"mine\.toml: no such recipe file"):
+        load_recipe(str(tmp_path / "mine.toml"))
+
+
+def test_a_recipe_cannot_be_changed_in_place() -> None:
+    with pytest.raises(ValidationError, match="frozen"):
+        load_recipe("seed").name = "other"  # type: ignore[misc]
+
+
+def test_dropout_has_one_value_a_level() -> None:
+    assert Network(depth=1, dropout=(0, 0.5)).dropout == (0, 0.5)
+    with pytest.raises(ValidationError, match="dropout has 2 values; a network of depth 2"):
+        Network(depth=2, dropout=(0, 0.5))
+
+
+def test_the_digest_ignores_the_name_and_the_order_of_keys() -> None:
+    seed = load_recipe("seed")
+    values = seed.model_dump(mode="json")
+    backwards = {k: values[k] for k in reversed(values)} | {"name": "other"}
+    backwards["data"] = dict(reversed(values["data"].items()))
+    other = parse_recipe(backwards, "here")
+    assert other.name != seed.name
+    assert other.digest() == seed.digest()
+    assert len(seed.digest()) == 64
+
+
+def test_the_digest_changes_with_every_value() -> None:
+    changes = ["training.epochs=51", "inference.cutoff=0.51", "augmentation.zoom_range=0"]
+    digests = {load_recipe("seed", [change]).digest() for change in changes}
+    assert len(digests | {load_recipe("seed").digest()}) == 4
+
+
+def test_flat_spells_keys_as_overrides_do(tiny: Recipe) -> None:
+    flat = tiny.flat()
+    assert flat["network.dropout"] == [0.2, 0.2]
+    simple = {k: v for k, v in flat.items() if v is not None}
+    assert tiny.with_overrides(f"{k}={_toml(v)}" for k, v in simple.items()) == tiny
+
+
+def test_flatten() -> None:
+    assert flatten({"a": 1, "b": {"c": {"d": 2}, "e": [3]}}) == {"a": 1, "b.c.d": 2, "b.e": [3]}
+
+
+def test_differences_in_the_recipes_order() -> None:
+    seed = load_recipe("seed")
+    other = load_recipe("seed", ["training.optimizer=adam", "data.image_size=128", "name=x"])
+    assert differences(seed, other) == [
+        ("name", "seed", "x"),
+        ("data.image_size", 256, 128),
+        ("training.optimizer", "sgd", "adam"),
+    ]
+    assert differences(seed, seed) == []
+
+
+def _toml(value: Any) -> str:
+    return str(value).lower() if isinstance(value, bool) else str(value)

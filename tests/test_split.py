@@ -1,0 +1,44 @@
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from sklearn.model_selection import train_test_split
+
+from nucleus_unet.errors import NucleusError
+from nucleus_unet.split import random_split
+
+IDS = [f"{number:02}" for number in range(20)]
+
+
+def test_it_is_the_notebooks_split_over_sorted_ids() -> None:
+    training, validation = random_split(IDS, 0.1, 7)
+    expected = train_test_split(IDS, test_size=0.1, random_state=7)
+    assert [training, validation] == [sorted(part) for part in expected]
+    assert len(validation) == 2
+
+
+def test_the_order_of_the_ids_does_not_matter() -> None:
+    shuffled = np.random.default_rng(1).permutation(IDS).tolist()
+    assert shuffled != IDS
+    assert random_split(shuffled, 0.1, 7) == random_split(IDS, 0.1, 7)
+
+
+def test_another_seed_is_another_split() -> None:
+    assert random_split(IDS, 0.1, 7) != random_split(IDS, 0.1, 8)
+
+
+@given(st.sets(st.text(max_size=3), min_size=2), st.floats(0.001, 0.999), st.integers(0, 9))
+def test_each_id_is_on_one_side_and_no_side_is_empty(
+    ids: set[str], fraction: float, seed: int
+) -> None:
+    training, validation = random_split(sorted(ids), fraction, seed)
+    assert sorted(training + validation) == sorted(ids)
+    assert training
+    assert validation
+    assert (training, validation) == (sorted(training), sorted(validation))
+
+
+@pytest.mark.parametrize("ids", [[], ["a"]])
+def test_too_few_ids(ids: list[str]) -> None:
+    with pytest.raises(NucleusError, match=rf"{len(ids)} image\(s\) with masks: at least 2"):
+        random_split(ids, 0.1, 7)

@@ -17,6 +17,8 @@ from nucleus_unet.home import home
 
 POLL_S = 0.5
 
+_choosing = threading.Lock()
+
 
 def new_process() -> ProcessPoolExecutor:
     """An executor of one fresh process, which ends when the process that made it is gone."""
@@ -61,11 +63,15 @@ def run_in_worker(function: str, *args: Any) -> Any:
 
     Safe to call from many threads; the calls run one after another.
     """
+    with _choosing:
+        worker = _worker()
     try:
-        future: Future[Any] = _worker().submit(_call, function, *args)
+        future: Future[Any] = worker.submit(_call, function, *args)
         return future.result()
     except BrokenProcessPool:
-        _worker.cache_clear()  # the next call, as of a task that is tried again, gets a new one
+        with _choosing:
+            if _worker() is worker:  # the next call, as of a task tried again, gets a new one
+                _worker.cache_clear()
         raise
 
 

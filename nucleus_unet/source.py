@@ -23,6 +23,7 @@ class Source:
 def source() -> Source:
     """The revision of the checkout that this package lies in."""
     try:
+        _git("ls-files", "--error-unmatch", __file__)  # not a checkout of something else
         return Source(_git("rev-parse", "HEAD").strip(), _git("diff", "HEAD") + _untracked())
     except (subprocess.CalledProcessError, FileNotFoundError):
         return Source("unknown", "")

@@ -96,10 +96,10 @@ def run_stage(
 
 def is_whole(folder: Path) -> bool:
     """Whether a stage's folder holds every file that was written, unchanged."""
-    record = folder / RECORD
-    if not record.is_file():
+    try:
+        files = json.loads((folder / RECORD).read_text())["files"]
+    except (OSError, ValueError, KeyError):
         return False
-    files = json.loads(record.read_text())["files"]
     return all(
         (folder / name).is_file() and sha256_file(folder / name) == digest
         for name, digest in files.items()

@@ -167,6 +167,18 @@ def log_model(run: Run, recipe: Recipe, network: Path) -> None:
             )
 
 
+def first_finished_run(tag: str, value: str) -> str | None:
+    """Id of the earliest finished run with this tag, or None."""
+    client = MlflowClient()
+    runs = client.search_runs(
+        [_experiment(client)],
+        filter_string=f"tags.`{tag}` = '{value}' and attributes.status = 'FINISHED'",
+        order_by=["attributes.start_time ASC"],
+        max_results=1,
+    )
+    return str(runs[0].info.run_id) if runs else None
+
+
 def require_run(run_id: str) -> dict[str, str]:
     """The tags of a logged run.
 

@@ -1,6 +1,5 @@
 """What was made, put where people look: the MLflow run, Prefect artifacts, a folder."""
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -52,15 +51,20 @@ def publish_model(
     tracking.log_json(run, "files.json", _files(images, labels))
     tracking.log_files(run, "", [*split.folder.glob("split.json"), scores.folder / "scores.json"])
     tracking.log_files(run, "pictures", sorted(scores.folder.glob("*.png")))
-    figures_of_merit = scores_of(scores)
-    figures_of_merit.pop("by_image")
-    tracking.log_metrics(run, {f"validation.{key}": v for key, v in figures_of_merit.items()})
+    overall = scores_of(scores)
+    del overall["by_image"]
+    tracking.log_metrics(run, {f"validation.{key}": value for key, value in overall.items()})
     tracking.log_metrics(
         run, {f"seconds.{s.name}": s.seconds for s in (images, labels, split, model, scores)}
     )
     run_in_worker("nucleus_unet.tracking:log_model", run, recipe, model.folder / MODEL)
     create_link_artifact(run.url, key="mlflow-run", link_text="This run in MLflow")
-    create_markdown_artifact(_summary(recipe, run, history, figures_of_merit), key="summary")
+    summary = _summary(recipe, history, overall)
+    create_markdown_artifact(f"{summary}\n[This run in MLflow]({run.url})\n", key="summary")
+    tags = {"stage.train": model.digest, "mlflow.note.content": summary}
+    if model.cached and (first := tracking.first_finished_run("stage.train", model.digest)):
+        tags["reused_from"] = first
+    tracking.log_tags(run, tags)
 
 
 @task
@@ -132,12 +136,10 @@ def _files(images: Stage, labels: Stage) -> list[dict[str, str]]:
     ]
 
 
-def _summary(
-    recipe: Recipe, run: tracking.Run, history: list[dict[str, float]], scores: dict[str, float]
-) -> str:
+def _summary(recipe: Recipe, history: list[dict[str, float]], scores: dict[str, float]) -> str:
+    """The run in markdown: recipe, epochs, and scores on the validation images."""
     rows = "\n".join(f"| {name} | {value:.4g} |" for name, value in scores.items())
-    parameters = json.dumps(recipe.model_dump(mode="json"), indent=1)
     return (
-        f"# {recipe.name}: {len(history)} epochs\n\n[This run in MLflow]({run.url})\n\n"
-        f"| on the validation images | |\n|---|---|\n{rows}\n\n```json\n{parameters}\n```\n"
+        f"**{recipe.name}**, {len(history)} epochs of {recipe.training.steps_per_epoch} steps of "
+        f"{recipe.training.batch_size} images\n\n| on the validation images | |\n|---|---|\n{rows}\n"
     )

@@ -1,0 +1,43 @@
+# make run and make test do all the set-up themselves; every target can be repeated.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+# A machine with an NVIDIA driver gets TensorFlow's CUDA libraries too.
+LOCK := requirements/$(shell command -v nvidia-smi >/dev/null 2>&1 && echo cuda || echo cpu).lock
+INSTALLED := $(VENV)/installed-$(notdir $(LOCK))
+
+.PHONY: install run test test-all lint lock clean
+
+install: $(INSTALLED)
+
+# The lock is complete: pip looks nothing up, and checks the hash of every file.
+$(INSTALLED): $(LOCK) pyproject.toml
+	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed: make PYTHON=python3.11")'
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install --quiet --disable-pip-version-check --no-deps --require-hashes --requirement $(LOCK)
+	$(BIN)/pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable .
+	touch $@
+
+run: install
+	$(BIN)/nucleus retrain
+
+test: install lint
+	$(BIN)/pytest -m "not slow"
+
+test-all: install lint
+	$(BIN)/pytest
+
+lint: install
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy flows tasks nucleus_unet
+
+# Needs uv. No header and no annotation: the lock names no host and no path.
+lock:
+	uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-header --no-annotate \
+	    --group dev --extra dask pyproject.toml --output-file requirements/cpu.lock
+	uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-header --no-annotate \
+	    --group dev --extra dask --extra cuda pyproject.toml --output-file requirements/cuda.lock
+
+clean:
+	rm -rf $(VENV) .nucleus *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis

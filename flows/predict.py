@@ -7,6 +7,7 @@ from prefect import flow
 
 from flows.settings import flow_run_tags, task_runner
 from nucleus_unet import backend, tracking
+from nucleus_unet.home import prepare_environment
 from nucleus_unet.recipe import Recipe
 from nucleus_unet.stages import Stage
 from tasks.encode import encode
@@ -30,6 +31,7 @@ def predict(images: list[Path], model: str, out: Path) -> Submission:
     out : Path
         Folder for ``submission.csv``, ``labels/<id>.png`` and ``overlays/<id>.png``.
     """
+    prepare_environment()
     with TemporaryDirectory() as folder:
         recipe, network = tracking.download_model(model, Path(folder))
         recipe = backend.resolve(recipe)

@@ -8,7 +8,7 @@ from prefect import flow
 from flows.predict import segment
 from flows.settings import flow_run_tags, sample_data, task_runner
 from nucleus_unet import backend, tracking
-from nucleus_unet.home import home
+from nucleus_unet.home import home, prepare_environment
 from nucleus_unet.recipe import Recipe, load_recipe
 from tasks.evaluate import evaluate, scores_of
 from tasks.ingest import ingest
@@ -47,12 +47,15 @@ def retrain(
     recipe : Recipe
         Every choice of the run.
     """
+    prepare_environment()
     recipe = backend.resolve(recipe)
     if not training_data:
         training, test_data = sample_data()
         training_data = [training]
     with tracking.open_run("retrain", recipe, flow_run_tags()) as run:
         images = ingest.submit(training_data, annotated=True)
+        # Before the long work: a damaged test image would be found too late.
+        test_images = ingest.submit([test_data], annotated=False).result() if test_data else None
         labels = merge_masks.submit(training_data, images)
         sides = split.submit(labels, recipe.data)
         model = train.submit(recipe, images, labels, sides, run)
@@ -64,8 +67,7 @@ def retrain(
         overall = scores_of(scores.result())
         publish_model(recipe, images, labels, sides, model, scores, run)
         submission = None
-        if test_data:
-            test_images = ingest.submit([test_data], annotated=False).result()
+        if test_data and test_images:
             log_dataset(run, "test", [test_data], test_images)
             found = segment(recipe, network, test_images)
             submission = publish_submission(test_images, found, run, home() / "runs" / run.id)

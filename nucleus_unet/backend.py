@@ -84,10 +84,10 @@ def configure(threads: int, seed: int = 0, precision: str = "float32") -> None:
 
 
 def devices() -> list[str]:
-    """Names of the accelerators that the backend sees, as ``gpu:0``; the CPU where it sees none."""
+    """The devices that the backend computes on, as ``gpu:0``; the CPU where there is no other."""
     import keras
 
-    return keras.distribution.list_devices("gpu") or ["cpu:0"]
+    return list(keras.distribution.list_devices())
 
 
 @contextlib.contextmanager

@@ -23,11 +23,9 @@ class ThresholdedMeanIoU(keras.metrics.Metric):
         The ten of the competition, 0.50:0.05:0.95.
     """
 
-    def __init__(
-        self, thresholds: tuple[float, ...] = THRESHOLDS, name: str = "mean_iou", **kwargs: Any
-    ) -> None:
+    def __init__(self, thresholds: tuple[float, ...] = THRESHOLDS, name: str = "mean_iou") -> None:
         # Counts are whole numbers: float32 would stop counting at 16,777,216 pixels.
-        super().__init__(name=name, dtype="float32", **kwargs)
+        super().__init__(name=name, dtype="float32")
         self.thresholds = tuple(thresholds)
         shape = (len(self.thresholds),)
         self.tp, self.fp, self.fn, self.tn = (
@@ -57,4 +55,4 @@ class ThresholdedMeanIoU(keras.metrics.Metric):
         return ops.mean(ops.sum(iou, axis=0) / ops.maximum(classes, 1.0))
 
     def get_config(self) -> dict[str, Any]:
-        return super().get_config() | {"thresholds": self.thresholds}
+        return {"name": self.name, "thresholds": self.thresholds}

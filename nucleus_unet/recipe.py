@@ -7,7 +7,7 @@ from importlib import resources
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from nucleus_unet.errors import NucleusError
 from nucleus_unet.files import sha256_bytes
@@ -61,6 +61,11 @@ class Network(Part):
         "none", description="After each 3×3 convolution, before its activation"
     )
 
+    @field_validator("normalization", mode="before")
+    @classmethod
+    def _none_is_a_word(cls, value: Any) -> Any:
+        return "none" if value is None else value  # None is what an override's `none` means
+
     @model_validator(mode="after")
     def _dropout_by_level(self) -> Self:
         if len(self.dropout) != self.depth + 1:
@@ -94,7 +99,7 @@ class Training(Part):
     precision: Literal["auto", "float32", "mixed_bfloat16", "mixed_float16"] = Field(
         "auto", description="auto: mixed_bfloat16 where the device gains from it, else float32"
     )
-    threads: int | Literal["auto"] = Field(
+    threads: Annotated[int, Field(ge=1)] | Literal["auto"] = Field(
         "auto", description="CPU threads inside an operation; auto: the machine's cores"
     )
 
@@ -142,7 +147,7 @@ class Recipe(Part):
         NucleusError
             A key that the recipe does not have or a value it does not allow.
         """
-        values = self.model_dump(mode="json")
+        values, overrides = self.model_dump(mode="json"), list(overrides)
         for override in overrides:
             key, equals, text = override.partition("=")
             if not equals:
@@ -210,8 +215,9 @@ def parse_recipe(values: dict[str, Any], origin: str) -> Recipe:
     try:
         return Recipe.model_validate(values)
     except ValidationError as error:
-        first = error.errors()[0]
-        key = ".".join(str(part) for part in first["loc"])
+        # A key that is misspelt is missing as well: say the former.
+        first = min(error.errors(), key=lambda e: e["type"] != "extra_forbidden")
+        key = ".".join(str(part) for part in first["loc"][:2])
         if first["type"] == "extra_forbidden":
             known = {*Recipe.model_fields, *flatten(_EVERY_KEY)}
             raise NucleusError(f"{origin}: no key {key}; {_nearest(key, known)}") from None

@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from nucleus_unet import backend
 from nucleus_unet.augment import random_matrix, resize, warp
 from nucleus_unet.dataset.sample import Sample
+from nucleus_unet.errors import NucleusError
 from nucleus_unet.events import EventLog
 from nucleus_unet.files import write_atomically
 from nucleus_unet.losses import bce_dice_loss, dice_coefficient
@@ -70,6 +71,11 @@ def train(
         Where the files go.
     start_weights : Path, optional
         A ``model.keras`` of the same network whose weights are the first ones.
+
+    Raises
+    ------
+    NucleusError
+        The training diverged, or the network does not fit the image size.
     """
     settings = recipe.training
     assert isinstance(settings.threads, int)
@@ -242,6 +248,11 @@ class _Journal(keras.callbacks.Callback):
 
     def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
         settings, now = self.settings, time.monotonic()
+        if not np.isfinite(logs["val_loss"]):
+            raise NucleusError(
+                f"epoch {epoch + 1}: the loss is not a number any more; lower "
+                f"training.learning_rate, which is {settings.learning_rate}"
+            )
         images = settings.steps_per_epoch * settings.batch_size
         seconds = (self._training_ended or now) - self._epoch_started
         self.history.append(

@@ -4,6 +4,7 @@ from typing import Any
 
 import keras
 
+from nucleus_unet.errors import NucleusError
 from nucleus_unet.recipe import Network
 
 
@@ -71,8 +72,18 @@ def build_segmenter(network: Network, image_size: int) -> keras.Model:
     -------
     keras.Model
         (N, image_size, image_size, 3) in 0..255 to (N, image_size, image_size, 1) float32 in [0, 1].
+
+    Raises
+    ------
+    NucleusError
+        An image that is smaller than the margin that would be mirrored around it.
     """
     size = unet_input_size(network, image_size)
+    if (margin := max(_margins(size, image_size))) >= image_size:
+        raise NucleusError(
+            f"data.image_size = {image_size}: valid convolutions at depth {network.depth} mirror "
+            f"{margin} px around it, more than it has; take larger images or network.padding=same"
+        )
     unet = build_unet(network, size)
     inputs = keras.Input((image_size, image_size, 3), name="image")
     x = keras.layers.Rescaling(1 / 255, name="scale")(inputs)

@@ -1,4 +1,5 @@
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -8,6 +9,14 @@ from nucleus_unet.dataset.sample import Sample
 from nucleus_unet.recipe import Recipe, parse_recipe
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+
+
+@pytest.fixture(scope="session", autouse=True)
+def a_home_of_their_own(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Keep what tests write out of the working directory's home."""
+    with pytest.MonkeyPatch.context() as monkeypatch:
+        monkeypatch.setenv("NUCLEUS_HOME", str(tmp_path_factory.mktemp("home")))
+        yield
 
 
 @pytest.fixture(scope="session")
@@ -30,9 +39,10 @@ def tiny() -> Recipe:
             "network": {"base_filters": 2, "depth": 1, "dropout": [0.2, 0.2]},
             "training": {
                 "epochs": 3,
-                "steps_per_epoch": 3,
+                "steps_per_epoch": 4,
                 "batch_size": 4,
                 "optimizer": "adam",
+                "learning_rate": 0.03,
                 "schedule": "cosine",
                 "warmup_steps": 2,
                 "precision": "float32",

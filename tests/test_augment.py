@@ -215,10 +215,10 @@ def test_image_and_labels_move_together(seed: int, shape: tuple[int, int]) -> No
     rng = np.random.default_rng(seed)
     labels = (smooth(*shape, seed)[..., 0] > 127).astype(np.int32)
     image = np.repeat(labels[..., None] * 255, 3, 2).astype(np.uint8)
-    image, labels = warp(image, labels, random_matrix(Augmentation(), rng), 48)
+    image, moved = warp(image, labels, random_matrix(Augmentation(), rng), 48)
     # The nearest of the four pixels that bilinear takes weighs at least a quarter.
-    assert (labels[image[..., 0] > 0.75 * 255 + 1] == 1).all()
-    assert (labels[image[..., 0] < 0.25 * 255 - 1] == 0).all()
+    assert (moved[image[..., 0] > 0.75 * 255 + 1] == 1).all()
+    assert (moved[image[..., 0] < 0.25 * 255 - 1] == 0).all()
     assert ((image > 64) & (image < 191)).mean() < 0.2
 
 

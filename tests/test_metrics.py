@@ -27,7 +27,7 @@ def batches(draw: st.DrawFn) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
     y_pred = rng.random(shape).astype(np.float32) ** draw(st.sampled_from([0, 0.2, 1, 9]))
     at_threshold = rng.random(shape) < 0.3
     return y_true.astype(np.float32), np.where(
-        at_threshold, rng.choice(np.float32(THRESHOLDS), shape), y_pred
+        at_threshold, rng.choice(np.array(THRESHOLDS, np.float32), shape), y_pred
     ).astype(np.float32)
 
 

@@ -94,6 +94,7 @@ def test_names_are_those_of_the_files() -> None:
         ("training.early_stopping_epochs=3", "training.early_stopping_epochs", 3),
         ("training.start_from=0123abcd", "training.start_from", "0123abcd"),
         ("training.threads=auto", "training.threads", "auto"),
+        ("network.normalization=none", "network.normalization", "none"),
         ("name=mine", "name", "mine"),
     ],
 )
@@ -128,6 +129,8 @@ def test_overrides_are_checked_together() -> None:
         ("augmentation.zoom_range=1", r"augmentation\.zoom_range = 1"),
         ("network.activation=sigmoid", r"network\.activation = 'sigmoid': .*'tanh'"),
         ("network.depth=3", r"network = .*dropout has 5 values; a network of depth 3 has 4 levels"),
+        ("training.threads=0", r"training\.threads = 0: .*greater than or equal to 1"),
+        ("network.dropout=[0, 0, 0, 0, 2]", r"network\.dropout = 2: .*less than 1"),
         ("network=flat", r"network = 'flat'"),
     ],
 )
@@ -141,7 +144,7 @@ def test_a_bad_override_is_refused_by_one_line(override: str, message: str) -> N
     ("text", "message"),
     [
         (
-            "[training]\nepochs = 3\nepoch = 3\n",
+            "[training]\nepoch = 3\n",
             r"mine\.toml: no key training\.epoch; did you mean training\.epochs\?",
         ),
         ("[training]\nepochs = 3\n[trainig]\n", r"no key trainig; did you mean training"),

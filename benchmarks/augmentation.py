@@ -1,0 +1,85 @@
+"""Augmented batches beside the notebook's way, batch by batch in one run.
+
+The notebook zips two of Keras' ImageDataGenerators, one for images and one for masks, of the same
+seed; each transforms a channel at a time with SciPy. Ours draws one matrix and warps image and
+labels with it. Both read 256 x 256 arrays in memory, in one thread; that the transforms mean the
+same is what `tests/test_augment.py` shows.
+"""
+
+import argparse
+import os
+from collections.abc import Iterator
+from statistics import median
+from time import perf_counter
+
+import numpy as np
+from numpy.typing import NDArray
+
+from nucleus_unet.augment import random_matrix, warp
+from nucleus_unet.recipe import Augmentation
+
+SIZE, BATCH, IMAGES = 256, 32, 128
+
+Batches = Iterator[tuple[NDArray[np.generic], NDArray[np.float32]]]
+
+
+def plain(images: NDArray[np.uint8], masks: NDArray[np.bool_]) -> Batches:
+    """The notebook's `generator`, training side; its call of `fit` computes nothing that is used."""
+    from keras.src.legacy.preprocessing.image import ImageDataGenerator
+
+    arguments = {
+        "horizontal_flip": True,
+        "vertical_flip": True,
+        "rotation_range": 90.0,
+        "width_shift_range": 0.1,
+        "height_shift_range": 0.1,
+        "zoom_range": 0.1,
+    }
+    return zip(
+        ImageDataGenerator(**arguments).flow(images, batch_size=BATCH, seed=10),
+        ImageDataGenerator(**arguments).flow(masks, batch_size=BATCH, seed=10),
+        strict=True,
+    )
+
+
+def ours(images: NDArray[np.uint8], labels: NDArray[np.uint16]) -> Batches:
+    """What a thread of `nucleus_unet.training.batches` does."""
+    augmentation, rng = Augmentation(), np.random.default_rng(10)
+    while True:
+        for start in range(0, len(images), BATCH):
+            warped = [
+                warp(image, nuclei, random_matrix(augmentation, rng), SIZE)
+                for image, nuclei in zip(
+                    images[start : start + BATCH], labels[start : start + BATCH], strict=True
+                )
+            ]
+            x, y = zip(*warped, strict=True)
+            yield np.stack(x), (np.stack(y)[..., None] > 0).astype(np.float32)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--steps", type=int, default=10, help="batches of 32; default 10")
+    steps = parser.parse_args().steps
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+    rng = np.random.default_rng(0)
+    images = rng.integers(0, 256, (IMAGES, SIZE, SIZE, 3), np.uint8)
+    labels = rng.integers(0, 2, (IMAGES, SIZE, SIZE)).astype(np.uint16)
+    ways = {
+        "plain: two ImageDataGenerators": plain(images, labels[..., None] > 0),
+        "ours: one composed warp": ours(images, labels),
+    }
+    seconds: dict[str, list[float]] = {way: [] for way in ways}
+    for _ in range(steps + 1):
+        for way, batches in ways.items():
+            start = perf_counter()
+            next(batches)
+            seconds[way].append(perf_counter() - start)
+    medians = [median(times[1:]) for times in seconds.values()]  # the first of each warms up
+    for way, batch_s in zip(ways, medians, strict=True):
+        print(f"{way:44}{BATCH / batch_s:>9.1f} images/s")
+    print(f"{'ratio, plain to ours':44}{medians[0] / medians[1]:>9.2f}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,111 @@
+"""A training step of the seed's network beside the notebook's way, step by step in one run.
+
+The notebook's way is its hard-wired network (with `same` convolutions; its own `valid` ones cannot
+be built) in float32. Beside it stands ours with `same` and with `valid` convolutions, in float32
+and in mixed_bfloat16. A dtype policy is global, so each precision has a process of its own; they
+take turns, one step at a time. Loss and optimizer are the seed's; metrics and loading are left out.
+"""
+
+import argparse
+import functools
+from statistics import median
+from time import perf_counter
+from typing import Any
+
+from nucleus_unet.backend import configure, usable_cores
+from nucleus_unet.isolation import new_process
+from nucleus_unet.recipe import load_recipe
+
+WARM_UP = 1
+"""Steps of each way that are not counted: they compile."""
+
+PLAIN = ("float32", "notebook")
+WAYS = [PLAIN, *((p, c) for p in ("float32", "mixed_bfloat16") for c in ("same", "valid"))]
+
+
+def plain_unet(size: int) -> Any:
+    """The notebook's `Unet`, with `same` convolutions."""
+    from keras import layers
+
+    def convolution(filters: int) -> Any:
+        return layers.Conv2D(
+            filters, 3, activation="tanh", kernel_initializer="he_normal", padding="same"
+        )
+
+    def double(x: Any, filters: int, dropout: float) -> Any:
+        return convolution(filters)(layers.Dropout(dropout)(convolution(filters)(x)))
+
+    def up(x: Any, skip: Any, filters: int) -> Any:
+        x = layers.Conv2DTranspose(filters, 2, strides=2, padding="same")(x)
+        return layers.concatenate([x, skip])
+
+    inputs = layers.Input((size, size, 3))
+    s = layers.Lambda(lambda x: x / 255)(inputs)
+    c1 = double(s, 16, 0.1)
+    c2 = double(layers.MaxPooling2D(2)(c1), 32, 0.1)
+    c3 = double(layers.MaxPooling2D(2)(c2), 64, 0.2)
+    c4 = double(layers.MaxPooling2D(2)(c3), 128, 0.2)
+    c5 = double(layers.MaxPooling2D(2)(c4), 256, 0.3)
+    c6 = double(up(c5, c4, 128), 128, 0.2)
+    c7 = double(up(c6, c3, 64), 64, 0.2)
+    c8 = double(up(c7, c2, 32), 32, 0.1)
+    c9 = double(up(c8, c1, 16), 16, 0.1)
+    return inputs, layers.Conv2D(1, 1, activation="sigmoid")(c9)
+
+
+@functools.cache
+def compiled(precision: str, convolutions: str) -> Any:
+    """The compiled model of a way; the first call sets the process up."""
+    configure(usable_cores(), seed=10, precision=precision)
+    import keras
+
+    from nucleus_unet.losses import bce_dice_loss
+    from nucleus_unet.unet import build_segmenter
+
+    if convolutions == "notebook":
+        model = keras.Model(*plain_unet(256))
+    else:
+        recipe = load_recipe("seed", [f"network.padding={convolutions}"])
+        model = build_segmenter(recipe.network, recipe.data.image_size)
+    if (parameters := model.count_params()) != 1_941_105:
+        raise SystemExit(f"{convolutions}: {parameters} parameters")
+    model.compile(optimizer=keras.optimizers.SGD(), loss=bce_dice_loss)
+    return model
+
+
+def step(precision: str, convolutions: str, batch_size: int) -> float:
+    """Seconds of one step."""
+    import numpy as np
+
+    model, rng = compiled(precision, convolutions), np.random.default_rng(0)
+    images = rng.integers(0, 256, (batch_size, 256, 256, 3), np.uint8)
+    masks = rng.integers(0, 2, (batch_size, 256, 256, 1)).astype(np.float32)
+    start = perf_counter()
+    model.train_on_batch(images, masks)  # returns the loss, and so waits for it
+    return perf_counter() - start
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--steps", type=int, default=5, help="steps of each way; default 5")
+    parser.add_argument("--batch-size", type=int, default=32, help="images; default 32")
+    arguments = parser.parse_args()
+    processes = {precision: new_process() for precision, _ in WAYS}
+    seconds: dict[tuple[str, str], list[float]] = {way: [] for way in WAYS}
+    try:
+        for _ in range(WARM_UP + arguments.steps):
+            for way in WAYS:
+                asked = processes[way[0]].submit(step, *way, arguments.batch_size)
+                seconds[way].append(asked.result())
+    finally:
+        for process in processes.values():
+            process.shutdown()
+    medians = {way: median(times[WARM_UP:]) for way, times in seconds.items()}
+    print(f"{'precision':16}{'network':12}{'s a step':>10}{'images/s':>10}{'ratio to plain':>16}")
+    for way, step_s in medians.items():
+        speed, ratio = arguments.batch_size / step_s, medians[PLAIN] / step_s
+        print(f"{way[0]:16}{way[1]:12}{step_s:>10.3f}{speed:>10.1f}{ratio:>16.2f}")
+
+
+if __name__ == "__main__":
+    main()

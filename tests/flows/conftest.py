@@ -1,0 +1,164 @@
+import os
+import re
+import sqlite3
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from nucleus_unet.dataset.synthetic import write_synthetic
+
+os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
+os.environ.setdefault("DO_NOT_TRACK", "true")
+
+PREFIXES = ("PREFECT_", "MLFLOW_", "NUCLEUS_")
+ELSEWHERE = """active = "cloud"
+[profiles.cloud]
+PREFECT_API_URL = "http://127.0.0.1:9/api"
+PREFECT_API_KEY = "none"
+"""
+TINY = (
+    "data.image_size=64",
+    "network.base_filters=4",
+    "network.depth=2",
+    "network.dropout=[0, 0, 0.1]",
+    "training.epochs=2",
+    "training.steps_per_epoch=6",
+    "training.batch_size=8",
+)
+
+
+@dataclass(frozen=True)
+class Place:
+    """A home, and raw data: a training set, two samples that are not in it yet, a test set."""
+
+    home: Path
+    train: Path
+    later: list[Path]
+    test: Path
+    environment: dict[str, str]
+
+    def nucleus(self, *args: Any, **environment: str) -> subprocess.CompletedProcess[str]:
+        """Run the command to its end, with no server named."""
+        return subprocess.run(
+            [sys.executable, "-m", "flows.cli", *map(str, args)],
+            env=self.environment | environment,
+            cwd=self.home.parent,
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+
+    def retrain(self, *args: Any) -> subprocess.CompletedProcess[str]:
+        """Run a tiny retraining; what does not end well fails the tests that ask for it."""
+        overrides = [part for override in TINY for part in ("--set", override)]
+        done = self.nucleus(
+            "retrain", "--train", self.train, "--recipe", "quick", *overrides, *args
+        )
+        assert done.returncode == 0, done.stderr
+        return done
+
+    def prefect(self, query: str, *values: Any) -> list[tuple[Any, ...]]:
+        """Rows of Prefect's own database."""
+        uri = f"{(self.home / 'prefect' / 'prefect.db').as_uri()}?mode=ro"
+        with sqlite3.connect(uri, uri=True) as database:
+            return list(database.execute(query, values))
+
+    def states(self, flow_run_id: str) -> list[tuple[str, str]]:
+        """Task name and state name of each task run of a flow run, in their order."""
+        return [
+            (name.rpartition("-")[0], state)
+            for name, state in self.prefect(
+                "select name, state_name from task_run where flow_run_id = ? order by start_time",
+                flow_run_id,
+            )
+        ]
+
+    def leftovers(self) -> list[Path]:
+        """What is left of work that did not end."""
+        return [p for p in self.home.rglob("*") if p.suffix == ".partial" or p.name[0] == "."]
+
+
+@pytest.fixture(scope="session")
+def place(tmp_path_factory: pytest.TempPathFactory) -> Place:
+    """A place to work in, where a Prefect profile that points elsewhere is active."""
+    folder = tmp_path_factory.mktemp("place")
+    train, test = write_synthetic(folder / "data", train=12, test=3)
+    later = sorted(train.iterdir())[-2:]
+    (folder / "later").mkdir()
+    later = [sample.rename(folder / "later" / sample.name) for sample in later]
+    user = folder / "user"
+    (user / ".prefect").mkdir(parents=True)
+    (user / ".prefect" / "profiles.toml").write_text(ELSEWHERE)
+    environment = {k: v for k, v in os.environ.items() if not k.startswith(PREFIXES)}
+    environment.setdefault("GIT_CONFIG_GLOBAL", str(Path.home() / ".gitconfig"))
+    environment |= {"HOME": str(user), "NUCLEUS_HOME": str(folder / "home")}
+    return Place(folder / "home", train, later, test, environment)
+
+
+@pytest.fixture
+def bare(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Path]:
+    """The home of commands run in this process: no server named, and the variables put back."""
+    for name in [*os.environ]:
+        if name.startswith(PREFIXES):
+            monkeypatch.delenv(name)
+    before = dict(os.environ)
+    monkeypatch.setenv("NUCLEUS_HOME", str(tmp_path / "home"))
+    yield tmp_path / "home"
+    for name in os.environ.keys() - before.keys():
+        del os.environ[name]
+
+
+def _refused(*args: Any) -> str:
+    from click.testing import CliRunner
+
+    from flows.cli import main
+
+    done = CliRunner().invoke(main, [str(arg) for arg in args])
+    lines = [line for line in done.stderr.splitlines() if not line.startswith("Starting ")]
+    assert done.exit_code == 2, done.output
+    assert len(lines) == 1, done.output
+    assert lines[0].startswith("Error: ")
+    return lines[0]
+
+
+@pytest.fixture
+def refused(bare: Path) -> Callable[..., str]:
+    """Runs a command that the user must mend; returns its one line of error."""
+    return _refused
+
+
+@dataclass(frozen=True)
+class Retrained:
+    """A retraining run that has ended, and all that it said."""
+
+    place: Place
+    stdout: str
+    stderr: str
+
+    @property
+    def said(self) -> dict[str, str]:
+        """The table at the end, by the first column."""
+        rows = self.stdout.partition("Retrained.\n")[2].splitlines()
+        return dict(re.split(r"  +", row, maxsplit=1) for row in rows)  # type: ignore[misc]
+
+    @property
+    def run_id(self) -> str:
+        """Its run in MLflow."""
+        return self.said["run"]
+
+    @property
+    def submission(self) -> Path:
+        """What it submits."""
+        return Path(self.said["submission"])
+
+
+@pytest.fixture(scope="session")
+def retrained(place: Place) -> Retrained:
+    """The first retraining run of the place, with test images."""
+    done = place.retrain("--test", place.test)
+    return Retrained(place, done.stdout, done.stderr)

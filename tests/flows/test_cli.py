@@ -1,0 +1,250 @@
+import re
+import shutil
+import socket
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from click.testing import CliRunner
+
+from flows.cli import main
+from nucleus_unet.dataset.synthetic import write_synthetic
+
+Refused = Callable[..., str]
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A training set of two images."""
+    return write_synthetic(tmp_path_factory.mktemp("raw") / "data", train=2, test=1)[0]
+
+
+@pytest.fixture
+def taken_port() -> Iterator[str]:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        yield str(server.getsockname()[1])
+
+
+def output(*args: Any) -> str:
+    done = CliRunner().invoke(main, [str(arg) for arg in args])
+    assert done.exit_code == 0, done.output
+    return done.stdout
+
+
+# What ends with one line, before anything is started
+
+
+def retrain(path: Path) -> list[Any]:
+    return ["retrain", "--train", path, "--recipe", "quick"]
+
+
+def predict(path: Path) -> list[Any]:
+    return ["predict", path, "--model", "0" * 32, "--out", path.parent / "out"]
+
+
+@pytest.mark.parametrize("command", [retrain, predict, lambda path: ["check", path]])
+def test_no_data_at_the_path(refused: Refused, bare: Path, tmp_path: Path, command: Any) -> None:
+    assert f"{tmp_path}/nothing: no such file or folder" in refused(*command(tmp_path / "nothing"))
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("command", [retrain, predict])
+def test_what_is_no_zip(refused: Refused, tmp_path: Path, command: Any) -> None:
+    path = tmp_path / "stage1_train.zip"
+    path.write_bytes(b"PK\3\4 and no more")
+    line = refused(*command(path))
+    assert f"{path}: neither a folder, a whole zip nor an image" in line
+    assert line.endswith("fetch it again")
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_an_image_with_no_masks_folder(refused: Refused, data: Path, tmp_path: Path) -> None:
+    train = shutil.copytree(data, tmp_path / "train")
+    sample = min(train.iterdir())
+    shutil.rmtree(sample / "masks")
+    line = refused(*retrain(train))
+    assert f"{train}: image {sample.name} has no masks folder" in line
+    assert "<id>/masks/*.png" in line
+
+
+def test_no_test_data_at_the_path(refused: Refused, data: Path, tmp_path: Path) -> None:
+    assert "nothing: no such file" in refused(*retrain(data), "--test", tmp_path / "nothing")
+
+
+def test_a_misspelt_key(refused: Refused, data: Path) -> None:
+    line = refused(*retrain(data), "--set", "training.epochz=3")
+    assert "training.epochz=3: no such key; did you mean training.epochs?" in line
+
+
+def test_a_misspelt_key_in_a_recipe_file(refused: Refused, data: Path, tmp_path: Path) -> None:
+    path = tmp_path / "mine.toml"
+    path.write_text("[training]\nepochs = 3\nbatchsize = 4\n")
+    line = refused("retrain", "--train", data, "--recipe", path)
+    assert f"{path}: no key training.batchsize; did you mean training.batch_size?" in line
+
+
+def test_a_value_that_is_not_allowed(refused: Refused) -> None:
+    assert "training.epochs = 0: " in refused("retrain", "--set", "training.epochs=0")
+
+
+@pytest.mark.parametrize("command", [["retrain", "--recipe"], ["recipe", "show"]])
+def test_an_unknown_recipe(refused: Refused, command: list[str]) -> None:
+    assert "no recipe named 'sead': choose from paper, quick, seed" in refused(*command, "sead")
+
+
+def test_training_data_without_a_recipe(refused: Refused, data: Path) -> None:
+    assert "--train goes with --recipe: paper, quick, seed" in refused("retrain", "--train", data)
+
+
+def test_test_data_without_training_data(refused: Refused, data: Path) -> None:
+    assert "--test goes with --train" in refused("retrain", "--test", data)
+
+
+@pytest.mark.parametrize("command", [["retrain"], ["ui"]])
+def test_a_home_that_cannot_be_written(refused: Refused, bare: Path, command: list[str]) -> None:
+    bare.write_text("in the way")
+    line = refused(*command)
+    assert f"{bare}: cannot be made" in line
+    assert "set NUCLEUS_HOME" in line
+    assert bare.read_text() == "in the way"
+
+
+@pytest.mark.parametrize("tool", ["prefect", "mlflow"])
+def test_a_port_in_use(
+    refused: Refused, bare: Path, taken_port: str, tool: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        free = str(server.getsockname()[1])
+    for name in ("prefect", "mlflow"):
+        monkeypatch.setenv(f"NUCLEUS_{name.upper()}_PORT", taken_port if name == tool else free)
+    line = refused("ui")
+    assert f"port {taken_port}, for the {tool} UI, is in use" in line
+    assert f"NUCLEUS_{tool.upper()}_PORT" in line
+    assert list(bare.iterdir()) == []
+
+
+@pytest.mark.parametrize("variable", ["PREFECT_API_URL", "MLFLOW_TRACKING_URI"])
+def test_a_server_that_does_not_answer(
+    refused: Refused, variable: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(variable, "http://127.0.0.1:9/api")
+    line = refused("retrain")
+    assert f"{variable}=http://127.0.0.1:9/api does not answer" in line
+    assert "start that server, or unset it" in line
+
+
+def test_an_unknown_run(refused: Refused, data: Path, tmp_path: Path) -> None:
+    for command in (predict(data), ["ui", "0" * 32]):
+        line = refused(*command)
+        assert f"no run {'0' * 32} at sqlite:" in line
+        assert "take a run id from its UI" in line
+    assert not (tmp_path / "out").exists()
+
+
+def test_an_unknown_data_set(refused: Refused, tmp_path: Path) -> None:
+    assert "mnist" in refused("fetch", "mnist", "--to", tmp_path)
+    assert list(tmp_path.iterdir()) == []
+
+
+# What ends with one line, after a flow has started
+
+
+@pytest.fixture(scope="module")
+def failed(retrained: Any, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Any]:
+    """A retraining run on data with a truncated image, in a home that is in use; the image too."""
+    train = shutil.copytree(retrained.place.train, tmp_path_factory.mktemp("cut") / "train")
+    image = next(train.glob("*/images/*.png"))
+    image.write_bytes(image.read_bytes()[:-500])
+    return image, retrained.place.nucleus("retrain", "--train", train, "--recipe", "quick")
+
+
+def test_a_truncated_image_ends_the_run_with_one_line(failed: tuple[Path, Any]) -> None:
+    image, done = failed
+    assert done.returncode == 2
+    assert "Traceback" not in done.stderr
+    [line] = [line for line in done.stderr.splitlines() if line.startswith("Error: ")]
+    assert line == f"Error: {image}: the file is truncated: fetch or save it again"
+    assert done.stderr.endswith(f"{line}\n")
+    assert "Retrained" not in done.stdout
+
+
+def test_and_leaves_nothing_half_written(failed: tuple[Path, Any], retrained: Any) -> None:
+    assert retrained.place.leftovers() == []
+
+
+def test_and_a_run_that_says_why(failed: tuple[Path, Any], retrained: Any) -> None:
+    from mlflow import MlflowClient
+
+    image, _ = failed
+    client = MlflowClient(tracking_uri=f"sqlite:///{retrained.place.home}/mlflow.db")
+    experiment = client.get_run(retrained.run_id).info.experiment_id
+    [run] = client.search_runs([experiment], "attributes.status = 'FAILED'")
+    assert f"{image}: the file is truncated" in run.data.tags["failure"]
+    states = retrained.place.states(run.data.tags["prefect.flow_run_id"])
+    assert ("ingest", "Failed") in states
+
+
+@pytest.mark.slow
+def test_a_run_without_a_model(failed: tuple[Path, Any], retrained: Any, tmp_path: Path) -> None:
+    from mlflow import MlflowClient
+
+    client = MlflowClient(tracking_uri=f"sqlite:///{retrained.place.home}/mlflow.db")
+    experiment = client.get_run(retrained.run_id).info.experiment_id
+    [run] = client.search_runs([experiment], "attributes.status = 'FAILED'")
+    out = tmp_path / "out"
+    done = retrained.place.nucleus(
+        "predict", retrained.place.test, "--model", run.info.run_id, "--out", out
+    )
+    assert done.returncode == 2
+    assert "Traceback" not in done.stderr
+    assert done.stderr.splitlines()[-1].startswith(f"Error: run {run.info.run_id} has no model")
+    assert not out.exists()
+
+
+# What the small commands print
+
+
+def test_help_names_every_command() -> None:
+    shown = output("--help")
+    for command in ("retrain", "predict", "check", "fetch", "recipe", "ui"):
+        assert re.search(rf"^  {command} ", shown, re.MULTILINE)
+
+
+def test_version() -> None:
+    assert output("--version").endswith("version 0.1.0\n")
+
+
+def test_recipe_list() -> None:
+    names = [line.split()[0] for line in output("recipe", "list").splitlines()]
+    assert names == ["paper", "quick", "seed"]
+
+
+def test_recipe_show_spells_keys_as_set_does() -> None:
+    shown = output("recipe", "show", "quick", "--set", "training.epochs=3")
+    rows = dict(line.split(maxsplit=1) for line in shown.splitlines())
+    assert (rows["training.epochs"], rows["data.image_size"]) == ("3", "128")
+    assert rows["training.precision"] == "auto"
+
+
+def test_recipe_diff_shows_what_differs() -> None:
+    rows = dict(
+        line.split(maxsplit=1) for line in output("recipe", "diff", "seed", "quick").splitlines()
+    )
+    assert rows["data.image_size"] == "256 → 128"
+    assert "data.split_seed" not in rows
+    assert output("recipe", "diff", "quick", "quick") == ""
+
+
+def test_check_of_a_whole_data_set(data: Path) -> None:
+    assert "2" in output("check", data)
+
+
+def test_check_ends_with_1_where_something_is_wrong(data: Path, tmp_path: Path) -> None:
+    train = shutil.copytree(data, tmp_path / "train")
+    image = next(train.glob("*/images/*.png"))
+    image.write_bytes(image.read_bytes()[:-500])
+    done = CliRunner().invoke(main, ["check", str(train)])
+    assert done.exit_code == 1
+    assert image.name in done.stdout
+    assert "truncated" in done.stdout

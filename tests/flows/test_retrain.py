@@ -1,0 +1,428 @@
+"""A whole retraining run, with real training, in a home of its own."""
+
+import json
+import subprocess
+import sys
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import pytest
+
+from nucleus_unet import rle, submission
+from nucleus_unet.dataset.raw import open_raw
+from nucleus_unet.files import sha256_file
+from nucleus_unet.recipe import Recipe
+from nucleus_unet.source import source
+
+STAGES = [
+    ("ingest", 2),
+    ("merge_masks", 1),
+    ("split", 1),
+    ("train", 1),
+    ("evaluate", 1),
+    ("predict", 1),
+    ("upsample", 1),
+    ("encode", 1),
+]
+PUBLISHED = [("publish_model", 1), ("publish_submission", 1)]
+METRICS = {
+    *("loss", "dice", "mean_iou", "val_loss", "val_dice", "val_mean_iou"),
+    *("learning_rate", "seconds", "images_per_s"),
+}
+
+
+@pytest.fixture(scope="module")
+def client(retrained: Any) -> Any:
+    from mlflow import MlflowClient
+
+    return MlflowClient(tracking_uri=f"sqlite:///{retrained.place.home}/mlflow.db")
+
+
+@pytest.fixture(scope="module")
+def run(retrained: Any, client: Any) -> Any:
+    """The run in MLflow."""
+    return client.get_run(retrained.run_id)
+
+
+@pytest.fixture(scope="module")
+def artifacts(run: Any) -> Path:
+    """The folder of the run's artifacts."""
+    return Path(run.info.artifact_uri.removeprefix("file://"))
+
+
+@pytest.fixture(scope="module")
+def sizes(place: Any) -> dict[str, tuple[int, int]]:
+    """Height and width of each test image."""
+    return {
+        path.stem: cv2.imread(str(path)).shape[:2] for path in place.test.glob("*/images/*.png")
+    }
+
+
+def labels_of(path: Path, sizes: dict[str, tuple[int, int]]) -> dict[str, Any]:
+    """The label image of each image in a submission."""
+    rows = submission.read_submission(path)
+    return {image_id: rle.decode(rows[image_id], *size) for image_id, size in sizes.items()}
+
+
+# What it says
+
+
+def test_it_ends_with_what_was_made(retrained: Any) -> None:
+    said = retrained.said
+    assert said["SHA-256"] == sha256_file(retrained.submission)
+    assert said["see it in both UIs"] == f"nucleus ui {retrained.run_id}"
+    assert said["nuclei"].endswith(" in 3 images")
+    assert 0 <= float(said["validation mean_iou"]) <= 1
+
+
+def test_it_tells_how_long_training_takes_before_the_first_epoch(retrained: Any) -> None:
+    log = retrained.stderr
+    assert 0 < log.index("training will take about") < log.index("epoch 1 of 2")
+
+
+def test_its_log_is_plain_lines_without_chatter(retrained: Any) -> None:
+    for unwanted in ("Traceback", "All log messages", "cuda", "\r", "\x1b", "Alembic", "WARNING: "):
+        assert unwanted not in retrained.stderr
+
+
+def test_nothing_half_written_is_left(retrained: Any) -> None:
+    assert retrained.place.leftovers() == []
+
+
+def test_nothing_is_written_outside_the_home(retrained: Any) -> None:
+    beside = {path.name for path in retrained.place.home.parent.iterdir()}
+    assert beside == {"data", "home", "later", "user"}
+
+
+# The submission
+
+
+def test_every_test_image_has_a_valid_row(retrained: Any, sizes: dict[str, Any]) -> None:
+    assert len(sizes) == 3
+    assert submission.validate(retrained.submission, sizes) == []
+    assert submission.read_submission(retrained.submission).keys() == sizes.keys()
+
+
+# The run in MLflow
+
+
+def test_the_run_is_finished(run: Any) -> None:
+    assert run.info.status == "FINISHED"
+    assert run.info.run_name.startswith("retrain quick ")
+
+
+def test_its_parameters_are_the_whole_recipe_resolved(run: Any, artifacts: Path) -> None:
+    recipe = Recipe.model_validate_json((artifacts / "recipe.json").read_bytes())
+    assert run.data.params == {key: str(value) for key, value in recipe.flat().items()}
+    assert (recipe.name, recipe.training.epochs, recipe.network.depth) == ("quick", 2, 2)
+    assert "auto" not in run.data.params.values()
+
+
+def test_its_tags_lead_to_source_recipe_and_flow(retrained: Any, run: Any, artifacts: Path) -> None:
+    tags, code = run.data.tags, source()
+    recipe = Recipe.model_validate_json((artifacts / "recipe.json").read_bytes())
+    assert (tags["kind"], tags["recipe"]) == ("retrain", "quick")
+    assert tags["recipe.digest"] == recipe.digest()
+    assert tags["source.commit"] == code.commit
+    assert tags["source.dirty"] in ("true", "false")
+    assert (artifacts / "source.diff").exists() == (tags["source.dirty"] == "true")
+    assert tags["submission.sha256"] == sha256_file(retrained.submission)
+    flow_run = tags["prefect.flow_run_id"]
+    assert tags["prefect.url"] == f"http://127.0.0.1:4200/runs/flow-run/{flow_run}"
+    assert "reused_from" not in tags
+    assert "devices" in str(tags.keys())
+
+
+def test_its_data_sets_are_inputs_with_their_digests(run: Any) -> None:
+    found = {entry.tags[0].value: entry.dataset for entry in run.inputs.dataset_inputs}
+    assert found.keys() == {"training", "test"}
+    for context, dataset in found.items():
+        assert dataset.name == {"training": "stage1_train", "test": "stage1_test"}[context]
+        assert len(run.data.tags[f"dataset.{context}"]) == 64
+        assert run.data.tags[f"dataset.{context}"].startswith(dataset.digest)
+
+
+def test_each_epoch_is_there_at_its_step(client: Any, retrained: Any, artifacts: Path) -> None:
+    history = json.loads((artifacts / "history.json").read_text())
+    assert [epoch["epoch"] for epoch in history] == [1, 2]
+    for metric in METRICS:
+        logged = client.get_metric_history(retrained.run_id, metric)
+        assert [(m.step, m.value) for m in logged] == [(e["epoch"], e[metric]) for e in history]
+
+
+def test_system_and_summary_metrics_are_there(run: Any, retrained: Any) -> None:
+    metrics = run.data.metrics
+    assert any(name.startswith("system/cpu") for name in metrics)
+    assert metrics["validation.mean_iou"] == pytest.approx(
+        float(retrained.said["validation mean_iou"]), rel=1e-3
+    )
+    assert metrics["submission.images"] == 3
+    assert metrics["peak_memory_gb"] > 0
+    assert {f"seconds.{stage}" for stage, _ in STAGES} <= metrics.keys()
+
+
+def test_its_artifacts_say_what_went_in(place: Any, artifacts: Path) -> None:
+    files = json.loads((artifacts / "files.json").read_text())
+    split = json.loads((artifacts / "split.json").read_text())
+    before = {path.name: path for path in place.train.iterdir()} | {p.name: p for p in place.later}
+    assert len(files) == 10
+    for file in files:
+        path = before[file["id"]] / "images" / f"{file['id']}.png"
+        assert file["image_sha256"] == sha256_file(path)
+        assert len(file["masks_sha256"]) == 64
+    assert sorted(split["training"] + split["validation"]) == [file["id"] for file in files]
+    packages = (artifacts / "packages.txt").read_text().splitlines()
+    assert {"mlflow==3.17.2", "prefect==3.8.8"} <= set(packages)
+
+
+def test_its_artifacts_hold_what_came_out(retrained: Any, artifacts: Path) -> None:
+    assert sha256_file(artifacts / "submission.csv") == sha256_file(retrained.submission)
+    pictures = [artifacts / "curves.png", *sorted((artifacts / "pictures").iterdir())]
+    assert {path.name for path in pictures[1:]} == {"validation_best.png", "validation_worst.png"}
+    for path in pictures:
+        assert cv2.imread(str(path)).std() > 0
+
+
+# The model
+
+
+LOAD = """
+import sys, json
+import mlflow, numpy as np
+images = np.load(sys.argv[2])
+model = mlflow.pyfunc.load_model(sys.argv[1])
+labels = model.predict(images)
+np.save(sys.argv[3], labels)
+import nucleus_unet
+print(nucleus_unet.__file__)
+"""
+
+
+def test_the_model_loads_and_gives_label_images(
+    retrained: Any, sizes: dict[str, tuple[int, int]], tmp_path: Path
+) -> None:
+    place = retrained.place
+    image_id, (height, width) = next(iter(sizes.items()))
+    image = cv2.imread(str(place.test / image_id / "images" / f"{image_id}.png"))[..., ::-1]
+    np.save(tmp_path / "images.npy", np.stack([image, np.zeros_like(image)]))
+    arguments = [
+        f"runs:/{retrained.run_id}/model",
+        tmp_path / "images.npy",
+        tmp_path / "labels.npy",
+    ]
+    uri = f"sqlite:///{place.home}/mlflow.db"
+    done = subprocess.run(
+        [sys.executable, "-c", LOAD, *map(str, arguments)],
+        env=place.environment | {"MLFLOW_TRACKING_URI": uri, "MLFLOW_DISABLE_TELEMETRY": "true"},
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    labels = np.load(tmp_path / "labels.npy")
+    assert (labels.shape, labels.dtype) == ((2, height, width), np.int32)
+    # Another number of threads gives other bits, so that a pixel at the cutoff may differ.
+    submitted = labels_of(retrained.submission, sizes)[image_id]
+    assert ((labels[0] > 0) == (submitted > 0)).mean() > 0.99
+    assert set(np.unique(labels[0])) == set(range(labels[0].max() + 1))
+    assert str(place.home) in done.stdout or "model" in done.stdout  # its own code
+
+
+def test_the_model_is_code_with_a_signature_and_pinned_requirements(
+    place: Any, retrained: Any
+) -> None:
+    import yaml
+
+    [folder] = (
+        path.parent
+        for path in place.home.glob("mlartifacts/models/*/artifacts/MLmodel")
+        if retrained.run_id in path.read_text()
+    )
+    model = yaml.safe_load((folder / "MLmodel").read_text())
+    [images] = json.loads(model["signature"]["inputs"])
+    [labels] = json.loads(model["signature"]["outputs"])
+    assert images["tensor-spec"] == {"dtype": "uint8", "shape": [-1, -1, -1, 3]}
+    assert labels["tensor-spec"] == {"dtype": "int32", "shape": [-1, -1, -1]}
+    requirements = (folder / "requirements.txt").read_text().split()
+    assert {line.partition("==")[0] for line in requirements} >= {"keras", "mlflow", "tensorflow"}
+    assert all("==" in line for line in requirements)
+    assert [p for p in folder.rglob("*") if p.suffix in (".pkl", ".pickle", ".pyc")] == []
+
+
+# The run in Prefect
+
+
+def test_its_flow_run_has_each_stage_by_name(place: Any, run: Any) -> None:
+    flow_run = run.data.tags["prefect.flow_run_id"]
+    states = Counter(place.states(flow_run))
+    assert states == {(name, "Completed"): n for name, n in [*STAGES, *PUBLISHED]}
+
+
+def test_its_inputs_are_small_enough_to_read(place: Any, run: Any) -> None:
+    [(parameters,)] = place.prefect(
+        "select parameters from flow_run where id = ?", run.data.tags["prefect.flow_run_id"]
+    )
+    assert json.loads(parameters)["training_data"] == [str(place.train)]
+    assert len(parameters) < 5000
+
+
+def test_its_artifacts_in_prefect(place: Any, run: Any, retrained: Any) -> None:
+    found = {
+        key: (kind, json.loads(text))
+        for key, kind, text in place.prefect(
+            "select key, type, data from artifact where flow_run_id = ?",
+            run.data.tags["prefect.flow_run_id"],
+        )
+    }
+    assert found["training"] == ("progress", 100)
+    kind, epochs = found["epochs"]
+    assert kind == "table"
+    assert [epoch["epoch"] for epoch in json.loads(epochs)] == [1, 2]
+    assert METRICS <= json.loads(epochs)[0].keys()
+    [scores] = json.loads(found["scores"][1])
+    assert scores["mean_iou"] == pytest.approx(run.data.metrics["validation.mean_iou"], rel=1e-3)
+    assert len(json.loads(found["scores-by-image"][1])) == scores["images"] == 1
+    assert f"/runs/{retrained.run_id})" in found["mlflow-run"][1]
+    assert "quick" in found["summary"][1]
+    # The sample has overlapping masks.
+    problems = json.loads(found["mask-problems"][1])
+    assert {problem["kind"] for problem in problems} == {"overlap"}
+
+
+# Run again
+
+
+@pytest.fixture(scope="module")
+def again(retrained: Any) -> Any:
+    """The same command once more."""
+    done = retrained.place.retrain("--test", retrained.place.test)
+    return type(retrained)(retrained.place, done.stdout, done.stderr)
+
+
+def test_again_is_a_new_run_with_the_same_submission(
+    again: Any, retrained: Any, client: Any
+) -> None:
+    assert again.run_id != retrained.run_id
+    assert again.said["SHA-256"] == retrained.said["SHA-256"]
+    run = client.get_run(again.run_id)
+    assert run.info.status == "FINISHED"
+    assert run.data.tags["reused_from"] == retrained.run_id
+
+
+def test_again_has_every_stage_cached(again: Any, client: Any) -> None:
+    flow_run = client.get_run(again.run_id).data.tags["prefect.flow_run_id"]
+    states = Counter(again.place.states(flow_run))
+    assert states == {(name, "Cached"): n for name, n in STAGES} | {
+        (name, "Completed"): n for name, n in PUBLISHED
+    }
+
+
+def test_again_trains_nothing_and_logs_the_same(again: Any, run: Any, client: Any) -> None:
+    assert len(list((again.place.home / "stages" / "train").iterdir())) == 1
+    second = client.get_run(again.run_id)
+    assert {name: second.data.metrics[name] for name in METRICS} == {
+        name: run.data.metrics[name] for name in METRICS
+    }
+    assert second.data.params == run.data.params
+    names = {a.path for a in client.list_artifacts(again.run_id)}
+    assert names == {a.path for a in client.list_artifacts(run.info.run_id)}
+
+
+# Predict with its model
+
+
+@pytest.fixture(scope="module")
+def predicted(retrained: Any, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Two loose images in a folder and one file, the test images, with the model of the run."""
+    folder = tmp_path_factory.mktemp("predicted")
+    (folder / "loose").mkdir()
+    for index, path in enumerate(sorted(retrained.place.test.glob("*/images/*.png"))):
+        (folder / ("loose" if index else "") / path.name).write_bytes(path.read_bytes())
+    [file] = folder.glob("*.png")
+    images, out = (folder / "loose", file), folder / "out"
+    done = retrained.place.nucleus("predict", *images, "--model", retrained.run_id, "--out", out)
+    assert done.returncode == 0, done.stderr
+    assert "Traceback" not in done.stderr
+    assert str(out / "submission.csv") in done.stdout
+    return out
+
+
+def test_predict_finds_what_was_submitted(predicted: Path, retrained: Any) -> None:
+    assert sha256_file(predicted / "submission.csv") == retrained.said["SHA-256"]
+
+
+def test_predict_writes_16_bit_labels(
+    predicted: Path, retrained: Any, sizes: dict[str, tuple[int, int]]
+) -> None:
+    assert {path.stem for path in (predicted / "labels").iterdir()} == sizes.keys()
+    for image_id, expected in labels_of(retrained.submission, sizes).items():
+        labels = cv2.imread(str(predicted / "labels" / f"{image_id}.png"), cv2.IMREAD_UNCHANGED)
+        assert labels.dtype == np.uint16
+        np.testing.assert_array_equal(labels, expected)
+
+
+def test_predict_writes_an_overlay_of_each(predicted: Path, sizes: dict[str, Any]) -> None:
+    assert {path.stem for path in (predicted / "overlays").iterdir()} == sizes.keys()
+    for path in (predicted / "overlays").iterdir():
+        assert cv2.imread(str(path)) is not None
+
+
+def test_predict_is_a_run_that_names_its_model(predicted: Path, run: Any, client: Any) -> None:
+    [found] = client.search_runs([run.info.experiment_id], "tags.kind = 'predict'")
+    assert found.info.status == "FINISHED"
+    assert found.data.tags["model.run_id"] == run.info.run_id
+    assert found.data.tags["submission.sha256"] == sha256_file(predicted / "submission.csv")
+    assert found.data.params == run.data.params
+
+
+# Run with more images, without test images, from the weights of the first
+
+
+@pytest.fixture(scope="module")
+def grown(again: Any) -> tuple[dict[str, dict[str, int]], Any]:
+    """When each array was written before two images came, and the run on all twelve."""
+    place = again.place
+    times = {
+        kind: {path.name: path.stat().st_mtime_ns for path in (place.home / kind).iterdir()}
+        for kind in ("images", "labels")
+    }
+    for sample in place.later:
+        sample.rename(place.train / sample.name)
+    done = place.retrain("--set", f"training.start_from={again.run_id}")
+    return times, type(again)(place, done.stdout, done.stderr)
+
+
+@pytest.mark.slow
+def test_only_new_images_are_decoded(grown: Any) -> None:
+    before, after = grown
+    for kind, times in before.items():
+        folder = after.place.home / kind
+        assert {name: (folder / name).stat().st_mtime_ns for name in times} == times
+        assert len([p for p in folder.iterdir() if p.suffix == ".npy"]) == 2 + len(
+            [name for name in times if name.endswith(".npy")]
+        )
+        with open_raw(after.place.train, annotated=True) as raw:
+            assert len(raw.samples) == 12
+
+
+@pytest.mark.slow
+def test_without_test_images_it_ends_with_the_model(grown: Any, client: Any) -> None:
+    _, after = grown
+    assert "submission" not in after.said
+    assert after.said["see it in both UIs"] == f"nucleus ui {after.run_id}"
+    run = client.get_run(after.run_id)
+    assert run.info.status == "FINISHED"
+    assert [entry.tags[0].value for entry in run.inputs.dataset_inputs] == ["training"]
+    assert "submission.csv" not in {a.path for a in client.list_artifacts(after.run_id)}
+    assert "reused_from" not in run.data.tags
+    assert list((after.place.home / "runs").glob(f"{after.run_id}/*")) == []
+
+
+@pytest.mark.slow
+def test_it_starts_from_the_weights_of_a_run(grown: Any, again: Any, client: Any) -> None:
+    _, after = grown
+    assert client.get_run(after.run_id).data.params["training.start_from"] == again.run_id

@@ -1,0 +1,115 @@
+import logging
+import socket
+import sys
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, HTTPServer
+from pathlib import Path
+from threading import Thread
+from typing import Any
+
+import pytest
+
+from nucleus_unet.errors import NucleusError
+
+
+@pytest.fixture
+def settings(bare: Path) -> Any:
+    from flows import settings
+
+    return settings
+
+
+class Health(BaseHTTPRequestHandler):
+    def do_GET(self) -> None:
+        self.send_response(200 if self.path in ("/health", "/api/health") else 404)
+        self.end_headers()
+
+    def log_message(self, *_: Any) -> None:
+        pass
+
+
+@pytest.fixture
+def server() -> Iterator[str]:
+    with HTTPServer(("127.0.0.1", 0), Health) as server:
+        Thread(target=server.serve_forever, daemon=True).start()
+        yield f"http://127.0.0.1:{server.server_port}"
+        server.shutdown()
+
+
+def test_no_server_is_asked_where_none_is_named(
+    settings: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "sqlite:///nowhere.db")
+    settings.check_servers()
+
+
+def test_servers_that_answer(settings: Any, server: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PREFECT_API_URL", f"{server}/api")
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"{server}/")
+    settings.check_servers()
+
+
+@pytest.mark.parametrize("variable", ["PREFECT_API_URL", "MLFLOW_TRACKING_URI"])
+def test_a_server_that_does_not_answer(
+    settings: Any, variable: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+    monkeypatch.setenv(variable, f"http://127.0.0.1:{port}")
+    with pytest.raises(NucleusError, match=f"^{variable}=http://127.0.0.1:{port} does not answer"):
+        settings.check_servers()
+
+
+def test_another_address_on_a_server_is_refused(
+    settings: Any, server: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PREFECT_API_URL", f"{server}/ui")
+    with pytest.raises(NucleusError, match="404"):
+        settings.check_servers()
+
+
+def test_what_the_user_can_mend_is_logged_as_one_line(
+    settings: Any, caplog: pytest.LogCaptureFixture
+) -> None:
+    logger = logging.getLogger("one line")
+    logger.addFilter(settings._one_line)
+    for error in (NucleusError("no data"), ValueError("a fault")):
+        try:
+            raise error
+        except Exception:
+            logger.exception("Finished with an exception")
+    mended, fault = caplog.records
+    assert (mended.getMessage(), mended.exc_info) == ("no data", None)
+    assert fault.getMessage() == "Finished with an exception"
+    assert fault.exc_info is not None
+
+
+def test_shards_run_in_threads(settings: Any) -> None:
+    assert type(settings.task_runner()).__name__ == "ThreadPoolTaskRunner"
+
+
+@pytest.mark.parametrize("address", [None, "tcp://127.0.0.1:8786"])
+def test_or_on_dask(settings: Any, address: str | None, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("NUCLEUS_TASK_RUNNER", "dask")
+    if address:
+        monkeypatch.setenv("DASK_SCHEDULER_ADDRESS", address)
+    runner = settings.task_runner()
+    assert type(runner).__name__ == "DaskTaskRunner"
+    assert runner.address == address
+    assert "prefect_dask" in sys.modules
+
+
+def test_the_sample_is_written_once(
+    settings: Any, bare: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    calls = []
+
+    def write(folder: Path) -> tuple[Path, Path]:
+        calls.append(folder)
+        folder.mkdir(parents=True)
+        return folder / "stage1_train", folder / "stage1_test"
+
+    monkeypatch.setattr(settings, "write_synthetic", write)
+    assert settings.sample_data() == settings.sample_data()
+    assert len(calls) == 1
+    assert calls[0].parent == bare / "sample"

@@ -1,0 +1,135 @@
+from pathlib import Path
+from typing import Any
+
+import keras
+import numpy as np
+import pynvml
+import pytest
+
+from nucleus_unet import backend
+from nucleus_unet.recipe import Recipe, load_recipe
+
+
+@pytest.fixture
+def machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
+    """Sets what the machine has: the capability of its GPU and the flags of its CPU."""
+
+    def machine(capability: tuple[int, int] | None = None, flags: str | None = None) -> None:
+        cpuinfo = tmp_path / "cpuinfo"
+        if flags is not None:
+            cpuinfo.write_text(f"model name\t: CPU\nflags\t\t: fpu {flags} sse\n")
+        monkeypatch.setattr(backend, "Path", lambda _: cpuinfo)
+        monkeypatch.setattr(backend, "gpu_compute_capability", lambda: capability)
+
+    return machine
+
+
+@pytest.mark.parametrize(
+    ("capability", "flags", "precision"),
+    [
+        (None, "avx2", "float32"),
+        (None, "avx512f avx512_bf16", "mixed_bfloat16"),
+        (None, "amx_bf16", "mixed_bfloat16"),
+        (None, None, "float32"),
+        ((6, 1), "avx512_bf16", "float32"),
+        ((7, 0), "avx2", "mixed_float16"),
+        ((7, 5), "avx512_bf16", "mixed_float16"),
+        ((8, 0), "avx2", "mixed_bfloat16"),
+        ((9, 0), None, "mixed_bfloat16"),
+    ],
+)
+def test_best_precision(
+    machine: Any, capability: tuple[int, int] | None, flags: str | None, precision: str
+) -> None:
+    machine(capability, flags)
+    assert backend.best_precision() == precision
+
+
+def test_resolve_replaces_auto(machine: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    machine(flags="avx512_bf16")
+    monkeypatch.setattr(backend, "usable_cores", lambda: 3)
+    seed = load_recipe("seed")
+    assert (seed.training.precision, seed.training.threads) == ("auto", "auto")
+    assert backend.resolve(seed).flat() == seed.flat() | {
+        "training.precision": "mixed_bfloat16",
+        "training.threads": 3,
+    }
+
+
+def test_resolve_leaves_what_is_said(tiny: Recipe, machine: Any) -> None:
+    machine((9, 0))
+    assert backend.resolve(tiny) == tiny
+    assert backend.resolve(tiny).digest() == tiny.digest()
+
+
+@pytest.mark.parametrize("hidden", ["", "-1"])
+def test_hidden_gpus_do_not_count(monkeypatch: pytest.MonkeyPatch, hidden: str) -> None:
+    def init() -> None:
+        raise AssertionError("not asked")
+
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", hidden)
+    monkeypatch.setattr(pynvml, "nvmlInit", init)
+    assert backend.gpu_compute_capability() is None
+
+
+def test_a_machine_without_the_driver(monkeypatch: pytest.MonkeyPatch) -> None:
+    def init() -> None:
+        raise pynvml.NVMLError(pynvml.NVML_ERROR_LIBRARY_NOT_FOUND)
+
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    monkeypatch.setattr(pynvml, "nvmlInit", init)
+    assert backend.gpu_compute_capability() is None
+
+
+@pytest.mark.parametrize(
+    ("capabilities", "lowest"), [([(9, 0), (7, 5), (8, 0)], (7, 5)), ([], None)]
+)
+def test_the_lowest_of_several_gpus(
+    monkeypatch: pytest.MonkeyPatch,
+    capabilities: list[tuple[int, int]],
+    lowest: tuple[int, int] | None,
+) -> None:
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    monkeypatch.setattr(pynvml, "nvmlInit", lambda: None)
+    monkeypatch.setattr(pynvml, "nvmlDeviceGetCount", lambda: len(capabilities))
+    monkeypatch.setattr(pynvml, "nvmlDeviceGetHandleByIndex", lambda index: index)
+    monkeypatch.setattr(
+        pynvml, "nvmlDeviceGetCudaComputeCapability", lambda index: list(capabilities[index])
+    )
+    assert backend.gpu_compute_capability() == lowest
+
+
+def test_usable_cores_are_those_of_this_process(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(backend.os, "sched_getaffinity", lambda _: {2, 5, 6}, raising=False)
+    assert backend.usable_cores() == 3
+
+
+def test_configure_seeds_and_sets_the_policy(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(keras.backend, "backend", lambda: "none that has threads to set")
+    before = keras.config.dtype_policy()
+    try:
+        draws = []
+        for _ in "ab":
+            backend.configure(1, seed=5, precision="mixed_bfloat16")
+            draws.append(np.asarray(keras.random.normal((4,), dtype="float32")))
+        assert keras.config.dtype_policy().name == "mixed_bfloat16"
+    finally:
+        keras.config.set_dtype_policy(before)
+    np.testing.assert_array_equal(draws[0], draws[1])
+    assert len(set(draws[0])) == 4
+
+
+def test_devices_and_hardware(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(keras.distribution, "list_devices", lambda: ["gpu:0", "gpu:1"])
+    facts = backend.hardware()
+    assert facts["devices"] == backend.devices() == ["gpu:0", "gpu:1"]
+    assert facts["cores"] == backend.usable_cores()
+    name, version = facts["backend"].split()
+    assert name == keras.backend.backend()
+    assert version == __import__(name).__version__
+
+
+def test_one_device_needs_no_scope(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(keras.distribution, "list_devices", lambda: ["gpu:0"])
+    with backend.all_devices():
+        assert keras.distribution.distribution() is None

@@ -1,0 +1,83 @@
+"""Imports point one way, and nothing happens at import."""
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+MODULES = sorted(
+    path
+    for package in ("flows", "tasks", "nucleus_unet")
+    for path in ROOT.glob(f"{package}/**/*.py")
+)
+HEAVY = {"tensorflow", "keras", "mlflow", "prefect", "cv2", "sklearn", "skimage", "pandas"}
+TALKS_TO_MLFLOW = {"nucleus_unet/tracking.py", "nucleus_unet/served_model.py"}
+each_module = pytest.mark.parametrize(
+    "path", MODULES, ids=[path.relative_to(ROOT).as_posix() for path in MODULES]
+)
+
+
+def imported(path: Path) -> set[str]:
+    """The top-level packages that a module imports, wherever it does."""
+    names = set()
+    for node in ast.walk(ast.parse(path.read_bytes())):
+        if isinstance(node, ast.Import):
+            names |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path}: relative import"
+            names.add(node.module or "")
+    return {name.partition(".")[0] for name in names}
+
+
+def python(code: str, folder: Path) -> str:
+    """What a fresh interpreter prints."""
+    return subprocess.run(
+        [sys.executable, "-c", code], cwd=folder, capture_output=True, text=True, check=True
+    ).stdout
+
+
+@each_module
+def test_imports_point_from_flows_over_tasks_to_the_library(path: Path) -> None:
+    above = {"nucleus_unet": {"prefect", "tasks", "flows"}, "tasks": {"flows"}, "flows": set()}
+    assert imported(path) & above[path.relative_to(ROOT).parts[0]] == set()
+
+
+@each_module
+def test_mlflow_is_imported_where_runs_are_written_and_models_served(path: Path) -> None:
+    if path.relative_to(ROOT).as_posix() not in TALKS_TO_MLFLOW:
+        assert "mlflow" not in imported(path)
+
+
+@each_module
+def test_no_module_does_anything_at_import(path: Path) -> None:
+    """But for the one that MLflow runs to make the model."""
+    calls = [
+        ast.unparse(node)
+        for node in ast.parse(path.read_bytes()).body
+        if isinstance(node, ast.Expr) and not isinstance(node.value, ast.Constant)
+    ]
+    serves = path.name == "served_model.py"
+    assert calls == (["mlflow.models.set_model(ServedModel())"] if serves else [])
+
+
+@pytest.mark.parametrize(
+    "code",
+    [
+        "import flows.cli",
+        "import flows.cli; flows.cli.main(['--help'], standalone_mode=False)",
+        "import flows.cli; flows.cli.main(['retrain', '--help'], standalone_mode=False)",
+        "import flows.cli; flows.cli.main(['recipe', 'list'], standalone_mode=False)",
+    ],
+)
+def test_help_needs_none_of_the_slow_packages(code: str, tmp_path: Path) -> None:
+    printed = python(f"{code}; import sys; print('loaded', *sys.modules)", tmp_path)
+    assert HEAVY & set(printed.rpartition("loaded ")[2].split()) == set()
+
+
+def test_importing_the_flows_loads_no_backend_and_writes_nothing(tmp_path: Path) -> None:
+    code = "import flows.retrain, flows.predict, flows.ui, sys; print(*sys.modules)"
+    assert {"tensorflow", "keras", "jax"} & set(python(code, tmp_path).split()) == set()
+    assert list(tmp_path.iterdir()) == []

@@ -1,0 +1,190 @@
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from nucleus_unet.errors import NucleusError
+from nucleus_unet.recipe import Recipe
+from nucleus_unet.source import Source
+
+DIGEST = "0123456789abcdef" * 4
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """A home with an MLflow database of its own, from a checkout that was changed."""
+    home = tmp_path_factory.mktemp("home")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("NUCLEUS_HOME", str(home))
+        patch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{home}/mlflow.db")
+        patch.setenv("MLFLOW_DISABLE_TELEMETRY", "true")
+        patch.setenv("MLFLOW_LOGGING_LEVEL", "WARNING")
+        patch.delenv("MLFLOW_EXPERIMENT_NAME", raising=False)
+        from nucleus_unet import tracking
+
+        patch.setattr(tracking, "source", lambda: Source("c0ffee", "+changed\n"))
+        yield home
+
+
+@pytest.fixture(scope="module")
+def tracking(folder: Path) -> Any:
+    from nucleus_unet import tracking
+
+    return tracking
+
+
+@pytest.fixture(scope="module")
+def client(tracking: Any) -> Any:
+    return tracking.MlflowClient()
+
+
+@pytest.fixture(scope="module")
+def logged(tracking: Any, tiny: Recipe, folder: Path) -> Any:
+    """A run in which a bit of everything is logged."""
+    (folder / "note.txt").write_text("note")
+    with tracking.open_run("retrain", tiny, {"extra": "1"}) as run:
+        tracking.log_dataset(run, "set", Path("/raw/set.zip"), DIGEST, "training")
+        for step in (1, 2):
+            tracking.log_metrics(run, {"loss": 1 / step, "dice": step}, step=step)
+        tracking.log_tags(run, {"stage.train": DIGEST})
+        tracking.log_files(run, "", [folder / "note.txt"])
+        tracking.log_files(run, "notes", [folder / "note.txt"])
+        tracking.log_bytes(run, "curve.png", b"png")
+        tracking.log_bytes(run, "pictures/best.png", b"best")
+        tracking.log_json(run, "split.json", {"training": ["a"]})
+    return run
+
+
+@pytest.fixture(scope="module")
+def failed(tracking: Any, tiny: Recipe) -> str:
+    """Id of a run that ended with an error."""
+    with pytest.raises(RuntimeError), tracking.open_run("retrain", tiny, {}) as run:
+        tracking.log_tags(run, {"stage.train": "of a run that failed"})
+        raise RuntimeError("no disk")
+    return str(run.id)
+
+
+def artifact(client: Any, run_id: str, name: str) -> str:
+    uri = client.get_run(run_id).info.artifact_uri.removeprefix("file://")
+    return Path(uri, name).read_text()
+
+
+def test_a_run_has_the_recipe_as_parameters_and_file(
+    client: Any, logged: Any, tiny: Recipe
+) -> None:
+    run = client.get_run(logged.id)
+    assert run.data.params == {key: str(value) for key, value in tiny.flat().items()}
+    assert run.data.params["network.dropout"] == "[0.2, 0.2]"
+    assert Recipe.model_validate_json(artifact(client, logged.id, "recipe.json")) == tiny
+
+
+def test_a_run_has_tags_and_ends_finished(client: Any, logged: Any, tiny: Recipe) -> None:
+    run = client.get_run(logged.id)
+    assert run.info.status == "FINISHED"
+    assert run.info.run_name.startswith("retrain tiny 20")
+    expected = {
+        "kind": "retrain",
+        "recipe": "tiny",
+        "recipe.digest": tiny.digest(),
+        "source.commit": "c0ffee",
+        "source.dirty": "true",
+        "extra": "1",
+    }
+    assert run.data.tags.items() >= expected.items()
+
+
+def test_a_changed_checkout_is_logged_as_a_patch(client: Any, logged: Any) -> None:
+    assert artifact(client, logged.id, "source.diff") == "+changed\n"
+
+
+def test_packages_are_logged_with_their_versions(client: Any, logged: Any) -> None:
+    lines = artifact(client, logged.id, "packages.txt").splitlines()
+    assert "mlflow==3.17.2" in lines
+    assert all(line.count("==") == 1 for line in lines)
+
+
+def test_a_data_set_is_an_input_and_its_whole_digest_a_tag(client: Any, logged: Any) -> None:
+    run = client.get_run(logged.id)
+    [entry] = run.inputs.dataset_inputs
+    assert (entry.dataset.name, entry.dataset.digest) == ("set", DIGEST[:36])
+    assert json.loads(entry.dataset.source) == {"uri": "/raw/set.zip"}
+    assert [(tag.key, tag.value) for tag in entry.tags] == [("mlflow.data.context", "training")]
+    assert run.data.tags["dataset.training"] == DIGEST
+
+
+def test_metrics_keep_their_steps(client: Any, logged: Any) -> None:
+    for name, expected in {"loss": [(1, 1.0), (2, 0.5)], "dice": [(1, 1.0), (2, 2.0)]}.items():
+        history = client.get_metric_history(logged.id, name)
+        assert [(m.step, m.value) for m in history] == expected
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("note.txt", "note"),
+        ("notes/note.txt", "note"),
+        ("curve.png", "png"),
+        ("pictures/best.png", "best"),
+    ],
+)
+def test_files_and_bytes_are_artifacts_at_their_paths(
+    client: Any, logged: Any, name: str, content: str
+) -> None:
+    assert artifact(client, logged.id, name) == content
+
+
+def test_json_is_an_artifact(client: Any, logged: Any) -> None:
+    assert json.loads(artifact(client, logged.id, "split.json")) == {"training": ["a"]}
+
+
+def test_artifacts_lie_below_the_home(client: Any, logged: Any, folder: Path) -> None:
+    uri = client.get_run(logged.id).info.artifact_uri
+    assert uri.startswith((folder / "mlartifacts").as_uri())
+
+
+def test_a_run_that_fails_says_why(client: Any, failed: str) -> None:
+    run = client.get_run(failed)
+    assert run.info.status == "FAILED"
+    assert run.data.tags["failure"] == "RuntimeError: no disk"
+
+
+def test_the_page_of_a_local_run_is_where_the_ui_serves(
+    tracking: Any, logged: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("NUCLEUS_MLFLOW_PORT", "5055")
+    page = tracking.run_url(logged.id)
+    assert page.startswith("http://127.0.0.1:5055/#/experiments/")
+    assert page.endswith(f"/runs/{logged.id}")
+
+
+def test_the_first_finished_run_with_a_tag(tracking: Any, logged: Any, failed: str) -> None:
+    assert tracking.first_finished_run("stage.train", DIGEST) == logged.id
+    assert tracking.first_finished_run("stage.train", "of a run that failed") is None
+
+
+def test_the_tags_of_a_run_that_is_there(tracking: Any, logged: Any) -> None:
+    assert tracking.require_run(logged.id)["extra"] == "1"
+
+
+@pytest.mark.parametrize("run_id", ["0" * 32, "no such run"])
+def test_an_unknown_run_is_refused(tracking: Any, run_id: str) -> None:
+    with pytest.raises(NucleusError, match=f"^no run {run_id} at sqlite:.*nucleus ui") as error:
+        tracking.require_run(run_id)
+    assert "\n" not in str(error.value)
+
+
+def test_a_run_without_a_model_is_refused(tracking: Any, failed: str, tmp_path: Path) -> None:
+    with pytest.raises(NucleusError, match=f"^run {failed} has no model: .*choose one"):
+        tracking.download_model(failed, tmp_path)
+
+
+def test_another_experiment_by_the_standard_variable(
+    tracking: Any, client: Any, tiny: Recipe, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MLFLOW_EXPERIMENT_NAME", "other")
+    with tracking.open_run("predict", tiny, {}) as run:
+        pass
+    experiment = client.get_run(run.id).info.experiment_id
+    assert client.get_experiment(experiment).name == "other"

@@ -1,0 +1,324 @@
+import json
+import os
+import shutil
+import signal
+from concurrent.futures.process import BrokenProcessPool
+from itertools import pairwise
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import keras
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from nucleus_unet import training
+from nucleus_unet.augment import resize
+from nucleus_unet.dataset.sample import Sample
+from nucleus_unet.errors import NucleusError
+from nucleus_unet.events import EventLog
+from nucleus_unet.isolation import follow
+from nucleus_unet.metrics import ThresholdedMeanIoU
+from nucleus_unet.recipe import Recipe
+from nucleus_unet.training import EVENTS, WarmupSchedule, batches, train, validation_arrays
+
+PLAIN = [
+    "augmentation.horizontal_flip=false",
+    "augmentation.vertical_flip=false",
+    "augmentation.rotation_range_deg=0",
+    "augmentation.width_shift_range=0",
+    "augmentation.height_shift_range=0",
+    "augmentation.zoom_range=0",
+]
+
+
+class Trained(NamedTuple):
+    folder: Path
+    events: list[dict[str, Any]]
+
+    def epochs(self) -> list[dict[str, Any]]:
+        return [event for event in self.events if event["event"] == "epoch"]
+
+
+def run(function: str, recipe: Recipe, samples: list[Sample], folder: Path) -> Trained:
+    """Train on five samples as the flow does: in a process of its own, followed."""
+    log = EventLog(folder / EVENTS)
+    events = follow(function, recipe, samples[:5], samples[5:], folder, poll=log.new)
+    return Trained(folder, list(events))
+
+
+def train_and_be_killed(*args: Any) -> None:
+    """As `train`; the process is killed when the first checkpoint is written, before it is told."""
+    save = training._save
+
+    def save_and_die(path: Path, arrays: Any) -> None:
+        save(path, arrays)
+        if path.name == "checkpoint.npz":
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    training._save = save_and_die
+    train(*args)
+
+
+@pytest.fixture(scope="module")
+def undisturbed(
+    tiny: Recipe, samples: list[Sample], tmp_path_factory: pytest.TempPathFactory
+) -> Trained:
+    return run("nucleus_unet.training:train", tiny, samples, tmp_path_factory.mktemp("train") / "a")
+
+
+@pytest.fixture
+def here(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Train in this process as in a fresh one; its threads cannot be set any more."""
+    keras.utils.clear_session()
+    monkeypatch.setattr(
+        training.backend, "configure", lambda _threads, seed, _: keras.utils.set_random_seed(seed)
+    )
+
+
+def state(folder: Path) -> dict[str, NDArray[Any]]:
+    """All arrays of a checkpoint; of the history what does not depend on the clock."""
+    with np.load(folder / "checkpoint.npz") as arrays:
+        found = dict(arrays)
+    clocks = {"seconds", "images_per_s"}
+    history = [
+        {key: value for key, value in epoch.items() if key not in clocks}
+        for epoch in json.loads(str(found.pop("history")))
+    ]
+    return found | {"history": np.array(json.dumps(history))}
+
+
+def assert_same_weights(*paths: Path) -> None:
+    models = (keras.models.load_model(path, compile=False) for path in paths)
+    for a, b in zip(*(model.get_weights() for model in models), strict=True):
+        np.testing.assert_array_equal(a, b)
+
+
+def assert_equal(a: dict[str, NDArray[Any]], b: dict[str, NDArray[Any]]) -> None:
+    assert a.keys() == b.keys()
+    for name in a:
+        np.testing.assert_array_equal(a[name], b[name], err_msg=name)
+
+
+def test_events_come_in_order(undisturbed: Trained) -> None:
+    names = [event["event"] for event in undisturbed.events if event["event"] != "step"]
+    # The estimate comes with the sixth step.
+    assert names == ["start", "epoch", "estimate", "epoch", "epoch", "end"]
+    start, *_, end = undisturbed.events
+    assert start["parameters"] == 467
+    assert {"devices", "backend", "cores"} <= start.keys()
+    estimate = next(e for e in undisturbed.events if e["event"] == "estimate")
+    assert estimate["seconds"] == pytest.approx(8 * estimate["seconds_per_step"])
+    # Checkpoint, best weights and model; Adam's two moments of each weight and its counter.
+    assert estimate["disk_bytes"] == 4 * (3 * 467 + 2 * 467 + 1)
+    assert end["peak_memory_bytes"] > 10**8
+
+
+def test_what_is_known_of_an_epoch(undisturbed: Trained, tiny: Recipe) -> None:
+    epochs = undisturbed.epochs()
+    assert [epoch["epoch"] for epoch in epochs] == [1, 2, 3]
+    schedule = WarmupSchedule(tiny.training.learning_rate, 2, 12, cosine=True)
+    for epoch in epochs:
+        assert epoch.keys() - {"event"} == set(training.Epoch.__annotations__)
+        assert epoch["learning_rate"] == pytest.approx(
+            float(schedule(4 * epoch["epoch"])), abs=1e-8
+        )
+        assert epoch["images_per_s"] > 0
+        assert 0 <= epoch["val_mean_iou"] <= 1
+    with np.load(undisturbed.folder / "checkpoint.npz") as arrays:
+        history = json.loads(str(arrays["history"]))
+    assert [{"event": "epoch"} | epoch for epoch in history] == epochs
+
+
+def test_only_whole_files_are_left(undisturbed: Trained) -> None:
+    names = {path.name for path in undisturbed.folder.iterdir()}
+    assert names == {"events.jsonl", "checkpoint.npz", "best.npz", "model.keras"}
+
+
+def test_the_model_scores_what_its_best_epoch_scored(
+    undisturbed: Trained, samples: list[Sample]
+) -> None:
+    best = max(undisturbed.epochs(), key=lambda epoch: epoch["val_mean_iou"])
+    assert undisturbed.events[-1]["best_epoch"] == best["epoch"]
+    images, masks = validation_arrays(samples[5:], 32)
+    metric = ThresholdedMeanIoU()
+    metric.update_state(masks, keras.models.load_model(undisturbed.folder / "model.keras")(images))
+    assert float(metric.result()) == pytest.approx(best["val_mean_iou"], abs=1e-5)
+
+
+def test_killed_and_continued_it_is_the_same_to_the_bit(
+    undisturbed: Trained,
+    tiny: Recipe,
+    samples: list[Sample],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    folder = tmp_path / "b"
+    monkeypatch.syspath_prepend(Path(__file__).parent)  # a new process gets it from this one
+    with pytest.raises(BrokenProcessPool):
+        run(f"{Path(__file__).stem}:train_and_be_killed", tiny, samples, folder)
+    first = [event["event"] for event in EventLog(folder / EVENTS).new()]
+    assert first.count("start") == 1
+    assert "epoch" not in first
+    continued = run("nucleus_unet.training:train", tiny, samples, folder)
+    after = state(undisturbed.folder)
+    assert any("seed_generator" in name for name in after)  # dropout's own state
+    assert any(name.startswith("optimizer/") for name in after)
+    assert_equal(state(folder), after)
+    assert_same_weights(folder / "model.keras", undisturbed.folder / "model.keras")
+    assert [epoch["epoch"] for epoch in continued.epochs()] == [1, 2, 3]
+
+
+@pytest.mark.usefixtures("here")
+def test_finished_it_does_not_train_again(
+    undisturbed: Trained, tiny: Recipe, samples: list[Sample], tmp_path: Path
+) -> None:
+    folder = tmp_path / "c"
+    shutil.copytree(undisturbed.folder, folder)
+    (folder / "model.keras").unlink()
+    log = EventLog(folder / EVENTS)
+    log.new()
+    train(tiny, samples[:5], samples[5:], folder)
+    assert [event["event"] for event in log.new()] == ["start", "end"]
+    assert_equal(state(folder), state(undisturbed.folder))
+    assert_same_weights(folder / "model.keras", undisturbed.folder / "model.keras")
+
+
+@pytest.mark.usefixtures("here")
+def test_it_starts_from_given_weights_and_stops_when_nothing_gains(
+    undisturbed: Trained, tiny: Recipe, samples: list[Sample], tmp_path: Path
+) -> None:
+    # A rate that moves no float32: every epoch scores the same, and the first is the best.
+    still = tiny.with_overrides(
+        [
+            "training.optimizer=sgd",
+            "training.learning_rate=1e-30",
+            "training.epochs=9",
+            "training.steps_per_epoch=1",
+            "training.early_stopping_epochs=2",
+        ]
+    )
+    start = undisturbed.folder / "model.keras"
+    train(still, samples[:5], samples[5:], tmp_path, start)
+    events = EventLog(tmp_path / EVENTS).new()
+    epochs = [event for event in events if event["event"] == "epoch"]
+    assert len(epochs) == 3
+    assert len({epoch["val_mean_iou"] for epoch in epochs}) == 1
+    assert events[-1]["best_epoch"] == 1
+    assert_same_weights(tmp_path / "model.keras", start)
+
+
+@pytest.mark.usefixtures("here")
+def test_the_best_epoch_is_kept_and_not_the_last(
+    undisturbed: Trained,
+    tiny: Recipe,
+    samples: list[Sample],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    # The first step leaves the weights as they are, the second wrecks them.
+    rates = keras.optimizers.schedules.PiecewiseConstantDecay([0], [1e-30, 1e4])
+    monkeypatch.setattr(training, "_optimizer", lambda _: keras.optimizers.SGD(rates))
+    two_steps = tiny.with_overrides(["training.epochs=2", "training.steps_per_epoch=1"])
+    start = undisturbed.folder / "model.keras"
+    train(two_steps, samples[:5], samples[5:], tmp_path, start)
+    events = EventLog(tmp_path / EVENTS).new()
+    first, second = (e["val_mean_iou"] for e in events if e["event"] == "epoch")
+    assert second < first
+    assert events[-1]["best_epoch"] == 1
+    assert_same_weights(tmp_path / "model.keras", start)
+
+
+@pytest.mark.usefixtures("here")
+def test_a_training_that_diverges_ends_and_keeps_no_epoch_of_it(
+    undisturbed: Trained, tiny: Recipe, samples: list[Sample], tmp_path: Path
+) -> None:
+    wild = tiny.with_overrides(
+        ["training.optimizer=sgd", "training.learning_rate=1e30", "training.schedule=constant"]
+    )
+    with pytest.raises(NucleusError, match=r"epoch 1: .*lower training\.learning_rate, .* 1e\+30"):
+        train(wild, samples[:5], samples[5:], tmp_path)
+    assert {path.name for path in tmp_path.iterdir()} == {EVENTS}
+
+
+def test_a_batch_does_not_depend_on_where_the_training_started(
+    tiny: Recipe, samples: list[Sample], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = list(batches(tiny, samples))
+    assert len(whole) == 12
+    for images, masks in whole:
+        assert (images.shape, images.dtype) == ((4, 32, 32, 3), np.uint8)
+        assert (masks.shape, masks.dtype) == ((4, 32, 32, 1), np.float32)
+        assert set(np.unique(masks)) == {0, 1}
+    monkeypatch.setattr(training, "LOADING_THREADS", 1)
+    late = list(batches(tiny, samples, first_step=4))
+    assert len(late) == 8
+    for (a, b), (c, d) in zip(whole[4:], late, strict=True):
+        np.testing.assert_array_equal(a, c)
+        np.testing.assert_array_equal(b, d)
+
+
+def test_draws_differ_by_seed_epoch_and_position(tiny: Recipe, samples: list[Sample]) -> None:
+    def drawn(seed: int) -> list[bytes]:
+        recipe = tiny.with_overrides([f"training.seed={seed}"])
+        return [image.tobytes() for images, _ in batches(recipe, samples[:1]) for image in images]
+
+    assert len(set(drawn(1)) | set(drawn(2))) == 2 * 12 * 4
+
+
+def test_every_image_is_seen_once_in_a_turn(tiny: Recipe, samples: list[Sample]) -> None:
+    plain = tiny.with_overrides(PLAIN)
+    known = {resize(np.asarray(s.load()[0]), 32).tobytes(): s.id for s in samples}
+    seen: list[str] = []
+    for images, masks in batches(plain, samples):
+        for image, mask in zip(images, masks, strict=True):
+            # By the warp of the identity, which is a resize within one level.
+            error = {
+                id_: np.abs(np.frombuffer(k, np.uint8).astype(int) - image.ravel()).max()
+                for k, id_ in known.items()
+            }
+            id_ = min(error, key=lambda i: error[i])
+            assert error[id_] <= 1
+            assert mask.any()
+            seen.append(id_)
+    turns = [seen[start : start + 7] for start in range(0, 42, 7)]
+    assert all(sorted(turn) == sorted(known.values()) for turn in turns)
+    assert all(a != b for a, b in pairwise(turns))
+
+
+def test_images_and_masks_of_a_batch_belong_together(tiny: Recipe, samples: list[Sample]) -> None:
+    for images, masks in batches(tiny, samples):
+        nucleus = masks[..., 0] > 0
+        assert images[nucleus].mean() > 160
+        assert images[~nucleus].mean() < 80
+
+
+def test_validation_arrays_are_resized_and_in_order(samples: list[Sample]) -> None:
+    images, masks = validation_arrays(samples, 32)
+    assert (images.dtype, masks.dtype) == (np.uint8, np.float32)
+    assert (images.shape, masks.shape) == ((7, 32, 32, 3), (7, 32, 32, 1))
+    for sample, image, mask in zip(samples, images, masks, strict=True):
+        original, labels = sample.load()
+        np.testing.assert_array_equal(image, resize(original, 32))
+        assert set(np.unique(mask)) == {0, 1}
+        if labels.shape == (32, 32):
+            np.testing.assert_array_equal(mask[..., 0], labels > 0)
+        assert mask.mean() == pytest.approx((labels > 0).mean(), abs=0.02)
+
+
+@pytest.mark.parametrize(
+    ("cosine", "rates"),
+    [
+        (True, {0: 0.5, 1: 1, 3: 2, 4: 2, 8: 1, 12: 0}),
+        (False, {0: 0.5, 1: 1, 3: 2, 4: 2, 8: 2, 12: 2}),
+    ],
+)
+def test_the_schedule(cosine: bool, rates: dict[int, float]) -> None:
+    schedule = WarmupSchedule(2.0, warmup_steps=4, last_step=12, cosine=cosine)
+    assert {step: round(float(schedule(step)), 6) for step in rates} == rates
+    again = WarmupSchedule.from_config(schedule.get_config())
+    assert float(again(6)) == float(schedule(6))
+
+
+def test_without_warm_up_the_first_step_has_the_whole_rate() -> None:
+    assert float(WarmupSchedule(2.0, 0, 12, cosine=True)(0)) == 2

@@ -5,7 +5,7 @@ from tempfile import TemporaryDirectory
 
 from prefect import flow
 
-from flows.settings import flow_run_tags, task_runner
+from flows.settings import task_runner, tracked
 from nucleus_unet import backend, tracking
 from nucleus_unet.home import prepare_environment
 from nucleus_unet.recipe import Recipe
@@ -18,7 +18,7 @@ from tasks.publish import Submission, log_dataset, publish_masks, publish_submis
 from tasks.upsample import upsample
 
 
-@flow(task_runner=task_runner())
+@flow(flow_run_name="predict with {model}", task_runner=task_runner())
 def predict(images: list[Path], model: str, out: Path) -> Submission:
     """Find the nuclei of images with a logged model.
 
@@ -35,8 +35,7 @@ def predict(images: list[Path], model: str, out: Path) -> Submission:
     with TemporaryDirectory() as folder:
         recipe, network = tracking.download_model(model, Path(folder))
         recipe = backend.resolve(recipe)
-        tags = flow_run_tags() | {"model.run_id": model}
-        with tracking.open_run("predict", recipe, tags) as run:
+        with tracked("predict", recipe, **{"model.run_id": model}) as run:
             prepared = ingest.submit(images, annotated=False).result()
             log_dataset(run, "test", images, prepared)
             found = segment(recipe, network, prepared)

@@ -6,7 +6,7 @@ from pathlib import Path
 from prefect import flow
 
 from flows.predict import segment
-from flows.settings import flow_run_tags, sample_data, task_runner
+from flows.settings import sample_data, task_runner, tracked
 from nucleus_unet import backend, tracking
 from nucleus_unet.home import home, prepare_environment
 from nucleus_unet.recipe import Recipe, load_recipe
@@ -29,7 +29,7 @@ class Retrained:
     submission: Submission | None
 
 
-@flow(task_runner=task_runner())
+@flow(flow_run_name="retrain {recipe.name}", task_runner=task_runner())
 def retrain(
     training_data: list[Path] | None = None,
     test_data: Path | None = None,
@@ -52,7 +52,7 @@ def retrain(
     if not training_data:
         training, test_data = sample_data()
         training_data = [training]
-    with tracking.open_run("retrain", recipe, flow_run_tags()) as run:
+    with tracked("retrain", recipe) as run:
         images = ingest.submit(training_data, annotated=True)
         # Before the long work: a damaged test image would be found too late.
         test_images = ingest.submit([test_data], annotated=False).result() if test_data else None

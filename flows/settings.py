@@ -2,17 +2,22 @@
 
 import logging
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import httpx
+from prefect.artifacts import create_link_artifact
 from prefect.runtime import flow_run
 from prefect.settings import PREFECT_UI_URL
 from prefect.task_runners import ThreadPoolTaskRunner
 
+from nucleus_unet import tracking
 from nucleus_unet.dataset.synthetic import write_synthetic
 from nucleus_unet.errors import NucleusError
 from nucleus_unet.home import home, ui_url
+from nucleus_unet.recipe import Recipe
 from nucleus_unet.stages import code_digest
 
 SHARDS_AT_ONCE = 2
@@ -73,11 +78,15 @@ def sample_data() -> tuple[Path, Path]:
     return write_synthetic(folder)
 
 
-def flow_run_tags() -> dict[str, str]:
-    """Tags that lead from MLflow to this Prefect run: on its server, or where ``nucleus ui`` serves."""
+@contextmanager
+def tracked(kind: str, recipe: Recipe, **tags: str) -> Iterator[tracking.Run]:
+    """An MLflow run for this flow run, each linked to the other."""
     ui = PREFECT_UI_URL.value() or ui_url("prefect")
-    return {
-        "prefect.flow_run_id": str(flow_run.id),
-        "prefect.flow_run_name": str(flow_run.name),
-        "prefect.url": f"{ui}/runs/flow-run/{flow_run.id}",
-    }
+    url = f"{ui}/runs/flow-run/{flow_run.id}"
+    tags |= {"prefect.flow_run_id": str(flow_run.id), "prefect.url": url}
+    note = f"[{flow_run.name}, this run in Prefect]({url})"
+    with tracking.open_run(kind, recipe, tags, note) as run:
+        create_link_artifact(
+            run.url, key="mlflow-run", link_text="This run in MLflow", description="MLflow run"
+        )
+        yield run

@@ -24,10 +24,12 @@ def serve(run_id: str | None, say: Callable[[str], None]) -> None:
     NucleusError
         A port is taken, the run is unknown, or a server ended by itself.
     """
-    lines = [f"Prefect  {ui_url('prefect')}", f"MLflow   {ui_url('mlflow')}"]
+    prefect = os.environ.get("PREFECT_API_URL", "").removesuffix("/api") or ui_url("prefect")
+    lines = [f"Prefect  {prefect}", f"MLflow   {tracking.ui_address()}"]
     if run_id:
         tags = tracking.require_run(run_id)
-        lines = [f"Prefect  {tags['prefect.url']}", f"MLflow   {tracking.run_url(run_id)}"]
+        flow_run = f"/runs/flow-run/{tags['prefect.flow_run_id']}"
+        lines = [f"Prefect  {prefect}{flow_run}", f"MLflow   {tracking.run_url(run_id)}"]
     commands = {}
     if "PREFECT_API_URL" not in os.environ:
         commands["prefect"] = [
@@ -46,6 +48,8 @@ def serve(run_id: str | None, say: Callable[[str], None]) -> None:
         processes[name] = subprocess.Popen(
             [sys.executable, *command], stdout=log, stderr=log, start_new_session=True
         )
+    for end in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(end, signal.default_int_handler)
     try:
         for name in processes:
             _wait_for(name, processes[name])

@@ -77,11 +77,12 @@ def pictures(
     sheets = {}
     for name, rows in (("best", scores["by_image"][::-1]), ("worst", scores["by_image"])):
         tiles = []
-        for row in rows[:PICTURES]:
+        for row in rows[: min(PICTURES, (len(rows) + 1) // 2)]:
             sample, path = where[row["id"]]
             image, y_true = sample.load()
             y_pred = connected_components(upsample(np.load(path), *y_true.shape), cutoff)
-            title = f"{row['id'][:8]}  IoU {row['iou']:.3f}"
+            counted = f"{row['nuclei_true']} nuclei, {row['nuclei_predicted']} found"
+            title = f"{row['id'][:8]}  IoU {row['iou']:.2f}, {counted}"
             tiles.append((title, figures.overlay(image, y_pred, y_true, side_px=480)))
         sheets[name] = figures.contact_sheet(tiles)
     return sheets

@@ -1,6 +1,5 @@
 """Keras in processes of its own: seeds, precision and threads are global to a process."""
 
-import functools
 import multiprocessing
 import os
 import pkgutil
@@ -18,6 +17,7 @@ from nucleus_unet.home import home
 POLL_S = 0.5
 
 _choosing = threading.Lock()
+_workers: dict[int, ProcessPoolExecutor] = {}
 
 
 def new_process() -> ProcessPoolExecutor:
@@ -58,26 +58,24 @@ def follow(function: str, *args: Any, poll: Callable[[], list[Any]]) -> Iterator
         future.result()
 
 
-def run_in_worker(function: str, *args: Any) -> Any:
-    """Run a function, ``module:name``, in one lasting process, which keeps what it has loaded.
+def run_in_worker(threads: int, function: str, *args: Any) -> Any:
+    """Run a function, ``module:name``, in a lasting process, which keeps what it has loaded.
 
-    Safe to call from many threads; the calls run one after another.
+    There is one for each number of CPU threads that Keras is to compute with, as a process cannot
+    change it. Safe to call from many threads; the calls run one after another.
     """
     with _choosing:
-        worker = _worker()
+        if threads not in _workers:
+            _workers[threads] = new_process()
+        worker = _workers[threads]
     try:
         future: Future[Any] = worker.submit(_call, function, *args)
         return future.result()
     except BrokenProcessPool:
         with _choosing:
-            if _worker() is worker:  # the next call, as of a task tried again, gets a new one
-                _worker.cache_clear()
+            if _workers.get(threads) is worker:
+                del _workers[threads]  # the next call, as of a task tried again, gets a new one
         raise
-
-
-@functools.cache
-def _worker() -> ProcessPoolExecutor:
-    return new_process()
 
 
 def _call(function: str, *args: Any) -> Any:

@@ -103,6 +103,12 @@ class Training(Part):
         "auto", description="CPU threads inside an operation; auto: the machine's cores"
     )
 
+    @property
+    def cpu_threads(self) -> int:
+        """`threads` of a resolved recipe."""
+        assert self.threads != "auto"
+        return self.threads
+
 
 class Inference(Part):
     """How probabilities become nuclei."""

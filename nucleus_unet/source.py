@@ -5,6 +5,9 @@ from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
 
+# Whatever the user's git is set to.
+DIFF = ("diff", "--no-ext-diff", "--no-color", "--src-prefix=a/", "--dst-prefix=b/")
+
 
 @dataclass(frozen=True)
 class Source:
@@ -24,7 +27,7 @@ def source() -> Source:
     """The revision of the checkout that this package lies in."""
     try:
         _git("ls-files", "--error-unmatch", __file__)  # not a checkout of something else
-        return Source(_git("rev-parse", "HEAD").strip(), _git("diff", "HEAD") + _untracked())
+        return Source(_git("rev-parse", "HEAD").strip(), _git(*DIFF, "HEAD") + _untracked())
     except (subprocess.CalledProcessError, FileNotFoundError):
         return Source("unknown", "")
 
@@ -38,7 +41,7 @@ def _untracked() -> str:
     """Patches that add the files of the package that git does not know yet."""
     files = _git("ls-files", "--others", "--exclude-standard", "--", "*.py", "*.toml").split("\n")
     return "".join(
-        _git("diff", "--no-index", "/dev/null", file, allowed=(0, 1)) for file in files if file
+        _git(*DIFF, "--no-index", "/dev/null", file, allowed=(0, 1)) for file in files if file
     )
 
 

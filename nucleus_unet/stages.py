@@ -1,10 +1,12 @@
 """A stage's output lies in a folder named by the digest of all that it depends on."""
 
 import ast
+import contextlib
+import fcntl
 import json
 import shutil
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
@@ -73,25 +75,11 @@ def run_stage(
     }
     digest = digest_of(key)
     folder = home / "stages" / name / digest[:20]
-    if cached := (whole or is_whole)(folder):
-        return Stage(name, folder, digest, cached, time.monotonic() - started)
-    partial = folder.with_name(folder.name + ".partial")
-    if not resumable:
-        shutil.rmtree(partial, ignore_errors=True)
-    partial.mkdir(parents=True, exist_ok=True)
-    try:
-        build(partial)
-    except BaseException:
-        if not resumable:
-            shutil.rmtree(partial, ignore_errors=True)
-        raise
-    seconds = time.monotonic() - started
-    files = {str(p.relative_to(partial)): sha256_file(p) for p in _files(partial)}
-    record = key | {"files": files, "seconds": round(seconds, 3)}
-    write_atomically(partial / RECORD, json.dumps(record, indent=1))
-    shutil.rmtree(folder, ignore_errors=True)
-    partial.rename(folder)
-    return Stage(name, folder, digest, cached, seconds)
+    with _lock(home / "locks" / f"{name}-{digest[:20]}"):
+        if cached := (whole or is_whole)(folder):
+            return Stage(name, folder, digest, cached, time.monotonic() - started)
+        _build(folder, key, build, resumable)
+    return Stage(name, folder, digest, cached, time.monotonic() - started)
 
 
 def is_whole(folder: Path) -> bool:
@@ -113,11 +101,12 @@ def code_digest(*modules: str) -> str:
     """
     found: dict[str, str] = {}
     waiting = [f"{PACKAGE}.{module}" for module in modules]
+    assert all(_source_of(module).exists() for module in waiting), waiting
     while waiting:
         module = waiting.pop()
         if module in found:
             continue
-        path = Path(__file__).parents[1].joinpath(*module.split(".")).with_suffix(".py")
+        path = _source_of(module)
         if not path.exists():
             continue  # a package, or a name that a module defines
         tree = ast.parse(path.read_bytes())
@@ -130,6 +119,42 @@ def code_digest(*modules: str) -> str:
                 body[:] = [line for line in body if not _is_docstring(line)]
         found[module] = sha256_bytes(ast.dump(tree).encode())
     return digest_of(found)
+
+
+def _build(
+    folder: Path, key: dict[str, Any], build: Callable[[Path], None], resumable: bool
+) -> None:
+    """Fill a folder beside, write its record and rename it into place."""
+    started = time.monotonic()
+    partial = folder.with_name(folder.name + ".partial")
+    if not resumable:
+        shutil.rmtree(partial, ignore_errors=True)
+    partial.mkdir(parents=True, exist_ok=True)
+    try:
+        build(partial)
+    except BaseException:
+        if not resumable:
+            shutil.rmtree(partial, ignore_errors=True)
+        raise
+    seconds = time.monotonic() - started
+    files = {str(p.relative_to(partial)): sha256_file(p) for p in _files(partial)}
+    record = key | {"files": files, "seconds": round(seconds, 3)}
+    write_atomically(partial / RECORD, json.dumps(record, indent=1))
+    shutil.rmtree(folder, ignore_errors=True)
+    partial.rename(folder)
+
+
+@contextlib.contextmanager
+def _lock(path: Path) -> Iterator[None]:
+    """Let one process at a time build a stage; the others wait and find it there."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield
+
+
+def _source_of(module: str) -> Path:
+    return Path(__file__).parents[1].joinpath(*module.split(".")).with_suffix(".py")
 
 
 def _is_docstring(line: ast.stmt) -> bool:

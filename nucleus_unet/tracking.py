@@ -21,6 +21,12 @@ from mlflow.exceptions import MlflowException
 from mlflow.models import ModelSignature
 from mlflow.system_metrics.system_metrics_monitor import SystemMetricsMonitor
 from mlflow.types import Schema, TensorSpec
+from mlflow.utils.mlflow_tags import (
+    MLFLOW_GIT_COMMIT,
+    MLFLOW_RUN_NOTE,
+    MLFLOW_SOURCE_NAME,
+    MLFLOW_SOURCE_TYPE,
+)
 
 from nucleus_unet.errors import NucleusError
 from nucleus_unet.home import home, ui_url
@@ -51,7 +57,7 @@ class Run:
 
 
 @contextmanager
-def open_run(kind: str, recipe: Recipe, tags: Mapping[str, str]) -> Iterator[Run]:
+def open_run(kind: str, recipe: Recipe, tags: Mapping[str, str], note: str) -> Iterator[Run]:
     """A new run with the recipe as its parameters; finished or failed as the block ends.
 
     Parameters
@@ -62,6 +68,8 @@ def open_run(kind: str, recipe: Recipe, tags: Mapping[str, str]) -> Iterator[Run
         Resolved.
     tags : mapping of str to str
         Besides those of the source revision, which are added here.
+    note : str
+        Markdown, shown as the run's description; `describe` adds to it.
     """
     client = MlflowClient()
     code = source()
@@ -74,6 +82,10 @@ def open_run(kind: str, recipe: Recipe, tags: Mapping[str, str]) -> Iterator[Run
             "recipe.digest": recipe.digest(),
             "source.commit": code.commit,
             "source.dirty": str(code.dirty).lower(),
+            MLFLOW_SOURCE_NAME: f"nucleus {kind}",
+            MLFLOW_SOURCE_TYPE: "LOCAL",
+            MLFLOW_GIT_COMMIT: code.commit,
+            MLFLOW_RUN_NOTE: note,
             **tags,
         },
     )
@@ -92,28 +104,43 @@ def open_run(kind: str, recipe: Recipe, tags: Mapping[str, str]) -> Iterator[Run
         yield Run(run_id, run_url(run_id))
         status = RunStatus.FINISHED
     except BaseException as error:
-        client.set_tag(run_id, "failure", f"{type(error).__name__}: {error}"[:5000])
+        reason = f"{type(error).__name__}: {error}"[:5000]
+        client.set_tag(run_id, "failure", reason)
+        describe(run_id, f"**Failed**: {reason}")
         raise
     finally:
         monitor.finish()
         client.set_terminated(run_id, RunStatus.to_string(status))
 
 
-def log_dataset(run: Run, name: str, path: Path, digest: str, context: str) -> None:
+def describe(run_id: str, markdown: str) -> None:
+    """Add a paragraph to the description of a run."""
+    client = MlflowClient()
+    note = client.get_run(run_id).data.tags.get(MLFLOW_RUN_NOTE, "")
+    client.set_tag(run_id, MLFLOW_RUN_NOTE, f"{note}\n\n{markdown}".strip())
+
+
+def log_dataset(
+    run: Run, name: str, path: Path, digest: str, context: str, profile: Mapping[str, int]
+) -> None:
     """Add a data set to the run's inputs; its whole digest goes to the tag ``dataset.<context>``."""
-    dataset = Dataset(name, digest[:36], "local", json.dumps({"uri": str(path)}))
+    source_uri = json.dumps({"uri": str(path)})
+    dataset = Dataset(name, digest[:36], "local", source_uri, profile=json.dumps(dict(profile)))
     entry = DatasetInput(dataset, tags=[InputTag("mlflow.data.context", context)])
     client = MlflowClient()
     client.log_inputs(run.id, datasets=[entry])
     client.set_tag(run.id, f"dataset.{context}", digest)
 
 
-def log_metrics(run: Run, metrics: Mapping[str, float], step: int = 0) -> None:
-    """Log numbers at one step, as one request."""
+def log_metrics(
+    run: Run, metrics: Mapping[str, float], step: int = 0, model_id: str | None = None
+) -> None:
+    """Log numbers at one step, as one request; of a logged model, where one is named."""
     now = int(time.time() * 1000)
-    MlflowClient().log_batch(
-        run.id, metrics=[Metric(key, float(value), now, step) for key, value in metrics.items()]
-    )
+    points = [
+        Metric(key, float(value), now, step, model_id=model_id) for key, value in metrics.items()
+    ]
+    MlflowClient().log_batch(run.id, metrics=points)
 
 
 def log_tags(run: Run, tags: Mapping[str, str]) -> None:
@@ -144,8 +171,8 @@ def log_json(run: Run, name: str, value: Any) -> None:
     MlflowClient().log_text(run.id, json.dumps(value, indent=1), name)
 
 
-def log_model(run: Run, recipe: Recipe, network: Path) -> None:
-    """Log the model: from code, with signature and pinned requirements.
+def log_model(run: Run, recipe: Recipe, network: Path) -> str:
+    """Log the model: from code, with signature and pinned requirements; returns its id.
 
     `network` is the path of ``model.keras``.
     """
@@ -154,8 +181,10 @@ def log_model(run: Run, recipe: Recipe, network: Path) -> None:
         recipe_file.write_text(recipe.model_dump_json(indent=1))
         with mlflow.start_run(run_id=run.id), warnings.catch_warnings():
             warnings.filterwarnings("ignore", message=".*input example was not provided")
-            mlflow.pyfunc.log_model(
+            logged = mlflow.pyfunc.log_model(
                 name=MODEL,
+                # MLflow copies the run's metrics of this step to the model; none has it.
+                step=-1,
                 python_model=str(PACKAGE / "served_model.py"),
                 code_paths=[str(PACKAGE)],
                 artifacts={"network": str(network), "recipe": str(recipe_file)},
@@ -165,6 +194,7 @@ def log_model(run: Run, recipe: Recipe, network: Path) -> None:
                 ),
                 pip_requirements=[f"{n}=={metadata.version(n)}" for n in MODEL_REQUIREMENTS],
             )
+    return str(logged.model_id)
 
 
 def first_finished_run(tag: str, value: str) -> str | None:
@@ -218,11 +248,15 @@ def download_model(run_id: str, to: Path) -> tuple[Recipe, Path]:
 
 
 def run_url(run_id: str) -> str:
-    """A run's page: on the tracking server, or where ``nucleus ui`` serves the local database."""
-    uri = mlflow.get_tracking_uri()
-    base = uri.rstrip("/") if uri.startswith("http") else ui_url("mlflow")
+    """A run's page."""
     experiment = MlflowClient().get_run(run_id).info.experiment_id
-    return f"{base}/#/experiments/{experiment}/runs/{run_id}"
+    return f"{ui_address()}/#/experiments/{experiment}/runs/{run_id}"
+
+
+def ui_address() -> str:
+    """MLflow's UI: the tracking server, or where ``nucleus ui`` serves the local database."""
+    uri = mlflow.get_tracking_uri()
+    return uri.rstrip("/") if uri.startswith("http") else ui_url("mlflow")
 
 
 def _experiment(client: MlflowClient) -> str:
@@ -232,4 +266,6 @@ def _experiment(client: MlflowClient) -> str:
         return str(found.experiment_id)
     local = mlflow.get_tracking_uri().startswith("sqlite:")
     location = (home() / "mlartifacts").as_uri() if local else None
-    return str(client.create_experiment(name, artifact_location=location))
+    # Without it MLflow's UI opens the experiment as one of language models, on its empty traces.
+    tags = {"mlflow.experimentKind": "custom_model_development"}
+    return str(client.create_experiment(name, artifact_location=location, tags=tags))

@@ -78,8 +78,7 @@ def train(
         The training diverged, or the network does not fit the image size.
     """
     settings = recipe.training
-    assert isinstance(settings.threads, int)
-    backend.configure(settings.threads, settings.seed, settings.precision)
+    backend.configure(settings.cpu_threads, settings.seed, settings.precision)
     folder.mkdir(parents=True, exist_ok=True)
     with backend.all_devices():
         model = build_segmenter(recipe.network, recipe.data.image_size)

@@ -18,7 +18,7 @@ from tasks.reporting import state_of
 ROWS = "rows.csv"
 
 
-@task
+@task(task_run_name="encode {shard.start}-{shard.stop}")
 def encode(images: Stage, shard: range, probabilities: Stage, inference: Inference) -> Any:
     """Tell the nuclei of a shard apart and encode them; returns the `Stage`.
 

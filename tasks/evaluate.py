@@ -29,10 +29,11 @@ def evaluate(recipe: Recipe, images: Stage, labels: Stage, split: Stage, model: 
     def build(folder: Path) -> None:
         probabilities = [folder / f"{sample.id}.npy" for sample in validation]
         run_in_worker(
+            recipe.training.cpu_threads,
             "nucleus_unet.inference:write_probabilities",
             model.folder / MODEL,
             recipe.inference,
-            recipe.training.threads,
+            recipe.training.cpu_threads,
             [sample.image for sample in validation],
             probabilities,
         )
@@ -52,7 +53,7 @@ def evaluate(recipe: Recipe, images: Stage, labels: Stage, split: Stage, model: 
             "labels": labels.digest,
             "split": split.digest,
             "inference": recipe.inference.model_dump(mode="json"),
-            "threads": recipe.training.threads,
+            "threads": recipe.training.cpu_threads,
         },
         build,
         code=["inference", "evaluation"],
@@ -62,9 +63,9 @@ def evaluate(recipe: Recipe, images: Stage, labels: Stage, split: Stage, model: 
     by_image = scores.pop("by_image")
     create_table_artifact([short(scores)], key="scores", description="Scores on validation images")
     create_table_artifact(
-        [short(row) for row in by_image],
+        [short(row) | {"id": row["id"][:8]} for row in by_image],
         key="scores-by-image",
-        description="Scores of each validation image, worst first",
+        description="Scores of each validation image, lowest IoU first",
     )
     return state_of(stage)
 

@@ -1,6 +1,5 @@
 """One mask file a nucleus, merged into one label image an image."""
 
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -48,7 +47,7 @@ def merge_masks(raws: list[Path], images: Stage) -> Any:
             first.detail,
         )
         create_table_artifact(
-            [asdict(problem) for problem in problems[:1000]],
+            [{"problem": p.kind, "detail": p.detail, "file": p.file} for p in problems[:1000]],
             key="mask-problems",
             description=f"{len(problems)} problems in the masks (`nucleus check` lists all)",
         )

@@ -26,17 +26,18 @@ def shards(images: Stage) -> list[range]:
     return [range(start, min(start + SHARD, count)) for start in range(0, count, SHARD)]
 
 
-@task(retries=1)
+@task(retries=1, task_run_name="predict {shard.start}-{shard.stop}")
 def predict(recipe: Recipe, network: Path, images: Stage, shard: range) -> Any:
     """Predict the images of a shard at the network's size; returns the `Stage`."""
     entries = images_in(images, shard)
 
     def build(folder: Path) -> None:
         run_in_worker(
+            recipe.training.cpu_threads,
             "nucleus_unet.inference:write_probabilities",
             network,
             recipe.inference,
-            recipe.training.threads,
+            recipe.training.cpu_threads,
             [entry.path(home()) for entry in entries],
             [folder / f"{entry.id}.npy" for entry in entries],
         )
@@ -49,7 +50,7 @@ def predict(recipe: Recipe, network: Path, images: Stage, shard: range) -> Any:
                 "model": sha256_file(network),
                 "images": identities(entries),
                 "inference": recipe.inference.model_dump(mode="json"),
-                "threads": recipe.training.threads,
+                "threads": recipe.training.cpu_threads,
             },
             build,
             code=["inference"],

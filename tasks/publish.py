@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 from prefect import task
-from prefect.artifacts import create_link_artifact, create_markdown_artifact
+from prefect.artifacts import create_markdown_artifact
 from prefect.logging import get_run_logger
 
 from nucleus_unet import figures, submission, tracking
@@ -46,6 +46,9 @@ def publish_model(
 ) -> None:
     """Log the split, file list, history, curves, scores, pictures and the model."""
     history = [e for e in EventLog(model.folder / EVENTS).new() if e["event"] == "epoch"]
+    network = model.folder / MODEL
+    threads = recipe.training.cpu_threads
+    model_id = run_in_worker(threads, "nucleus_unet.tracking:log_model", run, recipe, network)
     tracking.log_json(run, "history.json", history)
     tracking.log_bytes(run, "curves.png", figures.curves(history))
     tracking.log_json(run, "files.json", _files(images, labels))
@@ -53,18 +56,18 @@ def publish_model(
     tracking.log_files(run, "pictures", sorted(scores.folder.glob("*.png")))
     overall = scores_of(scores)
     del overall["by_image"]
-    tracking.log_metrics(run, {f"validation.{key}": value for key, value in overall.items()})
-    tracking.log_metrics(
-        run, {f"seconds.{s.name}": s.seconds for s in (images, labels, split, model, scores)}
-    )
-    run_in_worker("nucleus_unet.tracking:log_model", run, recipe, model.folder / MODEL)
-    create_link_artifact(run.url, key="mlflow-run", link_text="This run in MLflow")
+    merits = {f"validation/{key}": value for key, value in overall.items()}
+    tracking.log_metrics(run, merits, model_id=model_id)
+    stages = (images, labels, split, model, scores)
+    tracking.log_metrics(run, {f"seconds/{stage.name}": stage.seconds for stage in stages})
     summary = _summary(recipe, history, overall)
-    create_markdown_artifact(f"{summary}\n[This run in MLflow]({run.url})\n", key="summary")
-    tags = {"stage.train": model.digest, "mlflow.note.content": summary}
+    create_markdown_artifact(summary, key="summary", description="What was trained, and its scores")
+    tracking.describe(run.id, summary)
+    tags = {"stage.train": model.digest}
     if model.cached and (first := tracking.first_finished_run("stage.train", model.digest)):
         tags["reused_from"] = first
     tracking.log_tags(run, tags)
+    get_run_logger().info("logged as models:/%s of %s", model_id, run.url)
 
 
 @task
@@ -94,10 +97,10 @@ def publish_submission(
     made = Submission(path, sha256_file(path), len(entries), sum(bool(rle) for _, rle in rows))
     tracking.log_files(run, "", [path])
     tracking.log_tags(run, {"submission.sha256": made.sha256})
-    tracking.log_metrics(run, {"submission.images": made.images, "submission.nuclei": made.nuclei})
+    tracking.log_metrics(run, {"submission/images": made.images, "submission/nuclei": made.nuclei})
     seconds: dict[str, float] = {}
     for stage in (stage for shard in shards for stage in shard):
-        seconds[f"seconds.{stage.name}"] = seconds.get(f"seconds.{stage.name}", 0) + stage.seconds
+        seconds[f"seconds/{stage.name}"] = seconds.get(f"seconds/{stage.name}", 0) + stage.seconds
     tracking.log_metrics(run, seconds)
     get_run_logger().info("%d nuclei in %d images: %s", made.nuclei, made.images, made.path)
     return made
@@ -125,7 +128,11 @@ def log_dataset(
 ) -> None:
     """Add a data set to the run's inputs, with the digest of its ids and contents."""
     name = "+".join(path.name for path in paths)
-    tracking.log_dataset(run, name, paths[0], dataset_of(images, labels), context)
+    profile = {"images": len(images_of(images.folder))}
+    if labels:
+        profile["nuclei"] = sum(entry.nuclei for entry in labels_of(labels.folder))
+    digest = dataset_of(images, labels)
+    tracking.log_dataset(run, name, paths[0], digest, context, profile)
 
 
 def _files(images: Stage, labels: Stage) -> list[dict[str, str]]:
@@ -141,5 +148,6 @@ def _summary(recipe: Recipe, history: list[dict[str, float]], scores: dict[str, 
     rows = "\n".join(f"| {name} | {value:.4g} |" for name, value in scores.items())
     return (
         f"**{recipe.name}**, {len(history)} epochs of {recipe.training.steps_per_epoch} steps of "
-        f"{recipe.training.batch_size} images\n\n| on the validation images | |\n|---|---|\n{rows}\n"
+        f"{recipe.training.batch_size} images; curves.png has training beside validation.\n\n"
+        f"| on the validation images | |\n|---|---|\n{rows}\n"
     )

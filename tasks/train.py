@@ -98,7 +98,7 @@ class _Follower:
 
     def _start(self, parameters: int, **hardware: Any) -> None:
         self.logger.info("training %d parameters on %s", parameters, hardware)
-        tags = {f"hardware.{name}": str(value) for name, value in hardware.items()}
+        tags = {f"hardware.{name}": _text(value) for name, value in hardware.items()}
         tracking.log_tags(self.run, tags | {"parameters": str(parameters)})
 
     def _estimate(self, seconds_per_step: float, seconds: float, disk_bytes: int) -> None:
@@ -140,6 +140,10 @@ def _weights_of(run_id: str | None) -> Path | None:
     folder = home() / "models" / run_id
     folder.mkdir(parents=True, exist_ok=True)
     return tracking.download_model(run_id, folder)[1]
+
+
+def _text(value: Any) -> str:
+    return ", ".join(value) if isinstance(value, list) else str(value)
 
 
 def _terminal() -> bool:

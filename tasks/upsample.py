@@ -13,7 +13,7 @@ from tasks.predict import images_in
 from tasks.reporting import state_of
 
 
-@task
+@task(task_run_name="upsample {shard.start}-{shard.stop}")
 def upsample(images: Stage, shard: range, probabilities: Stage) -> Any:
     """Resize the probabilities of a shard to the images' own sizes; returns the `Stage`."""
     entries = images_in(images, shard)

@@ -4,10 +4,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from hypothesis import settings
 
 from nucleus_unet.dataset.sample import Sample
 from nucleus_unet.recipe import Recipe, parse_recipe
 
+settings.register_profile("no deadline", deadline=None)  # other work may be on the machine
+settings.load_profile("no deadline")
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
 

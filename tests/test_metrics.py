@@ -66,7 +66,7 @@ def test_reset() -> None:
     assert float(metric.result()) == 1
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(batches())
 def test_it_equals_scikit_learn(batch: tuple[NDArray[np.float32], NDArray[np.float32]]) -> None:
     y_true, y_pred = (array.ravel() for array in batch)
@@ -77,7 +77,7 @@ def test_it_equals_scikit_learn(batch: tuple[NDArray[np.float32], NDArray[np.flo
     assert mean_iou(*batch) == pytest.approx(np.mean(expected), abs=1e-6)
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(batches(), st.integers(1, 4))
 def test_the_batches_do_not_matter(
     batch: tuple[NDArray[np.float32], NDArray[np.float32]], size: int
@@ -89,7 +89,7 @@ def test_the_batches_do_not_matter(
     assert float(metric.result()) == mean_iou(y_true, y_pred)
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(batches())
 def test_it_equals_the_scores_by_counts(
     batch: tuple[NDArray[np.float32], NDArray[np.float32]],

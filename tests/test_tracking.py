@@ -1,3 +1,4 @@
+import contextlib
 import json
 from collections.abc import Iterator
 from pathlib import Path
@@ -44,8 +45,8 @@ def client(tracking: Any) -> Any:
 def logged(tracking: Any, tiny: Recipe, folder: Path) -> Any:
     """A run in which a bit of everything is logged."""
     (folder / "note.txt").write_text("note")
-    with tracking.open_run("retrain", tiny, {"extra": "1"}) as run:
-        tracking.log_dataset(run, "set", Path("/raw/set.zip"), DIGEST, "training")
+    with tracking.open_run("retrain", tiny, {"extra": "1"}, "[in Prefect](http://p)") as run:
+        tracking.log_dataset(run, "set", Path("/raw/set.zip"), DIGEST, "training", {"images": 3})
         for step in (1, 2):
             tracking.log_metrics(run, {"loss": 1 / step, "dice": step}, step=step)
         tracking.log_tags(run, {"stage.train": DIGEST})
@@ -60,7 +61,7 @@ def logged(tracking: Any, tiny: Recipe, folder: Path) -> Any:
 @pytest.fixture(scope="module")
 def failed(tracking: Any, tiny: Recipe) -> str:
     """Id of a run that ended with an error."""
-    with pytest.raises(RuntimeError), tracking.open_run("retrain", tiny, {}) as run:
+    with contextlib.suppress(RuntimeError), tracking.open_run("retrain", tiny, {}, "") as run:
         tracking.log_tags(run, {"stage.train": "of a run that failed"})
         raise RuntimeError("no disk")
     return str(run.id)
@@ -110,6 +111,7 @@ def test_a_data_set_is_an_input_and_its_whole_digest_a_tag(client: Any, logged: 
     [entry] = run.inputs.dataset_inputs
     assert (entry.dataset.name, entry.dataset.digest) == ("set", DIGEST[:36])
     assert json.loads(entry.dataset.source) == {"uri": "/raw/set.zip"}
+    assert json.loads(entry.dataset.profile) == {"images": 3}
     assert [(tag.key, tag.value) for tag in entry.tags] == [("mlflow.data.context", "training")]
     assert run.data.tags["dataset.training"] == DIGEST
 
@@ -148,6 +150,13 @@ def test_a_run_that_fails_says_why(client: Any, failed: str) -> None:
     run = client.get_run(failed)
     assert run.info.status == "FAILED"
     assert run.data.tags["failure"] == "RuntimeError: no disk"
+    assert run.data.tags["mlflow.note.content"] == "**Failed**: RuntimeError: no disk"
+
+
+def test_a_description_grows_by_paragraphs(tracking: Any, client: Any, logged: Any) -> None:
+    tracking.describe(logged.id, "**Good**")
+    note = client.get_run(logged.id).data.tags["mlflow.note.content"]
+    assert note == "[in Prefect](http://p)\n\n**Good**"
 
 
 def test_the_page_of_a_local_run_is_where_the_ui_serves(
@@ -184,7 +193,7 @@ def test_another_experiment_by_the_standard_variable(
     tracking: Any, client: Any, tiny: Recipe, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("MLFLOW_EXPERIMENT_NAME", "other")
-    with tracking.open_run("predict", tiny, {}) as run:
+    with tracking.open_run("predict", tiny, {}, "") as run:
         pass
     experiment = client.get_run(run.id).info.experiment_id
     assert client.get_experiment(experiment).name == "other"

@@ -69,14 +69,14 @@ class Place:
             return list(database.execute(query, values))
 
     def states(self, flow_run_id: str) -> list[tuple[str, str]]:
-        """Task name and state name of each task run of a flow run, in their order."""
-        return [
-            (name.rpartition("-")[0], state)
-            for name, state in self.prefect(
-                "select name, state_name from task_run where flow_run_id = ? order by start_time",
-                flow_run_id,
-            )
-        ]
+        """Task and state name of each task run of a flow run, which is shown by its task's name."""
+        found = []
+        for key, name, state in self.prefect(
+            "select task_key, name, state_name from task_run where flow_run_id = ?", flow_run_id
+        ):
+            found.append((key.rpartition("-")[0], state))
+            assert name.startswith(found[-1][0])
+        return found
 
     def leftovers(self) -> list[Path]:
         """What is left of work that did not end."""
@@ -144,7 +144,7 @@ class Retrained:
     def said(self) -> dict[str, str]:
         """The table at the end, by the first column."""
         rows = self.stdout.partition("Retrained.\n")[2].splitlines()
-        return dict(re.split(r"  +", row, maxsplit=1) for row in rows)  # type: ignore[misc]
+        return dict(re.split(r"  +", row, maxsplit=1) for row in rows)
 
     @property
     def run_id(self) -> str:

@@ -56,9 +56,14 @@ def artifacts(run: Any) -> Path:
 @pytest.fixture(scope="module")
 def sizes(place: Any) -> dict[str, tuple[int, int]]:
     """Height and width of each test image."""
-    return {
-        path.stem: cv2.imread(str(path)).shape[:2] for path in place.test.glob("*/images/*.png")
-    }
+    return {path.stem: pixels(path).shape[:2] for path in place.test.glob("*/images/*.png")}
+
+
+def pixels(path: Path, flags: int = cv2.IMREAD_COLOR_RGB) -> Any:
+    """An image file as an array."""
+    image = cv2.imread(str(path), flags)
+    assert image is not None
+    return image
 
 
 def labels_of(path: Path, sizes: dict[str, tuple[int, int]]) -> dict[str, Any]:
@@ -133,7 +138,7 @@ def test_its_tags_lead_to_source_recipe_and_flow(retrained: Any, run: Any, artif
     flow_run = tags["prefect.flow_run_id"]
     assert tags["prefect.url"] == f"http://127.0.0.1:4200/runs/flow-run/{flow_run}"
     assert "reused_from" not in tags
-    assert "devices" in str(tags.keys())
+    assert tags["hardware.backend"].startswith("tensorflow ")
 
 
 def test_its_data_sets_are_inputs_with_their_digests(run: Any) -> None:
@@ -156,12 +161,12 @@ def test_each_epoch_is_there_at_its_step(client: Any, retrained: Any, artifacts:
 def test_system_and_summary_metrics_are_there(run: Any, retrained: Any) -> None:
     metrics = run.data.metrics
     assert any(name.startswith("system/cpu") for name in metrics)
-    assert metrics["validation.mean_iou"] == pytest.approx(
+    assert metrics["validation/mean_iou"] == pytest.approx(
         float(retrained.said["validation mean_iou"]), rel=1e-3
     )
-    assert metrics["submission.images"] == 3
+    assert metrics["submission/images"] == 3
     assert metrics["peak_memory_gb"] > 0
-    assert {f"seconds.{stage}" for stage, _ in STAGES} <= metrics.keys()
+    assert {f"seconds/{stage}" for stage, _ in STAGES} <= metrics.keys()
 
 
 def test_its_artifacts_say_what_went_in(place: Any, artifacts: Path) -> None:
@@ -183,14 +188,14 @@ def test_its_artifacts_hold_what_came_out(retrained: Any, artifacts: Path) -> No
     pictures = [artifacts / "curves.png", *sorted((artifacts / "pictures").iterdir())]
     assert {path.name for path in pictures[1:]} == {"validation_best.png", "validation_worst.png"}
     for path in pictures:
-        assert cv2.imread(str(path)).std() > 0
+        assert pixels(path).std() > 0
 
 
 # The model
 
 
 LOAD = """
-import sys, json
+import sys
 import mlflow, numpy as np
 images = np.load(sys.argv[2])
 model = mlflow.pyfunc.load_model(sys.argv[1])
@@ -206,7 +211,7 @@ def test_the_model_loads_and_gives_label_images(
 ) -> None:
     place = retrained.place
     image_id, (height, width) = next(iter(sizes.items()))
-    image = cv2.imread(str(place.test / image_id / "images" / f"{image_id}.png"))[..., ::-1]
+    image = pixels(place.test / image_id / "images" / f"{image_id}.png")
     np.save(tmp_path / "images.npy", np.stack([image, np.zeros_like(image)]))
     arguments = [
         f"runs:/{retrained.run_id}/model",
@@ -229,7 +234,7 @@ def test_the_model_loads_and_gives_label_images(
     submitted = labels_of(retrained.submission, sizes)[image_id]
     assert ((labels[0] > 0) == (submitted > 0)).mean() > 0.99
     assert set(np.unique(labels[0])) == set(range(labels[0].max() + 1))
-    assert str(place.home) in done.stdout or "model" in done.stdout  # its own code
+    assert "/code/nucleus_unet/" in done.stdout  # the code that was logged with it
 
 
 def test_the_model_is_code_with_a_signature_and_pinned_requirements(
@@ -272,7 +277,7 @@ def test_its_inputs_are_small_enough_to_read(place: Any, run: Any) -> None:
 
 def test_its_artifacts_in_prefect(place: Any, run: Any, retrained: Any) -> None:
     found = {
-        key: (kind, json.loads(text))
+        key: (kind, json.loads(str(text)))
         for key, kind, text in place.prefect(
             "select key, type, data from artifact where flow_run_id = ?",
             run.data.tags["prefect.flow_run_id"],
@@ -282,15 +287,15 @@ def test_its_artifacts_in_prefect(place: Any, run: Any, retrained: Any) -> None:
     kind, epochs = found["epochs"]
     assert kind == "table"
     assert [epoch["epoch"] for epoch in json.loads(epochs)] == [1, 2]
-    assert METRICS <= json.loads(epochs)[0].keys()
+    assert json.loads(epochs)[0].keys() >= METRICS
     [scores] = json.loads(found["scores"][1])
-    assert scores["mean_iou"] == pytest.approx(run.data.metrics["validation.mean_iou"], rel=1e-3)
+    assert scores["mean_iou"] == pytest.approx(run.data.metrics["validation/mean_iou"], rel=1e-3)
     assert len(json.loads(found["scores-by-image"][1])) == scores["images"] == 1
-    assert f"/runs/{retrained.run_id})" in found["mlflow-run"][1]
+    assert f"/runs/{retrained.run_id}" in found["mlflow-run"][1]
     assert "quick" in found["summary"][1]
     # The sample has overlapping masks.
     problems = json.loads(found["mask-problems"][1])
-    assert {problem["kind"] for problem in problems} == {"overlap"}
+    assert all("overlap" in problem.values() for problem in problems)
 
 
 # Run again
@@ -360,7 +365,7 @@ def test_predict_writes_16_bit_labels(
 ) -> None:
     assert {path.stem for path in (predicted / "labels").iterdir()} == sizes.keys()
     for image_id, expected in labels_of(retrained.submission, sizes).items():
-        labels = cv2.imread(str(predicted / "labels" / f"{image_id}.png"), cv2.IMREAD_UNCHANGED)
+        labels = pixels(predicted / "labels" / f"{image_id}.png", cv2.IMREAD_UNCHANGED)
         assert labels.dtype == np.uint16
         np.testing.assert_array_equal(labels, expected)
 
@@ -368,7 +373,7 @@ def test_predict_writes_16_bit_labels(
 def test_predict_writes_an_overlay_of_each(predicted: Path, sizes: dict[str, Any]) -> None:
     assert {path.stem for path in (predicted / "overlays").iterdir()} == sizes.keys()
     for path in (predicted / "overlays").iterdir():
-        assert cv2.imread(str(path)) is not None
+        assert pixels(path).std() > 0
 
 
 def test_predict_is_a_run_that_names_its_model(predicted: Path, run: Any, client: Any) -> None:

@@ -1,0 +1,81 @@
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+
+from nucleus_unet import submission, tracking
+from nucleus_unet.errors import NucleusError
+from nucleus_unet.recipe import Inference
+from nucleus_unet.stages import Stage
+from tasks.encode import ROWS, encode
+from tasks.ingest import ingest_stage
+from tasks.publish import publish_masks, publish_submission
+from tasks.upsample import upsample
+
+RUN = tracking.Run("0" * 32, "http://127.0.0.1:5000")
+
+
+@pytest.fixture
+def images(home: Path, tmp_path: Path) -> Stage:
+    """Two black images, a of 4×6 and b of 2×2 pixels."""
+    raw = tmp_path / "raw"
+    raw.mkdir()
+    cv2.imwrite(str(raw / "a.png"), np.zeros((4, 6), np.uint8))
+    cv2.imwrite(str(raw / "b.png"), np.zeros((2, 2), np.uint8))
+    return ingest_stage([raw], annotated=False)
+
+
+@pytest.fixture
+def probabilities(images: Stage, tmp_path: Path) -> Stage:
+    """Of a network of 2×2 pixels: a nucleus at the left of a, exactly the cutoff on all of b."""
+    folder = tmp_path / "probabilities"
+    folder.mkdir()
+    np.save(folder / "a.npy", np.array([[1, 0], [1, 0]], np.float32))
+    np.save(folder / "b.npy", np.full((2, 2), 0.5, np.float32))
+    return Stage("predict", folder, "digest of the probabilities", False, 1.0)
+
+
+@pytest.fixture
+def encoded(images: Stage, probabilities: Stage) -> Stage:
+    """The rows of both images."""
+    larger = upsample.fn(images, range(2), probabilities)
+    made: Stage = encode.fn(images, range(2), larger, Inference(cutoff=0.5))
+    return made
+
+
+def test_probabilities_are_upsampled_to_each_size(images: Stage, probabilities: Stage) -> None:
+    larger = upsample.fn(images, range(2), probabilities)
+    assert np.load(larger.folder / "a.npy").shape == (4, 6)
+    np.testing.assert_array_equal(np.load(larger.folder / "b.npy"), np.full((2, 2), 0.5))
+
+
+def test_a_pixel_at_the_cutoff_is_background_and_its_image_has_a_row(encoded: Stage) -> None:
+    assert (encoded.folder / ROWS).read_text() == "ImageId,EncodedPixels\na,1 12\nb,\n"
+
+
+def test_another_cutoff_is_another_stage(images: Stage, probabilities: Stage) -> None:
+    larger = upsample.fn(images, range(2), probabilities)
+    low, high = (encode.fn(images, range(2), larger, Inference(cutoff=c)) for c in (0.4, 0.6))
+    assert low.digest != high.digest
+    assert submission.read_submission(low.folder / ROWS)["b"] == ["1 4"]
+
+
+def test_masks_are_written_as_labels_and_overlays(
+    images: Stage, encoded: Stage, tmp_path: Path
+) -> None:
+    out = tmp_path / "out"
+    publish_masks.fn(images, [encoded], out)
+    labels = cv2.imread(str(out / "labels" / "a.png"), cv2.IMREAD_UNCHANGED)
+    assert labels is not None
+    assert labels.dtype == np.uint16
+    np.testing.assert_array_equal(labels, [[1, 1, 1, 0, 0, 0]] * 4)
+    assert {path.name for path in (out / "overlays").iterdir()} == {"a.png", "b.png"}
+
+
+def test_rows_that_share_a_pixel_are_never_logged(
+    images: Stage, encoded: Stage, tmp_path: Path
+) -> None:
+    submission.write_submission(encoded.folder / ROWS, [("a", "1 2"), ("a", "2 2"), ("b", "")])
+    with pytest.raises(NucleusError, match=r"row 3, image a: .*pixel 2.*; please report this"):
+        publish_submission.fn(images, [[encoded]], RUN, tmp_path / "out")

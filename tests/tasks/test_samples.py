@@ -1,0 +1,73 @@
+import json
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+
+from nucleus_unet.recipe import Data
+from nucleus_unet.stages import Stage
+from tasks.ingest import ingest_stage
+from tasks.merge_masks import dataset_of, labels_of, merge_masks
+from tasks.publish import _files
+from tasks.split import samples, split
+
+
+@pytest.fixture
+def raw(tmp_path: Path) -> Path:
+    """Four images of 2×3 pixels, the k-th with k nuclei of one pixel each, from none to three."""
+    for index in range(4):
+        folder = tmp_path / "raw" / f"id{index}"
+        (folder / "masks").mkdir(parents=True)
+        (folder / "images").mkdir()
+        cv2.imwrite(str(folder / "images" / f"id{index}.png"), np.full((2, 3), index, np.uint8))
+        for nucleus in range(index):
+            mask = np.zeros((2, 3), np.uint8)
+            mask[0, nucleus] = 255
+            cv2.imwrite(str(folder / "masks" / f"{nucleus}.png"), mask)
+    return tmp_path / "raw"
+
+
+@pytest.fixture
+def stages(home: Path, raw: Path) -> tuple[Stage, Stage]:
+    images = ingest_stage([raw], annotated=True)
+    return images, merge_masks.fn([raw], images)
+
+
+def test_masks_are_merged_to_labels(home: Path, stages: tuple[Stage, Stage]) -> None:
+    entries = labels_of(stages[1].folder)
+    assert [(entry.id, entry.nuclei) for entry in entries] == [(f"id{i}", i) for i in range(4)]
+    np.testing.assert_array_equal(np.load(entries[2].path(home)), [[1, 2, 0], [0, 0, 0]])
+
+
+def test_the_split_is_over_all_ids_and_is_made_once(stages: tuple[Stage, Stage]) -> None:
+    data = Data(validation_fraction=0.25, split_seed=7)
+    made = split.fn(stages[1], data)
+    sides = json.loads((made.folder / "split.json").read_text())
+    assert sorted(sides["training"] + sides["validation"]) == [f"id{i}" for i in range(4)]
+    assert len(sides["validation"]) == 1
+    assert split.fn(stages[1], data).name == "Cached"
+    assert split.fn(stages[1], data.model_copy(update={"split_seed": 8})).digest != made.digest
+
+
+def test_a_side_as_samples(home: Path, stages: tuple[Stage, Stage]) -> None:
+    images, labels = stages
+    made = split.fn(labels, Data(validation_fraction=0.25))
+    training, validation = (samples(made, images, labels, s) for s in ("training", "validation"))
+    assert (len(training), len(validation)) == (3, 1)
+    for sample in training + validation:
+        index = int(sample.id[2:])
+        assert (np.load(sample.image) == index).all()
+        assert np.load(sample.labels).max() == index
+
+
+def test_the_file_list_and_the_digest_see_every_mask(
+    stages: tuple[Stage, Stage], raw: Path
+) -> None:
+    images, labels = stages
+    before = _files(images, labels)
+    (raw / "id3" / "masks" / "0.png").unlink()
+    after = merge_masks.fn([raw], images)
+    changed = [b["id"] for b, a in zip(before, _files(images, after), strict=True) if a != b]
+    assert changed == ["id3"]
+    assert dataset_of(images, labels) != dataset_of(images, after)

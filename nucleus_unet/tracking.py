@@ -189,8 +189,8 @@ def log_model(run: Run, recipe: Recipe, network: Path) -> str:
                 code_paths=[str(PACKAGE)],
                 artifacts={"network": str(network), "recipe": str(recipe_file)},
                 signature=ModelSignature(
-                    Schema([TensorSpec(np.dtype(np.uint8), (-1, -1, -1, 3), "images")]),
-                    Schema([TensorSpec(np.dtype(np.int32), (-1, -1, -1), "labels")]),
+                    Schema([TensorSpec(np.dtype(np.uint8), (-1, -1, -1, 3))]),
+                    Schema([TensorSpec(np.dtype(np.int32), (-1, -1, -1))]),
                 ),
                 pip_requirements=[f"{n}=={metadata.version(n)}" for n in MODEL_REQUIREMENTS],
             )

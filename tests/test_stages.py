@@ -107,7 +107,7 @@ def test_a_failure_leaves_nothing(tmp_path: Path) -> None:
 
     with pytest.raises(KeyboardInterrupt):
         run(tmp_path, fail)
-    assert [p for p in tmp_path.rglob("*") if p.is_file()] == []
+    assert list(tmp_path.glob("stages/*/*")) == []
     assert not run(tmp_path, Build()).cached
 
 

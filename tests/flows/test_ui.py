@@ -41,7 +41,7 @@ def test_both_uis_serve_the_run_until_ctrl_c(retrained: Any) -> None:
         stderr=subprocess.STDOUT,
         text=True,
     )
-    limit = Timer(120, process.kill)
+    limit = Timer(120, process.terminate)
     limit.start()
     assert process.stdout is not None
     try:
@@ -68,5 +68,5 @@ def test_both_uis_serve_the_run_until_ctrl_c(retrained: Any) -> None:
         assert [p for p in children if p.is_running() and p.status() != "zombie"] == []
     finally:
         limit.cancel()
-        process.kill()
-        process.wait()
+        process.terminate()  # which ends the servers too, as Ctrl-C does
+        process.wait(60)

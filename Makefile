@@ -12,6 +12,7 @@ install: $(INSTALLED)
 
 # The lock is complete: pip looks nothing up, and checks the hash of every file.
 $(INSTALLED): $(LOCK) pyproject.toml
+	@echo "Setting up $(VENV): some 2 GB, a few minutes"
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed: make PYTHON=python3.11")'
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/pip install --quiet --disable-pip-version-check --no-deps --require-hashes --requirement $(LOCK)

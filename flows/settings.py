@@ -46,6 +46,8 @@ def run_flow(flow: Any, *args: Any) -> Any:
     """Run a flow in this process; what the user can mend is logged as one line, not as a traceback."""
     for name in ("prefect.flow_runs", "prefect.task_runs"):
         logging.getLogger(name).addFilter(_one_line)
+    # The last lines of a command are its own.
+    logging.getLogger("prefect").addFilter(lambda line: "temporary server" not in line.getMessage())
     return flow(*args)
 
 

@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 from tqdm import tqdm
 
-LINE_EVERY_S = 15.0
+LINE_EVERY_S = 30.0
 
 
 def reporter(what: str, unit: str, say: Callable[[str], None]) -> Callable[[int, int | None], None]:

@@ -1,6 +1,5 @@
 """Training, in a process of its own, followed into Prefect and MLflow as it goes."""
 
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -11,13 +10,13 @@ from prefect.artifacts import (
     update_progress_artifact,
 )
 from prefect.logging import get_run_logger
-from tqdm import tqdm
 
 from nucleus_unet import tracking
 from nucleus_unet.events import EventLog
 from nucleus_unet.files import sha256_file
 from nucleus_unet.home import home
 from nucleus_unet.isolation import follow
+from nucleus_unet.progress import reporter
 from nucleus_unet.recipe import Recipe
 from nucleus_unet.stages import Stage, run_stage
 from tasks.merge_masks import dataset_of
@@ -70,7 +69,8 @@ def train(
     )
     if stage.cached:
         for event in EventLog(stage.folder / EVENTS).new():
-            follower.tell(event)
+            if event["event"] not in ("estimate", "step"):  # news of then
+                follower.tell(event)
     follower.close()
     return state_of(stage)
 
@@ -84,14 +84,14 @@ class _Follower:
         self.logger = get_run_logger()
         self.epochs: list[dict[str, Any]] = []
         self.progress: Any = create_progress_artifact(0.0, key="training", description="Training")
-        self.bar = tqdm(total=self.steps, unit="step", desc="training", disable=not _terminal())
+        self.move = reporter("training", "steps", self.logger.info)
 
     def tell(self, event: dict[str, Any]) -> None:
         kind = event.pop("event")
         getattr(self, f"_{kind}")(**event)
 
     def close(self) -> None:
-        self.bar.close()
+        self.move(self.steps, self.steps)
         update_progress_artifact(self.progress, 100.0)
         rows = [short(epoch) for epoch in self.epochs]
         create_table_artifact(rows, key="epochs", description="Epochs, training and validation")
@@ -110,7 +110,7 @@ class _Follower:
         )
 
     def _step(self, step: int) -> None:
-        self.bar.update(step - self.bar.n)
+        self.move(step, self.steps)
         update_progress_artifact(self.progress, min(100 * step / self.steps, 100.0))
 
     def _epoch(self, **epoch: Any) -> None:
@@ -144,10 +144,6 @@ def _weights_of(run_id: str | None) -> Path | None:
 
 def _text(value: Any) -> str:
     return ", ".join(value) if isinstance(value, list) else str(value)
-
-
-def _terminal() -> bool:
-    return sys.stderr.isatty()
 
 
 def _duration(seconds: float) -> str:

@@ -1,5 +1,6 @@
 """The ``nucleus`` command. Each command imports what it needs, so that help comes at once."""
 
+import shutil
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -89,7 +90,10 @@ def retrain(
             ("SHA-256", made.submission.sha256),
             ("nuclei", f"{made.submission.nuclei} in {made.submission.images} images"),
         ]
-    rows += [("run", made.run.id), ("see it in both UIs", f"nucleus ui {made.run.id}")]
+    # As it was typed, where the shell would not find it by its name.
+    typed = Path(sys.argv[0])
+    command = typed if typed.name == "nucleus" and not shutil.which("nucleus") else "nucleus"
+    rows += [("run", made.run.id), ("see it in both UIs", f"{command} ui {made.run.id}")]
     _table(rows)
 
 

@@ -48,6 +48,9 @@ def prepare_environment() -> None:
         "MLFLOW_DISABLE_TELEMETRY": "true",
         "MLFLOW_LOGGING_LEVEL": "WARNING",
         "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
+        # Else both write into the user's home directory.
+        "KERAS_HOME": str(folder / "keras"),
+        "MPLCONFIGDIR": str(folder / "matplotlib"),
         # A first start on a slow disk makes the database: about 20 s, which is Prefect's limit.
         "PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS": "120",
     }

@@ -1,5 +1,6 @@
 """One mask file a nucleus, merged into one label image an image."""
 
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -38,13 +39,11 @@ def merge_masks(raws: list[Path], images: Stage) -> Any:
     )
     problems = prepared.read_index(stage.folder / INDEX, prepared.Labels).problems
     if problems:
-        first = problems[0]
+        kinds = Counter(problem.kind for problem in problems)
         get_run_logger().warning(
-            "%d problems in the masks, each decided by rule; the first: %s: %s, %s",
-            len(problems),
-            first.file,
-            first.kind,
-            first.detail,
+            "problems in the masks, decided by rule and listed by file in the artifact "
+            "mask-problems: %s",
+            ", ".join(f"{kind} {count}" for kind, count in kinds.items()),
         )
         create_table_artifact(
             [{"problem": p.kind, "detail": p.detail, "file": p.file} for p in problems[:1000]],

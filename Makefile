@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 LOCK := requirements/$(shell command -v nvidia-smi >/dev/null 2>&1 && echo cuda || echo cpu).lock
 INSTALLED := $(VENV)/installed-$(notdir $(LOCK))
 
-.PHONY: install run test test-all lint lock clean
+.PHONY: install run test test-all lint lock
 
 install: $(INSTALLED)
 
@@ -39,6 +39,3 @@ lock:
 	    --group dev --extra dask pyproject.toml --output-file requirements/cpu.lock
 	uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-header --no-annotate \
 	    --group dev --extra dask --extra cuda pyproject.toml --output-file requirements/cuda.lock
-
-clean:
-	rm -rf $(VENV) .nucleus *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis

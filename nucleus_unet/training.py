@@ -58,8 +58,8 @@ def train(
     """Train a network in this process; goes on from the checkpoint in `folder` where there is one.
 
     Writes into `folder`, as it goes, ``events.jsonl`` (a line for each thing that happened: ``start``,
-    ``estimate``, ``epoch``), ``checkpoint.npz`` and ``best.npz``, and at the end ``model.keras`` with
-    the weights of the best epoch by validation mean IoU.
+    ``estimate``, ``step``, ``epoch``, ``end``), ``checkpoint.npz`` and ``best.npz``, and at the end
+    ``model.keras`` with the weights of the best epoch by validation mean IoU.
 
     Parameters
     ----------

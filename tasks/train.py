@@ -12,6 +12,8 @@ from prefect.artifacts import (
 from prefect.logging import get_run_logger
 
 from nucleus_unet import tracking
+from nucleus_unet.backend import gpu_compute_capability
+from nucleus_unet.errors import NucleusError
 from nucleus_unet.events import EventLog
 from nucleus_unet.files import sha256_file
 from nucleus_unet.home import home
@@ -38,7 +40,7 @@ def train(
 ) -> Any:
     """Train the network and log each epoch to MLflow as it ends; returns the `Stage`."""
     follower = _Follower(recipe, run)
-    start_weights = _weights_of(recipe.training.start_from)
+    start_weights = start_weights_of(recipe)
 
     def build(folder: Path) -> None:
         reader = EventLog(folder / EVENTS)
@@ -75,6 +77,13 @@ def train(
     return state_of(stage)
 
 
+def unused_gpu(devices: list[str], backend: str) -> str | None:
+    """What to tell the user where there is an NVIDIA GPU that the backend computes without."""
+    if devices == ["cpu:0"] and gpu_compute_capability():
+        return f"there is an NVIDIA GPU, but {backend} does not use it: run make install here"
+    return None
+
+
 class _Follower:
     """Tells Prefect, MLflow and the terminal what happens in a training."""
 
@@ -98,6 +107,8 @@ class _Follower:
 
     def _start(self, parameters: int, **hardware: Any) -> None:
         self.logger.info("training %d parameters on %s", parameters, hardware)
+        if warning := unused_gpu(hardware["devices"], hardware["backend"]):
+            self.logger.warning(warning)
         tags = {f"hardware.{name}": _text(value) for name, value in hardware.items()}
         tracking.log_tags(self.run, tags | {"parameters": str(parameters)})
 
@@ -133,13 +144,28 @@ class _Follower:
         tracking.log_metrics(self.run, facts)
 
 
-def _weights_of(run_id: str | None) -> Path | None:
-    """The ``model.keras`` of a logged run, in the home."""
+def start_weights_of(recipe: Recipe) -> Path | None:
+    """The ``model.keras`` that the training starts from, fetched into the home; None for none.
+
+    Raises
+    ------
+    NucleusError
+        The run is unknown, logged no model, or its network has weights of other shapes.
+    """
+    run_id = recipe.training.start_from
     if run_id is None:
         return None
     folder = home() / "models" / run_id
     folder.mkdir(parents=True, exist_ok=True)
-    return tracking.download_model(run_id, folder)[1]
+    origin, network = tracking.download_model(run_id, folder)
+    for key in ("base_filters", "depth", "normalization"):
+        theirs, ours = getattr(origin.network, key), getattr(recipe.network, key)
+        if theirs != ours:
+            raise NucleusError(
+                f"training.start_from = {run_id}: its network.{key} is {theirs}, the recipe's is "
+                f"{ours}; start from a run of the same network, or set it to {theirs}"
+            )
+    return network
 
 
 def _text(value: Any) -> str:

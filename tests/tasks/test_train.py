@@ -1,0 +1,57 @@
+from pathlib import Path
+
+import pytest
+
+from nucleus_unet.errors import NucleusError
+from nucleus_unet.recipe import load_recipe
+from tasks import train
+
+
+@pytest.mark.parametrize(
+    ("devices", "capability", "warned"),
+    [
+        (["cpu:0"], (9, 0), True),
+        (["cpu:0"], None, False),
+        (["gpu:0"], (9, 0), False),
+    ],
+)
+def test_a_gpu_that_is_not_used_is_told(
+    devices: list[str],
+    capability: tuple[int, int] | None,
+    warned: bool,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(train, "gpu_compute_capability", lambda: capability)
+    warning = train.unused_gpu(devices, "tensorflow 2.21.0")
+    assert (warning is not None) == warned
+    assert not warned or "tensorflow 2.21.0 does not use it: run make install" in str(warning)
+
+
+def test_no_weights_to_start_from() -> None:
+    assert train.start_weights_of(load_recipe("quick")) is None
+
+
+def test_weights_of_the_same_network_are_taken(monkeypatch: pytest.MonkeyPatch) -> None:
+    # Neither the activation nor the image's size changes the shapes of the weights.
+    logged = load_recipe("quick", ["network.activation=tanh", "data.image_size=256"])
+    monkeypatch.setattr(
+        train.tracking, "download_model", lambda run_id, to: (logged, to / "model.keras")
+    )
+    weights = train.start_weights_of(load_recipe("quick", ["training.start_from=abc"]))
+    assert weights is not None
+    assert weights.parts[-3:] == ("models", "abc", "model.keras")
+
+
+@pytest.mark.parametrize("change", ["base_filters=4", "normalization=group"])
+def test_weights_of_another_network_are_refused(
+    change: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    logged = load_recipe("quick", [f"network.{change}"])
+    monkeypatch.setattr(
+        train.tracking, "download_model", lambda run_id, to: (logged, Path("model.keras"))
+    )
+    key, _, value = change.partition("=")
+    with pytest.raises(
+        NucleusError, match=rf"start_from = abc: its network\.{key} is {value}, the"
+    ):
+        train.start_weights_of(load_recipe("quick", ["training.start_from=abc"]))

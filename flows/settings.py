@@ -60,14 +60,17 @@ def _one_line(record: logging.LogRecord) -> bool:
 def task_runner() -> Any:
     """What shards run on: threads, or Dask's local processes where NUCLEUS_TASK_RUNNER is ``dask``.
 
-    For a Dask cluster, give its address in DASK_SCHEDULER_ADDRESS.
+    For a Dask cluster, give its address in DASK_SCHEDULER_ADDRESS. Keras runs in processes of its
+    own, which a worker may start only if it is not a daemon.
     """
     if os.environ.get("NUCLEUS_TASK_RUNNER", "threads") == "threads":
         return ThreadPoolTaskRunner(max_workers=SHARDS_AT_ONCE)
+    import dask
     from prefect_dask import DaskTaskRunner
 
     if address := os.environ.get("DASK_SCHEDULER_ADDRESS"):
         return DaskTaskRunner(address=address)
+    dask.config.set({"distributed.worker.daemon": False})
     local = {"n_workers": SHARDS_AT_ONCE, "threads_per_worker": 1, "dashboard_address": None}
     return DaskTaskRunner(cluster_kwargs=local)
 

@@ -4,7 +4,7 @@ import argparse
 
 from nucleus_unet.home import prepare_environment
 
-STAGES = ("ingest", "merge_masks", "train", "evaluate", "predict", "upsample", "encode")
+STAGES = ("ingest", "merge_masks", "evaluate", "predict", "upsample", "encode")
 
 
 def main() -> None:
@@ -22,6 +22,8 @@ def main() -> None:
     rows["precision"] = [run.data.params["training.precision"] for run in runs]
     for stage in STAGES:
         rows[f"{stage}, s"] = [_number(run, f"seconds/{stage}", ".1f") for run in runs]
+    # Of all attempts, where a training was cut short and went on.
+    rows["all epochs, s"] = [f"{sum(_history(run, 'seconds')):.0f}" for run in runs]
     rows["peak memory of training, GB"] = [_number(run, "peak_memory_gb", ".1f") for run in runs]
     rows["best epoch"] = [_number(run, "best_epoch", ".0f") for run in runs]
     rows["validation mean IoU, original size"] = [
@@ -33,9 +35,14 @@ def main() -> None:
         if name == "recipe":
             print("|---" * (len(runs) + 1) + "|")
     for run in runs:
-        history = client.get_metric_history(run.info.run_id, "val_mean_iou")
-        values = " ".join(f"{point.value:.3f}" for point in history)
+        values = " ".join(f"{value:.3f}" for value in _history(run, "val_mean_iou"))
         print(f"\n{run.data.tags['recipe']}, validation mean IoU by epoch: {values}")
+
+
+def _history(run, metric):  # type: ignore[no-untyped-def]
+    from mlflow import MlflowClient
+
+    return [point.value for point in MlflowClient().get_metric_history(run.info.run_id, metric)]
 
 
 def _number(run, metric, form):  # type: ignore[no-untyped-def]

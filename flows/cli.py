@@ -108,6 +108,12 @@ def predict(images: tuple[Path, ...], model: str, out: Path) -> None:
     """
     from nucleus_unet.dataset.raw import open_raw
 
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise NucleusError(
+            f"--out {out}: cannot be made ({error.strerror}); name another"
+        ) from error
     for path in images:
         with open_raw(path):
             pass  # refused before anything is started

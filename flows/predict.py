@@ -1,7 +1,6 @@
 """New images in; submission, label images and overlays out."""
 
 from pathlib import Path
-from tempfile import TemporaryDirectory
 
 from prefect import flow
 
@@ -32,15 +31,14 @@ def predict(images: list[Path], model: str, out: Path) -> Submission:
         Folder for ``submission.csv``, ``labels/<id>.png`` and ``overlays/<id>.png``.
     """
     prepare_environment()
-    with TemporaryDirectory() as folder:
-        recipe, network = tracking.download_model(model, Path(folder))
-        recipe = backend.resolve(recipe)
-        with tracked("predict", recipe, **{"model.run_id": model}) as run:
-            prepared = ingest.submit(images, annotated=False).result()
-            log_dataset(run, "test", images, prepared)
-            found = segment(recipe, network, prepared)
-            submission = publish_submission(prepared, found, run, out)
-            publish_masks(prepared, [stages[-1] for stages in found], out)
+    recipe, network = tracking.fetch_model(model)
+    recipe = backend.resolve(recipe)
+    with tracked("predict", recipe, **{"model.run_id": model}) as run:
+        prepared = ingest.submit(images, annotated=False).result()
+        log_dataset(run, "test", images, prepared)
+        found = segment(recipe, network, prepared)
+        submission = publish_submission(prepared, found, run, out)
+        publish_masks(prepared, [stages[-1] for stages in found], out)
     return submission
 
 

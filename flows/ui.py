@@ -28,7 +28,7 @@ def serve(run_id: str | None, say: Callable[[str], None]) -> None:
     lines = [f"Prefect  {prefect}", f"MLflow   {tracking.ui_address()}"]
     if run_id:
         tags = tracking.require_run(run_id)
-        flow_run = f"/runs/flow-run/{tags['prefect.flow_run_id']}"
+        flow_run = f"/runs/flow-run/{tags.get('prefect.flow_run_id', '')}"
         lines = [f"Prefect  {prefect}{flow_run}", f"MLflow   {tracking.run_url(run_id)}"]
     commands = {}
     if "PREFECT_API_URL" not in os.environ:
@@ -41,6 +41,8 @@ def serve(run_id: str | None, say: Callable[[str], None]) -> None:
             *("-m", "mlflow", "server", "--host", "127.0.0.1", "--port", _free_port("mlflow")),
             *("--backend-store-uri", os.environ["MLFLOW_TRACKING_URI"], "--workers", "1"),
         ]
+    for end in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+        signal.signal(end, signal.default_int_handler)
     processes = {}
     for name, command in commands.items():
         log = (home() / f"{name}-server.log").open("wb")
@@ -48,8 +50,6 @@ def serve(run_id: str | None, say: Callable[[str], None]) -> None:
         processes[name] = subprocess.Popen(
             [sys.executable, *command], stdout=log, stderr=log, start_new_session=True
         )
-    for end in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(end, signal.default_int_handler)
     try:
         for name in processes:
             _wait_for(name, processes[name])

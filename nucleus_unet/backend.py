@@ -52,6 +52,12 @@ def gpu_compute_capability() -> tuple[int, int] | None:
     return min(capabilities, default=None)
 
 
+def device_kind() -> dict[str, Any]:
+    """What bits depend on beside the recipe: the Keras backend, and the GPU's compute capability."""
+    name = os.environ.get("KERAS_BACKEND", "tensorflow")
+    return {"backend": name, "gpu": gpu_compute_capability()}
+
+
 def usable_cores() -> int:
     """CPU cores that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

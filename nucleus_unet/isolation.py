@@ -3,6 +3,7 @@
 import multiprocessing
 import os
 import pkgutil
+import signal
 import sys
 import threading
 import time
@@ -48,14 +49,19 @@ def follow(function: str, *args: Any, poll: Callable[[], list[Any]]) -> Iterator
         What the function raised, or `BrokenProcessPool` where its process was killed.
     """
     with new_process() as process:
+        pid = process.submit(os.getpid).result()
         future = process.submit(_call, function, *args)
-        done = False
-        while not done:
-            done = future.done()
-            yield from poll()
-            if not done:
-                time.sleep(POLL_S)
-        future.result()
+        try:
+            done = False
+            while not done:
+                done = future.done()
+                yield from poll()
+                if not done:
+                    time.sleep(POLL_S)
+            future.result()
+        finally:
+            if not future.done():  # who follows has failed, and would wait for hours
+                os.kill(pid, signal.SIGKILL)
 
 
 def run_in_worker(threads: int, function: str, *args: Any) -> Any:

@@ -5,7 +5,7 @@ import os
 import tempfile
 import time
 import warnings
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime
@@ -90,17 +90,17 @@ def open_run(kind: str, recipe: Recipe, tags: Mapping[str, str], note: str) -> I
         },
     )
     run_id = run.info.run_id
-    client.log_batch(
-        run_id, params=[Param(key, str(value)) for key, value in recipe.flat().items()]
-    )
-    client.log_text(run_id, recipe.model_dump_json(indent=1), "recipe.json")
-    client.log_text(run_id, "\n".join(packages()) + "\n", "packages.txt")
-    if code.dirty:
-        client.log_text(run_id, code.diff, "source.diff")
+    status = RunStatus.FAILED
     monitor = SystemMetricsMonitor(run_id)
     monitor.start()
-    status = RunStatus.FAILED
     try:
+        client.log_batch(
+            run_id, params=[Param(key, str(value)) for key, value in recipe.flat().items()]
+        )
+        client.log_text(run_id, recipe.model_dump_json(indent=1), "recipe.json")
+        client.log_text(run_id, "\n".join(packages()) + "\n", "packages.txt")
+        if code.dirty:
+            client.log_text(run_id, code.diff, "source.diff")
         yield Run(run_id, run_url(run_id))
         status = RunStatus.FINISHED
     except BaseException as error:
@@ -121,11 +121,16 @@ def describe(run_id: str, markdown: str) -> None:
 
 
 def log_dataset(
-    run: Run, name: str, path: Path, digest: str, context: str, profile: Mapping[str, int]
+    run: Run,
+    name: str,
+    paths: Sequence[Path],
+    digest: str,
+    context: str,
+    profile: Mapping[str, int],
 ) -> None:
     """Add a data set to the run's inputs; its whole digest goes to the tag ``dataset.<context>``."""
-    source_uri = json.dumps({"uri": str(path)})
-    dataset = Dataset(name, digest[:36], "local", source_uri, profile=json.dumps(dict(profile)))
+    places = json.dumps({"uri": ", ".join(str(path.absolute()) for path in paths)[:60_000]})
+    dataset = Dataset(name, digest[:36], "local", places, profile=json.dumps(dict(profile)))
     entry = DatasetInput(dataset, tags=[InputTag("mlflow.data.context", context)])
     client = MlflowClient()
     client.log_inputs(run.id, datasets=[entry])
@@ -194,6 +199,8 @@ def log_model(run: Run, recipe: Recipe, network: Path) -> str:
                 ),
                 pip_requirements=[f"{n}=={metadata.version(n)}" for n in MODEL_REQUIREMENTS],
             )
+    # Leaving the block above ended the run, which goes on.
+    MlflowClient().update_run(run.id, status=RunStatus.to_string(RunStatus.RUNNING))
     return str(logged.model_id)
 
 
@@ -226,8 +233,8 @@ def require_run(run_id: str) -> dict[str, str]:
         ) from error
 
 
-def download_model(run_id: str, to: Path) -> tuple[Recipe, Path]:
-    """The resolved recipe and the ``model.keras`` of a logged run.
+def fetch_model(run_id: str) -> tuple[Recipe, Path]:
+    """The resolved recipe of a logged run and its ``model.keras``, fetched into the home.
 
     Raises
     ------
@@ -235,8 +242,10 @@ def download_model(run_id: str, to: Path) -> tuple[Recipe, Path]:
         No such run on this tracking server, or it logged no model.
     """
     require_run(run_id)
+    to = home() / "models" / run_id
     uri = f"runs:/{run_id}/{MODEL}"
     try:
+        to.mkdir(parents=True, exist_ok=True)
         folder = Path(mlflow.artifacts.download_artifacts(uri, dst_path=str(to)))
     except (MlflowException, OSError) as error:
         raise NucleusError(

@@ -8,6 +8,7 @@ from prefect import task
 from prefect.artifacts import create_table_artifact
 
 from nucleus_unet import evaluation
+from nucleus_unet.backend import device_kind
 from nucleus_unet.files import sha256_file, write_atomically
 from nucleus_unet.home import home
 from nucleus_unet.isolation import run_in_worker
@@ -54,6 +55,7 @@ def evaluate(recipe: Recipe, images: Stage, labels: Stage, split: Stage, model: 
             "split": split.digest,
             "inference": recipe.inference.model_dump(mode="json"),
             "threads": recipe.training.cpu_threads,
+            "device": device_kind(),
         },
         build,
         code=["inference", "evaluation"],

@@ -46,10 +46,10 @@ def images_of(folder: Path) -> tuple[prepared.ImageEntry, ...]:
     return prepared.read_index(folder / INDEX, prepared.Images).entries
 
 
-def digests(raws: list[Path]) -> list[list[str]]:
-    """Path and content digest of raw data sets."""
+def digests(raws: list[Path]) -> list[str]:
+    """Content digest of raw data sets, wherever they lie."""
     found = []
     for path in raws:
         with open_raw(path) as raw:
-            found.append([str(path), raw.digest()])
+            found.append(raw.digest())
     return found

@@ -6,6 +6,7 @@ from typing import Any
 
 from prefect import task
 
+from nucleus_unet.backend import device_kind
 from nucleus_unet.dataset.prepared import ImageEntry
 from nucleus_unet.files import sha256_file
 from nucleus_unet.home import home
@@ -51,6 +52,7 @@ def predict(recipe: Recipe, network: Path, images: Stage, shard: range) -> Any:
                 "images": identities(entries),
                 "inference": recipe.inference.model_dump(mode="json"),
                 "threads": recipe.training.cpu_threads,
+                "device": device_kind(),
             },
             build,
             code=["inference"],

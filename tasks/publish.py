@@ -127,12 +127,17 @@ def log_dataset(
     labels: Stage | None = None,
 ) -> None:
     """Add a data set to the run's inputs, with the digest of its ids and contents."""
-    name = "+".join(path.name for path in paths)
     profile = {"images": len(images_of(images.folder))}
     if labels:
         profile["nuclei"] = sum(entry.nuclei for entry in labels_of(labels.folder))
     digest = dataset_of(images, labels)
-    tracking.log_dataset(run, name, paths[0], digest, context, profile)
+    tracking.log_dataset(run, dataset_name(paths), paths, digest, context, profile)
+
+
+def dataset_name(paths: Sequence[Path]) -> str:
+    """What a data set of many files is called, in the 500 characters that MLflow allows."""
+    more = f" and {len(paths) - 1} more" if len(paths) > 1 else ""
+    return f"{paths[0].name[:400]}{more}"
 
 
 def _files(images: Stage, labels: Stage) -> list[dict[str, str]]:

@@ -12,7 +12,7 @@ from prefect.artifacts import (
 from prefect.logging import get_run_logger
 
 from nucleus_unet import tracking
-from nucleus_unet.backend import gpu_compute_capability
+from nucleus_unet.backend import device_kind, gpu_compute_capability
 from nucleus_unet.errors import NucleusError
 from nucleus_unet.events import EventLog
 from nucleus_unet.files import sha256_file
@@ -44,6 +44,7 @@ def train(
 
     def build(folder: Path) -> None:
         reader = EventLog(folder / EVENTS)
+        follower.catch_up(reader.new())
         for event in follow(
             "nucleus_unet.training:train",
             recipe,
@@ -62,6 +63,8 @@ def train(
             "dataset": dataset_of(images, labels),
             "split": split.digest,
             "recipe": recipe.model_dump(mode="json", exclude={"name", "inference"}),
+            "validation_batch": recipe.inference.batch_size,
+            "device": device_kind(),
             "start_weights": sha256_file(start_weights) if start_weights else None,
         },
         build,
@@ -70,9 +73,7 @@ def train(
         resumable=True,
     )
     if stage.cached:
-        for event in EventLog(stage.folder / EVENTS).new():
-            if event["event"] not in ("estimate", "step"):  # news of then
-                follower.tell(event)
+        follower.catch_up(EventLog(stage.folder / EVENTS).new())
     follower.close()
     return state_of(stage)
 
@@ -98,6 +99,12 @@ class _Follower:
     def tell(self, event: dict[str, Any]) -> None:
         kind = event.pop("event")
         getattr(self, f"_{kind}")(**event)
+
+    def catch_up(self, events: list[dict[str, Any]]) -> None:
+        """Tell what lasts of an earlier attempt."""
+        for event in events:
+            if event["event"] not in ("estimate", "step"):
+                self.tell(event)
 
     def close(self) -> None:
         self.move(self.steps, self.steps)
@@ -155,9 +162,7 @@ def start_weights_of(recipe: Recipe) -> Path | None:
     run_id = recipe.training.start_from
     if run_id is None:
         return None
-    folder = home() / "models" / run_id
-    folder.mkdir(parents=True, exist_ok=True)
-    origin, network = tracking.download_model(run_id, folder)
+    origin, network = tracking.fetch_model(run_id)
     for key in ("base_filters", "depth", "normalization"):
         theirs, ours = getattr(origin.network, key), getattr(recipe.network, key)
         if theirs != ours:

@@ -8,6 +8,7 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
+from typing import Any
 
 import psutil
 import pytest
@@ -93,3 +94,11 @@ def test_a_child_ends_with_its_parent(tmp_path: Path) -> None:
             child.kill()
             pytest.fail("the child outlived its parent")
         time.sleep(0.1)
+
+
+def test_where_the_follower_fails_the_work_ends() -> None:
+    def poll() -> list[Any]:
+        raise ConnectionError("MLflow is away")
+
+    with pytest.raises(ConnectionError, match="MLflow is away"):
+        list(follow("time:sleep", 3600, poll=poll))

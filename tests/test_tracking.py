@@ -46,7 +46,7 @@ def logged(tracking: Any, tiny: Recipe, folder: Path) -> Any:
     """A run in which a bit of everything is logged."""
     (folder / "note.txt").write_text("note")
     with tracking.open_run("retrain", tiny, {"extra": "1"}, "[in Prefect](http://p)") as run:
-        tracking.log_dataset(run, "set", Path("/raw/set.zip"), DIGEST, "training", {"images": 3})
+        tracking.log_dataset(run, "set", [Path("/raw/set.zip")], DIGEST, "training", {"images": 3})
         for step in (1, 2):
             tracking.log_metrics(run, {"loss": 1 / step, "dice": step}, step=step)
         tracking.log_tags(run, {"stage.train": DIGEST})
@@ -184,9 +184,9 @@ def test_an_unknown_run_is_refused(tracking: Any, run_id: str) -> None:
     assert "\n" not in str(error.value)
 
 
-def test_a_run_without_a_model_is_refused(tracking: Any, failed: str, tmp_path: Path) -> None:
+def test_a_run_without_a_model_is_refused(tracking: Any, failed: str) -> None:
     with pytest.raises(NucleusError, match=f"^run {failed} has no model: .*choose one"):
-        tracking.download_model(failed, tmp_path)
+        tracking.fetch_model(failed)
 
 
 def test_another_experiment_by_the_standard_variable(

@@ -53,10 +53,11 @@ def test_where_an_image_is_truncated_no_stage_is_left(home: Path, tmp_path: Path
 def test_digests_of_a_file_and_of_a_folder(home: Path, tmp_path: Path) -> None:
     raw = write_images(tmp_path / "raw", 1)
     file, folder = digests([raw / "000.png", raw])
-    assert file == [str(raw / "000.png"), sha256_file(raw / "000.png")]
-    assert folder[0] == str(raw)
-    write_images(raw, 2)
-    assert digests([raw])[0][1] != folder[1]
+    assert file == sha256_file(raw / "000.png")
+    moved = raw.rename(tmp_path / "moved")
+    assert digests([moved]) == [folder]
+    write_images(moved, 2)
+    assert digests([moved]) != [folder]
 
 
 def test_the_digest_of_a_data_set_is_of_its_contents(home: Path, tmp_path: Path) -> None:

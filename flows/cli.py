@@ -108,12 +108,6 @@ def predict(images: tuple[Path, ...], model: str, out: Path) -> None:
     """
     from nucleus_unet.dataset.raw import open_raw
 
-    try:
-        out.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise NucleusError(
-            f"--out {out}: cannot be made ({error.strerror}); name another"
-        ) from error
     for path in images:
         with open_raw(path):
             pass  # refused before anything is started
@@ -122,6 +116,12 @@ def predict(images: tuple[Path, ...], model: str, out: Path) -> None:
     from nucleus_unet.tracking import require_run
 
     require_run(model)
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise NucleusError(
+            f"--out {out}: cannot be made ({error.strerror}); name another"
+        ) from error
     made = settings.run_flow(flow, list(images), model, out)
     click.echo("\nPredicted.")
     _table(

@@ -62,9 +62,19 @@ def task_runner() -> Any:
 
     For a Dask cluster, give its address in DASK_SCHEDULER_ADDRESS. Keras runs in processes of its
     own, which a worker may start only if it is not a daemon.
+
+    Raises
+    ------
+    NucleusError
+        Dask without a Prefect server: each worker would start one of its own, and leave it behind.
     """
     if os.environ.get("NUCLEUS_TASK_RUNNER", "threads") == "threads":
         return ThreadPoolTaskRunner(max_workers=SHARDS_AT_ONCE)
+    if "PREFECT_API_URL" not in os.environ:
+        raise NucleusError(
+            "NUCLEUS_TASK_RUNNER=dask needs a Prefect server for its workers: start one and set "
+            "PREFECT_API_URL, or unset it"
+        )
     import dask
     from prefect_dask import DaskTaskRunner
 

@@ -53,11 +53,11 @@ class Place:
             check=False,
         )
 
-    def retrain(self, *args: Any, **environment: str) -> subprocess.CompletedProcess[str]:
+    def retrain(self, *args: Any) -> subprocess.CompletedProcess[str]:
         """Run a tiny retraining; what does not end well fails the tests that ask for it."""
         overrides = [part for override in TINY for part in ("--set", override)]
         done = self.nucleus(
-            "retrain", "--train", self.train, "--recipe", "quick", *overrides, *args, **environment
+            "retrain", "--train", self.train, "--recipe", "quick", *overrides, *args
         )
         assert done.returncode == 0, done.stderr
         return done

@@ -318,14 +318,6 @@ def test_again_is_a_new_run_with_the_same_submission(
     assert run.data.tags["reused_from"] == retrained.run_id
 
 
-@pytest.mark.slow
-def test_dask_processes_give_the_same_submission(retrained: Any, tmp_path: Path) -> None:
-    place, elsewhere = retrained.place, {"NUCLEUS_HOME": str(tmp_path / "home")}
-    done = place.retrain("--test", place.test, NUCLEUS_TASK_RUNNER="dask", **elsewhere)
-    said = type(retrained)(place, done.stdout, done.stderr).said
-    assert said["SHA-256"] == retrained.said["SHA-256"]
-
-
 def test_again_has_every_stage_cached(again: Any, client: Any) -> None:
     flow_run = client.get_run(again.run_id).data.tags["prefect.flow_run_id"]
     states = Counter(again.place.states(flow_run))

@@ -91,12 +91,19 @@ def test_shards_run_in_threads(settings: Any) -> None:
 @pytest.mark.parametrize("address", [None, "tcp://127.0.0.1:8786"])
 def test_or_on_dask(settings: Any, address: str | None, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("NUCLEUS_TASK_RUNNER", "dask")
+    monkeypatch.setenv("PREFECT_API_URL", "http://127.0.0.1:4200/api")
     if address:
         monkeypatch.setenv("DASK_SCHEDULER_ADDRESS", address)
     runner = settings.task_runner()
     assert type(runner).__name__ == "DaskTaskRunner"
     assert runner.address == address
     assert "prefect_dask" in sys.modules
+
+
+def test_dask_needs_a_prefect_server(settings: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("NUCLEUS_TASK_RUNNER", "dask")
+    with pytest.raises(NucleusError, match="^NUCLEUS_TASK_RUNNER=dask needs a Prefect server"):
+        settings.task_runner()
 
 
 def test_the_sample_is_written_once(

@@ -102,7 +102,7 @@ def test_or_on_dask(settings: Any, address: str | None, monkeypatch: pytest.Monk
 
 def test_dask_needs_a_prefect_server(settings: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("NUCLEUS_TASK_RUNNER", "dask")
-    with pytest.raises(NucleusError, match="^NUCLEUS_TASK_RUNNER=dask needs a Prefect server"):
+    with pytest.raises(NucleusError, match=r"^NUCLEUS_TASK_RUNNER=dask needs a Prefect server"):
         settings.task_runner()
 
 

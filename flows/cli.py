@@ -107,6 +107,7 @@ def predict(images: tuple[Path, ...], model: str, out: Path) -> None:
     Writes submission.csv, labels/<id>.png (16 bit, one number a nucleus) and overlays/<id>.png.
     """
     from nucleus_unet.dataset.raw import open_raw
+    from nucleus_unet.files import make_folder
 
     for path in images:
         with open_raw(path):
@@ -116,12 +117,7 @@ def predict(images: tuple[Path, ...], model: str, out: Path) -> None:
     from nucleus_unet.tracking import require_run
 
     require_run(model)
-    try:
-        out.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise NucleusError(
-            f"--out {out}: cannot be made ({error.strerror}); name another"
-        ) from error
+    make_folder(out, "name another with --out")
     made = settings.run_flow(flow, list(images), model, out)
     click.echo("\nPredicted.")
     _table(
@@ -157,7 +153,9 @@ def fetch(name: str, to: Path) -> None:
     moves: dict[str, Callable[[int, int | None], None]] = {}
 
     def move(file: str, done: int, total: int | None) -> None:
-        moves.setdefault(file, _reporter(file, "B"))(done, total)
+        if file not in moves:
+            moves[file] = _reporter(file, "B")
+        moves[file](done, total)
 
     files = download.fetch(name, to, progress=move)
     _table([(path.name, str(path)) for path in files])

@@ -15,7 +15,7 @@ from tasks.ingest import ingest
 from tasks.merge_masks import merge_masks
 from tasks.publish import Submission, log_dataset, publish_model, publish_submission
 from tasks.split import split
-from tasks.train import MODEL, train
+from tasks.train import MODEL, start_weights_of, train
 
 QUICK = load_recipe("quick")
 
@@ -52,13 +52,14 @@ def retrain(
     if not training_data:
         training, test_data = sample_data()
         training_data = [training]
+    start_weights = start_weights_of(recipe)
     with tracked("retrain", recipe) as run:
         images = ingest.submit(training_data, annotated=True)
         # Before the long work: a damaged test image would be found too late.
         test_images = ingest.submit([test_data], annotated=False).result() if test_data else None
         labels = merge_masks.submit(training_data, images)
         sides = split.submit(labels, recipe.data)
-        model = train.submit(recipe, images, labels, sides, run)
+        model = train.submit(recipe, images, labels, sides, start_weights, run)
         scores = evaluate.submit(recipe, images, labels, sides, model)
         for stage in (images, labels, sides, model, scores):
             stage.result()  # the first to fail is the reason
@@ -71,5 +72,4 @@ def retrain(
             log_dataset(run, "test", [test_data], test_images)
             found = segment(recipe, network, test_images)
             submission = publish_submission(test_images, found, run, home() / "runs" / run.id)
-    del overall["by_image"]
     return Retrained(run, overall, submission)

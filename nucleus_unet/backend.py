@@ -3,6 +3,7 @@
 import contextlib
 import os
 from collections.abc import Iterator
+from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -55,7 +56,7 @@ def gpu_compute_capability() -> tuple[int, int] | None:
 def device_kind() -> dict[str, Any]:
     """What bits depend on beside the recipe: the Keras backend, and the GPU's compute capability."""
     name = os.environ.get("KERAS_BACKEND", "tensorflow")
-    return {"backend": name, "gpu": gpu_compute_capability()}
+    return {"backend": f"{name} {metadata.version(name)}", "gpu": gpu_compute_capability()}
 
 
 def usable_cores() -> int:

@@ -5,6 +5,8 @@ import os
 import tempfile
 from pathlib import Path
 
+from nucleus_unet.errors import NucleusError
+
 
 def sha256_bytes(content: bytes) -> str:
     """SHA-256 of bytes, as 64 hexadecimal digits."""
@@ -15,6 +17,20 @@ def sha256_file(path: Path) -> str:
     """SHA-256 of a file's bytes, as 64 hexadecimal digits."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def make_folder(folder: Path, way_out: str) -> None:
+    """Make a folder and those above it, where they are absent.
+
+    Raises
+    ------
+    NucleusError
+        It cannot be made; `way_out` is what the user is told to do.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise NucleusError(f"{folder}: cannot be made ({error.strerror}); {way_out}") from error
 
 
 def write_atomically(path: Path, content: bytes | str) -> None:

@@ -4,6 +4,7 @@ import os
 from pathlib import Path
 
 from nucleus_unet.errors import NucleusError
+from nucleus_unet.files import make_folder
 
 
 def ui_url(tool: str) -> str:
@@ -21,14 +22,10 @@ def home() -> Path:
         It cannot be made or written to.
     """
     folder = Path(os.environ.get("NUCLEUS_HOME", ".nucleus")).absolute()
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise NucleusError(
-            f"{folder}: cannot be made ({error.strerror}); set NUCLEUS_HOME to a folder you can write"
-        ) from error
+    way_out = "set NUCLEUS_HOME to a folder you can write"
+    make_folder(folder, way_out)
     if not os.access(folder, os.W_OK):
-        raise NucleusError(f"{folder}: not writable; set NUCLEUS_HOME to a folder you can write")
+        raise NucleusError(f"{folder}: not writable; {way_out}")
     return folder
 
 

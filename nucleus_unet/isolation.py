@@ -7,7 +7,7 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
@@ -31,7 +31,7 @@ def new_process() -> ProcessPoolExecutor:
     )
 
 
-def follow(function: str, *args: Any, poll: Callable[[], list[Any]]) -> Iterator[Any]:
+def follow(function: str, *args: Any, poll: Callable[[], list[Any]]) -> Generator[Any, None, None]:
     """Run a function in a fresh process and yield what it reports meanwhile.
 
     Parameters

@@ -24,7 +24,7 @@ def merge_masks(raws: list[Path], images: Stage) -> Any:
 
     def build(folder: Path) -> None:
         index = prepared.read_index(images.folder / IMAGES, prepared.Images)
-        code = code_digest("dataset.masks", "dataset.images")
+        code = code_digest("dataset.prepared")
         labels = prepared.merge(raws, index, home(), code, progress("merging masks"))
         prepared.write_index(folder / INDEX, labels)
 

@@ -1,6 +1,6 @@
 """Probabilities of new images, a shard of images at a time."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -33,32 +33,39 @@ def predict(recipe: Recipe, network: Path, images: Stage, shard: range) -> Any:
     entries = images_in(images, shard)
 
     def build(folder: Path) -> None:
-        run_in_worker(
-            recipe.training.cpu_threads,
-            "nucleus_unet.inference:write_probabilities",
-            network,
-            recipe.inference,
-            recipe.training.cpu_threads,
-            [entry.path(home()) for entry in entries],
-            [folder / f"{entry.id}.npy" for entry in entries],
-        )
+        arrays = {entry.id: entry.path(home()) for entry in entries}
+        write_probabilities(recipe, network, arrays, folder)
 
     return state_of(
         run_stage(
             home(),
             "predict",
-            {
-                "model": sha256_file(network),
-                "images": identities(entries),
-                "inference": recipe.inference.model_dump(mode="json"),
-                "threads": recipe.training.cpu_threads,
-                "device": device_kind(),
-            },
+            prediction_key(recipe, network) | {"images": identities(entries)},
             build,
             code=["inference"],
             libraries=LIBRARIES,
         )
     )
+
+
+def write_probabilities(
+    recipe: Recipe, network: Path, images: Mapping[str, Path], to: Path
+) -> list[Path]:
+    """Predict prepared images, by id, and save ``<to>/<id>.npy`` each; returns these."""
+    threads, saved = recipe.training.cpu_threads, [to / f"{id_}.npy" for id_ in images]
+    job = (network, recipe.inference, threads, list(images.values()), saved)
+    run_in_worker(threads, "nucleus_unet.inference:write_probabilities", *job)
+    return saved
+
+
+def prediction_key(recipe: Recipe, network: Path) -> dict[str, Any]:
+    """What probabilities depend on beside the images."""
+    return {
+        "model": sha256_file(network),
+        "inference": recipe.inference.model_dump(mode="json"),
+        "threads": recipe.training.cpu_threads,
+        "device": device_kind(),
+    }
 
 
 def images_in(images: Stage, shard: range) -> Sequence[ImageEntry]:

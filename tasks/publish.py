@@ -18,9 +18,10 @@ from nucleus_unet.isolation import run_in_worker
 from nucleus_unet.recipe import Recipe
 from nucleus_unet.stages import Stage
 from tasks.encode import ROWS
-from tasks.evaluate import scores_of
+from tasks.evaluate import BY_IMAGE, SCORES, scores_of
 from tasks.ingest import images_of
 from tasks.merge_masks import dataset_of, labels_of
+from tasks.split import SPLIT
 from tasks.train import EVENTS, MODEL
 
 
@@ -52,10 +53,10 @@ def publish_model(
     tracking.log_json(run, "history.json", history)
     tracking.log_bytes(run, "curves.png", figures.curves(history))
     tracking.log_json(run, "files.json", _files(images, labels))
-    tracking.log_files(run, "", [*split.folder.glob("split.json"), scores.folder / "scores.json"])
+    files = [split.folder / SPLIT, scores.folder / SCORES, scores.folder / BY_IMAGE]
+    tracking.log_files(run, "", files)
     tracking.log_files(run, "pictures", sorted(scores.folder.glob("*.png")))
     overall = scores_of(scores)
-    del overall["by_image"]
     merits = {f"validation/{key}": value for key, value in overall.items()}
     tracking.log_metrics(run, merits, model_id=model_id)
     stages = (images, labels, split, model, scores)

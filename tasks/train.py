@@ -1,5 +1,6 @@
 """Training, in a process of its own, followed into Prefect and MLflow as it goes."""
 
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -36,25 +37,21 @@ def train(
     images: Stage,
     labels: Stage,
     split: Stage,
+    start_weights: Path | None,
     run: tracking.Run,
 ) -> Any:
     """Train the network and log each epoch to MLflow as it ends; returns the `Stage`."""
     follower = _Follower(recipe, run)
-    start_weights = start_weights_of(recipe)
 
     def build(folder: Path) -> None:
         reader = EventLog(folder / EVENTS)
         follower.catch_up(reader.new())
-        for event in follow(
-            "nucleus_unet.training:train",
-            recipe,
-            samples(split, images, labels, "training"),
-            samples(split, images, labels, "validation"),
-            folder,
-            start_weights,
-            poll=reader.new,
-        ):
-            follower.tell(event)
+        sides = [samples(split, images, labels, side) for side in ("training", "validation")]
+        job = (recipe, *sides, folder, start_weights)
+        events = follow("nucleus_unet.training:train", *job, poll=reader.new)
+        with closing(events):  # where telling fails the training ends at once
+            for event in events:
+                follower.tell(event)
 
     stage = run_stage(
         home(),

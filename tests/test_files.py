@@ -3,7 +3,8 @@ from pathlib import Path
 
 import pytest
 
-from nucleus_unet.files import sha256_bytes, sha256_file, write_atomically
+from nucleus_unet.errors import NucleusError
+from nucleus_unet.files import make_folder, sha256_bytes, sha256_file, write_atomically
 
 ABC = "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"  # FIPS 180-2, B.1
 
@@ -42,3 +43,13 @@ def test_cut_short_it_leaves_the_old_content_and_nothing_else(
         write_atomically(tmp_path / "file", "new")
     assert (tmp_path / "file").read_text() == "old"
     assert [p.name for p in tmp_path.iterdir()] == ["file"]
+
+
+def test_a_folder_that_cannot_be_made_is_told_with_the_way_out(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("in the way")
+    with pytest.raises(
+        NucleusError, match=r"file/sub: cannot be made \(Not a dir.*\); name another$"
+    ):
+        make_folder(tmp_path / "file" / "sub", "name another")
+    make_folder(tmp_path / "a" / "b", "name another")
+    assert (tmp_path / "a" / "b").is_dir()

@@ -102,3 +102,10 @@ def test_where_the_follower_fails_the_work_ends() -> None:
 
     with pytest.raises(ConnectionError, match="MLflow is away"):
         list(follow("time:sleep", 3600, poll=poll))
+
+
+def test_where_nobody_follows_any_more_the_work_ends() -> None:
+    reports = follow("time:sleep", 3600, poll=lambda: ["started"])
+    assert next(reports) == "started"
+    reports.close()  # returns when the process has ended, or after the hour
+    assert list(reports) == []

@@ -2,6 +2,7 @@ import contextlib
 import json
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -197,3 +198,14 @@ def test_another_experiment_by_the_standard_variable(
         pass
     experiment = client.get_run(run.id).info.experiment_id
     assert client.get_experiment(experiment).name == "other"
+
+
+def test_a_run_goes_on_after_its_model_is_logged(
+    tracking: Any, client: Any, tiny: Recipe, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    logged = SimpleNamespace(model_id="m-1")
+    monkeypatch.setattr("mlflow.pyfunc.log_model", lambda **_: logged)
+    with tracking.open_run("retrain", tiny, {}, "") as run:
+        assert tracking.log_model(run, tiny, Path("model.keras")) == "m-1"
+        assert client.get_run(run.id).info.status == "RUNNING"
+    assert client.get_run(run.id).info.status == "FINISHED"

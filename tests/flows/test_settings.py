@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 from threading import Thread
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 
@@ -20,7 +20,10 @@ def settings(bare: Path) -> Any:
 
 
 class Health(BaseHTTPRequestHandler):
+    asked: ClassVar[list[str]] = []
+
     def do_GET(self) -> None:
+        self.asked.append(self.path)
         self.send_response(200 if self.path in ("/health", "/api/health") else 404)
         self.end_headers()
 
@@ -30,6 +33,7 @@ class Health(BaseHTTPRequestHandler):
 
 @pytest.fixture
 def server() -> Iterator[str]:
+    Health.asked.clear()
     with HTTPServer(("127.0.0.1", 0), Health) as server:
         Thread(target=server.serve_forever, daemon=True).start()
         yield f"http://127.0.0.1:{server.server_port}"
@@ -37,16 +41,18 @@ def server() -> Iterator[str]:
 
 
 def test_no_server_is_asked_where_none_is_named(
-    settings: Any, monkeypatch: pytest.MonkeyPatch
+    settings: Any, server: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "sqlite:///nowhere.db")
     settings.check_servers()
+    assert Health.asked == []
 
 
 def test_servers_that_answer(settings: Any, server: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PREFECT_API_URL", f"{server}/api")
     monkeypatch.setenv("MLFLOW_TRACKING_URI", f"{server}/")
     settings.check_servers()
+    assert Health.asked == ["/api/health", "/health"]
 
 
 @pytest.mark.parametrize("variable", ["PREFECT_API_URL", "MLFLOW_TRACKING_URI"])

@@ -66,10 +66,14 @@ def task_runner() -> Any:
     Raises
     ------
     NucleusError
-        Dask without a Prefect server: each worker would start one of its own, and leave it behind.
+        Neither is asked for; or Dask without a Prefect server: each worker would start one of its
+        own, and leave it behind.
     """
-    if os.environ.get("NUCLEUS_TASK_RUNNER", "threads") == "threads":
+    asked = os.environ.get("NUCLEUS_TASK_RUNNER", "threads")
+    if asked == "threads":
         return ThreadPoolTaskRunner(max_workers=SHARDS_AT_ONCE)
+    if asked != "dask":
+        raise NucleusError(f"NUCLEUS_TASK_RUNNER={asked} is unknown: set threads or dask")
     if "PREFECT_API_URL" not in os.environ:
         raise NucleusError(
             "NUCLEUS_TASK_RUNNER=dask needs a Prefect server for its workers: start one and set "

@@ -36,6 +36,8 @@ from nucleus_unet.source import packages, source
 EXPERIMENT = "nucleus-unet"
 MODEL = "model"
 PACKAGE = Path(__file__).parent
+# How MLflow answers that there is no such thing, or that no id looks like this.
+ABSENT = ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE")
 # What the logged model needs to be loaded elsewhere, at the versions that made it.
 MODEL_REQUIREMENTS = (
     "mlflow",
@@ -227,6 +229,8 @@ def require_run(run_id: str) -> dict[str, str]:
     try:
         return dict(MlflowClient().get_run(run_id).data.tags)
     except MlflowException as error:
+        if error.error_code not in ABSENT:
+            raise
         raise NucleusError(
             f"no run {run_id} at {mlflow.get_tracking_uri()}: take a run id from its UI "
             "(nucleus ui), or set MLFLOW_TRACKING_URI to the server that has it"
@@ -243,11 +247,13 @@ def fetch_model(run_id: str) -> tuple[Recipe, Path]:
     """
     require_run(run_id)
     to = home() / "models" / run_id
+    to.mkdir(parents=True, exist_ok=True)
     uri = f"runs:/{run_id}/{MODEL}"
     try:
-        to.mkdir(parents=True, exist_ok=True)
         folder = Path(mlflow.artifacts.download_artifacts(uri, dst_path=str(to)))
-    except (MlflowException, OSError) as error:
+    except MlflowException as error:
+        if error.error_code not in ABSENT:
+            raise
         raise NucleusError(
             f"run {run_id} has no model: it failed or is not a retrain; choose one that finished"
         ) from error

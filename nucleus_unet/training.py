@@ -90,7 +90,7 @@ def train(
             metrics=[_named(dice_coefficient, "dice"), ThresholdedMeanIoU()],
         )
     model.optimizer.build(model.trainable_variables)
-    journal = _Journal(model, recipe, folder)
+    journal = _Journal(model, recipe, len(validation_samples), folder)
     first_epoch = len(journal.history)
     if not journal.finished:
         model.fit(
@@ -194,9 +194,12 @@ class WarmupSchedule(keras.optimizers.schedules.LearningRateSchedule):
 class _Journal(keras.callbacks.Callback):
     """Writes down what happens, each epoch's checkpoint and the best weights, and stops early."""
 
-    def __init__(self, model: keras.Model, recipe: Recipe, folder: Path) -> None:
+    def __init__(
+        self, model: keras.Model, recipe: Recipe, validation_images: int, folder: Path
+    ) -> None:
         super().__init__()
         self.folder, self.settings = folder, recipe.training
+        self.validation_images = validation_images
         self.history: list[Epoch] = []
         self._model = model
         self._step_started: list[float] = []
@@ -272,14 +275,16 @@ class _Journal(keras.callbacks.Callback):
         self._model.stop_training = self.finished
 
     def _estimate(self, seconds_per_step: float) -> None:
-        steps = (self.settings.epochs - len(self.history)) * self.settings.steps_per_epoch
+        # A step is a forward pass and two as costly ones back; validation is the forward pass alone.
+        validation_steps = self.validation_images / self.settings.batch_size / 3
+        epoch_s = (self.settings.steps_per_epoch + validation_steps) * seconds_per_step
         weights = 4 * self._model.count_params()
         # checkpoint with the optimizer's variables, best weights, model
         optimizer = 4 * sum(int(np.prod(v.shape)) for v in self._model.optimizer.variables)
         self.events.tell(
             "estimate",
             seconds_per_step=seconds_per_step,
-            seconds=steps * seconds_per_step,
+            seconds=(self.settings.epochs - len(self.history)) * epoch_s,
             disk_bytes=3 * weights + optimizer,
         )
 

@@ -1,11 +1,13 @@
 import contextlib
 import json
 from collections.abc import Iterator
+from importlib import import_module
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from mlflow.exceptions import MlflowException
 
 from nucleus_unet.errors import NucleusError
 from nucleus_unet.recipe import Recipe
@@ -190,6 +192,20 @@ def test_a_run_without_a_model_is_refused(tracking: Any, failed: str) -> None:
         tracking.fetch_model(failed)
 
 
+def test_a_server_that_fails_is_not_told_as_a_missing_run_or_model(
+    tracking: Any, logged: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: Any, **__: Any) -> None:
+        raise MlflowException("database is locked")
+
+    monkeypatch.setattr("mlflow.artifacts.download_artifacts", fail)
+    with pytest.raises(MlflowException, match="database is locked"):
+        tracking.fetch_model(logged.id)
+    monkeypatch.setattr("mlflow.MlflowClient.get_run", fail)
+    with pytest.raises(MlflowException, match="database is locked"):
+        tracking.require_run(logged.id)
+
+
 def test_another_experiment_by_the_standard_variable(
     tracking: Any, client: Any, tiny: Recipe, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -204,7 +220,8 @@ def test_a_run_goes_on_after_its_model_is_logged(
     tracking: Any, client: Any, tiny: Recipe, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     logged = SimpleNamespace(model_id="m-1")
-    monkeypatch.setattr("mlflow.pyfunc.log_model", lambda **_: logged)
+    pyfunc = import_module("mlflow.pyfunc")  # `mlflow.pyfunc` itself may be a loader of it
+    monkeypatch.setattr(pyfunc, "log_model", lambda **_: logged)
     with tracking.open_run("retrain", tiny, {}, "") as run:
         assert tracking.log_model(run, tiny, Path("model.keras")) == "m-1"
         assert client.get_run(run.id).info.status == "RUNNING"

@@ -112,6 +112,12 @@ def test_dask_needs_a_prefect_server(settings: Any, monkeypatch: pytest.MonkeyPa
         settings.task_runner()
 
 
+def test_a_misspelt_task_runner_is_refused(settings: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("NUCLEUS_TASK_RUNNER", "thread")
+    with pytest.raises(NucleusError, match=r"^NUCLEUS_TASK_RUNNER=thread is unknown: set threads"):
+        settings.task_runner()
+
+
 def test_the_sample_is_written_once(
     settings: Any, bare: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -1,5 +1,6 @@
 """The ``nucleus`` command. Each command imports what it needs, so that help comes at once."""
 
+import json
 import shutil
 import sys
 from collections.abc import Callable
@@ -107,7 +108,6 @@ def predict(images: tuple[Path, ...], model: str, out: Path) -> None:
     Writes submission.csv, labels/<id>.png (16 bit, one number a nucleus) and overlays/<id>.png.
     """
     from nucleus_unet.dataset.raw import open_raw
-    from nucleus_unet.files import make_folder
 
     for path in images:
         with open_raw(path):
@@ -117,7 +117,6 @@ def predict(images: tuple[Path, ...], model: str, out: Path) -> None:
     from nucleus_unet.tracking import require_run
 
     require_run(model)
-    make_folder(out, "name another with --out")
     made = settings.run_flow(flow, list(images), model, out)
     click.echo("\nPredicted.")
     _table(
@@ -141,6 +140,24 @@ def check(data: Path) -> None:
     report = look(data, _reporter("checking", "image"))
     click.echo(format_report(report))
     sys.exit(0 if report.ok else 1)
+
+
+@main.command()
+@click.argument("submission", type=PATH)
+@click.argument("truth", type=PATH)
+@click.option("--json", "as_json", is_flag=True, help="Every figure and every image, as JSON.")
+def score(submission: Path, truth: Path, as_json: bool) -> None:
+    """Score SUBMISSION against TRUTH as the 2018 Data Science Bowl does.
+
+    TRUTH is a data set with masks, or the organisers' solution CSV.
+    """
+    from nucleus_unet.dataset.truth import read_truth
+    from nucleus_unet.evaluation import format_scores, match_submission, scores_table
+    from nucleus_unet.home import home
+
+    labels = read_truth(truth, home(), _reporter("merging masks", "images"))
+    table = scores_table(match_submission(submission, labels))
+    click.echo(json.dumps(table, indent=1) if as_json else format_scores(table))
 
 
 @main.command()

@@ -6,6 +6,7 @@ from prefect import flow
 
 from flows.settings import task_runner, tracked
 from nucleus_unet import backend, tracking
+from nucleus_unet.files import make_folder
 from nucleus_unet.home import prepare_environment
 from nucleus_unet.recipe import Recipe
 from nucleus_unet.stages import Stage
@@ -33,6 +34,7 @@ def predict(images: list[Path], model: str, out: Path) -> Submission:
     prepare_environment()
     recipe, network = tracking.fetch_model(model)
     recipe = backend.resolve(recipe)
+    make_folder(out, "name another folder for what is made")
     with tracked("predict", recipe, **{"model.run_id": model}) as run:
         prepared = ingest.submit(images, annotated=False).result()
         log_dataset(run, "test", images, prepared)

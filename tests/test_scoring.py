@@ -1,3 +1,5 @@
+from typing import Any
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -5,7 +7,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from numpy.typing import NDArray
 
-from nucleus_unet.scoring import THRESHOLDS, pixel_counts, pixel_scores
+from nucleus_unet.scoring import THRESHOLDS, instance_scores, match, pixel_counts, pixel_scores
 
 shapes = st.shared(hnp.array_shapes(min_dims=2, max_dims=2, min_side=0, max_side=7), key="shape")
 truths = hnp.arrays(np.int32, shapes, elements=st.integers(0, 3))
@@ -81,3 +83,104 @@ def test_counts_of_images_add_up() -> None:
     whole = pixel_counts(y_true, probability)
     parts = pixel_counts(y_true[:2], probability[:2]) + pixel_counts(y_true[2:], probability[2:])
     np.testing.assert_array_equal(whole, parts)
+
+
+# Nuclei
+
+label_images = hnp.arrays(np.int32, shapes, elements=st.integers(0, 4))
+
+
+def plain_match(y_true: NDArray[np.int32], y_pred: NDArray[np.int32]) -> dict[str, Any]:
+    """By definition, pair by pair, in whole numbers: the IoU above k / 20."""
+    true = [y_true == n for n in np.unique(y_true) if n]
+    predicted = [y_pred == n for n in np.unique(y_pred) if n]
+    tp = [
+        sum(20 * (t & p).sum() > k * (t | p).sum() for t in true for p in predicted)
+        for k in range(10, 20)
+    ]
+    split = sum(sum(2 * (t & p).sum() > p.sum() for p in predicted) > 1 for t in true)
+    merged = sum(sum(2 * (t & p).sum() > t.sum() for t in true) > 1 for p in predicted)
+    counts = {"true": len(true), "predicted": len(predicted), "split": split, "merged": merged}
+    return {"tp": tp, **counts}
+
+
+@given(label_images, label_images)
+def test_matches_equal_the_definition(y_true: NDArray[Any], y_pred: NDArray[Any]) -> None:
+    found = match(y_true, y_pred)
+    assert found.tp.tolist() == plain_match(y_true, y_pred).pop("tp")
+    assert (
+        plain_match(y_true, y_pred).items()
+        >= {
+            "true": found.true,
+            "predicted": found.predicted,
+            "split": found.split,
+            "merged": found.merged,
+        }.items()
+    )
+
+
+@given(label_images)
+def test_an_image_matches_itself_whatever_its_numbers(y_true: NDArray[Any]) -> None:
+    found = match(y_true, np.where(y_true, 70 - 10 * y_true, 0))
+    assert found.tp.tolist() == [found.true] * 10
+    assert (found.score, found.split, found.merged) == (1.0, 0, 0)
+
+
+def test_an_iou_at_the_threshold_is_no_match() -> None:
+    y_true = np.array([[1] * 20])
+    for k, threshold in enumerate(THRESHOLDS):
+        y_pred = np.array([[1] * (10 + k) + [0] * (10 - k)])  # IoU = threshold, exactly
+        assert match(y_true, y_pred).tp[k] == 0, threshold
+        y_pred[0, 10 + k] = 1
+        assert match(y_true, y_pred).tp[k] == 1, threshold
+
+
+def test_a_score_by_hand() -> None:
+    # One nucleus with IoU 4/5, one missed, one invented: 1 of 3 up to 0.75, then 0 of 4.
+    y_true = np.array([[1, 1, 1, 1, 0, 2, 0, 0]])
+    y_pred = np.array([[1, 1, 1, 1, 1, 0, 0, 2]])
+    found = match(y_true, y_pred)
+    assert found.tp.tolist() == [1] * 6 + [0] * 4
+    np.testing.assert_allclose(found.average_precision, [1 / 3] * 6 + [0] * 4)
+    assert found.score == pytest.approx(0.2)
+
+
+@pytest.mark.parametrize(
+    ("y_true", "y_pred", "score"), [([0, 0], [0, 0], 1.0), ([0, 1], [0, 0], 0.0), ([0], [1], 0.0)]
+)
+def test_images_without_nuclei(y_true: list[int], y_pred: list[int], score: float) -> None:
+    assert match(np.array([y_true]), np.array([y_pred])).score == score
+
+
+def test_splits_and_merges_by_hand() -> None:
+    y_true = np.array([[1, 1, 1, 1, 0, 2, 2, 3, 3, 3]])
+    y_pred = np.array([[1, 1, 2, 2, 2, 4, 4, 4, 4, 0]])
+    found = match(y_true, y_pred)
+    assert (found.split, found.merged) == (1, 1)
+    # Half of a nucleus is not more than half.
+    assert match(np.array([[1, 1, 0, 0]]), np.array([[1, 2, 2, 0]])).split == 0
+
+
+def test_sizes_that_differ_are_refused() -> None:
+    with pytest.raises(ValueError, match=r"truth is \(1, 2\), prediction \(2, 1\)"):
+        match(np.zeros((1, 2), int), np.zeros((2, 1), int))
+
+
+def test_scores_of_many_images_by_hand() -> None:
+    y_true = np.array([[1, 1, 1, 1, 0, 2, 0, 0]])
+    y_pred = np.array([[1, 1, 1, 1, 1, 0, 0, 2]])
+    nothing = np.zeros((1, 1), int)
+    scores = instance_scores([match(y_true, y_pred), match(nothing, nothing)])
+    assert scores.score == pytest.approx((0.2 + 1) / 2)  # an image counts as one, large or empty
+    np.testing.assert_allclose(scores.average_precision, [2 / 3] * 6 + [1 / 2] * 4)
+    np.testing.assert_allclose(scores.precision, [1 / 2] * 6 + [0] * 4)
+    np.testing.assert_allclose(scores.recall, [1 / 2] * 6 + [0] * 4)
+    np.testing.assert_allclose(scores.f1, [1 / 2] * 6 + [0] * 4)
+    assert (scores.true, scores.predicted, scores.split, scores.merged) == (2, 2, 0, 0)
+
+
+def test_scores_where_there_is_nothing_to_find() -> None:
+    nothing = np.zeros((2, 2), int)
+    scores = instance_scores([match(nothing, nothing)])
+    assert scores.score == 1.0
+    assert scores.f1.tolist() == [1.0] * 10

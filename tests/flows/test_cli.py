@@ -1,3 +1,4 @@
+import json
 import re
 import shutil
 import socket
@@ -219,8 +220,23 @@ def test_a_run_without_a_model(failed: tuple[Path, Any], retrained: Any, tmp_pat
 
 def test_help_names_every_command() -> None:
     shown = output("--help")
-    for command in ("retrain", "predict", "check", "fetch", "recipe", "ui"):
+    for command in ("retrain", "predict", "score", "check", "fetch", "recipe", "ui"):
         assert re.search(rf"^  {command} ", shown, re.MULTILINE)
+
+
+def test_score(tmp_path: Path) -> None:
+    truth, submission = tmp_path / "solution.csv", tmp_path / "submission.csv"
+    truth.write_text("ImageId,EncodedPixels,Height,Width,Usage\na,1 2,1,2,Public\n")
+    submission.write_text("ImageId,EncodedPixels\na,1 2\n")
+    assert output("score", submission, truth).startswith("score     1.0000  mean average precision")
+    table = json.loads(output("score", submission, truth, "--json"))
+    assert (table["score"], table["images"], len(table["by_threshold"])) == (1.0, 1, 10)
+
+
+def test_score_without_a_truth(refused: Refused, tmp_path: Path) -> None:
+    submission = tmp_path / "submission.csv"
+    submission.write_text("ImageId,EncodedPixels\na,1 2\n")
+    assert "nothing: no such file or folder" in refused("score", submission, tmp_path / "nothing")
 
 
 def test_version() -> None:

@@ -35,7 +35,7 @@ def sample_data(folder: Path) -> list[Sample]:
     images = ingest([raw], folder, "benchmark")
     labels = merge([raw], images, folder, "benchmark")
     return [
-        Sample(image.id, image.path(folder), label.path(folder))
+        Sample(image.id, image.path(folder), label.path(folder), "")
         for image, label in zip(images.entries, labels.entries, strict=True)
     ]
 
@@ -64,7 +64,7 @@ def main() -> None:
         os.environ.setdefault("NUCLEUS_HOME", folder)
         if data := arguments.data:
             labels = sorted((data / "labels").glob("*.npy"))
-            samples = [Sample(p.stem, data / "images" / p.name, p) for p in labels]
+            samples = [Sample(p.stem, data / "images" / p.name, p, "") for p in labels]
         else:
             samples = sample_data(Path(folder))
         print(f"{'recipe':8}{'precision':16}{'batch':>6}{'images/s':>12}")

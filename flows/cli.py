@@ -49,7 +49,9 @@ def main() -> None:
 )
 @click.option("--test", "test_data", type=PATH, help="Images to predict for the submission.")
 @click.option(
-    "--recipe", "recipe_name", help="Name or TOML file (nucleus recipe list). Sample: quick."
+    "--recipe",
+    "recipe_name",
+    help="Name or TOML file (nucleus recipe list). Default: best; quick on the sample.",
 )
 @click.option(
     "--set", "overrides", multiple=True, metavar="KEY=VALUE", help="Change a value of the recipe."
@@ -62,17 +64,13 @@ def retrain(
 ) -> None:
     """Train on annotated images, predict the test images, log it all."""
     from nucleus_unet.dataset.raw import open_raw
-    from nucleus_unet.recipe import load_recipe, recipe_names
+    from nucleus_unet.recipe import load_recipe
 
-    if training_data and not recipe_name:
-        raise NucleusError(
-            f"--train goes with --recipe: {', '.join(recipe_names())} or a TOML file"
-        )
     if test_data and not training_data:
         raise NucleusError(
             "--test goes with --train: the built-in sample has test images of its own"
         )
-    recipe = load_recipe(recipe_name or "quick", overrides)
+    recipe = load_recipe(recipe_name or ("best" if training_data else "quick"), overrides)
     for path in training_data:
         with open_raw(path, annotated=True):
             pass  # refused before anything is started

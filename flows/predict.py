@@ -48,8 +48,8 @@ def segment(recipe: Recipe, network: Path, images: Stage) -> list[list[Stage]]:
     """Predict, upsample and encode images, shard by shard; the three stages of each shard."""
     futures = []
     for shard in shards(images):
-        probabilities = predict_shard.submit(recipe, network, images, shard)
-        larger = upsample.submit(images, shard, probabilities)
+        maps = predict_shard.submit(recipe, network, images, shard)
+        larger = upsample.submit(images, shard, maps)
         encoded = encode.submit(images, shard, larger, recipe.inference)
-        futures.append([probabilities, larger, encoded])
+        futures.append([maps, larger, encoded])
     return [[future.result() for future in stages] for stages in futures]

@@ -10,14 +10,14 @@ from flows.settings import sample_data, task_runner, tracked
 from nucleus_unet import backend, tracking
 from nucleus_unet.home import home, prepare_environment
 from nucleus_unet.recipe import Recipe, load_recipe
-from tasks.evaluate import evaluate, scores_of
+from tasks.evaluate import evaluate, scores_of, tuned_by
 from tasks.ingest import ingest
 from tasks.merge_masks import merge_masks
 from tasks.publish import Submission, log_dataset, publish_model, publish_submission
 from tasks.split import split
 from tasks.train import MODEL, start_weights_of, train
 
-QUICK = load_recipe("quick")
+BEST = load_recipe("best")
 
 
 @dataclass(frozen=True)
@@ -33,7 +33,7 @@ class Retrained:
 def retrain(
     training_data: list[Path] | None = None,
     test_data: Path | None = None,
-    recipe: Recipe = QUICK,
+    recipe: Recipe = BEST,
 ) -> Retrained:
     """Retrain from raw data.
 
@@ -58,7 +58,7 @@ def retrain(
         # Before the long work: a damaged test image would be found too late.
         test_images = ingest.submit([test_data], annotated=False).result() if test_data else None
         labels = merge_masks.submit(training_data, images)
-        sides = split.submit(labels, recipe.data)
+        sides = split.submit(images, recipe.data)
         model = train.submit(recipe, images, labels, sides, start_weights, run)
         scores = evaluate.submit(recipe, images, labels, sides, model)
         for stage in (images, labels, sides, model, scores):
@@ -66,6 +66,7 @@ def retrain(
         log_dataset(run, "training", training_data, images.result(), labels.result())
         network = model.result().folder / MODEL
         overall = scores_of(scores.result())
+        recipe = tuned_by(scores.result(), recipe)
         publish_model(recipe, images, labels, sides, model, scores, run)
         submission = None
         if test_data and test_images:

@@ -1,4 +1,6 @@
-"""Random geometry of an image and its labels, in one composed warp."""
+"""Random geometry of an image and its labels, in one composed warp, and random intensities."""
+
+from typing import Any
 
 import cv2
 import numpy as np
@@ -43,15 +45,92 @@ def random_matrix(augmentation: Augmentation, rng: np.random.Generator) -> NDArr
     return rotation @ shift @ np.diag([zoom_x * flip_x, zoom_y * flip_y, 1.0])
 
 
+def window(
+    shape: tuple[int, ...], size: int, scale: float = 1, place: tuple[float, float] = (0.5, 0.5)
+) -> NDArray[np.float64]:
+    """A square of the image instead of the whole: compose it as ``window @ random_matrix``.
+
+    Parameters
+    ----------
+    shape : tuple of int
+        Height and width of the image, in px.
+    size : int
+        Side of the square in px of the output.
+    scale : float
+        Output pixels for each pixel of the image.
+    place : tuple of two floats in [0, 1]
+        Down and to the right: 0 at the first end of the image, 1 at the last, 0.5 in the middle. On
+        an axis where the square is the larger it is in the middle whatever the place.
+
+    Returns
+    -------
+    (3, 3) float64
+        Square (x, y, 1) to image (x, y, 1), both from -1/2 to 1/2 on each axis.
+    """
+    share_y, share_x = size / scale / shape[0], size / scale / shape[1]
+    offset_y, offset_x = (
+        (p - 0.5) * max(1 - s, 0) for p, s in zip(place, (share_y, share_x), strict=True)
+    )
+    return np.array([[share_x, 0, offset_x], [0, share_y, offset_y], [0, 0, 1]])
+
+
+def random_window(
+    augmentation: Augmentation, shape: tuple[int, ...], size: int, rng: np.random.Generator
+) -> NDArray[np.float64]:
+    """Draw a `window`: any place, and a scale whose logarithm is uniform in the recipe's range."""
+    low, high = np.log(augmentation.scale_range)
+    down, right, scale = rng.random(3)
+    return window(shape, size, np.exp(low + scale * (high - low)), (down, right))
+
+
+def random_intensities(
+    image: NDArray[np.uint8], augmentation: Augmentation, rng: np.random.Generator
+) -> NDArray[np.uint8]:
+    """Draw other intensities of an image: contrast, brightness, gamma, stain, sharpness, noise.
+
+    Each channel gets a curve of its own around one that they share; now and then the channels are
+    mixed, the image blurred, and noise added.
+
+    Parameters
+    ----------
+    image : (S, S, 3) uint8
+    augmentation : Augmentation
+        `intensity_range` scales the curves, `stain_range` their difference between channels and
+        the mixing; `blur_probability` and `noise_probability` say how often.
+    rng : numpy.random.Generator
+
+    Returns
+    -------
+    (S, S, 3) uint8
+    """
+    shared, own = rng.uniform(-1, 1, 3), rng.uniform(-1, 1, (3, 3))
+    mixing, chances = rng.uniform(-1, 1, (3, 3)), rng.random(3)
+    sigma, level, noise_seed = rng.uniform(0.5, 1.5), rng.uniform(2, 12), rng.integers(2**31)
+    draws = augmentation.intensity_range * shared + augmentation.stain_range * own
+    gamma, contrast, brightness = np.exp(draws[:, 0]), np.exp(0.6 * draws[:, 1]), 0.2 * draws[:, 2]
+    values = np.arange(256)[:, None] / 255
+    table = (values**gamma - 0.5) * contrast + 0.5 + brightness
+    changed: Any = cv2.LUT(image, np.clip(np.rint(255 * table), 0, 255).astype(np.uint8)[None])
+    if augmentation.stain_range and chances[0] < 0.5:
+        matrix = np.eye(3) + augmentation.stain_range * mixing
+        changed = cv2.transform(changed, matrix / matrix.sum(1, keepdims=True))
+    if chances[1] < augmentation.blur_probability:
+        changed = cv2.GaussianBlur(changed, (0, 0), sigma)
+    if chances[2] < augmentation.noise_probability:
+        noise = np.random.default_rng(noise_seed).standard_normal(image.shape, np.float32) * level
+        changed = np.clip(changed + noise, 0, 255).astype(np.uint8)
+    return np.asarray(changed, np.uint8)
+
+
 def warp(
     image: NDArray[np.uint8],
     labels: NDArray[np.integer],
     matrix: NDArray[np.float64],
     size: int,
+    *,
+    mirrored: bool = False,
 ) -> tuple[NDArray[np.uint8], NDArray[np.integer]]:
     """Resize and transform an image (bilinear) and its labels (nearest), each in one pass.
-
-    Pixels from outside repeat the border, the fill that ImageDataGenerator has by default.
 
     Parameters
     ----------
@@ -61,6 +140,9 @@ def warp(
         Output to input, as `random_matrix` gives it; the identity only resizes.
     size : int
         Side of the square output, in px.
+    mirrored : bool
+        Pixels from outside mirror the image; otherwise they repeat its border, the fill that
+        ImageDataGenerator has by default.
 
     Returns
     -------
@@ -69,20 +151,21 @@ def warp(
     height, width = labels.shape
     # The image is turned as the square that the network sees, not as the rectangle it was.
     pixels = _to_pixels(width, height) @ matrix @ np.linalg.inv(_to_pixels(size, size))
+    border = cv2.BORDER_REFLECT_101 if mirrored else cv2.BORDER_REPLICATE
     warped, moved = (
         cv2.warpAffine(
             image,
             pixels[:2],
             (size, size),
             flags=cv2.WARP_INVERSE_MAP | cv2.INTER_LINEAR,
-            borderMode=cv2.BORDER_REPLICATE,
+            borderMode=border,
         ),
         cv2.warpAffine(
             labels,
             pixels[:2],
             (size, size),
             flags=cv2.WARP_INVERSE_MAP | cv2.INTER_NEAREST,
-            borderMode=cv2.BORDER_REPLICATE,
+            borderMode=border,
         ),
     )
     return warped.astype(image.dtype, copy=False), moved.astype(labels.dtype, copy=False)

@@ -114,6 +114,30 @@ def all_devices() -> Iterator[None]:
             yield
 
 
+def fused_batch_norm(
+    x: Any, gamma: Any, beta: Any, mean: Any, variance: Any, epsilon: float, training: bool
+) -> tuple[Any, Any, Any] | None:
+    """Batch normalisation with TensorFlow's kernel; None on a backend that fuses it by itself.
+
+    Returns
+    -------
+    tuple of three tensors, or None
+        The outputs, and the mean and variance by which they were normalised.
+    """
+    import keras
+
+    if keras.backend.backend() != "tensorflow":
+        return None
+    import tensorflow as tf
+
+    scale, offset, mean, variance = map(tf.convert_to_tensor, (gamma, beta, mean, variance))
+    given = {} if training else {"mean": mean, "variance": variance}
+    fused: tuple[Any, Any, Any] = tf.compat.v1.nn.fused_batch_norm(
+        x, scale, offset, epsilon=epsilon, is_training=training, **given
+    )
+    return fused
+
+
 def hardware() -> dict[str, Any]:
     """What decides bits and speed of a run: device names, backend and its version, cores."""
     import keras

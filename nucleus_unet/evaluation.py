@@ -1,6 +1,8 @@
-"""What a model does on images whose nuclei are known: scores, and the best and worst as pictures."""
+"""What a model does on images whose nuclei are known: scores, cutoffs tuned by them, and pictures."""
 
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -11,11 +13,19 @@ from numpy.typing import NDArray
 from nucleus_unet import figures, rle, scoring
 from nucleus_unet.dataset.sample import Sample
 from nucleus_unet.errors import NucleusError
-from nucleus_unet.instances import connected_components, upsample
+from nucleus_unet.instances import nuclei, upsample
+from nucleus_unet.recipe import Inference
 from nucleus_unet.submission import read_submission
 
 PICTURES = 8
 """How many of the best and of the worst images are drawn."""
+
+GRID: dict[str, tuple[float, ...]] = {
+    "cutoff": (0.3, 0.35, 0.4, 0.45, 0.5, 0.55, 0.6, 0.65),
+    "seed_cutoff": (0.25, 0.35, 0.45, 0.55, 0.65, 0.75),
+    "min_area_px": (0, 8, 16, 24, 32, 48),
+}
+"""Values that are tried for each key of the recipe's inference."""
 
 _BY_THRESHOLD = ("average_precision", "precision", "recall", "f1")
 _COUNTS = ("true", "predicted", "split", "merged")
@@ -23,74 +33,112 @@ _COUNTS = ("true", "predicted", "split", "merged")
 
 def score(
     samples: Sequence[Sample],
-    probabilities: Sequence[Path],
-    cutoff: float,
+    maps: Sequence[Path],
+    inference: Inference,
     progress: Callable[[int, int], None],
 ) -> dict[str, Any]:
-    """Score probabilities at the images' original size.
+    """Score predicted maps at the images' original size, by nucleus and by pixel.
 
     Parameters
     ----------
     samples : sequence of Sample
-    probabilities : sequence of Path
-        ``.npy`` files, (S, S) float32, one for each sample.
-    cutoff : float
-        A pixel is nucleus above this probability.
+    maps : sequence of Path
+        ``.npy`` files, (h, w, C) float32, one for each sample.
+    inference : Inference
+        How maps become nuclei.
     progress : callable
         Called with (done, total).
 
     Returns
     -------
     dict
-        ``images``, the fields of `scoring.PixelScores` over all pixels, ``nuclei_true`` and
-        ``nuclei_predicted``, and ``by_image``, the same for each ``id``, worst IoU first.
+        As `scores_table`, with the fields of `scoring.PixelScores` over all pixels, ``by_kind``
+        the score of each imaging kind, and kind and foreground ``iou`` in each row of ``by_image``.
     """
-    total, rows = np.zeros((len(scoring.THRESHOLDS), 4), np.int64), []
-    for done, (sample, path) in enumerate(zip(samples, probabilities, strict=True), 1):
+    total = np.zeros((len(scoring.THRESHOLDS), 4), np.int64)
+    matches, iou = {}, {}
+    for done, (sample, path) in enumerate(zip(samples, maps, strict=True), 1):
         y_true = sample.load()[1]
-        probability = upsample(np.load(path), *y_true.shape)
-        counts = scoring.pixel_counts(y_true, probability)
+        full = upsample(np.load(path), *y_true.shape)
+        counts = scoring.pixel_counts(y_true, full[..., 0])
         total += counts
-        rows.append(
-            {
-                "id": sample.id,
-                **asdict(scoring.pixel_scores(counts)),
-                "nuclei_true": int(y_true.max()),
-                "nuclei_predicted": int(connected_components(probability, cutoff).max()),
-            }
-        )
+        matches[sample.id] = scoring.match(y_true, nuclei(full, inference))
+        iou[sample.id] = scoring.pixel_scores(counts).iou
         progress(done, len(samples))
-    return {
-        "images": len(rows),
-        **asdict(scoring.pixel_scores(total)),
-        "nuclei_true": sum(row["nuclei_true"] for row in rows),
-        "nuclei_predicted": sum(row["nuclei_predicted"] for row in rows),
-        "by_image": sorted(rows, key=lambda row: (row["iou"], row["id"])),
+    kinds = {sample.id: sample.kind for sample in samples}
+    table = scores_table(matches)
+    rows = [row | {"kind": kinds[row["id"]], "iou": iou[row["id"]]} for row in table["by_image"]]
+    by_kind = {
+        kind: {
+            "score": float(np.mean([row["score"] for row in rows if row["kind"] == kind])),
+            "images": images,
+        }
+        for kind, images in sorted(Counter(kinds.values()).items())
     }
+    return table | asdict(scoring.pixel_scores(total)) | {"by_kind": by_kind, "by_image": rows}
+
+
+def tune(samples: Sequence[Sample], maps: Sequence[Path], inference: Inference) -> Inference:
+    """Choose cutoffs and least area by the mean score of the images, one after the other, twice.
+
+    Of equal scores the first in `GRID` is taken.
+
+    Parameters
+    ----------
+    samples, maps
+        As for `score`.
+    inference : Inference
+        Where the search starts.
+    """
+    loaded = [np.load(path, mmap_mode="r") for path in maps]
+    truths = [sample.load()[1] for sample in samples]
+
+    def trial(key: str, value: float) -> float:
+        setting = inference.model_copy(update={key: value})
+
+        def one(pair: tuple[Any, Any]) -> float:
+            y_true, found = pair
+            return scoring.match(y_true, nuclei(upsample(found, *y_true.shape), setting)).score
+
+        return float(np.mean(list(pool.map(one, zip(truths, loaded, strict=True)))))
+
+    with ThreadPoolExecutor(2) as pool:
+        for key, values in 2 * list(GRID.items()):
+            best = max(values, key=lambda value, key=key: trial(key, value))  # type: ignore[misc]
+            inference = inference.model_copy(update={key: best})
+    return inference
 
 
 def pictures(
-    samples: Sequence[Sample], probabilities: Sequence[Path], cutoff: float, scores: dict[str, Any]
+    samples: Sequence[Sample],
+    maps: Sequence[Path],
+    inference: Inference,
+    rows: Sequence[Mapping[str, Any]],
 ) -> dict[str, bytes]:
-    """Contact sheets of the best and the worst images, annotated and predicted outlines over each.
+    """Contact sheets of the best and the worst images, the annotated nuclei beside the predicted.
+
+    Parameters
+    ----------
+    rows : sequence of mappings
+        ``by_image`` of `score`, worst first.
 
     Returns
     -------
     dict of str to bytes
         PNGs, by name: ``best`` (best first) and ``worst`` (worst first).
     """
-    where = {s.id: (s, path) for s, path in zip(samples, probabilities, strict=True)}
+    where = {s.id: (s, path) for s, path in zip(samples, maps, strict=True)}
     sheets = {}
-    for name, rows in (("best", scores["by_image"][::-1]), ("worst", scores["by_image"])):
+    for name, ordered in (("best", rows[::-1]), ("worst", rows)):
         tiles = []
-        for row in rows[: min(PICTURES, (len(rows) + 1) // 2)]:
+        for row in ordered[: min(PICTURES, (len(rows) + 1) // 2)]:
             sample, path = where[row["id"]]
             image, y_true = sample.load()
-            y_pred = connected_components(upsample(np.load(path), *y_true.shape), cutoff)
-            counted = f"{row['nuclei_true']} nuclei, {row['nuclei_predicted']} found"
-            title = f"{row['id'][:8]}  IoU {row['iou']:.2f}, {counted}"
-            tiles.append((title, figures.overlay(image, y_pred, y_true, side_px=480)))
-        sheets[name] = figures.contact_sheet(tiles)
+            y_pred = nuclei(upsample(np.load(path), *y_true.shape), inference)
+            counted = f"{row['true']} nuclei, {row['predicted']} found"
+            title = f"{row['id'][:8]}  score {row['score']:.2f}, {counted}"
+            tiles.append((title, figures.comparison(image, y_true, y_pred, side_px=400)))
+        sheets[name] = figures.contact_sheet(tiles, columns=2)
     return sheets
 
 

@@ -1,7 +1,7 @@
 """Pictures for people: training curves, outlines over images, label images."""
 
 import io
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import cv2
@@ -13,13 +13,25 @@ from matplotlib.ticker import MaxNLocator
 from numpy.typing import NDArray
 
 from nucleus_unet.errors import NucleusError
+from nucleus_unet.scoring import errors
 
 # Told apart in lightness as well as hue, so also with any kind of colour blindness; vivid against
 # black, gray, purple tissue and white.
-TRUTH = (0, 190, 255)
 PREDICTION = (255, 90, 0)
-AGREED = (255, 240, 0)
-_LEGEND = {TRUTH: "annotated", PREDICTION: "predicted", AGREED: "both"}
+FOUND = (255, 240, 0)
+MISSED = (0, 190, 255)
+INVENTED = (255, 40, 40)
+SPLIT = (0, 220, 90)
+MERGED = (255, 0, 255)
+_LEGEND = {
+    PREDICTION: "predicted",
+    FOUND: "found (IoU above 0.5)",
+    MISSED: "missed",
+    SPLIT: "missed, as it was split",
+    INVENTED: "not annotated",
+    MERGED: "several in one",
+}
+Colour = tuple[int, int, int]
 
 _TRAINING, _VALIDATION = "#0072B2", "#D55E00"  # blue and vermilion of Okabe and Ito's palette
 _DPI = 100
@@ -79,10 +91,11 @@ def curves(history: Sequence[Mapping[str, float]]) -> bytes:
 
 def overlay(
     image: NDArray[np.uint8],
-    y_pred: NDArray[np.integer],
-    y_true: NDArray[np.integer] | None = None,
+    labels: NDArray[np.integer],
     *,
     side_px: int | None = None,
+    colour: Colour = PREDICTION,
+    others: Sequence[tuple[Colour, NDArray[np.integer]]] = (),
 ) -> NDArray[np.uint8]:
     """Draw the outlines of nuclei over an image, 1 pixel wide and inside each nucleus.
 
@@ -93,16 +106,20 @@ def overlay(
     ----------
     image : uint8 array (H, W, 3)
         RGB.
-    y_pred, y_true : int arrays (H, W)
-        Predicted and annotated labels, 0 background.
+    labels : int array (H, W)
+        0 background.
     side_px : int, optional
         Length of the result's longest side. Image and labels are resized before the outlines are
         drawn, so these stay thin and whole. Without it the size stays.
+    colour : tuple of int
+        Of the outlines.
+    others : sequence of (colour, int array)
+        Labels whose outlines have another colour; a later one counts before an earlier.
 
     Returns
     -------
     uint8 array (H, W, 3), or resized
-        RGB, with outlines in `PREDICTION`, `TRUTH`, and `AGREED` where the two coincide.
+        RGB.
     """
     bright = max(float(np.percentile(image, 99.8)), 1.0)
     canvas: NDArray[Any] = cv2.convertScaleAbs(np.ascontiguousarray(image), alpha=200 / bright)
@@ -112,33 +129,60 @@ def overlay(
         canvas = cv2.resize(
             canvas, size, interpolation=cv2.INTER_AREA if scale < 1 else cv2.INTER_CUBIC
         )
-        y_pred = _resize_labels(y_pred, size)
-        y_true = None if y_true is None else _resize_labels(y_true, size)
-    predicted = _outlines(y_pred)
-    annotated = np.zeros_like(predicted) if y_true is None else _outlines(y_true)
-    canvas[predicted] = PREDICTION
-    canvas[annotated] = TRUTH
-    canvas[predicted & annotated] = AGREED
+        labels = _resize_labels(labels, size)
+    colours = np.tile(np.array(colour, np.uint8), (int(labels.max(initial=0)) + 1, 1))
+    for other, numbers in others:
+        colours[numbers[numbers < len(colours)]] = other
+    outlines = _outlines(labels)
+    canvas[outlines] = colours[labels[outlines]]
     return canvas
+
+
+def comparison(
+    image: NDArray[np.uint8],
+    y_true: NDArray[np.integer],
+    y_pred: NDArray[np.integer],
+    *,
+    side_px: int,
+) -> NDArray[np.uint8]:
+    """Annotated nuclei beside the predicted ones, what is wrong on either side in its own colour.
+
+    Returns
+    -------
+    uint8 array (h, 2 w + 4, 3)
+        RGB; the longer side of each half has `side_px`.
+    """
+    wrong = errors(y_true, y_pred)
+    truth = overlay(
+        image,
+        y_true,
+        side_px=side_px,
+        colour=FOUND,
+        others=[(MISSED, wrong.missed), (SPLIT, np.intersect1d(wrong.split, wrong.missed))],
+    )
+    predicted = overlay(
+        image,
+        y_pred,
+        side_px=side_px,
+        colour=FOUND,
+        others=[(INVENTED, wrong.invented), (MERGED, wrong.merged)],
+    )
+    return np.hstack([truth, np.full((truth.shape[0], 4, 3), 255, np.uint8), predicted])
 
 
 def overlay_png(
     image: NDArray[np.uint8],
-    y_pred: NDArray[np.integer],
-    y_true: NDArray[np.integer] | None = None,
+    labels: NDArray[np.integer],
     *,
     title: str = "",
     side_px: int = 960,
 ) -> bytes:
-    """Draw `overlay` with a title and a legend, as a PNG that is large enough to read.
-
-    The arguments are those of `overlay`.
-    """
-    return contact_sheet([(title, overlay(image, y_pred, y_true, side_px=side_px))])
+    """Draw `overlay` with a title and a legend, as a PNG that is large enough to read."""
+    return contact_sheet([(title, overlay(image, labels, side_px=side_px))])
 
 
-def contact_sheet(tiles: Sequence[tuple[str, NDArray[np.uint8]]]) -> bytes:
-    """Lay (title, image) tiles out in rows of up to four, over the legend of `overlay`.
+def contact_sheet(tiles: Sequence[tuple[str, NDArray[np.uint8]]], columns: int = 4) -> bytes:
+    """Lay (title, image) tiles out in rows of up to `columns`, over a legend of the outlines.
 
     Each image (H, W, 3) uint8 RGB keeps its own size, to the pixel; the widest sets the columns.
     The legend names the outline colours that occur in the tiles.
@@ -155,7 +199,7 @@ def contact_sheet(tiles: Sequence[tuple[str, NDArray[np.uint8]]]) -> bytes:
     """
     if not tiles:
         raise NucleusError("a contact sheet needs at least one image: none was given")
-    lines = [tiles[start : start + 4] for start in range(0, len(tiles), 4)]
+    lines = [tiles[start : start + columns] for start in range(0, len(tiles), columns)]
     gap, head, foot = 10, 26, 30
     wide = max(240, *(image.shape[1] for _, image in tiles)) + gap
     heights = [max(image.shape[0] for _, image in line) + head for line in lines]
@@ -182,11 +226,27 @@ def contact_sheet(tiles: Sequence[tuple[str, NDArray[np.uint8]]]) -> bytes:
         loc="lower left",
         bbox_to_anchor=(gap / width, 0),
         borderaxespad=0,
-        ncols=3,
+        ncols=len(_LEGEND),
         frameon=False,
         fontsize=9,
     )
     return _png(figure)
+
+
+def strip(images: Iterable[NDArray[np.uint8]], side_px: int) -> NDArray[np.uint8]:
+    """Lay images (H, W, 3) uint8 side by side, each brightened and fitted into a square.
+
+    Returns
+    -------
+    uint8 array (side_px, 1 + n (side_px + 2), 3)
+    """
+    squares = [np.full((side_px, 1, 3), 255, np.uint8)]  # also of no image
+    for image in images:
+        small = overlay(image, np.zeros(image.shape[:2], np.int32), side_px=side_px)
+        square = np.full((side_px, side_px + 2, 3), 255, np.uint8)
+        square[: small.shape[0], : small.shape[1]] = small
+        squares.append(square)
+    return np.hstack(squares)
 
 
 def label_png(labels: NDArray[np.integer]) -> bytes:

@@ -1,8 +1,10 @@
 """From images to probabilities, with a trained network."""
 
 import functools
-from collections.abc import Iterator, Sequence
+import itertools
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import keras
 import numpy as np
@@ -11,41 +13,123 @@ from numpy.typing import NDArray
 from nucleus_unet import backend
 from nucleus_unet import unet as unet  # registers the layers that a saved model names
 from nucleus_unet.augment import resize
-from nucleus_unet.instances import connected_components, upsample
-from nucleus_unet.recipe import Inference
+from nucleus_unet.instances import nuclei, upsample
+from nucleus_unet.normalization import apply_table, normalizing_table
+from nucleus_unet.recipe import Data, Inference, Recipe
+from nucleus_unet.targets import CHANNELS
+
+OVERLAP_PX, BLENDED_PX = 256, 32
+"""Of neighbouring tiles, and the part in the middle over which one goes over into the other.
+
+A pixel there has 112 px on all sides in either tile, more than a network of depth 4 looks at: both say
+the same.
+"""
+STEP_PX = 64
+"""Sides and places of tiles are multiples, so that they can be halved and few shapes are compiled."""
+FLIPS = ((1, 1), (1, -1), (-1, 1), (-1, -1))
 
 
 def predict(
-    model: keras.Model, images: Sequence[NDArray[np.uint8]], batch_size: int
+    model: keras.Model, images: Iterable[NDArray[np.uint8]], recipe: Recipe
 ) -> Iterator[NDArray[np.float32]]:
-    """Probability of nucleus at the network's own size, for images of any size.
-
-    Every batch has the same shape, the last one filled up with black: some kernels depend on it, and
-    so would the last bits of the result.
+    """The network's maps of images of any size.
 
     Parameters
     ----------
     model : keras.Model
-        As `nucleus_unet.unet.build_segmenter` makes it.
-    images : sequence of (H, W, 3) uint8
+        As `nucleus_unet.unet.build_segmenter` makes it for this recipe.
+    images : iterable of (H, W, 3) uint8
         May be memory-mapped: each is read when its turn comes.
-    batch_size : int
+    recipe : Recipe
+        Resolved.
 
     Yields
     ------
-    (S, S) float32 in [0, 1], in the order of `images`
+    (S, S, C) float32 in [0, 1], or (H, W, C) where the recipe trains on crops; in order
+    """
+    seen = (look(image, recipe.data) for image in images)
+    if recipe.data.framing == "crop":
+        for image in seen:
+            yield _predict_whole(model, image, CHANNELS[recipe.network.outputs], recipe.inference)
+    else:
+        yield from _predict_resized(model, seen, recipe.inference.batch_size)
+
+
+def look(image: NDArray[np.uint8], data: Data) -> NDArray[np.uint8]:
+    """The image as the network sees it: normalised where the recipe says so."""
+    return apply_table(image, normalizing_table(image)) if data.normalize else image
+
+
+def _predict_resized(
+    model: keras.Model, images: Iterator[NDArray[np.uint8]], batch_size: int
+) -> Iterator[NDArray[np.float32]]:
+    """Maps at the network's own size.
+
+    Every batch has the same shape, the last one filled up with black: some kernels depend on it, and
+    so would the last bits of the result.
     """
     size = model.input_shape[1]
-    for start in range(0, len(images), batch_size):
-        chunk = images[start : start + batch_size]
+    while chunk := list(itertools.islice(images, batch_size)):
         batch = np.zeros((batch_size, size, size, 3), np.uint8)
         for index, image in enumerate(chunk):
             batch[index] = resize(image, size)
-        yield from np.asarray(model.predict_on_batch(batch))[: len(chunk), ..., 0]
+        yield from np.asarray(model.predict_on_batch(batch))[: len(chunk)]
 
 
-def write_probabilities(
-    model_path: Path, inference: Inference, threads: int, images: Sequence[Path], to: Sequence[Path]
+def _predict_whole(
+    model: keras.Model, image: NDArray[np.uint8], channels: int, inference: Inference
+) -> NDArray[np.float32]:
+    """Maps at the image's size, tile by tile, each the mean over its flips and turns."""
+    height, width = image.shape[:2]
+    padded = np.pad(image, ((0, -height % STEP_PX), (0, -width % STEP_PX), (0, 0)), "symmetric")
+    rows, columns = (_tiles(length, inference.tile_px) for length in padded.shape[:2])
+    total = np.zeros((*padded.shape[:2], channels), np.float32)
+    weight = np.zeros((*padded.shape[:2], 1), np.float32)
+    for (down, share_down), (right, share_right) in itertools.product(rows, columns):
+        maps = _predict_tile(model, padded[down, right], inference.flips)
+        share = share_down[:, None, None] * share_right[:, None]
+        total[down, right] += share * maps
+        weight[down, right] += share
+    return np.asarray(total / weight, np.float32)[:height, :width]
+
+
+def _tiles(length: int, tile: int) -> list[tuple[slice, NDArray[np.float32]]]:
+    """Where tiles lie along an axis, and what each counts along itself."""
+    if length <= tile:
+        return [(slice(0, length), np.ones(length, np.float32))]
+    count = -(-(length - OVERLAP_PX) // (tile - OVERLAP_PX))
+    # Where the network halves its maps it does so at multiples, in each tile as in the whole.
+    last = (length - tile) // STEP_PX
+    starts = [STEP_PX * round(k * last / (count - 1)) for k in range(count)]
+    outer = (OVERLAP_PX - BLENDED_PX) / 2
+    rise = np.clip((np.arange(tile) - outer + 0.5) / BLENDED_PX, 0, 1).astype(np.float32)
+    tiles = []
+    for start in starts:
+        share = np.ones(tile, np.float32)
+        if start > 0:
+            share *= rise
+        if start + tile < length:
+            share *= rise[::-1]
+        tiles.append((slice(start, start + tile), share))
+    return tiles
+
+
+def _predict_tile(model: keras.Model, tile: NDArray[np.uint8], flips: bool) -> NDArray[np.float32]:
+    if not flips:
+        return np.asarray(model.predict_on_batch(tile[None]))[0]
+    total: Any = 0
+    for turned in (False, True):
+        square = tile.transpose(1, 0, 2) if turned else tile
+        batch = np.stack([square[::y, ::x] for y, x in FLIPS])
+        maps = np.asarray(model.predict_on_batch(batch))
+        back = sum(m[::y, ::x] for m, (y, x) in zip(maps, FLIPS, strict=True))
+        total = total + (back.transpose(1, 0, 2) if turned else back)
+    mean: NDArray[np.float32] = total / (2 * len(FLIPS))
+    return mean
+
+
+def write_maps(
+    model_path: Path, recipe: Recipe, images: Sequence[Path], to: Sequence[Path]
 ) -> None:
     """Predict prepared images and save one ``.npy`` each; runs in a process set up for it.
 
@@ -53,29 +137,25 @@ def write_probabilities(
     ----------
     model_path : Path
         A ``model.keras``.
-    inference : Inference
-        The part of the recipe.
-    threads : int
-        CPU threads inside an operation.
+    recipe : Recipe
+        Resolved.
     images, to : sequence of Path
-        ``.npy`` files, (H, W, 3) uint8 in and (S, S) float32 out.
+        ``.npy`` files, (H, W, 3) uint8 in, and out what `predict` gives.
     """
-    backend.configure(threads)
+    backend.configure(recipe.training.cpu_threads)
     model = load_model(model_path)
-    mapped = [np.load(path, mmap_mode="r") for path in images]
-    for path, probability in zip(to, predict(model, mapped, inference.batch_size), strict=True):
-        np.save(path, probability)
+    mapped = (np.load(path, mmap_mode="r") for path in images)
+    for path, maps in zip(to, predict(model, mapped, recipe), strict=True):
+        np.save(path, maps)
 
 
 def segment(
-    model: keras.Model, images: Sequence[NDArray[np.uint8]], inference: Inference
+    model: keras.Model, images: Sequence[NDArray[np.uint8]], recipe: Recipe
 ) -> list[NDArray[np.int32]]:
-    """Labels at the original size of each image: prediction, upsampling and components in one go."""
+    """Labels at the original size of each image: prediction, upsampling and nuclei in one go."""
     return [
-        connected_components(upsample(probability, *image.shape[:2]), inference.cutoff)
-        for image, probability in zip(
-            images, predict(model, images, inference.batch_size), strict=True
-        )
+        nuclei(upsample(maps, *image.shape[:2]), recipe.inference)
+        for image, maps in zip(images, predict(model, images, recipe), strict=True)
     ]
 
 

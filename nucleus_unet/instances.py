@@ -1,28 +1,78 @@
-"""From probabilities to nuclei: back to the original size, cut, and told apart."""
+"""From the network's maps to nuclei: back to the original size, cut, and told apart."""
+
+from typing import Any
 
 import cv2
 import numpy as np
 from numpy.typing import NDArray
 from skimage.measure import label
+from skimage.segmentation import watershed
+
+from nucleus_unet.recipe import Inference
 
 
-def upsample(probability: NDArray[np.float32], height: int, width: int) -> NDArray[np.float32]:
-    """Resize a probability map bilinearly, as the network's output to an image's own size.
+def nuclei(maps: NDArray[np.float32], inference: Inference) -> NDArray[np.int32]:
+    """Labels from the maps that the network predicts, at the image's size.
 
     Parameters
     ----------
-    probability : float32 array (h, w)
+    maps : (H, W, C) float32 in [0, 1]
+        One channel, the mask: nuclei are its connected components. Three, as
+        `nucleus_unet.targets` gives them: nuclei grow from where the distance is high and no border
+        is seen, downhill in distance, until they meet or reach the end of the mask.
+    inference : Inference
+        The part of the recipe.
+
+    Returns
+    -------
+    (H, W) int32
+        0 background, 1..n one nucleus each.
+    """
+    mask = maps[..., 0]
+    if maps.shape[-1] == 1:
+        found = connected_components(mask, inference.cutoff)
+    else:
+        border, height = maps[..., 1], maps[..., 2]
+        ground = label(mask > inference.cutoff, connectivity=1)
+        seeds = label(
+            (height * (1 - border) > inference.seed_cutoff) & (ground > 0), connectivity=1
+        )
+        # A piece of mask in which nothing is high enough is one nucleus all the same.
+        seeded = np.unique(ground[seeds > 0])
+        alone = ~np.isin(ground, seeded) & (ground > 0)
+        seeds[alone] = seeds.max(initial=0) + ground[alone]
+        found = watershed(-height, seeds, mask=ground > 0)
+    return _without_small(found, inference.min_area_px)
+
+
+def _without_small(labels: NDArray[np.integer], min_area_px: int) -> NDArray[np.int32]:
+    """The labels of at least so many pixels, numbered anew in the same order."""
+    areas = np.bincount(labels.ravel())
+    kept = areas >= max(min_area_px, 1)
+    kept[0] = False
+    numbers = np.where(kept, kept.cumsum(), 0).astype(np.int32)
+    return numbers[labels]
+
+
+def upsample(maps: NDArray[np.float32], height: int, width: int) -> NDArray[np.float32]:
+    """Resize maps bilinearly, from the network's output to an image's own size.
+
+    Parameters
+    ----------
+    maps : float32 array (h, w, C)
         In [0, 1].
     height, width : int
         Size of the result in pixels; smaller than (h, w) is allowed.
 
     Returns
     -------
-    float32 array (height, width)
+    float32 array (height, width, C)
         In [0, 1].
     """
-    resized = cv2.resize(probability, (width, height), interpolation=cv2.INTER_LINEAR)
-    return np.clip(resized, 0, 1)  # interpolation may round past the ends
+    resized: Any = cv2.resize(maps, (width, height), interpolation=cv2.INTER_LINEAR)
+    # Interpolation may round past the ends.
+    larger: NDArray[np.float32] = np.clip(resized, 0, 1).reshape(height, width, maps.shape[-1])
+    return larger
 
 
 def connected_components(probability: NDArray[np.float32], cutoff: float) -> NDArray[np.int32]:

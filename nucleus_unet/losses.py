@@ -1,4 +1,4 @@
-"""The notebook's loss and its dice coefficient, for any Keras backend."""
+"""The notebook's loss and its dice coefficient, and the loss of all maps, for any Keras backend."""
 
 from typing import Any
 
@@ -28,9 +28,28 @@ def dice_coefficient(y_true: Any, y_pred: Any, smooth: float = 1.0) -> Any:
     return (2.0 * both + smooth) / (ops.sum(y_true) + ops.sum(y_pred) + smooth)
 
 
+def mask_dice(y_true: Any, y_pred: Any) -> Any:
+    """`dice_coefficient` of the first channel, the mask of nuclei."""
+    return dice_coefficient(y_true[..., :1], y_pred[..., :1])
+
+
 @keras.saving.register_keras_serializable("nucleus_unet")
 def bce_dice_loss(y_true: Any, y_pred: Any) -> Any:
     """Half the mean binary cross-entropy minus the dice coefficient; from about -1 upwards."""
     y_true = ops.cast(y_true, "float32")
     cross_entropy = ops.mean(keras.losses.binary_crossentropy(y_true, y_pred))
     return 0.5 * cross_entropy - dice_coefficient(y_true, y_pred)
+
+
+@keras.saving.register_keras_serializable("nucleus_unet")
+def nuclei_loss(y_true: Any, y_pred: Any) -> Any:
+    """`bce_dice_loss` of mask and of borders, and the cross-entropy of the distance.
+
+    Parameters
+    ----------
+    y_true, y_pred : (N, H, W, 3) tensors in [0, 1]
+        The channels of `nucleus_unet.targets`.
+    """
+    mask, border, distance = ((y_true[..., k : k + 1], y_pred[..., k : k + 1]) for k in range(3))
+    cross_entropy = ops.mean(keras.losses.binary_crossentropy(*distance))
+    return bce_dice_loss(*mask) + bce_dice_loss(*border) + cross_entropy

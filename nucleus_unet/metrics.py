@@ -56,3 +56,11 @@ class ThresholdedMeanIoU(keras.metrics.Metric):
 
     def get_config(self) -> dict[str, Any]:
         return {"name": self.name, "thresholds": self.thresholds}
+
+
+@keras.saving.register_keras_serializable("nucleus_unet")
+class MaskMeanIoU(ThresholdedMeanIoU):
+    """`ThresholdedMeanIoU` of the first channel, the mask of nuclei."""
+
+    def update_state(self, y_true: Any, y_pred: Any, sample_weight: Any = None) -> None:
+        super().update_state(y_true[..., :1], y_pred[..., :1])

@@ -7,7 +7,15 @@ from importlib import resources
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    PositiveFloat,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
 
 from nucleus_unet.errors import NucleusError
 from nucleus_unet.files import sha256_bytes
@@ -24,15 +32,30 @@ class Part(BaseModel):
 class Data(Part):
     """What the network sees of the images, and which of them it never trains on."""
 
+    framing: Literal["resize", "crop"] = Field(
+        "resize", description="resize: whole images; crop: pieces of them at their own resolution"
+    )
     image_size: int = Field(
-        256, ge=16, le=2048, description="Side in px that images are resized to"
+        256, ge=16, le=2048, description="Side in px of what the network is trained on"
+    )
+    normalize: bool = Field(
+        False, description="Stretch each image by its percentiles, nuclei brighter than the ground"
+    )
+    balance: float = Field(
+        0.0,
+        ge=0,
+        le=1,
+        description="0: images as often as they come; 1: imaging kinds equally often",
+    )
+    split: Literal["random", "slide"] = Field(
+        "random", description="slide: images cut from one slide stay on one side"
     )
     validation_fraction: float = Field(0.1, gt=0, lt=1, description="Share of images held out")
     split_seed: int = Field(7, ge=0, description="Random state of the train/validation split")
 
 
 class Augmentation(Part):
-    """Random geometry, with the names and the meaning of Keras' ImageDataGenerator."""
+    """Random geometry, with the names and the meaning of Keras' ImageDataGenerator, and more."""
 
     horizontal_flip: bool = Field(True, description="Mirror left to right, every other time")
     vertical_flip: bool = Field(True, description="Mirror top to bottom, every other time")
@@ -42,6 +65,13 @@ class Augmentation(Part):
     width_shift_range: Fraction = Field(0.1, description="Shift in x, ± this share of the width")
     height_shift_range: Fraction = Field(0.1, description="Shift in y, ± this share of the height")
     zoom_range: Fraction = Field(0.1, description="Zoom of x and of y, each uniform in 1 ± this")
+    scale_range: tuple[PositiveFloat, PositiveFloat] = Field(
+        (1, 1), description="Smallest and largest magnification of crops"
+    )
+    intensity_range: Fraction = Field(0, description="Gamma and contrast, about ± this share")
+    stain_range: Fraction = Field(0, description="The same by channel, and mixing of channels")
+    blur_probability: float = Field(0, ge=0, le=1, description="Share of images that are blurred")
+    noise_probability: float = Field(0, ge=0, le=1, description="Share of images that get noise")
 
 
 class Network(Part):
@@ -56,6 +86,9 @@ class Network(Part):
     dropout: tuple[Fraction, ...] = Field(
         (0.1, 0.1, 0.2, 0.2, 0.3),
         description="Dropout between the two convolutions, by level, full resolution first",
+    )
+    outputs: Literal["mask", "nuclei"] = Field(
+        "mask", description="nuclei: mask, borders between touching nuclei, distance to the edge"
     )
     normalization: Literal["none", "batch", "group"] = Field(
         "none", description="After each 3×3 convolution, before its activation"
@@ -83,7 +116,11 @@ class Training(Part):
     epochs: int = Field(ge=1, le=10_000, description="Most epochs to train")
     steps_per_epoch: int = Field(25, ge=1, description="Batches in an epoch")
     batch_size: int = Field(32, ge=1, description="Images in a batch")
-    optimizer: Literal["sgd", "adam"] = Field("sgd", description="Optimizer")
+    optimizer: Literal["sgd", "adam", "adamw"] = Field("sgd", description="Optimizer")
+    weight_decay: Fraction = Field(0, description="Decay of adamw")
+    ema: Fraction = Field(
+        0, description="Momentum of the running mean of weights that is validated and kept; 0: none"
+    )
     learning_rate: float = Field(0.01, gt=0, description="Learning rate after the warm-up")
     momentum: Fraction = Field(0.0, description="Momentum of sgd")
     schedule: Literal["constant", "cosine"] = Field(
@@ -115,6 +152,20 @@ class Inference(Part):
 
     cutoff: float = Field(0.5, gt=0, lt=1, description="A pixel is nucleus above this probability")
     batch_size: int = Field(16, ge=1, description="Images in a batch of prediction")
+    seed_cutoff: float = Field(
+        0.5, gt=0, lt=1, description="A nucleus begins where its distance map is above this"
+    )
+    min_area_px: int = Field(0, ge=0, description="Smaller nuclei are left out")
+    tune: bool = Field(
+        False, description="Choose both cutoffs and the area by the score on validation images"
+    )
+    flips: bool = Field(False, description="Mean over the eight flips and turns of each image")
+    tile_px: int = Field(
+        1024,
+        ge=320,
+        multiple_of=64,
+        description="Larger images are predicted in tiles of this side",
+    )
 
 
 class Recipe(Part):

@@ -67,25 +67,95 @@ def match(y_true: NDArray[np.integer], y_pred: NDArray[np.integer]) -> Match:
     >>> match(y_true, y_pred).tp  # IoU 2/3 and 1/2, the latter not above 0.5
     array([1, 1, 1, 1, 0, 0, 0, 0, 0, 0])
     """
+    overlap = _overlap(y_true, y_pred)
+    return Match(
+        tp=np.array([overlap.matching(twentieths).sum() for twentieths in range(10, 20)]),
+        true=len(overlap.true_labels),
+        predicted=len(overlap.predicted_labels),
+        split=len(overlap.split()),
+        merged=len(overlap.merged()),
+    )
+
+
+@dataclass(frozen=True)
+class Errors:
+    """Labels of the nuclei of one image that are not as they should be, at IoU 0.5.
+
+    missed
+        Annotated nuclei that nothing matches.
+    invented
+        Predicted nuclei that match nothing, but for the merged.
+    split, merged
+        As `Match` counts them.
+    """
+
+    missed: NDArray[np.integer]
+    invented: NDArray[np.integer]
+    split: NDArray[np.integer]
+    merged: NDArray[np.integer]
+
+
+def errors(y_true: NDArray[np.integer], y_pred: NDArray[np.integer]) -> Errors:
+    """Find what is wrong in a prediction, nucleus by nucleus; arguments as for `match`."""
+    overlap = _overlap(y_true, y_pred)
+    matching, merged = overlap.matching(10), overlap.merged()
+    matched = np.concatenate([overlap.predicted[matching], merged])
+    return Errors(
+        missed=np.setdiff1d(overlap.true_labels, overlap.true[matching]),
+        invented=np.setdiff1d(overlap.predicted_labels, matched),
+        split=overlap.split(),
+        merged=merged,
+    )
+
+
+@dataclass(frozen=True)
+class _Overlap:
+    """Pairs of nuclei that share pixels: labels, shared pixels, and the two areas."""
+
+    true_labels: NDArray[np.integer]
+    predicted_labels: NDArray[np.integer]
+    true: NDArray[np.integer]
+    predicted: NDArray[np.integer]
+    both: NDArray[np.int64]
+    true_area: NDArray[np.int64]
+    predicted_area: NDArray[np.int64]
+
+    def matching(self, twentieths: int) -> NDArray[np.bool_]:
+        """Pairs with an IoU above so many twentieths."""
+        union = self.true_area + self.predicted_area - self.both
+        return 20 * self.both > twentieths * union
+
+    def split(self) -> NDArray[np.integer]:
+        return _repeated(self.true[2 * self.both > self.predicted_area])
+
+    def merged(self) -> NDArray[np.integer]:
+        return _repeated(self.predicted[2 * self.both > self.true_area])
+
+
+def _overlap(y_true: NDArray[np.integer], y_pred: NDArray[np.integer]) -> _Overlap:
     if y_true.shape != y_pred.shape:
         raise ValueError(f"truth is {y_true.shape}, prediction {y_pred.shape}: sizes must agree")
     pixels, pairs = np.ones(y_true.size, np.int64), (y_true.ravel(), y_pred.ravel())
     shape = tuple(int(labels.max(initial=0)) + 1 for labels in (y_true, y_pred))
-    overlap = sparse.coo_array((pixels, pairs), shape).tocsr()
-    true_areas, predicted_areas = overlap.sum(1), overlap.sum(0)
-    nuclei = overlap[1:, 1:].tocoo()
-    (row, column), both = nuclei.coords, nuclei.data
-    true_area, predicted_area = true_areas[1:][row], predicted_areas[1:][column]
-    union = true_area + predicted_area - both
-    # 0.50:0.05:0.95 in twentieths
-    tp = (20 * both > np.arange(10, 20)[:, None] * union).sum(1)
-    return Match(
-        tp=tp,
-        true=int(np.count_nonzero(true_areas[1:])),
-        predicted=int(np.count_nonzero(predicted_areas[1:])),
-        split=_several(row[2 * both > predicted_area]),
-        merged=_several(column[2 * both > true_area]),
+    table = sparse.coo_array((pixels, pairs), shape).tocsr()
+    true_areas, predicted_areas = table.sum(1)[1:], table.sum(0)[1:]
+    nuclei = table[1:, 1:].tocoo()
+    row, column = nuclei.coords
+    return _Overlap(
+        true_labels=np.flatnonzero(true_areas) + 1,
+        predicted_labels=np.flatnonzero(predicted_areas) + 1,
+        true=row + 1,
+        predicted=column + 1,
+        both=nuclei.data,
+        true_area=true_areas[row],
+        predicted_area=predicted_areas[column],
     )
+
+
+def _repeated(values: NDArray[np.integer]) -> NDArray[np.integer]:
+    """The values that occur more than once."""
+    found, counts = np.unique(values, return_counts=True)
+    return found[counts > 1]
 
 
 @dataclass(frozen=True)
@@ -184,11 +254,6 @@ def pixel_scores(counts: NDArray[np.int64]) -> PixelScores:
         iou=nucleus,
         dice=2 * nucleus / (1 + nucleus),
     )
-
-
-def _several(owners: NDArray[np.integer]) -> int:
-    """How many values occur more than once."""
-    return int(np.count_nonzero(np.bincount(owners) > 1))
 
 
 def _share(part: NDArray[np.int64], whole: int) -> NDArray[np.float64]:

@@ -25,7 +25,7 @@ class ServedModel(PythonModel):
 
     def predict(self, context: Any, model_input: np.ndarray, params: Any = None) -> np.ndarray:
         """(N, H, W, 3) uint8 RGB to (N, H, W) int32, 0 background and 1..n one nucleus each."""
-        return np.stack(segment(self.network, list(model_input), self.recipe.inference))
+        return np.stack(segment(self.network, list(model_input), self.recipe))
 
 
 mlflow.models.set_model(ServedModel())

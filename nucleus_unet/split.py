@@ -1,10 +1,11 @@
 """Which images the network never trains on."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from sklearn.model_selection import train_test_split
 
 from nucleus_unet.errors import NucleusError
+from nucleus_unet.files import sha256_bytes
 
 
 def random_split(ids: Sequence[str], fraction: float, seed: int) -> tuple[list[str], list[str]]:
@@ -37,3 +38,44 @@ def random_split(ids: Sequence[str], fraction: float, seed: int) -> tuple[list[s
         sorted(ids), test_size=min(fraction, 1 - 1 / len(ids)), random_state=seed
     )
     return sorted(training), sorted(validation)
+
+
+def slide_split(
+    slides: Mapping[str, str], fraction: float, seed: int
+) -> tuple[list[str], list[str]]:
+    """Split ids so that the images of one slide stay together.
+
+    A slide's side comes from the seed and the slide's own name alone, so that images of other
+    slides never move it; shares are met on average, of each imaging kind as of the whole.
+
+    Parameters
+    ----------
+    slides : mapping of str to str
+        Image id to slide, as `nucleus_unet.slides.slides` gives it.
+    fraction : float
+        Probability of a slide to be on the validation side.
+    seed : int
+
+    Returns
+    -------
+    tuple of two lists of str
+        Training ids and validation ids, each sorted.
+
+    Raises
+    ------
+    NucleusError
+        All slides are on one side.
+    """
+    validation = sorted(id_ for id_, slide in slides.items() if _draw(slide, seed) < fraction)
+    training = sorted(slides.keys() - set(validation))
+    if not training or not validation:
+        raise NucleusError(
+            f"{len(slides)} image(s) of {len(set(slides.values()))} slide(s) all fall on one side: "
+            "try another data.split_seed, or data.split=random"
+        )
+    return training, validation
+
+
+def _draw(slide: str, seed: int) -> float:
+    """A number in [0, 1) that depends on these two alone."""
+    return int(sha256_bytes(f"{seed} {slide}".encode())[:13], 16) / 16**13

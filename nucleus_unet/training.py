@@ -4,7 +4,7 @@ import io
 import json
 import resource
 import time
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
@@ -16,14 +16,23 @@ import numpy as np
 from numpy.typing import NDArray
 
 from nucleus_unet import backend
-from nucleus_unet.augment import random_matrix, resize, warp
+from nucleus_unet.augment import (
+    random_intensities,
+    random_matrix,
+    random_window,
+    resize,
+    warp,
+    window,
+)
 from nucleus_unet.dataset.sample import Sample
 from nucleus_unet.errors import NucleusError
 from nucleus_unet.events import EventLog
 from nucleus_unet.files import write_atomically
-from nucleus_unet.losses import bce_dice_loss, dice_coefficient
-from nucleus_unet.metrics import ThresholdedMeanIoU
+from nucleus_unet.losses import bce_dice_loss, mask_dice, nuclei_loss
+from nucleus_unet.metrics import MaskMeanIoU
+from nucleus_unet.normalization import apply_table, normalizing_table
 from nucleus_unet.recipe import Recipe, Training
+from nucleus_unet.targets import CHANNELS, targets
 from nucleus_unet.unet import build_segmenter
 
 LOADING_THREADS = 4
@@ -81,15 +90,17 @@ def train(
     backend.configure(settings.cpu_threads, settings.seed, settings.precision)
     folder.mkdir(parents=True, exist_ok=True)
     with backend.all_devices():
-        model = build_segmenter(recipe.network, recipe.data.image_size)
+        model = _segmenter(recipe)
         if start_weights:
             model.set_weights(keras.models.load_model(start_weights, compile=False).get_weights())
         model.compile(
             optimizer=_optimizer(settings),
-            loss=bce_dice_loss,
-            metrics=[_named(dice_coefficient, "dice"), ThresholdedMeanIoU()],
+            loss=nuclei_loss if recipe.network.outputs == "nuclei" else bce_dice_loss,
+            metrics=[_named(mask_dice, "dice"), MaskMeanIoU()],
         )
     model.optimizer.build(model.trainable_variables)
+    # The mean of weights takes their place while the epoch is validated, and is what is kept.
+    averaging = [keras.callbacks.SwapEMAWeights()] if settings.ema else []
     journal = _Journal(model, recipe, len(validation_samples), folder)
     first_epoch = len(journal.history)
     if not journal.finished:
@@ -98,13 +109,13 @@ def train(
             steps_per_epoch=settings.steps_per_epoch,
             epochs=settings.epochs,
             initial_epoch=first_epoch,
-            validation_data=validation_arrays(validation_samples, recipe.data.image_size),
+            validation_data=validation_arrays(recipe, validation_samples),
             validation_batch_size=recipe.inference.batch_size,
-            callbacks=[journal],
+            callbacks=[journal, *averaging],
             shuffle=False,
             verbose=0,
         )
-    best = build_segmenter(recipe.network, recipe.data.image_size)
+    best = _segmenter(recipe)
     with np.load(folder / "best.npz", allow_pickle=False) as arrays:
         best.set_weights([arrays[name] for name in sorted(arrays)])
     best.save(folder / "model.keras")
@@ -118,16 +129,19 @@ def batches(
     """Augmented batches from `first_step` to the end of the training, in order.
 
     Every draw comes from (seed, epoch, position in the epoch): neither the threads that load nor a
-    restart change a batch. Each image is seen once before any is seen again.
+    restart change a batch. Where kinds are not balanced each image is seen once before any is seen
+    again.
 
     Yields
     ------
-    tuple of (N, S, S, 3) uint8 and (N, S, S, 1) float32 in {0, 1}
+    tuple of (N, S, S, 3) uint8 and (N, S, S, C) float32 in [0, 1]
     """
     settings = recipe.training
     last_step = settings.epochs * settings.steps_per_epoch
+    tables = _tables(recipe, samples)
+    odds = _odds(samples, recipe.data.balance)
 
-    def load(step: int, position: int) -> tuple[NDArray[np.uint8], NDArray[np.bool_]]:
+    def load(step: int, position: int) -> tuple[NDArray[np.uint8], NDArray[np.float32]]:
         epoch, step_in_epoch = divmod(step, settings.steps_per_epoch)
         turn, place = divmod(step * settings.batch_size + position, len(samples))
         # The leading number keeps the two kinds of draws apart.
@@ -135,14 +149,12 @@ def batches(
         draws = np.random.default_rng(
             (1, settings.seed, epoch, step_in_epoch * settings.batch_size + position)
         )
-        image, labels = samples[order[place]].load()
-        matrix = random_matrix(recipe.augmentation, draws)
-        image, labels = warp(image, labels, matrix, recipe.data.image_size)
-        return image, labels > 0
+        index = order[place] if odds is None else draws.choice(len(samples), p=odds)
+        return training_view(recipe, samples[index], tables[index] if tables else None, draws)
 
     def collect(pending: list[Any]) -> tuple[NDArray[np.uint8], NDArray[np.float32]]:
-        images, masks = zip(*(future.result() for future in pending), strict=True)
-        return np.stack(images), np.stack(masks)[..., None].astype(np.float32)
+        images, maps = zip(*(future.result() for future in pending), strict=True)
+        return np.stack(images), np.stack(maps)
 
     with ThreadPoolExecutor(LOADING_THREADS) as pool:
         ahead: deque[list[Any]] = deque()
@@ -154,22 +166,62 @@ def batches(
             yield collect(ahead.popleft())
 
 
-def validation_arrays(
-    samples: Sequence[Sample], size: int
+def training_view(
+    recipe: Recipe, sample: Sample, table: NDArray[np.uint8] | None, draws: np.random.Generator
 ) -> tuple[NDArray[np.uint8], NDArray[np.float32]]:
-    """All validation images and masks at the network's size, not augmented, in the given order.
+    """One augmented look at a sample: (S, S, 3) uint8 and (S, S, C) float32 in [0, 1]."""
+    image, labels = sample.load()
+    size, augmentation = recipe.data.image_size, recipe.augmentation
+    matrix, crop = random_matrix(augmentation, draws), recipe.data.framing == "crop"
+    if crop:
+        matrix = random_window(augmentation, labels.shape, size, draws) @ matrix
+    image, labels = warp(image, labels, matrix, size, mirrored=crop)
+    if table is not None:
+        image = apply_table(image, table)
+    if augmentation.intensity_range:
+        image = random_intensities(image, augmentation, draws)
+    return image, targets(labels, recipe.network.outputs)
+
+
+def validation_arrays(
+    recipe: Recipe, samples: Sequence[Sample]
+) -> tuple[NDArray[np.uint8], NDArray[np.float32]]:
+    """All validation images and maps, not augmented, in order; of crops the one in the middle.
 
     Returns
     -------
-    tuple of (N, size, size, 3) uint8 and (N, size, size, 1) float32 in {0, 1}
+    tuple of (N, S, S, 3) uint8 and (N, S, S, C) float32 in [0, 1]
     """
+    size, crop = recipe.data.image_size, recipe.data.framing == "crop"
     images = np.empty((len(samples), size, size, 3), np.uint8)
-    masks = np.empty((len(samples), size, size, 1), np.float32)
+    maps = np.empty((len(samples), size, size, CHANNELS[recipe.network.outputs]), np.float32)
+    tables = _tables(recipe, samples)
     for index, sample in enumerate(samples):
         image, labels = sample.load()
-        images[index] = resize(image, size)
-        masks[index, ..., 0] = warp(image, labels, np.eye(3), size)[1] > 0
-    return images, masks
+        matrix = window(labels.shape, size) if crop else np.eye(3)
+        warped, labels = warp(image, labels, matrix, size, mirrored=crop)
+        images[index] = warped if crop else resize(image, size)
+        if tables:
+            images[index] = apply_table(images[index], tables[index])
+        maps[index] = targets(labels, recipe.network.outputs)
+    return images, maps
+
+
+def _tables(recipe: Recipe, samples: Sequence[Sample]) -> list[NDArray[np.uint8]] | None:
+    """What normalises each whole image, where the recipe says so."""
+    if not recipe.data.normalize:
+        return None
+    return [normalizing_table(np.ascontiguousarray(sample.load()[0])) for sample in samples]
+
+
+def _odds(samples: Sequence[Sample], balance: float) -> NDArray[np.float64] | None:
+    """How likely each image is drawn: its kind in proportion to its count to the 1 - balance."""
+    if not balance:
+        return None
+    counts = Counter(sample.kind for sample in samples)
+    odds = np.array([counts[sample.kind] ** -balance for sample in samples])
+    normed: NDArray[np.float64] = odds / odds.sum()
+    return normed
 
 
 @keras.saving.register_keras_serializable("nucleus_unet")
@@ -248,6 +300,10 @@ class _Journal(keras.callbacks.Callback):
     def on_test_begin(self, logs: Any = None) -> None:
         self._training_ended = time.monotonic()
 
+    def on_test_end(self, logs: Any = None) -> None:
+        # What was validated: with a mean of weights not those that training goes on with.
+        self._validated = _ordered(self._model.weights)
+
     def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
         settings, now = self.settings, time.monotonic()
         if not np.isfinite(logs["val_loss"]):
@@ -267,7 +323,7 @@ class _Journal(keras.callbacks.Callback):
             )
         )
         if self.best_epoch == epoch + 1:
-            _save(self.folder / "best.npz", _ordered(self._model.weights))
+            _save(self.folder / "best.npz", self._validated)
         arrays = {name: np.asarray(v) for name, v in _named_variables(self._model).items()}
         history = json.dumps([asdict(epoch) for epoch in self.history])
         _save(self.folder / "checkpoint.npz", arrays | {"history": np.asarray(history)})
@@ -294,9 +350,17 @@ def _optimizer(settings: Training) -> keras.optimizers.Optimizer:
     if settings.schedule == "cosine" or settings.warmup_steps:
         last_step = settings.epochs * settings.steps_per_epoch
         rate = WarmupSchedule(rate, settings.warmup_steps, last_step, settings.schedule == "cosine")
+    ema = {"use_ema": True, "ema_momentum": settings.ema} if settings.ema else {}
     if settings.optimizer == "sgd":
-        return keras.optimizers.SGD(rate, momentum=settings.momentum)
-    return keras.optimizers.Adam(rate)
+        return keras.optimizers.SGD(rate, momentum=settings.momentum, **ema)
+    if settings.optimizer == "adam":
+        return keras.optimizers.Adam(rate, **ema)
+    return keras.optimizers.AdamW(rate, weight_decay=settings.weight_decay, **ema)
+
+
+def _segmenter(recipe: Recipe) -> keras.Model:
+    size = recipe.data.image_size if recipe.data.framing == "resize" else None
+    return build_segmenter(recipe.network, size)
 
 
 def _named(function: Any, name: str) -> keras.metrics.Metric:

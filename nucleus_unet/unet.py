@@ -4,11 +4,19 @@ from typing import Any
 
 import keras
 
+from nucleus_unet import backend
 from nucleus_unet.errors import NucleusError
 from nucleus_unet.recipe import Network
+from nucleus_unet.targets import CHANNELS
 
 
-def build_unet(network: Network, size: int, channels: int = 3, classes: int = 1) -> keras.Model:
+def build_unet(
+    network: Network,
+    size: int | None,
+    channels: int = 3,
+    outputs: int = 1,
+    activation: str = "sigmoid",
+) -> keras.Model:
     """The bare network: contracting path, expansive path and a 1×1 convolution.
 
     With ``valid`` padding the output is smaller than the input (572 gives 388 at depth 4) and the
@@ -18,17 +26,17 @@ def build_unet(network: Network, size: int, channels: int = 3, classes: int = 1)
     ----------
     network : Network
         The part of the recipe.
-    size : int
-        Side of the square input, in px.
-    channels : int
-        Channels of the input.
-    classes : int
-        1: one sigmoid output. More: a softmax over so many.
+    size : int or None
+        Side of the square input, in px; None for any, with ``same`` padding.
+    channels, outputs : int
+        Channels of the input and of the output.
+    activation : str
+        Of the output: ``sigmoid`` for maps of their own, ``softmax`` for classes.
 
     Returns
     -------
     keras.Model
-        (N, size, size, channels) float to (N, s, s, classes) float32 in [0, 1].
+        (N, size, size, channels) float to (N, s, s, outputs) float32 in [0, 1].
 
     Raises
     ------
@@ -39,7 +47,7 @@ def build_unet(network: Network, size: int, channels: int = 3, classes: int = 1)
     x, skips = inputs, []
     for level in range(network.depth):
         x = _double_convolution(x, network, level, f"down{level}")
-        if x.shape[1] % 2:
+        if size and x.shape[1] % 2:
             raise ValueError(
                 f"an input of {size} px gives {x.shape[1]} px at level {level}, which cannot be "
                 f"halved; {_size_rule(network)}"
@@ -51,40 +59,51 @@ def build_unet(network: Network, size: int, channels: int = 3, classes: int = 1)
         filters = network.base_filters * 2**level
         x = keras.layers.Conv2DTranspose(filters, 2, strides=2, name=f"upconv{level}")(x)
         skip = skips[level]
-        if margin := (skip.shape[1] - x.shape[1]) // 2:
+        if size and (margin := (skip.shape[1] - x.shape[1]) // 2):
             skip = keras.layers.Cropping2D(margin, name=f"crop{level}")(skip)
         x = keras.layers.Concatenate(name=f"join{level}")([x, skip])
         x = _double_convolution(x, network, level, f"up{level}")
     # float32 whatever the policy: probabilities near 0 and 1 do not fit bfloat16
-    activation = "sigmoid" if classes == 1 else "softmax"
-    x = keras.layers.Conv2D(classes, 1, name="logits", dtype="float32")(x)
-    outputs = keras.layers.Activation(activation, name="probability", dtype="float32")(x)
-    return keras.Model(inputs, outputs, name="unet")
+    x = keras.layers.Conv2D(outputs, 1, name="logits", dtype="float32")(x)
+    maps = keras.layers.Activation(activation, name="maps", dtype="float32")(x)
+    return keras.Model(inputs, maps, name="unet")
 
 
-def build_segmenter(network: Network, image_size: int) -> keras.Model:
-    """The network as it is trained and logged: images in, foreground probability out.
+def build_segmenter(network: Network, image_size: int | None) -> keras.Model:
+    """The network as it is trained and logged: images in, maps of `nucleus_unet.targets` out.
 
     Scales 0..255 to 0..1. Around ``valid`` convolutions the image is mirrored outwards until the
     output covers it, and the output is cropped to the image, so that sizes in and out are the same.
 
+    Parameters
+    ----------
+    network : Network
+        The part of the recipe.
+    image_size : int or None
+        Side of the images, in px; None for any multiple of 2**depth, with ``same`` padding.
+
     Returns
     -------
     keras.Model
-        (N, image_size, image_size, 3) in 0..255 to (N, image_size, image_size, 1) float32 in [0, 1].
+        (N, image_size, image_size, 3) in 0..255 to (N, image_size, image_size, C) float32 in [0, 1].
 
     Raises
     ------
     NucleusError
         An image that is smaller than the margin that would be mirrored around it.
     """
+    channels = CHANNELS[network.outputs]
+    if image_size is None:
+        inputs = keras.Input((None, None, 3), name="image")
+        x = keras.layers.Rescaling(1 / 255, name="scale")(inputs)
+        return keras.Model(inputs, build_unet(network, None, outputs=channels)(x), name="segmenter")
     size = unet_input_size(network, image_size)
     if (margin := max(_margins(size, image_size))) >= image_size:
         raise NucleusError(
             f"data.image_size = {image_size}: valid convolutions at depth {network.depth} mirror "
             f"{margin} px around it, more than it has; take larger images or network.padding=same"
         )
-    unet = build_unet(network, size)
+    unet = build_unet(network, size, outputs=channels)
     inputs = keras.Input((image_size, image_size, 3), name="image")
     x = keras.layers.Rescaling(1 / 255, name="scale")(inputs)
     if size > image_size:
@@ -140,6 +159,30 @@ class MirrorPadding2D(keras.layers.Layer):
         return super().get_config() | {"padding": self.padding}
 
 
+@keras.saving.register_keras_serializable("nucleus_unet")
+class FusedBatchNormalization(keras.layers.BatchNormalization):
+    """Keras' batch normalisation by the backend's own kernel where it has one.
+
+    On two CPU cores a training step of the 16-filter U-Net takes half the time.
+    """
+
+    def __init__(self, **kwargs: Any) -> None:
+        # The kernel takes float32 statistics beside images of lower precision.
+        super().__init__(**kwargs | {"autocast": False})
+
+    def call(self, inputs: Any, training: bool | None = None, mask: Any = None) -> Any:
+        """(N, H, W, C) to the same."""
+        parameters = (self.gamma, self.beta, self.moving_mean, self.moving_variance)
+        fused = backend.fused_batch_norm(inputs, *parameters, self.epsilon, bool(training))
+        if fused is None:
+            return super().call(inputs, training=training, mask=mask)
+        outputs, mean, variance = fused
+        if training:
+            for moving, batch in ((self.moving_mean, mean), (self.moving_variance, variance)):
+                moving.assign(moving * self.momentum + batch * (1 - self.momentum))
+        return outputs
+
+
 def _double_convolution(x: Any, network: Network, level: int, name: str) -> Any:
     """Convolve, dropout, convolve; the filters double with each level."""
     for half in "ab":
@@ -151,7 +194,7 @@ def _double_convolution(x: Any, network: Network, level: int, name: str) -> Any:
             name=f"{name}{half}",
         )(x)
         if network.normalization == "batch":
-            x = keras.layers.BatchNormalization(name=f"{name}{half}_norm")(x)
+            x = FusedBatchNormalization(name=f"{name}{half}_norm")(x)
         elif network.normalization == "group":
             x = keras.layers.GroupNormalization(
                 min(8, network.base_filters), name=f"{name}{half}_norm"

@@ -9,7 +9,7 @@ from prefect import task
 from nucleus_unet import figures, submission
 from nucleus_unet.files import write_atomically
 from nucleus_unet.home import home
-from nucleus_unet.instances import connected_components
+from nucleus_unet.instances import nuclei
 from nucleus_unet.recipe import Inference
 from nucleus_unet.stages import Stage, run_stage
 from tasks.predict import images_in
@@ -19,7 +19,7 @@ ROWS = "rows.csv"
 
 
 @task(task_run_name="encode {shard.start}-{shard.stop}")
-def encode(images: Stage, shard: range, probabilities: Stage, inference: Inference) -> Any:
+def encode(images: Stage, shard: range, maps: Stage, inference: Inference) -> Any:
     """Tell the nuclei of a shard apart and encode them; returns the `Stage`.
 
     Its folder holds ``rows.csv``, a submission of these images alone, and a label PNG for each.
@@ -29,8 +29,7 @@ def encode(images: Stage, shard: range, probabilities: Stage, inference: Inferen
     def build(folder: Path) -> None:
         rows = []
         for entry in entries:
-            probability = np.load(probabilities.folder / f"{entry.id}.npy")
-            labels = connected_components(probability, inference.cutoff)
+            labels = nuclei(np.load(maps.folder / f"{entry.id}.npy"), inference)
             rows += submission.rows(entry.id, labels)
             write_atomically(folder / f"{entry.id}.png", figures.label_png(labels))
         submission.write_submission(folder / ROWS, rows)
@@ -39,7 +38,7 @@ def encode(images: Stage, shard: range, probabilities: Stage, inference: Inferen
         run_stage(
             home(),
             "encode",
-            {"probabilities": probabilities.digest, "cutoff": inference.cutoff},
+            {"maps": maps.digest, "inference": inference.model_dump(mode="json")},
             build,
             code=["instances", "submission", "figures"],
             libraries=["opencv-python-headless", "scikit-image"],

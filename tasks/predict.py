@@ -1,4 +1,4 @@
-"""Probabilities of new images, a shard of images at a time."""
+"""The network's maps of new images, a shard of images at a time."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -34,7 +34,7 @@ def predict(recipe: Recipe, network: Path, images: Stage, shard: range) -> Any:
 
     def build(folder: Path) -> None:
         arrays = {entry.id: entry.path(home()) for entry in entries}
-        write_probabilities(recipe, network, arrays, folder)
+        write_maps(recipe, network, arrays, folder)
 
     return state_of(
         run_stage(
@@ -48,21 +48,20 @@ def predict(recipe: Recipe, network: Path, images: Stage, shard: range) -> Any:
     )
 
 
-def write_probabilities(
-    recipe: Recipe, network: Path, images: Mapping[str, Path], to: Path
-) -> list[Path]:
+def write_maps(recipe: Recipe, network: Path, images: Mapping[str, Path], to: Path) -> list[Path]:
     """Predict prepared images, by id, and save ``<to>/<id>.npy`` each; returns these."""
-    threads, saved = recipe.training.cpu_threads, [to / f"{id_}.npy" for id_ in images]
-    job = (network, recipe.inference, threads, list(images.values()), saved)
-    run_in_worker(threads, "nucleus_unet.inference:write_probabilities", *job)
+    saved = [to / f"{id_}.npy" for id_ in images]
+    job = (network, recipe, list(images.values()), saved)
+    run_in_worker(recipe.training.cpu_threads, "nucleus_unet.inference:write_maps", *job)
     return saved
 
 
 def prediction_key(recipe: Recipe, network: Path) -> dict[str, Any]:
-    """What probabilities depend on beside the images."""
+    """What the maps depend on beside the images."""
     return {
         "model": sha256_file(network),
-        "inference": recipe.inference.model_dump(mode="json"),
+        "data": recipe.data.model_dump(include={"framing", "normalize"}),
+        "tiles": recipe.inference.model_dump(include={"batch_size", "flips", "tile_px"}),
         "threads": recipe.training.cpu_threads,
         "device": device_kind(),
     }

@@ -18,10 +18,10 @@ from nucleus_unet.isolation import run_in_worker
 from nucleus_unet.recipe import Recipe
 from nucleus_unet.stages import Stage
 from tasks.encode import ROWS
-from tasks.evaluate import BY_IMAGE, SCORES, scores_of
+from tasks.evaluate import BY_IMAGE, SCORES, TUNED, scores_of
 from tasks.ingest import images_of
 from tasks.merge_masks import dataset_of, labels_of
-from tasks.split import SPLIT
+from tasks.split import PICTURE, SPLIT
 from tasks.train import EVENTS, MODEL
 
 
@@ -53,9 +53,10 @@ def publish_model(
     tracking.log_json(run, "history.json", history)
     tracking.log_bytes(run, "curves.png", figures.curves(history))
     tracking.log_json(run, "files.json", _files(images, labels))
-    files = [split.folder / SPLIT, scores.folder / SCORES, scores.folder / BY_IMAGE]
-    tracking.log_files(run, "", files)
-    tracking.log_files(run, "pictures", sorted(scores.folder.glob("*.png")))
+    results = [scores.folder / name for name in (SCORES, BY_IMAGE, TUNED)]
+    tracking.log_files(run, "", [split.folder / SPLIT, *results])
+    pictures = [split.folder / PICTURE, *sorted(scores.folder.glob("*.png"))]
+    tracking.log_files(run, "pictures", pictures)
     overall = scores_of(scores)
     merits = {f"validation/{key}": value for key, value in overall.items()}
     tracking.log_metrics(run, merits, model_id=model_id)

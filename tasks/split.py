@@ -1,43 +1,90 @@
-"""The train/validation split."""
+"""The train/validation split, with the imaging kind and the slide of each image."""
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
 from prefect import task
 
+from nucleus_unet import figures
+from nucleus_unet.dataset.prepared import load_image
 from nucleus_unet.dataset.sample import Sample
 from nucleus_unet.files import write_atomically
 from nucleus_unet.home import home
+from nucleus_unet.kinds import KINDS, imaging_kind
 from nucleus_unet.recipe import Data
-from nucleus_unet.split import random_split
+from nucleus_unet.slides import slides
+from nucleus_unet.split import random_split, slide_split
 from nucleus_unet.stages import Stage, run_stage
 from tasks.ingest import images_of
 from tasks.merge_masks import labels_of
 from tasks.reporting import state_of
 
-SPLIT = "split.json"
+SPLIT, PICTURE = "split.json", "split.png"
+SHOWN = 10
+"""How many slides of each kind and side are in the picture."""
 
 
 @task
-def split(labels: Stage, data: Data) -> Any:
+def split(images: Stage, data: Data) -> Any:
     """Decide which images the network never trains on; returns the `Stage`."""
-    ids = [entry.id for entry in labels_of(labels.folder)]
+    entries = images_of(images.folder)
 
     def build(folder: Path) -> None:
-        training, validation = random_split(ids, data.validation_fraction, data.split_seed)
-        sides = {"training": training, "validation": validation}
-        write_atomically(folder / SPLIT, json.dumps(sides, indent=1))
+        images = ((e.id, e.source_sha256, load_image(home(), e)) for e in entries)
+        slide_of = slides(images)
+        kinds = {entry.id: imaging_kind(load_image(home(), entry)) for entry in entries}
+        if data.split == "slide":
+            sides = slide_split(slide_of, data.validation_fraction, data.split_seed)
+        else:
+            sides = random_split(list(kinds), data.validation_fraction, data.split_seed)
+        rows = {
+            side: [{"id": id_, "kind": kinds[id_], "slide": slide_of[id_]} for id_ in ids]
+            for side, ids in zip(("training", "validation"), sides, strict=True)
+        }
+        write_atomically(folder / SPLIT, json.dumps(rows, indent=1))
+        by_id = {entry.id: entry for entry in entries}
+        picture = split_sheet(rows, lambda id_: load_image(home(), by_id[id_]))
+        write_atomically(folder / PICTURE, picture)
 
-    inputs = {"ids": ids, "fraction": data.validation_fraction, "seed": data.split_seed}
+    inputs = {
+        "images": [[entry.id, entry.source_sha256] for entry in entries],
+        "data": data.model_dump(include={"split", "validation_fraction", "split_seed"}),
+    }
     return state_of(
-        run_stage(home(), "split", inputs, build, code=["split"], libraries=["scikit-learn"])
+        run_stage(
+            home(),
+            "split",
+            inputs,
+            build,
+            code=["split", "slides", "kinds", "figures"],
+            libraries=["scikit-learn", "opencv-python-headless", "scipy"],
+        )
     )
+
+
+def split_sheet(
+    sides: dict[str, list[dict[str, str]]], load: Callable[[str], NDArray[np.uint8]]
+) -> bytes:
+    """Picture of the split: by imaging kind, an image of each slide, training beside validation."""
+    tiles = []
+    present = {row["kind"] for rows in sides.values() for row in rows}
+    for kind in (kind for kind in KINDS if kind in present):
+        for side, rows in sides.items():
+            slides = {row["slide"]: row["id"] for row in rows if row["kind"] == kind}
+            count = sum(row["kind"] == kind for row in rows)
+            title = f"{side}: {count} images of {kind}, {len(slides)} slides"
+            shown = (load(id_) for id_ in list(slides.values())[:SHOWN])
+            tiles.append((title, figures.strip(shown, 96)))
+    return figures.contact_sheet(tiles, columns=2)
 
 
 def samples(split: Stage, images: Stage, labels: Stage, side: str) -> list[Sample]:
     """The prepared samples of one side of the split, ``training`` or ``validation``."""
-    ids = json.loads((split.folder / SPLIT).read_text())[side]
+    rows = json.loads((split.folder / SPLIT).read_text())[side]
     image = {entry.id: entry.path(home()) for entry in images_of(images.folder)}
     label = {entry.id: entry.path(home()) for entry in labels_of(labels.folder)}
-    return [Sample(id_, image[id_], label[id_]) for id_ in ids]
+    return [Sample(row["id"], image[row["id"]], label[row["id"]], row["kind"]) for row in rows]

@@ -1,4 +1,4 @@
-"""Probabilities at the images' original size."""
+"""The network's maps at the images' original size."""
 
 from pathlib import Path
 from typing import Any
@@ -14,14 +14,14 @@ from tasks.reporting import state_of
 
 
 @task(task_run_name="upsample {shard.start}-{shard.stop}")
-def upsample(images: Stage, shard: range, probabilities: Stage) -> Any:
-    """Resize the probabilities of a shard to the images' own sizes; returns the `Stage`."""
+def upsample(images: Stage, shard: range, maps: Stage) -> Any:
+    """Resize the maps of a shard to the images' own sizes; returns the `Stage`."""
     entries = images_in(images, shard)
 
     def build(folder: Path) -> None:
         for entry in entries:
-            probability = np.load(probabilities.folder / f"{entry.id}.npy")
-            larger = instances.upsample(probability, entry.height, entry.width)
+            predicted = np.load(maps.folder / f"{entry.id}.npy")
+            larger = instances.upsample(predicted, entry.height, entry.width)
             np.save(folder / f"{entry.id}.npy", larger)
 
     return state_of(
@@ -29,7 +29,7 @@ def upsample(images: Stage, shard: range, probabilities: Stage) -> Any:
             home(),
             "upsample",
             {
-                "probabilities": probabilities.digest,
+                "maps": maps.digest,
                 "sizes": [[entry.height, entry.width] for entry in entries],
             },
             build,

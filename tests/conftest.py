@@ -69,7 +69,8 @@ def samples(tmp_path_factory: pytest.TempPathFactory) -> list[Sample]:
         for nucleus, (cy, cx) in enumerate([(8, 8), (16, 20), (9, 24)], 1):
             labels[(y - cy) ** 2 + (x - cx) ** 2 < rng.integers(9, 30)] = nucleus
         image = np.where(labels[..., None] > 0, 200, 30) + rng.integers(0, 25, (height, width, 3))
-        sample = Sample(f"s{index}", folder / f"{index}.npy", folder / f"{index}_labels.npy")
+        kind = "bright-field" if index == 6 else "fluorescence"
+        sample = Sample(f"s{index}", folder / f"{index}.npy", folder / f"{index}_labels.npy", kind)
         np.save(sample.image, image.astype(np.uint8))
         np.save(sample.labels, labels)
         made.append(sample)

@@ -8,7 +8,14 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from numpy.typing import NDArray
 
-from nucleus_unet.augment import random_matrix, resize, warp
+from nucleus_unet.augment import (
+    random_intensities,
+    random_matrix,
+    random_window,
+    resize,
+    warp,
+    window,
+)
 from nucleus_unet.recipe import Augmentation
 
 OFF: dict[str, Any] = {
@@ -269,3 +276,92 @@ def test_it_means_what_keras_image_data_generator_means(seed: int) -> None:
     ours = warp(image, np.zeros((size, size), np.uint16), transform, size)[0]
     np.testing.assert_allclose(ours, theirs, atol=1)
     assert np.abs(theirs - image).mean() > 10  # it moved
+
+
+# Crops
+
+
+def numbered(height: int, width: int) -> NDArray[np.uint16]:
+    return np.arange(height * width, dtype=np.uint16).reshape(height, width)
+
+
+def cropped(labels: NDArray[np.uint16], frame: NDArray[np.float64], size: int) -> NDArray[Any]:
+    return warp(np.zeros((*labels.shape, 3), np.uint8), labels, frame, size, mirrored=True)[1]
+
+
+@pytest.mark.parametrize(
+    ("place", "top", "left"), [((0, 0), 0, 0), ((1, 1), 6, 8), ((0.5, 0), 3, 0), ((0, 0.5), 0, 4)]
+)
+def test_a_window_is_a_piece_of_the_image(place: tuple[float, float], top: int, left: int) -> None:
+    labels = numbered(10, 12)
+    piece = cropped(labels, window(labels.shape, 4, place=place), 4)
+    np.testing.assert_array_equal(piece, labels[top : top + 4, left : left + 4])
+
+
+def test_a_window_larger_than_the_image_has_it_in_the_middle() -> None:
+    labels = numbered(2, 8)
+    piece = cropped(labels, window(labels.shape, 4, place=(0.9, 0)), 4)
+    np.testing.assert_array_equal(piece[1:3], labels[:, :4])
+    np.testing.assert_array_equal(piece[[0, 3]], labels[[1, 0], :4])  # mirrored
+
+
+def test_a_window_magnifies() -> None:
+    labels = numbered(6, 6)
+    piece = cropped(labels, window(labels.shape, 6, scale=3), 6)
+    np.testing.assert_array_equal(piece, labels[2:4, 2:4].repeat(3, 0).repeat(3, 1))
+
+
+def test_random_windows_cover_the_range_and_stay_inside() -> None:
+    rng, augmentation = np.random.default_rng(0), Augmentation(scale_range=(0.5, 2))
+    corners = np.array([[-0.5, 0.5], [-0.5, 0.5], [1, 1]])
+    scales = []
+    for _ in range(2000):
+        frame = random_window(augmentation, (200, 300), 64, rng)
+        assert np.abs((frame @ corners)[:2]).max() <= 0.5 + 1e-9
+        scales.append(64 / (frame[0, 0] * 300))
+        assert 64 / (frame[1, 1] * 200) == pytest.approx(scales[-1])
+    assert 0.5 <= min(scales) < 0.52
+    assert 1.9 < max(scales) <= 2
+    assert np.median(scales) == pytest.approx(1, abs=0.06)  # as often halved as doubled
+
+
+# Intensities
+
+
+def test_without_ranges_intensities_stay() -> None:
+    image = np.random.default_rng(0).integers(0, 256, (9, 9, 3), np.uint8)
+    drawn = random_intensities(image, Augmentation(), np.random.default_rng(1))
+    np.testing.assert_array_equal(drawn, image)
+
+
+@pytest.mark.parametrize(
+    "ranges",
+    [
+        {"intensity_range": 0.3},
+        {"stain_range": 0.3},
+        {"blur_probability": 1},
+        {"noise_probability": 1},
+    ],
+)
+def test_each_range_changes_intensities(ranges: dict[str, float]) -> None:
+    image = np.random.default_rng(0).integers(40, 200, (32, 32, 3), np.uint8)
+    before = image.copy()
+    first, again, other = (
+        random_intensities(image, Augmentation(**ranges), np.random.default_rng(seed))
+        for seed in (1, 1, 2)
+    )
+    assert (first.shape, first.dtype) == (image.shape, np.uint8)
+    np.testing.assert_array_equal(first, again)
+    assert (first != other).any()
+    assert (first != image).any()
+    np.testing.assert_array_equal(image, before)
+
+
+def test_shared_curves_keep_gray_gray_and_order() -> None:
+    image = np.repeat(np.arange(256, dtype=np.uint8).reshape(16, 16, 1), 3, 2)
+    for seed in range(20):
+        drawn = random_intensities(
+            image, Augmentation(intensity_range=0.5), np.random.default_rng(seed)
+        )
+        assert (drawn == drawn[..., :1]).all()
+        assert (np.diff(drawn[..., 0].ravel().astype(int)) >= 0).all()

@@ -16,7 +16,9 @@ from nucleus_unet.evaluation import (
     pictures,
     score,
     scores_table,
+    tune,
 )
+from nucleus_unet.recipe import Inference
 
 Case = tuple[Sample, Path]
 
@@ -26,11 +28,11 @@ def case(tmp_path: Path) -> Callable[[str, ArrayLike, ArrayLike], Case]:
     """Writes a gray image with labels and a probability, of which the latter may be smaller."""
 
     def case(id_: str, labels: ArrayLike, probability: ArrayLike) -> Case:
-        sample = Sample(id_, tmp_path / f"{id_}.npy", tmp_path / f"{id_}_labels.npy")
+        sample = Sample(id_, tmp_path / f"{id_}.npy", tmp_path / f"{id_}_labels.npy", f"kind {id_}")
         y_true = np.array(labels, np.uint16)
         np.save(sample.image, np.full((*y_true.shape, 3), 128, np.uint8))
         np.save(sample.labels, y_true)
-        np.save(tmp_path / f"{id_}_p.npy", np.array(probability, np.float32))
+        np.save(tmp_path / f"{id_}_p.npy", np.array(probability, np.float32)[..., None])
         return sample, tmp_path / f"{id_}_p.npy"
 
     return case
@@ -38,7 +40,7 @@ def case(tmp_path: Path) -> Callable[[str, ArrayLike, ArrayLike], Case]:
 
 def scored(cases: list[Case], cutoff: float = 0.5) -> dict[str, Any]:
     samples, probabilities = zip(*cases, strict=True)
-    return score(samples, probabilities, cutoff, lambda *_: None)
+    return score(samples, probabilities, Inference(cutoff=cutoff), lambda *_: None)
 
 
 def test_scores_by_hand(case: Callable[..., Case]) -> None:
@@ -50,38 +52,45 @@ def test_scores_by_hand(case: Callable[..., Case]) -> None:
     worst, best = scores["by_image"]
     assert worst == {
         "id": "half",
-        "mean_iou": pytest.approx((1 / 4 + 1 / 4) / 2),
+        "kind": "kind half",
+        "score": 0.0,
         "iou": pytest.approx(1 / 4),
-        "dice": pytest.approx(2 / 5),
-        "nuclei_true": 1,
-        "nuclei_predicted": 2,
+        "true": 1,
+        "predicted": 2,
+        "split": 0,
+        "merged": 0,
     }
-    assert (best["mean_iou"], best["iou"], best["dice"]) == (1, 1, 1)
+    assert (best["score"], best["iou"]) == (1, 1)
+    assert scores["score"] == 0.5
+    assert scores["by_kind"] == {
+        "kind half": {"score": 0.0, "images": 1},
+        "kind right": {"score": 1.0, "images": 1},
+    }
     # All pixels together: tp 3, fp 1, fn 2, tn 2, and not the mean of the two.
     assert scores["images"] == 2
     assert scores["iou"] == pytest.approx(3 / 6)
     assert scores["mean_iou"] == pytest.approx((3 / 6 + 2 / 5) / 2)
-    assert (scores["nuclei_true"], scores["nuclei_predicted"]) == (3, 4)
+    assert (scores["true"], scores["predicted"]) == (3, 4)
 
 
-def test_probabilities_are_scored_at_the_original_size(case: Callable[..., Case]) -> None:
+def test_maps_are_scored_at_the_original_size(case: Callable[..., Case]) -> None:
     labels = np.zeros((8, 12), int)
     labels[:, 6:] = 1
     (row,) = scored([case("a", labels, [[0, 1], [0, 1]])])["by_image"]
-    assert (row["iou"], row["nuclei_predicted"]) == (1, 1)
+    assert (row["iou"], row["predicted"], row["score"]) == (1, 1, 1)
 
 
 def test_the_cutoff_moves_the_nuclei_and_not_the_pixel_scores(case: Callable[..., Case]) -> None:
     cases = [case("a", [[1, 0, 1]], [[0.7, 0.6, 0.7]])]
     low, high = scored(cases, 0.5), scored(cases, 0.65)
-    assert (low["nuclei_predicted"], high["nuclei_predicted"]) == (1, 2)
+    assert (low["predicted"], high["predicted"]) == (1, 2)
     assert (low["iou"], low["mean_iou"]) == (high["iou"], high["mean_iou"])
 
 
 def test_images_without_nuclei(case: Callable[..., Case]) -> None:
     scores = scored([case("a", [[0, 0]], [[0.1, 0.2]])])
     assert (scores["iou"], scores["mean_iou"]) == (1, 1)
-    assert (scores["nuclei_true"], scores["nuclei_predicted"]) == (0, 0)
+    assert (scores["true"], scores["predicted"], scores["score"]) == (0, 0, 1)
 
 
 def test_ties_go_by_id(case: Callable[..., Case]) -> None:
@@ -92,7 +101,7 @@ def test_ties_go_by_id(case: Callable[..., Case]) -> None:
 def test_progress_is_told(case: Callable[..., Case]) -> None:
     samples, probabilities = zip(*(case(id_, [[1, 0]], [[1, 0]]) for id_ in "abc"), strict=True)
     told: list[tuple[int, int]] = []
-    score(samples, probabilities, 0.5, lambda done, total: told.append((done, total)))
+    score(samples, probabilities, Inference(), lambda done, total: told.append((done, total)))
     assert told == [(1, 3), (2, 3), (3, 3)]
 
 
@@ -114,18 +123,32 @@ def test_pictures_of_the_best_and_of_the_worst(
         return sheet(tiles, *args, **options)
 
     monkeypatch.setattr(figures, "contact_sheet", contact_sheet)
-    sheets = pictures(samples, probabilities, 0.5, scores)
+    sheets = pictures(samples, probabilities, Inference(), scores["by_image"])
     assert list(sheets) == ["best", "worst"]
     for png in sheets.values():
         decoded = cv2.imdecode(np.frombuffer(png, np.uint8), cv2.IMREAD_COLOR)
         assert decoded is not None
     rows = [
-        f"{row['id']}  IoU {row['iou']:.2f}, 1 nuclei, {row['nuclei_predicted']} found"
+        f"{row['id']}  score {row['score']:.2f}, 1 nuclei, {row['predicted']} found"
         for row in scores["by_image"]
     ]
     each = min(PICTURES, (len(rows) + 1) // 2)  # no image is among the best and the worst
     assert titles == [rows[::-1][:each], rows[:each]]
     assert len(rows) > PICTURES
+
+
+def test_cutoffs_are_tuned_by_the_score(case: Callable[..., Case]) -> None:
+    # A bridge of 0.58 joins two nuclei of 0.9, and a speck of 9 pixels is none.
+    y_true, found = np.zeros((20, 40), int), np.zeros((20, 40))
+    y_true[5:15, 5:15], y_true[5:15, 17:27] = 1, 2
+    found[y_true > 0] = 0.9
+    found[5:15, 15:17] = 0.58
+    found[1:4, 34:37] = 0.9
+    samples, maps = zip(case("a", y_true, found), strict=True)
+    tuned = tune(samples, maps, Inference(tune=True))
+    assert (tuned.cutoff, tuned.min_area_px) == (0.6, 16)
+    assert scored([case("a", y_true, found)])["score"] == 0
+    assert score(samples, maps, tuned, lambda *_: None)["score"] == 1
 
 
 # Submissions

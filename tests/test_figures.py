@@ -7,14 +7,19 @@ from numpy.typing import NDArray
 
 from nucleus_unet.errors import NucleusError
 from nucleus_unet.figures import (
-    AGREED,
+    FOUND,
+    INVENTED,
+    MERGED,
+    MISSED,
     PREDICTION,
-    TRUTH,
+    SPLIT,
+    comparison,
     contact_sheet,
     curves,
     label_png,
     overlay,
     overlay_png,
+    strip,
 )
 
 EPOCH = {
@@ -90,14 +95,20 @@ def test_overlay_of_a_prediction() -> None:
     assert (image == 50).all()
 
 
-def test_overlay_of_truth_and_prediction() -> None:
-    y_true = np.zeros((8, 8), np.int32)
-    y_true[2:6, 2:7] = 5
-    drawn = overlay(gray(), square(2, 6), y_true)
-    assert tuple(drawn[3, 2]) == AGREED
-    assert tuple(drawn[3, 5]) == PREDICTION
-    assert tuple(drawn[3, 6]) == TRUTH
-    assert tuple(drawn[3, 3]) == (200, 200, 200)
+def test_comparison_colours_what_is_wrong() -> None:
+    y_true, y_pred = np.zeros((2, 20, 40), np.int32)
+    y_true[2:8, 2:8], y_pred[2:8, 2:7] = 1, 7  # found
+    y_true[2:8, 12:18] = 2  # missed
+    y_pred[2:8, 22:28] = 1  # invented
+    y_true[12:18, 2:9], y_true[12:18, 9:16], y_pred[12:18, 2:16] = 3, 4, 2  # merged, both missed
+    y_true[12:18, 22:36], y_pred[12:18, 22:29], y_pred[12:18, 29:36] = 5, 3, 4  # split
+    drawn = comparison(np.full((20, 40, 3), 50, np.uint8), y_true, y_pred, side_px=40)
+    assert drawn.shape == (20, 84, 3)
+    truth, predicted = drawn[:, :40], drawn[:, 44:]
+    assert [tuple(truth[4, x]) for x in (2, 12, 22)] == [FOUND, MISSED, (200, 200, 200)]
+    assert [tuple(truth[14, x]) for x in (2, 9, 22)] == [MISSED, MISSED, SPLIT]
+    assert [tuple(predicted[4, x]) for x in (2, 12, 22)] == [FOUND, (200, 200, 200), INVENTED]
+    assert [tuple(predicted[14, x]) for x in (2, 22, 29)] == [MERGED, INVENTED, INVENTED]
 
 
 def test_touching_nuclei_are_told_apart_and_borders_closed() -> None:
@@ -121,7 +132,7 @@ def test_overlay_resizes_before_drawing() -> None:
     line = (drawn == PREDICTION).all(axis=-1)
     np.testing.assert_array_equal(np.flatnonzero(line[16]), [8, 23])
     image, labels = np.full((100, 300, 3), 50, np.uint8), np.ones((100, 300), np.int32)
-    assert overlay(image, labels, labels, side_px=30).shape == (10, 30, 3)
+    assert overlay(image, labels, side_px=30).shape == (10, 30, 3)
 
 
 def test_overlay_takes_reversed_and_read_only_arrays() -> None:
@@ -131,9 +142,8 @@ def test_overlay_takes_reversed_and_read_only_arrays() -> None:
 
 
 def test_overlay_png_holds_the_overlay_to_the_pixel() -> None:
-    y_true = square(1, 6)
-    png = overlay_png(gray(), square(2, 6), y_true, title="ab12 $ 0.5", side_px=200)
-    drawn = overlay(gray(), square(2, 6), y_true, side_px=200)
+    png = overlay_png(gray(), square(2, 6), title="ab12 $ 0.5", side_px=200)
+    drawn = overlay(gray(), square(2, 6), side_px=200)
     picture = pixels(png)
     assert picture.shape == (200 + 26 + 30, 240 + 20, 3)
     np.testing.assert_array_equal(picture[26:226, 10:210], drawn)
@@ -143,8 +153,8 @@ def test_overlay_png_holds_the_overlay_to_the_pixel() -> None:
 def test_legend_names_the_colours_that_occur() -> None:
     foot = pixels(overlay_png(gray(), square(2, 6), side_px=200))[-30:]
     assert (foot == PREDICTION).all(axis=-1).any()
-    assert not (foot == TRUTH).all(axis=-1).any()
-    assert not (foot == AGREED).all(axis=-1).any()
+    for colour in (FOUND, MISSED, INVENTED, SPLIT, MERGED):
+        assert not (foot == colour).all(axis=-1).any()
 
 
 def test_contact_sheet_lays_out_lines_of_four() -> None:
@@ -175,3 +185,14 @@ def test_label_png_keeps_the_values() -> None:
 def test_label_png_refuses_what_does_not_fit(label: int) -> None:
     with pytest.raises(NucleusError, match="do not fit a 16-bit PNG, which holds 0 to 65535"):
         label_png(np.array([[0, label]], np.int32))
+
+
+def test_a_strip_lays_images_side_by_side() -> None:
+    wide, tall = np.full((10, 20, 3), 50, np.uint8), np.full((20, 10, 3), 50, np.uint8)
+    laid = strip([wide, tall], 10)
+    assert laid.shape == (10, 1 + 2 * 12, 3)
+    dark = (laid == 200).all(axis=-1)
+    assert dark.sum() == 2 * 5 * 10
+    assert dark[:5, 1:11].all()
+    assert dark[:, 13:18].all()
+    assert strip([], 10).shape == (10, 1, 3)

@@ -1,14 +1,16 @@
 from pathlib import Path
 
+import cv2
 import keras
 import numpy as np
 import pytest
 from numpy.typing import NDArray
 
 from nucleus_unet import inference
-from nucleus_unet.inference import load_model, predict, segment, write_probabilities
-from nucleus_unet.instances import connected_components, upsample
-from nucleus_unet.recipe import Inference, Network
+from nucleus_unet.inference import load_model, predict, segment, write_maps
+from nucleus_unet.instances import nuclei, upsample
+from nucleus_unet.normalization import apply_table, normalizing_table
+from nucleus_unet.recipe import Network, Recipe
 from nucleus_unet.unet import build_segmenter
 
 SIZE = 16
@@ -26,57 +28,69 @@ def images() -> list[NDArray[np.uint8]]:
     return [rng.integers(0, 256, (*size, 3), np.uint8) for size in sizes]
 
 
-def test_one_probability_an_image_in_order(
-    model: keras.Model, images: list[NDArray[np.uint8]]
+@pytest.fixture(scope="module")
+def recipe(tiny: Recipe) -> Recipe:
+    return tiny.with_overrides(["training.threads=3"])
+
+
+def batched(recipe: Recipe, batch_size: int) -> Recipe:
+    return recipe.with_overrides([f"inference.batch_size={batch_size}"])
+
+
+def test_one_map_an_image_in_order(
+    model: keras.Model, images: list[NDArray[np.uint8]], recipe: Recipe
 ) -> None:
-    found = list(predict(model, images, 2))
+    found = list(predict(model, images, recipe))
     assert len(found) == 5
-    for probability in found:
-        assert (probability.shape, probability.dtype) == ((SIZE, SIZE), np.float32)
-    backwards = list(predict(model, images[::-1], 2))[::-1]
+    for maps in found:
+        assert (maps.shape, maps.dtype) == ((SIZE, SIZE, 1), np.float32)
+    backwards = list(predict(model, images[::-1], recipe))[::-1]
     np.testing.assert_allclose(found, backwards, atol=1e-6)
     assert np.abs(found[0] - found[1]).max() > 0.01  # the order could have been seen
-    alone = np.asarray(model(images[0][None]))[0, ..., 0]
+    alone = np.asarray(model(images[0][None]))[0]
     np.testing.assert_allclose(found[0], alone, atol=1e-6)
 
 
 @pytest.mark.parametrize("batch_size", [1, 2, 3, 5, 8])
 def test_the_batch_size_does_not_matter(
-    model: keras.Model, images: list[NDArray[np.uint8]], batch_size: int
+    model: keras.Model, images: list[NDArray[np.uint8]], recipe: Recipe, batch_size: int
 ) -> None:
-    expected = list(predict(model, images, 4))
-    np.testing.assert_allclose(list(predict(model, images, batch_size)), expected, atol=1e-6)
+    expected = list(predict(model, images, batched(recipe, 4)))
+    np.testing.assert_allclose(
+        list(predict(model, images, batched(recipe, batch_size))), expected, atol=1e-6
+    )
 
 
 def test_what_else_is_in_the_batch_does_not_move_a_bit(
-    model: keras.Model, images: list[NDArray[np.uint8]]
+    model: keras.Model, images: list[NDArray[np.uint8]], recipe: Recipe
 ) -> None:
-    whole = list(predict(model, images, 4))
-    np.testing.assert_array_equal(list(predict(model, images[:3], 4)), whole[:3])
-    np.testing.assert_array_equal(list(predict(model, images[4:], 4)), whole[4:])
+    whole = list(predict(model, images, batched(recipe, 4)))
+    np.testing.assert_array_equal(list(predict(model, images[:3], batched(recipe, 4))), whole[:3])
+    np.testing.assert_array_equal(list(predict(model, images[4:], batched(recipe, 4))), whole[4:])
 
 
-def test_no_images_no_probabilities(model: keras.Model) -> None:
-    assert list(predict(model, [], 4)) == []
+def test_no_images_no_maps(model: keras.Model, recipe: Recipe) -> None:
+    assert list(predict(model, [], recipe)) == []
 
 
 def test_segment_labels_at_the_original_size(
-    model: keras.Model, images: list[NDArray[np.uint8]]
+    model: keras.Model, images: list[NDArray[np.uint8]], recipe: Recipe
 ) -> None:
-    probabilities = list(predict(model, images, 2))
-    cutoff = float(np.median(probabilities))
-    labels = segment(model, images, Inference(cutoff=cutoff, batch_size=2))
+    maps = list(predict(model, images, recipe))
+    cutoff = float(np.median(maps))
+    cut = recipe.with_overrides([f"inference.cutoff={cutoff}"])
+    labels = segment(model, images, cut)
     assert [found.shape for found in labels] == [image.shape[:2] for image in images]
     assert {found.dtype for found in labels} == {np.dtype(np.int32)}
-    for found, probability in zip(labels, probabilities, strict=True):
+    for found, predicted in zip(labels, maps, strict=True):
         assert found.max() > 0
-        np.testing.assert_array_equal(
-            found, connected_components(upsample(probability, *found.shape), cutoff)
-        )
+        expected = nuclei(upsample(predicted, *found.shape), cut.inference)
+        np.testing.assert_array_equal(found, expected)
 
 
-def test_probabilities_are_written_one_file_each(
+def test_maps_are_written_one_file_each(
     model: keras.Model,
+    recipe: Recipe,
     images: list[NDArray[np.uint8]],
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
@@ -87,12 +101,108 @@ def test_probabilities_are_written_one_file_each(
     sources = [tmp_path / f"image{i}.npy" for i in range(5)]
     for path, image in zip(sources, images, strict=True):
         np.save(path, image)
-    to = [tmp_path / f"probability{i}.npy" for i in range(5)]
-    write_probabilities(tmp_path / "model.keras", Inference(batch_size=2), 3, sources, to)
+    to = [tmp_path / f"maps{i}.npy" for i in range(5)]
+    write_maps(tmp_path / "model.keras", recipe, sources, to)
     assert threads == [3]
-    np.testing.assert_array_equal([np.load(path) for path in to], list(predict(model, images, 2)))
+    np.testing.assert_array_equal(
+        [np.load(path) for path in to], list(predict(model, images, recipe))
+    )
 
 
 def test_a_model_is_read_once(model: keras.Model, tmp_path: Path) -> None:
     model.save(tmp_path / "model.keras")
     assert load_model(tmp_path / "model.keras") is load_model(tmp_path / "model.keras")
+
+
+# Whole images at their own resolution
+
+
+@pytest.fixture(scope="module")
+def native(tiny: Recipe) -> Recipe:
+    return tiny.with_overrides(
+        [
+            "data.framing=crop",
+            "network.outputs=nuclei",
+            "network.normalization=batch",
+            "network.activation=elu",
+            "network.base_filters=4",
+            "inference.tile_px=320",
+        ]
+    )
+
+
+@pytest.fixture(scope="module")
+def whole(native: Recipe) -> keras.Model:
+    keras.utils.set_random_seed(1)
+    return build_segmenter(native.network, None)
+
+
+@pytest.fixture(scope="module")
+def mosaic() -> NDArray[np.uint8]:
+    noise = np.random.default_rng(0).random((700, 900, 3)).astype(np.float32)
+    smooth = cv2.GaussianBlur(noise - 0.5, (0, 0), 2)
+    return np.clip(128 + 900 * smooth, 0, 255).astype(np.uint8)
+
+
+@pytest.mark.parametrize("size", [(1, 1), (64, 64), (65, 130), (31, 320)])
+def test_maps_have_the_size_of_the_image(
+    whole: keras.Model, native: Recipe, mosaic: NDArray[np.uint8], size: tuple[int, int]
+) -> None:
+    image = mosaic[: size[0], : size[1]]
+    [maps] = predict(whole, [image], native)
+    assert (maps.shape, maps.dtype) == ((*size, 3), np.float32)
+    if size == (64, 64):
+        np.testing.assert_allclose(maps, np.asarray(whole(image[None]))[0], atol=1e-6)
+
+
+def test_tiles_leave_no_seam(whole: keras.Model, native: Recipe, mosaic: NDArray[np.uint8]) -> None:
+    [tiled] = predict(whole, [mosaic], native)
+    [at_once] = predict(whole, [mosaic], native.with_overrides(["inference.tile_px=960"]))
+    np.testing.assert_allclose(tiled, at_once, atol=1e-5)
+    assert (np.ptp(at_once, axis=(0, 1)) > 0.05).all()
+
+
+def test_every_tile_has_the_same_size(native: Recipe, mosaic: NDArray[np.uint8]) -> None:
+    shapes = set()
+
+    class Model:
+        def predict_on_batch(self, batch: NDArray[np.uint8]) -> NDArray[np.float32]:
+            shapes.add(batch.shape)
+            return np.zeros((*batch.shape[:3], 3), np.float32)
+
+    [maps] = predict(Model(), [mosaic], native)  # type: ignore[arg-type]
+    assert maps.shape == (700, 900, 3)
+    assert shapes == {(1, 320, 320, 3)}
+
+
+def test_flips_and_turns_are_turned_back(native: Recipe, mosaic: NDArray[np.uint8]) -> None:
+    class Echo:
+        """Its maps are the image."""
+
+        def predict_on_batch(self, batch: NDArray[np.uint8]) -> NDArray[np.float32]:
+            return batch.astype(np.float32) / 255
+
+    flipped = native.with_overrides(["inference.flips=true"])
+    image = mosaic[:70, :100]
+    [maps] = predict(Echo(), [image], flipped)  # type: ignore[arg-type]
+    np.testing.assert_allclose(maps, image / 255, atol=1e-6)
+
+
+def test_the_mean_over_flips_does_not_depend_on_how_the_image_lies(
+    whole: keras.Model, native: Recipe, mosaic: NDArray[np.uint8]
+) -> None:
+    flipped = native.with_overrides(["inference.flips=true"])
+    image = mosaic[:64, :128]
+    [maps] = predict(whole, [image], flipped)
+    [turned] = predict(whole, [np.rot90(image)], flipped)
+    np.testing.assert_allclose(np.rot90(maps), turned, atol=1e-5)
+
+
+def test_images_are_normalised_whole(
+    whole: keras.Model, native: Recipe, mosaic: NDArray[np.uint8]
+) -> None:
+    normal = native.with_overrides(["data.normalize=true"])
+    image = mosaic[:64, :64]
+    [maps] = predict(whole, [image], normal)
+    seen = apply_table(image, normalizing_table(image))
+    np.testing.assert_allclose(maps, np.asarray(whole(seen[None]))[0], atol=1e-6)

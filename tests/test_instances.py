@@ -1,11 +1,14 @@
 import cv2
 import numpy as np
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from numpy.typing import NDArray
 
-from nucleus_unet.instances import connected_components, upsample
+from nucleus_unet.instances import connected_components, nuclei, upsample
+from nucleus_unet.recipe import Inference
+from nucleus_unet.targets import targets
 
 probabilities = hnp.arrays(
     np.float32,
@@ -19,20 +22,21 @@ def components(above: list[list[int]]) -> NDArray[np.int32]:
 
 
 def test_upsample_is_bilinear_between_pixel_centres() -> None:
-    probability = np.array([[0, 1]], np.float32)
-    result = upsample(probability, 2, 4)
+    maps = np.array([[[0, 1], [1, 0]]], np.float32)
+    result = upsample(maps, 2, 4)
     assert result.dtype == np.float32
-    np.testing.assert_allclose(result, [[0, 0.25, 0.75, 1]] * 2)
+    np.testing.assert_allclose(result[..., 0], [[0, 0.25, 0.75, 1]] * 2)
+    np.testing.assert_allclose(result[..., 1], [[1, 0.75, 0.25, 0]] * 2)
 
 
 def test_upsample_to_the_same_size_changes_nothing() -> None:
-    probability = np.array([[0.1, 0.2, 0.3], [0.4, 0.5, 0.6]], np.float32)
-    np.testing.assert_array_equal(upsample(probability, 2, 3), probability)
+    maps = np.array([[0.1, 0.2, 0.3], [0.4, 0.5, 0.6]], np.float32)[..., None]
+    np.testing.assert_array_equal(upsample(maps, 2, 3), maps)
 
 
 def test_upsample_also_shrinks() -> None:
-    probability = np.array([[0, 0, 1, 1]], np.float32)
-    np.testing.assert_allclose(upsample(probability, 1, 2), [[0, 1]])
+    maps = np.array([[0, 0, 1, 1]], np.float32)[..., None]
+    np.testing.assert_allclose(upsample(maps, 1, 2)[..., 0], [[0, 1]])
 
 
 def test_equal_to_the_cutoff_is_background() -> None:
@@ -67,8 +71,8 @@ def test_numbered_by_first_pixel_row_by_row() -> None:
 
 @given(probabilities, st.integers(1, 30), st.integers(1, 30))
 def test_upsample_stays_in_range(probability: NDArray[np.float32], height: int, width: int) -> None:
-    result = upsample(probability, height, width)
-    assert result.shape == (height, width)
+    result = upsample(probability[..., None], height, width)
+    assert result.shape == (height, width, 1)
     assert 0 <= result.min() <= result.max() <= 1
 
 
@@ -81,3 +85,50 @@ def test_same_partition_as_opencv(probability: NDArray[np.float32], cutoff: floa
     assert len(pairs) == len(np.unique(labels))
     first = [int(np.flatnonzero(labels == number)[0]) for number in range(1, count)]
     assert first == sorted(first)
+
+
+def discs(*centres: tuple[int, int], radius: int = 6) -> NDArray[np.int32]:
+    """Discs of which the later one covers the earlier."""
+    y, x = np.mgrid[:40, :60]
+    labels = np.zeros((40, 60), np.int32)
+    for number, (cy, cx) in enumerate(centres, 1):
+        labels[(y - cy) ** 2 + (x - cx) ** 2 <= radius**2] = number
+    return labels
+
+
+def test_touching_nuclei_come_back_from_their_own_maps() -> None:
+    labels = discs((20, 12), (20, 23), (30, 40), (8, 50))
+    found = nuclei(targets(labels, "nuclei"), Inference())
+    assert found.dtype == np.int32
+    assert found.max() == 4
+    agreed = (found > 0) == (labels > 0)
+    assert agreed.all()
+    for number in range(1, 5):
+        values, counts = np.unique(found[labels == number], return_counts=True)
+        assert counts.max() / counts.sum() > 0.95
+        assert values[counts.argmax()] > 0
+
+
+def test_a_mask_without_a_seed_is_one_nucleus() -> None:
+    maps = targets(discs((20, 12), (8, 50)), "nuclei")
+    maps[..., 2] *= 0.3
+    assert nuclei(maps, Inference()).max() == 2
+
+
+def test_pieces_of_mask_that_do_not_touch_are_apart() -> None:
+    mask = np.array([[1, 0, 0], [0, 1, 0], [0, 0, 0]], np.float32)
+    maps = np.stack([mask, 0 * mask, 0 * mask], axis=-1)
+    np.testing.assert_array_equal(nuclei(maps, Inference()), [[1, 0, 0], [0, 2, 0], [0, 0, 0]])
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+def test_nothing_is_found_in_nothing(channels: int) -> None:
+    assert not nuclei(np.zeros((5, 4, channels), np.float32), Inference()).any()
+
+
+@pytest.mark.parametrize(("least", "kept"), [(0, [1, 2]), (2, [1, 2]), (3, [1]), (9, [])])
+def test_small_nuclei_are_left_out(least: int, kept: list[int]) -> None:
+    mask = np.array([[1, 1, 0, 1], [1, 0, 0, 1]], np.float32)[..., None]
+    found = nuclei(mask, Inference(min_area_px=least))
+    expected = np.array([[1, 1, 0, 2], [1, 0, 0, 2]])
+    np.testing.assert_array_equal(found, np.where(np.isin(expected, kept), expected, 0))

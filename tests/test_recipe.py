@@ -46,15 +46,38 @@ SEED = {
 }
 
 
+OFF = {
+    "data.framing": "resize",
+    "data.normalize": False,
+    "data.balance": 0.0,
+    "data.split": "random",
+    "augmentation.scale_range": [1, 1],
+    "augmentation.intensity_range": 0,
+    "augmentation.stain_range": 0,
+    "augmentation.blur_probability": 0,
+    "augmentation.noise_probability": 0,
+    "network.outputs": "mask",
+    "training.weight_decay": 0,
+    "training.ema": 0,
+    "inference.min_area_px": 0,
+    "inference.tune": False,
+    "inference.flips": False,
+}
+"""What neither the notebook nor the paper has."""
+
+
 def test_the_seed_is_the_notebook() -> None:
     flat = load_recipe("seed").flat()
-    assert {key: flat[key] for key in SEED} == SEED
-    # What the notebook leaves open: its epochs, and what the machine gives.
-    assert flat.keys() - SEED == {
+    expected = SEED | OFF
+    assert {key: flat[key] for key in expected} == expected
+    # What the notebook leaves open: its epochs, and what the machine gives; and what it never reads.
+    assert flat.keys() - expected == {
         "training.epochs",
         "training.precision",
         "training.threads",
         "inference.batch_size",
+        "inference.seed_cutoff",
+        "inference.tile_px",
     }
 
 
@@ -67,7 +90,9 @@ def test_the_paper_is_ronnebergers_net() -> None:
         "depth": 4,
         "dropout": (0, 0, 0, 0, 0.5),
         "normalization": "none",
+        "outputs": "mask",
     }
+    assert {key: recipe.flat()[key] for key in OFF} == OFF
     assert recipe.data.image_size == 388
     assert (recipe.training.batch_size, recipe.training.momentum) == (1, 0.99)
 

@@ -7,7 +7,14 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from numpy.typing import NDArray
 
-from nucleus_unet.scoring import THRESHOLDS, instance_scores, match, pixel_counts, pixel_scores
+from nucleus_unet.scoring import (
+    THRESHOLDS,
+    errors,
+    instance_scores,
+    match,
+    pixel_counts,
+    pixel_scores,
+)
 
 shapes = st.shared(hnp.array_shapes(min_dims=2, max_dims=2, min_side=0, max_side=7), key="shape")
 truths = hnp.arrays(np.int32, shapes, elements=st.integers(0, 3))
@@ -159,6 +166,16 @@ def test_splits_and_merges_by_hand() -> None:
     assert (found.split, found.merged) == (1, 1)
     # Half of a nucleus is not more than half.
     assert match(np.array([[1, 1, 0, 0]]), np.array([[1, 2, 2, 0]])).split == 0
+
+
+def test_what_is_wrong_is_named_by_nucleus() -> None:
+    y_true = np.array([[1, 1, 1, 1, 0, 2, 2, 3, 3, 3, 0, 4, 4, 0, 0]])
+    y_pred = np.array([[1, 1, 2, 2, 2, 4, 4, 4, 4, 0, 0, 6, 6, 0, 8]])
+    found = errors(y_true, y_pred)
+    assert found.split.tolist() == [1]
+    assert found.merged.tolist() == [4]
+    assert found.missed.tolist() == [1, 2, 3]  # no IoU above 0.5 but that of 4 with 6
+    assert found.invented.tolist() == [1, 2, 8]  # 4 is not invented but merged
 
 
 def test_sizes_that_differ_are_refused() -> None:

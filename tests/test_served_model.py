@@ -35,5 +35,5 @@ def test_images_in_label_images_of_their_size_out(served: Any, size: tuple[int, 
     labels = served.predict(None, images)
     assert (labels.shape, labels.dtype) == ((3, *size), np.int32)
     assert labels.min() >= 0
-    expected = segment(served.network, list(images), served.recipe.inference)
+    expected = segment(served.network, list(images), served.recipe)
     np.testing.assert_array_equal(labels, expected)

@@ -5,7 +5,7 @@ from hypothesis import strategies as st
 from sklearn.model_selection import train_test_split
 
 from nucleus_unet.errors import NucleusError
-from nucleus_unet.split import random_split
+from nucleus_unet.split import random_split, slide_split
 
 IDS = [f"{number:02}" for number in range(20)]
 
@@ -42,3 +42,29 @@ def test_each_id_is_on_one_side_and_no_side_is_empty(
 def test_too_few_ids(ids: list[str]) -> None:
     with pytest.raises(NucleusError, match=rf"{len(ids)} image\(s\) with masks: at least 2"):
         random_split(ids, 0.1, 7)
+
+
+def test_a_slide_stays_together() -> None:
+    slides = {f"{slide}{tile}": slide for slide in "abcdefghij" for tile in range(4)}
+    training, validation = slide_split(slides, 0.3, 0)
+    assert sorted(training + validation) == sorted(slides)
+    assert not {slides[id_] for id_ in training} & {slides[id_] for id_ in validation}
+    assert slide_split(slides, 0.3, 1) != (training, validation)
+
+
+@given(st.sets(st.text(max_size=3), min_size=1), st.integers(0, 9))
+def test_images_of_new_slides_move_no_old_one(new: set[str], seed: int) -> None:
+    old = {f"old {number}": f"slide {number // 2}" for number in range(30)}
+    training, validation = slide_split(old, 0.4, seed)
+    more = slide_split(old | {f"new {name}": f"new {name}" for name in new}, 0.4, seed)
+    assert [set(side) & old.keys() for side in more] == [set(training), set(validation)]
+
+
+def test_the_share_is_met_on_average() -> None:
+    slides = {str(number): str(number) for number in range(5000)}
+    assert len(slide_split(slides, 0.2, 3)[1]) == pytest.approx(1000, abs=100)
+
+
+def test_slides_that_all_fall_on_one_side() -> None:
+    with pytest.raises(NucleusError, match=r"2 image\(s\) of 1 slide\(s\) all fall on one side"):
+        slide_split({"a": "s", "b": "s"}, 0.5, 0)

@@ -18,7 +18,8 @@ from nucleus_unet.dataset.sample import Sample
 from nucleus_unet.errors import NucleusError
 from nucleus_unet.events import EventLog
 from nucleus_unet.isolation import follow
-from nucleus_unet.metrics import ThresholdedMeanIoU
+from nucleus_unet.metrics import MaskMeanIoU, ThresholdedMeanIoU
+from nucleus_unet.normalization import apply_table, normalizing_table
 from nucleus_unet.recipe import Recipe
 from nucleus_unet.training import EVENTS, WarmupSchedule, batches, train, validation_arrays
 
@@ -137,11 +138,11 @@ def test_only_whole_files_are_left(undisturbed: Trained) -> None:
 
 
 def test_the_model_scores_what_its_best_epoch_scored(
-    undisturbed: Trained, samples: list[Sample]
+    undisturbed: Trained, tiny: Recipe, samples: list[Sample]
 ) -> None:
     best = max(undisturbed.epochs(), key=lambda epoch: epoch["val_mean_iou"])
     assert undisturbed.events[-1]["best_epoch"] == best["epoch"]
-    images, masks = validation_arrays(samples[5:], 32)
+    images, masks = validation_arrays(tiny, samples[5:])
     metric = ThresholdedMeanIoU()
     metric.update_state(masks, keras.models.load_model(undisturbed.folder / "model.keras")(images))
     assert float(metric.result()) == pytest.approx(best["val_mean_iou"], abs=1e-5)
@@ -294,8 +295,8 @@ def test_images_and_masks_of_a_batch_belong_together(tiny: Recipe, samples: list
         assert images[~nucleus].mean() < 80
 
 
-def test_validation_arrays_are_resized_and_in_order(samples: list[Sample]) -> None:
-    images, masks = validation_arrays(samples, 32)
+def test_validation_arrays_are_resized_and_in_order(tiny: Recipe, samples: list[Sample]) -> None:
+    images, masks = validation_arrays(tiny, samples)
     assert (images.dtype, masks.dtype) == (np.uint8, np.float32)
     assert (images.shape, masks.shape) == ((7, 32, 32, 3), (7, 32, 32, 1))
     for sample, image, mask in zip(samples, images, masks, strict=True):
@@ -323,3 +324,86 @@ def test_the_schedule(cosine: bool, rates: dict[int, float]) -> None:
 
 def test_without_warm_up_the_first_step_has_the_whole_rate() -> None:
     assert float(WarmupSchedule(2.0, 0, 12, cosine=True)(0)) == 2
+
+
+# Crops at native resolution
+
+
+@pytest.fixture(scope="module")
+def crops(tiny: Recipe) -> Recipe:
+    return tiny.with_overrides(
+        [
+            "data.framing=crop",
+            "data.image_size=16",
+            "data.normalize=true",
+            "data.balance=1",
+            "augmentation.scale_range=[0.7, 1.4]",
+            "network.outputs=nuclei",
+            "network.normalization=batch",
+            "training.optimizer=adamw",
+            "training.weight_decay=0.01",
+            "training.ema=0.9",
+        ]
+    )
+
+
+def test_crops_come_with_three_maps(crops: Recipe, samples: list[Sample]) -> None:
+    for images, maps in batches(crops, samples):
+        assert (images.shape, images.dtype) == ((4, 16, 16, 3), np.uint8)
+        assert (maps.shape, maps.dtype) == ((4, 16, 16, 3), np.float32)
+        nucleus = maps[..., 0] > 0
+        assert images[nucleus].mean() > images[~nucleus].mean() + 100
+
+
+def test_kinds_are_balanced(crops: Recipe, samples: list[Sample]) -> None:
+    long = crops.with_overrides(["training.steps_per_epoch=100", *PLAIN])
+    rare = np.asarray(training._odds(samples, 1.0))
+    np.testing.assert_allclose(rare, [1 / 12] * 6 + [1 / 2])
+    assert training._odds(samples, 0.0) is None
+    seen = sum(len(images) for images, _ in batches(long, samples))
+    assert seen == 3 * 100 * 4
+
+
+def test_validation_crops_are_the_middle(crops: Recipe, samples: list[Sample]) -> None:
+    images, maps = validation_arrays(crops, samples)
+    assert (images.shape, maps.shape) == ((7, 16, 16, 3), (7, 16, 16, 3))
+    for sample, image, map_ in zip(samples, images, maps, strict=True):
+        original, labels = sample.load()
+        top, left = (labels.shape[0] - 16) // 2, (labels.shape[1] - 16) // 2
+        middle = np.s_[top : top + 16, left : left + 16]
+        seen = apply_table(original, normalizing_table(np.asarray(original)))
+        np.testing.assert_array_equal(image, seen[middle])
+        np.testing.assert_array_equal(map_[..., 0], labels[middle] > 0)
+
+
+def test_crops_train_are_killed_and_go_on_to_the_bit(
+    crops: Recipe, samples: list[Sample], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = run("nucleus_unet.training:train", crops, samples, tmp_path / "a")
+    monkeypatch.syspath_prepend(Path(__file__).parent)
+    with pytest.raises(BrokenProcessPool):
+        run(f"{Path(__file__).stem}:train_and_be_killed", crops, samples, tmp_path / "b")
+    run("nucleus_unet.training:train", crops, samples, tmp_path / "b")
+    after = state(whole.folder)
+    assert any("moving_mean" in name for name in after)
+    assert any("average" in name for name in after)  # the running mean of weights
+    assert_equal(state(tmp_path / "b"), after)
+    assert_same_weights(tmp_path / "b" / "model.keras", whole.folder / "model.keras")
+
+
+def test_the_mean_of_weights_is_what_is_validated_and_kept(
+    crops: Recipe, samples: list[Sample], tmp_path: Path
+) -> None:
+    one = crops.with_overrides(["training.epochs=1"])
+    trained = run("nucleus_unet.training:train", one, samples, tmp_path)
+    model = keras.models.load_model(tmp_path / "model.keras", compile=False)
+    images, maps = validation_arrays(one, samples[5:])
+    metric = MaskMeanIoU()
+    metric.update_state(maps, model(images))
+    [epoch] = trained.epochs()
+    assert float(metric.result()) == pytest.approx(epoch["val_mean_iou"], abs=1e-5)
+    with np.load(tmp_path / "checkpoint.npz") as arrays:
+        names = [name for name in arrays if name.startswith("model/") and "kernel" in name]
+        raw = [arrays[name] for name in names]
+    kept = [w.numpy() for w in model.weights if "kernel" in w.path]
+    assert any((a != b).any() for a, b in zip(raw, kept, strict=True))

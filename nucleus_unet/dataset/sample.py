@@ -14,6 +14,7 @@ class Sample:
     id: str
     image: Path
     labels: Path
+    kind: str
 
     def load(self) -> tuple[NDArray[np.uint8], NDArray[np.integer]]:
         """(H, W, 3) uint8 and (H, W) int."""

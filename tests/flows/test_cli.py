@@ -91,11 +91,9 @@ def test_a_value_that_is_not_allowed(refused: Refused) -> None:
 
 @pytest.mark.parametrize("command", [["retrain", "--recipe"], ["recipe", "show"]])
 def test_an_unknown_recipe(refused: Refused, command: list[str]) -> None:
-    assert "no recipe named 'sead': choose from paper, quick, seed" in refused(*command, "sead")
-
-
-def test_training_data_without_a_recipe(refused: Refused, data: Path) -> None:
-    assert "--train goes with --recipe: paper, quick, seed" in refused("retrain", "--train", data)
+    assert "no recipe named 'sead': choose from best, paper, quick, seed" in refused(
+        *command, "sead"
+    )
 
 
 def test_test_data_without_training_data(refused: Refused, data: Path) -> None:
@@ -245,7 +243,7 @@ def test_version() -> None:
 
 def test_recipe_list() -> None:
     names = [line.split()[0] for line in output("recipe", "list").splitlines()]
-    assert names == ["paper", "quick", "seed"]
+    assert names == ["best", "paper", "quick", "seed"]
 
 
 def test_recipe_show_spells_keys_as_set_does() -> None:

@@ -178,7 +178,8 @@ def test_its_artifacts_say_what_went_in(place: Any, artifacts: Path) -> None:
         path = before[file["id"]] / "images" / f"{file['id']}.png"
         assert file["image_sha256"] == sha256_file(path)
         assert len(file["masks_sha256"]) == 64
-    assert sorted(split["training"] + split["validation"]) == [file["id"] for file in files]
+    ids = [row["id"] for row in split["training"] + split["validation"]]
+    assert sorted(ids) == [file["id"] for file in files]
     packages = (artifacts / "packages.txt").read_text().splitlines()
     assert {"mlflow==3.17.2", "prefect==3.8.8"} <= set(packages)
 
@@ -186,7 +187,8 @@ def test_its_artifacts_say_what_went_in(place: Any, artifacts: Path) -> None:
 def test_its_artifacts_hold_what_came_out(retrained: Any, artifacts: Path) -> None:
     assert sha256_file(artifacts / "submission.csv") == sha256_file(retrained.submission)
     pictures = [artifacts / "curves.png", *sorted((artifacts / "pictures").iterdir())]
-    assert {path.name for path in pictures[1:]} == {"validation_best.png", "validation_worst.png"}
+    names = {"split.png", "validation_best.png", "validation_worst.png"}
+    assert {path.name for path in pictures[1:]} == names
     for path in pictures:
         assert pixels(path).std() > 0
 

@@ -27,35 +27,35 @@ def images(home: Path, tmp_path: Path) -> Stage:
 
 
 @pytest.fixture
-def probabilities(images: Stage, tmp_path: Path) -> Stage:
+def maps(images: Stage, tmp_path: Path) -> Stage:
     """Of a network of 2×2 pixels: a nucleus at the left of a, exactly the cutoff on all of b."""
-    folder = tmp_path / "probabilities"
+    folder = tmp_path / "maps"
     folder.mkdir()
-    np.save(folder / "a.npy", np.array([[1, 0], [1, 0]], np.float32))
-    np.save(folder / "b.npy", np.full((2, 2), 0.5, np.float32))
-    return Stage("predict", folder, "digest of the probabilities", False, 1.0)
+    np.save(folder / "a.npy", np.array([[1, 0], [1, 0]], np.float32)[..., None])
+    np.save(folder / "b.npy", np.full((2, 2, 1), 0.5, np.float32))
+    return Stage("predict", folder, "digest of the maps", False, 1.0)
 
 
 @pytest.fixture
-def encoded(images: Stage, probabilities: Stage) -> Stage:
+def encoded(images: Stage, maps: Stage) -> Stage:
     """The rows of both images."""
-    larger = upsample.fn(images, range(2), probabilities)
+    larger = upsample.fn(images, range(2), maps)
     made: Stage = encode.fn(images, range(2), larger, Inference(cutoff=0.5))
     return made
 
 
-def test_probabilities_are_upsampled_to_each_size(images: Stage, probabilities: Stage) -> None:
-    larger = upsample.fn(images, range(2), probabilities)
-    assert np.load(larger.folder / "a.npy").shape == (4, 6)
-    np.testing.assert_array_equal(np.load(larger.folder / "b.npy"), np.full((2, 2), 0.5))
+def test_maps_are_upsampled_to_each_size(images: Stage, maps: Stage) -> None:
+    larger = upsample.fn(images, range(2), maps)
+    assert np.load(larger.folder / "a.npy").shape == (4, 6, 1)
+    np.testing.assert_array_equal(np.load(larger.folder / "b.npy"), np.full((2, 2, 1), 0.5))
 
 
 def test_a_pixel_at_the_cutoff_is_background_and_its_image_has_a_row(encoded: Stage) -> None:
     assert (encoded.folder / ROWS).read_text() == "ImageId,EncodedPixels\na,1 12\nb,\n"
 
 
-def test_another_cutoff_is_another_stage(images: Stage, probabilities: Stage) -> None:
-    larger = upsample.fn(images, range(2), probabilities)
+def test_another_cutoff_is_another_stage(images: Stage, maps: Stage) -> None:
+    larger = upsample.fn(images, range(2), maps)
     low, high = (encode.fn(images, range(2), larger, Inference(cutoff=c)) for c in (0.4, 0.6))
     assert low.digest != high.digest
     assert submission.read_submission(low.folder / ROWS)["b"] == ["1 4"]

@@ -42,20 +42,31 @@ def test_masks_are_merged_to_labels(home: Path, stages: tuple[Stage, Stage]) -> 
 
 def test_the_split_is_over_all_ids_and_is_made_once(stages: tuple[Stage, Stage]) -> None:
     data = Data(validation_fraction=0.25, split_seed=7)
-    made = split.fn(stages[1], data)
+    made = split.fn(stages[0], data)
     sides = json.loads((made.folder / "split.json").read_text())
-    assert sorted(sides["training"] + sides["validation"]) == [f"id{i}" for i in range(4)]
-    assert len(sides["validation"]) == 1
-    assert split.fn(stages[1], data).name == "Cached"
-    assert split.fn(stages[1], data.model_copy(update={"split_seed": 8})).digest != made.digest
+    ids = [row["id"] for side in ("training", "validation") for row in sides[side]]
+    assert sorted(ids) == [f"id{i}" for i in range(4)]
+    [row] = sides["validation"]
+    assert row["kind"] == "fluorescence"
+    assert len(row["slide"]) == 64
+    assert split.fn(stages[0], data).name == "Cached"
+    assert split.fn(stages[0], data.model_copy(update={"split_seed": 8})).digest != made.digest
+
+
+def test_a_split_by_slide(stages: tuple[Stage, Stage]) -> None:
+    made = split.fn(stages[0], Data(split="slide", validation_fraction=0.5, split_seed=1))
+    sides = json.loads((made.folder / "split.json").read_text())
+    assert sides["training"]
+    assert sides["validation"]
 
 
 def test_a_side_as_samples(home: Path, stages: tuple[Stage, Stage]) -> None:
     images, labels = stages
-    made = split.fn(labels, Data(validation_fraction=0.25))
+    made = split.fn(images, Data(validation_fraction=0.25))
     training, validation = (samples(made, images, labels, s) for s in ("training", "validation"))
     assert (len(training), len(validation)) == (3, 1)
     for sample in training + validation:
+        assert sample.kind == "fluorescence"
         index = int(sample.id[2:])
         assert (np.load(sample.image) == index).all()
         assert np.load(sample.labels).max() == index

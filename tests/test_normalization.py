@@ -1,0 +1,49 @@
+import numpy as np
+import pytest
+
+from nucleus_unet.normalization import apply_table, normalizing_table
+
+
+def ramp(low: int, high: int, share_bright: float = 0.2) -> np.ndarray:
+    """Mostly `low`, a share of `high`, and a value halfway between."""
+    values = np.full((100, 100, 3), low, np.uint8)
+    values[: round(100 * share_bright)] = high
+    values[0, :10] = (low + high) // 2
+    return values
+
+
+@pytest.mark.parametrize(("low", "high"), [(2, 22), (40, 240), (0, 255)])
+def test_dark_ground_becomes_0_and_bright_nuclei_255(low: int, high: int) -> None:
+    image = ramp(low, high)
+    seen = apply_table(image, normalizing_table(image))
+    assert (seen[50, 50] == 0).all()
+    assert (seen[10, 50] == 255).all()
+    assert abs(int(seen[0, 0, 0]) - 127) <= 4
+
+
+def test_bright_ground_is_inverted() -> None:
+    image = 255 - ramp(15, 215)
+    seen = apply_table(image, normalizing_table(image))
+    assert (seen[50, 50] == 0).all()
+    assert (seen[10, 50] == 255).all()
+
+
+def test_channels_are_stretched_apart() -> None:
+    image = np.stack([ramp(10, 60)[..., 0], ramp(0, 255)[..., 0], ramp(5, 25)[..., 0]], axis=-1)
+    seen = apply_table(image, normalizing_table(image))
+    assert (seen[50, 50] == 0).all()
+    assert (seen[10, 50] == 255).all()
+
+
+def test_noise_is_not_stretched_to_the_full_range() -> None:
+    image = np.random.default_rng(0).integers(4, 6, (64, 64, 3)).astype(np.uint8)
+    seen = apply_table(image, normalizing_table(image))
+    assert np.ptp(seen) <= 255 / 8 + 1
+
+
+def test_the_table_of_the_whole_serves_a_piece() -> None:
+    image = ramp(2, 22)
+    table = normalizing_table(image)
+    assert (table.dtype, table.shape) == (np.uint8, (256, 3))
+    whole = apply_table(image, table)
+    np.testing.assert_array_equal(apply_table(image[5:30, 7:9], table), whole[5:30, 7:9])

@@ -1,0 +1,62 @@
+import cv2
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from nucleus_unet.slides import slides
+
+Images = list[tuple[str, str, NDArray[np.uint8]]]
+
+
+def slide(seed: int, height: int = 80, width: int = 120) -> NDArray[np.uint8]:
+    """A smooth random picture."""
+    noise = np.random.default_rng(seed).standard_normal((height, width, 3)).astype(np.float32)
+    smooth = cv2.GaussianBlur(noise, (0, 0), 4)
+    return np.clip(128 + 300 * smooth, 0, 255).astype(np.uint8)
+
+
+def tiles(name: str, picture: NDArray[np.uint8]) -> Images:
+    """Cut in two by three; ids and digests sort in the order of the places."""
+    return [
+        (f"{name}{y}{x}", f"{name}{y}{x}", picture[40 * y : 40 * y + 40, 40 * x : 40 * x + 40])
+        for y in range(2)
+        for x in range(3)
+    ]
+
+
+def test_tiles_of_one_slide_are_found_in_any_order() -> None:
+    images = tiles("a", slide(1)) + tiles("b", slide(2))
+    expected = {id_: f"{id_[0]}00" for id_, _, _ in images}
+    assert slides(images) == expected
+    shuffled = [images[i] for i in np.random.default_rng(0).permutation(len(images))]
+    assert slides(shuffled) == expected
+
+
+def test_images_of_other_slides_change_no_name() -> None:
+    before = tiles("b", slide(2))
+    after = slides(tiles("a", slide(1)) + before)
+    assert slides(before).items() <= after.items()
+
+
+def test_one_field_taken_twice_is_one_slide() -> None:
+    picture = slide(3)
+    brighter = np.clip(picture * 1.2 + 5, 0, 255).astype(np.uint8)
+    found = slides([("b", "2", picture), ("a", "7", brighter), ("c", "1", slide(4))])
+    assert found == {"a": "2", "b": "2", "c": "1"}
+
+
+@pytest.mark.parametrize("value", [0, 200])
+def test_plain_images_are_each_their_own(value: int) -> None:
+    plain = np.full((30, 30, 3), value, np.uint8)
+    assert slides([("a", "1", plain), ("b", "2", plain)]) == {"a": "1", "b": "2"}
+
+
+def test_images_of_other_sizes_are_not_compared() -> None:
+    picture = slide(5)
+    found = slides([("a", "1", picture), ("b", "2", picture[:, :-1])])
+    assert found == {"a": "1", "b": "2"}
+
+
+def test_a_single_pixel_and_nothing() -> None:
+    assert slides([("a", "1", np.zeros((1, 1, 3), np.uint8))]) == {"a": "1"}
+    assert slides([]) == {}

@@ -1,0 +1,62 @@
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as hnp
+from numpy.typing import NDArray
+
+from nucleus_unet.targets import CHANNELS, borders, distance, targets
+
+label_images = hnp.arrays(
+    np.int32, hnp.array_shapes(min_dims=2, max_dims=2, max_side=12), elements=st.integers(0, 3)
+)
+
+
+def test_distance_by_hand() -> None:
+    labels = np.zeros((7, 12), np.uint16)
+    labels[1:6, 1:6] = 4
+    labels[1:6, 6:9] = 2  # touches it
+    expected = np.zeros((7, 12))
+    expected[1:6, 1:6] = 1 / 3
+    expected[2:5, 2:5] = 2 / 3
+    expected[3, 3] = 1
+    expected[1:6, 6:9] = 1 / 2
+    expected[2:5, 7] = 1
+    np.testing.assert_allclose(distance(labels), expected, atol=0.02)
+
+
+def test_the_end_of_the_image_is_no_edge() -> None:
+    labels = np.ones((3, 5), np.int32)
+    labels[:, 3:] = 0
+    np.testing.assert_allclose(distance(labels), [[1, 2 / 3, 1 / 3, 0, 0]] * 3, atol=0.02)
+    assert (distance(np.ones((4, 4), np.int32)) == 1).all()
+
+
+def test_borders_by_hand() -> None:
+    labels = np.array([[1, 1, 1, 1, 0, 0, 2, 2, 2, 2, 0, 0, 0, 0, 0, 3]])
+    expected = np.array([[0, 0, 0, 0, 1, 1, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0]])
+    np.testing.assert_array_equal(borders(labels), expected)
+    touching = np.array([[1, 1, 1, 2, 2, 2]])
+    np.testing.assert_array_equal(borders(touching), [[0, 1, 1, 1, 1, 0]])
+
+
+@given(label_images)
+def test_maps_stay_in_range(labels: NDArray[np.int32]) -> None:
+    maps = targets(labels, "nuclei")
+    assert (maps.shape, maps.dtype) == ((*labels.shape, 3), np.float32)
+    assert 0 <= maps.min() <= maps.max() <= 1
+    np.testing.assert_array_equal(maps[..., 0], labels > 0)
+    assert ((maps[..., 2] > 0) == (labels > 0)).all()
+    for number in np.unique(labels[labels > 0]):
+        assert maps[..., 2][labels == number].max() == 1
+
+
+@given(label_images)
+def test_the_numbers_of_nuclei_do_not_matter(labels: NDArray[np.int32]) -> None:
+    renamed = np.where(labels, 50 - 7 * labels, 0)
+    np.testing.assert_array_equal(targets(labels, "nuclei"), targets(renamed, "nuclei"))
+
+
+@pytest.mark.parametrize("outputs", CHANNELS)
+def test_channels(outputs: str) -> None:
+    assert targets(np.eye(4, dtype=np.int32), outputs).shape == (4, 4, CHANNELS[outputs])

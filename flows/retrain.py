@@ -67,7 +67,7 @@ def retrain(
         network = model.result().folder / MODEL
         overall = scores_of(scores.result())
         recipe = tuned_by(scores.result(), recipe)
-        publish_model(recipe, images, labels, sides, model, scores, run)
+        publish_model(recipe, training_data, images, labels, sides, model, scores, run)
         submission = None
         if test_data and test_images:
             log_dataset(run, "test", [test_data], test_images)

@@ -87,6 +87,9 @@ class Network(Part):
         (0.1, 0.1, 0.2, 0.2, 0.3),
         description="Dropout between the two convolutions, by level, full resolution first",
     )
+    stem: Literal["full", "half"] = Field(
+        "full", description="half: all but the first and last convolution at half the resolution"
+    )
     outputs: Literal["mask", "nuclei"] = Field(
         "mask", description="nuclei: mask, borders between touching nuclei, distance to the edge"
     )

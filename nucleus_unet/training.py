@@ -143,13 +143,16 @@ def batches(
 
     def load(step: int, position: int) -> tuple[NDArray[np.uint8], NDArray[np.float32]]:
         epoch, step_in_epoch = divmod(step, settings.steps_per_epoch)
-        turn, place = divmod(step * settings.batch_size + position, len(samples))
         # The leading number keeps the two kinds of draws apart.
-        order = np.random.default_rng((0, settings.seed, turn)).permutation(len(samples))
         draws = np.random.default_rng(
             (1, settings.seed, epoch, step_in_epoch * settings.batch_size + position)
         )
-        index = order[place] if odds is None else draws.choice(len(samples), p=odds)
+        if odds is None:
+            turn, place = divmod(step * settings.batch_size + position, len(samples))
+            order = np.random.default_rng((0, settings.seed, turn)).permutation(len(samples))
+            index = order[place]
+        else:
+            index = draws.choice(len(samples), p=odds)
         return training_view(recipe, samples[index], tables[index] if tables else None, draws)
 
     def collect(pending: list[Any]) -> tuple[NDArray[np.uint8], NDArray[np.float32]]:

@@ -1,5 +1,6 @@
 """What was made, put where people look: the MLflow run, Prefect artifacts, a folder."""
 
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,6 +11,7 @@ from prefect.artifacts import create_markdown_artifact
 from prefect.logging import get_run_logger
 
 from nucleus_unet import figures, submission, tracking
+from nucleus_unet.card import model_card
 from nucleus_unet.errors import NucleusError
 from nucleus_unet.events import EventLog
 from nucleus_unet.files import sha256_file, write_atomically
@@ -38,6 +40,7 @@ class Submission:
 @task
 def publish_model(
     recipe: Recipe,
+    data: Sequence[Path],
     images: Stage,
     labels: Stage,
     split: Stage,
@@ -45,8 +48,9 @@ def publish_model(
     scores: Stage,
     run: tracking.Run,
 ) -> None:
-    """Log the split, file list, history, curves, scores, pictures and the model."""
-    history = [e for e in EventLog(model.folder / EVENTS).new() if e["event"] == "epoch"]
+    """Log the split, file list, history, curves, scores, pictures, the model and its card."""
+    events = EventLog(model.folder / EVENTS).new()
+    history = [event for event in events if event["event"] == "epoch"]
     network = model.folder / MODEL
     threads = recipe.training.cpu_threads
     model_id = run_in_worker(threads, "nucleus_unet.tracking:log_model", run, recipe, network)
@@ -57,14 +61,18 @@ def publish_model(
     tracking.log_files(run, "", [split.folder / SPLIT, *results])
     pictures = [split.folder / PICTURE, *sorted(scores.folder.glob("*.png"))]
     tracking.log_files(run, "pictures", pictures)
-    overall = scores_of(scores)
-    merits = {f"validation/{key}": value for key, value in overall.items()}
+    merits = {f"validation/{key}": value for key, value in scores_of(scores).items()}
     tracking.log_metrics(run, merits, model_id=model_id)
     stages = (images, labels, split, model, scores)
     tracking.log_metrics(run, {f"seconds/{stage.name}": stage.seconds for stage in stages})
-    summary = _summary(recipe, history, overall)
-    create_markdown_artifact(summary, key="summary", description="What was trained, and its scores")
-    tracking.describe(run.id, summary)
+    sides = json.loads((split.folder / SPLIT).read_text())
+    overall, by_image = (
+        json.loads((scores.folder / name).read_text()) for name in (SCORES, BY_IMAGE)
+    )
+    card = model_card(recipe, dataset_name(data), sides, events, overall, by_image)
+    create_markdown_artifact(card, key="model-card", description="Data, scores, cost, failures")
+    tracking.log_bytes(run, "model_card.md", card.encode())
+    tracking.describe(run.id, card)
     tags = {"stage.train": model.digest}
     if model.cached and (first := tracking.first_finished_run("stage.train", model.digest)):
         tags["reused_from"] = first
@@ -148,13 +156,3 @@ def _files(images: Stage, labels: Stage) -> list[dict[str, str]]:
         {"id": e.id, "image_sha256": e.source_sha256, "masks_sha256": annotation[e.id]}
         for e in images_of(images.folder)
     ]
-
-
-def _summary(recipe: Recipe, history: list[dict[str, float]], scores: dict[str, float]) -> str:
-    """The run in markdown: recipe, epochs, and scores on the validation images."""
-    rows = "\n".join(f"| {name} | {value:.4g} |" for name, value in scores.items())
-    return (
-        f"**{recipe.name}**, {len(history)} epochs of {recipe.training.steps_per_epoch} steps of "
-        f"{recipe.training.batch_size} images; curves.png has training beside validation.\n\n"
-        f"| on the validation images | |\n|---|---|\n{rows}\n"
-    )

@@ -184,6 +184,14 @@ def test_its_artifacts_say_what_went_in(place: Any, artifacts: Path) -> None:
     assert {"mlflow==3.17.2", "prefect==3.8.8"} <= set(packages)
 
 
+def test_its_card_is_an_artifact_and_the_description(run: Any, artifacts: Path) -> None:
+    card = (artifacts / "model_card.md").read_text()
+    for heading in ("Data", "Recipe", "Scores", "Cost", "Known failures"):
+        assert f"\n## {heading}\n" in card
+    assert "stage1_train. Split by random, seed 7: 9 images of 9 slides for training" in card
+    assert card.strip() in run.data.tags["mlflow.note.content"]
+
+
 def test_its_artifacts_hold_what_came_out(retrained: Any, artifacts: Path) -> None:
     assert sha256_file(artifacts / "submission.csv") == sha256_file(retrained.submission)
     pictures = [artifacts / "curves.png", *sorted((artifacts / "pictures").iterdir())]
@@ -294,7 +302,7 @@ def test_its_artifacts_in_prefect(place: Any, run: Any, retrained: Any) -> None:
     assert scores["mean_iou"] == pytest.approx(run.data.metrics["validation/mean_iou"], rel=1e-3)
     assert len(json.loads(found["scores-by-image"][1])) == scores["images"] == 1
     assert f"/runs/{retrained.run_id}" in found["mlflow-run"][1]
-    assert "quick" in found["summary"][1]
+    assert found["model-card"][1].startswith("# Nuclei by recipe quick\n")
     # The sample has overlapping masks.
     problems = json.loads(found["mask-problems"][1])
     assert all("overlap" in problem.values() for problem in problems)

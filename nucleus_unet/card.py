@@ -1,0 +1,105 @@
+"""The model card: what a model was made of, how it scores, what it cost and where it fails."""
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from nucleus_unet.recipe import Recipe, load_recipe, recipe_names
+
+FAILURES = 5
+"""How many of the worst images are named."""
+
+
+def model_card(
+    recipe: Recipe,
+    data: str,
+    sides: Mapping[str, Sequence[Mapping[str, str]]],
+    events: Sequence[Mapping[str, Any]],
+    scores: Mapping[str, Any],
+    by_image: Sequence[Mapping[str, Any]],
+) -> str:
+    """Write the card of a trained model, in markdown.
+
+    Parameters
+    ----------
+    recipe : Recipe
+        Resolved, with the cutoffs that were tuned.
+    data : str
+        What the raw data sets are called.
+    sides : mapping of str to sequence of mappings
+        ``training`` and ``validation``: ``id``, ``kind`` and ``slide`` of each image.
+    events : sequence of mappings
+        Of the training, as `nucleus_unet.training.train` writes them.
+    scores, by_image
+        As `nucleus_unet.evaluation.score` gives them.
+    """
+    epochs = [event for event in events if event["event"] == "epoch"]
+    start = next(event for event in events if event["event"] == "start")
+    end = next(event for event in events if event["event"] == "end")
+    minutes = sum(epoch["seconds"] for epoch in epochs) / 60
+    kinds = [
+        [kind, _count(sides["training"], kind), f"{row['images']}", f"{row['score']:.3f}"]
+        for kind, row in scores["by_kind"].items()
+    ]
+    thresholds = [
+        [f"{row[key]:.2f}" if key == "iou_above" else f"{row[key]:.3f}" for key in row]
+        for row in scores["by_threshold"]
+    ]
+    columns = ("id", "kind", "score", "true", "predicted", "split", "merged")
+    worst = [
+        [f"{row[key]:.3f}" if key == "score" else row[key] for key in columns]
+        for row in by_image[:FAILURES]
+    ]
+    return "\n\n".join(
+        [
+            f"# Nuclei by recipe {recipe.name}",
+            f"**Score {scores['score']:.4f}** on the validation images: mean average precision over "
+            f"IoU 0.50:0.05:0.95. Pixels: mean IoU {scores['mean_iou']:.4f}.",
+            "## Data",
+            f"{data}. Split by {recipe.data.split}, seed {recipe.data.split_seed}: "
+            + " and ".join(
+                f"{len(rows)} images of {len({row['slide'] for row in rows})} slides for {side}"
+                for side, rows in sides.items()
+            )
+            + ".",
+            "## Recipe",
+            _differences(recipe),
+            "## Scores",
+            _table(["kind", "training images", "validation images", "score"], kinds),
+            _table(list(scores["by_threshold"][0]), thresholds),
+            f"{scores['true']:,} nuclei annotated, {scores['predicted']:,} predicted; "
+            f"{scores['split']:,} annotated ones were split, {scores['merged']:,} predicted ones hold "
+            "several.",
+            "## Cost",
+            f"{len(epochs)} epochs in {minutes:.1f} minutes, {start['parameters']:,} parameters, "
+            f"{end['peak_memory_bytes'] / 1e9:.1f} GB; {start['backend']} on "
+            f"{', '.join(start['devices'])}, {start['cores']} cores, {recipe.training.precision}.",
+            "## Known failures",
+            f"{_weak(scores)}The worst of {scores['images']} validation images:",
+            _table(columns, worst),
+        ]
+    )
+
+
+def _differences(recipe: Recipe) -> str:
+    """The values that are not the named recipe's own; of an unknown recipe all of them."""
+    own = load_recipe(recipe.name).flat().items() if recipe.name in recipe_names() else ()
+    changed = [item for item in recipe.flat().items() if item not in own]
+    values = ", ".join(f"{key} = {value}" for key, value in changed)
+    return f"`{recipe.name}`" + (f" with {values}" if values else "") + "."
+
+
+def _count(rows: Sequence[Mapping[str, str]], kind: str) -> str:
+    return str(Counter(row["kind"] for row in rows)[kind])
+
+
+def _weak(scores: Mapping[str, Any]) -> str:
+    weak = [
+        kind for kind, row in scores["by_kind"].items() if row["score"] < 0.75 * scores["score"]
+    ]
+    return f"Weak on {' and '.join(weak)}. " if weak else ""
+
+
+def _table(head: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
+    lines = [head, ["---"] * len(head), *rows]
+    return "\n".join(f"| {' | '.join(map(str, cells))} |" for cells in lines)

@@ -109,6 +109,8 @@ class Network(Part):
                 f"dropout has {len(self.dropout)} values; a network of depth {self.depth} "
                 f"has {self.depth + 1} levels"
             )
+        if self.stem == "half" and self.padding == "valid":
+            raise ValueError("stem = half goes with padding = same")
         return self
 
 
@@ -184,6 +186,19 @@ class Recipe(Part):
     network: Network = Network()
     training: Training
     inference: Inference = Inference()
+
+    @model_validator(mode="after")
+    def _crops_of_any_size(self) -> Self:
+        halvings = self.network.depth + (self.network.stem == "half")
+        if self.data.framing == "crop":
+            if self.network.padding == "valid":
+                raise ValueError("data.framing = crop goes with network.padding = same")
+            if self.data.image_size % 2**halvings:
+                raise ValueError(
+                    f"data.image_size = {self.data.image_size} cannot be halved {halvings} times, as "
+                    f"this network does; take a multiple of {2**halvings}"
+                )
+        return self
 
     def digest(self) -> str:
         """SHA-256 over every value but the name, as 64 hexadecimal digits."""
@@ -281,9 +296,9 @@ def parse_recipe(values: dict[str, Any], origin: str) -> Recipe:
         if first["type"] == "extra_forbidden":
             known = {*Recipe.model_fields, *flatten(_EVERY_KEY)}
             raise NucleusError(f"{origin}: no key {key}; {_nearest(key, known)}") from None
-        raise NucleusError(
-            f"{origin}: {key or 'recipe'} = {first['input']!r}: {first['msg']}"
-        ) from None
+        # What several keys decide together has a table for its input.
+        value = "" if isinstance(first["input"], dict) else f" = {first['input']!r}"
+        raise NucleusError(f"{origin}: {key or 'recipe'}{value}: {first['msg']}") from None
 
 
 def differences(a: Recipe, b: Recipe) -> list[tuple[str, Any, Any]]:

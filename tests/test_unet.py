@@ -10,7 +10,13 @@ from hypothesis import strategies as st
 
 from nucleus_unet.errors import NucleusError
 from nucleus_unet.recipe import Network, load_recipe
-from nucleus_unet.unet import MirrorPadding2D, build_segmenter, build_unet, unet_input_size
+from nucleus_unet.unet import (
+    FusedBatchNormalization,
+    MirrorPadding2D,
+    build_segmenter,
+    build_unet,
+    unet_input_size,
+)
 
 
 @pytest.fixture
@@ -158,6 +164,18 @@ def test_every_activation_and_normalization(activation: str, normalization: str)
     assert np.isfinite(np.asarray(unet(images(16) / np.float32(255)))).all()
 
 
+@pytest.mark.parametrize("normalization", ["none", "batch"])
+def test_at_half_the_resolution_inside_and_at_the_whole_outside(normalization: str) -> None:
+    network = small(stem="half", outputs="nuclei", normalization=normalization)
+    segmenter = build_segmenter(network, None)
+    for side in (32, 64):
+        maps = np.asarray(segmenter(images(side)))
+        assert (maps.shape[1:], maps.dtype) == ((side, side, 3), np.float32)
+    unet = build_unet(network, 32)
+    assert unet.get_layer("down0a").output.shape[1:3] == (16, 16)
+    assert unet.get_layer("full").output.shape[1:3] == (32, 32)
+
+
 def test_dropout_by_level() -> None:
     names = [layer.name for layer in build_unet(small(dropout=(0, 0.1)), 16).layers]
     assert [name for name in names if "dropout" in name] == ["bottom_dropout"]
@@ -203,3 +221,23 @@ def test_the_valid_input_is_the_smallest_whose_output_covers(depth: int, output:
     size = unet_input_size(network, output)
     assert run(size) >= output
     assert size - 2**depth < 2 or run(size - 2**depth) < output
+
+
+@pytest.mark.parametrize("training", [True, False])
+def test_fused_batch_normalization_is_that_of_keras(training: bool) -> None:
+    x = np.random.default_rng(0).normal(3, 2, (4, 5, 6, 3)).astype(np.float32)
+    ours, theirs = FusedBatchNormalization(), keras.layers.BatchNormalization()
+    for _ in range(3):
+        found, expected = (np.asarray(layer(x, training=training)) for layer in (ours, theirs))
+        np.testing.assert_allclose(found, expected, atol=1e-4)
+    for a, b in zip(ours.weights, theirs.weights, strict=True):
+        # The kernel's variance is that of a sample, n / (n - 1) of Keras'.
+        np.testing.assert_allclose(np.asarray(a), np.asarray(b), rtol=0.01, atol=1e-6)
+
+
+def test_fused_batch_normalization_keeps_lower_precision() -> None:
+    layer = FusedBatchNormalization(dtype="mixed_bfloat16")
+    assert keras.backend.standardize_dtype(
+        layer(keras.ops.ones((2, 4, 4, 3), "bfloat16")).dtype
+    ) == ("bfloat16")
+    assert {w.dtype for w in layer.weights} == {"float32"}

@@ -38,13 +38,11 @@ class ThresholdedMeanIoU(keras.metrics.Metric):
         truth = ops.reshape(ops.convert_to_tensor(y_true) > 0.5, (-1, 1))
         probability = ops.reshape(ops.cast(y_pred, "float32"), (-1, 1))
         found = probability > ops.convert_to_tensor([self.thresholds], dtype="float32")
-        for variable, hits in (
-            (self.tp, ops.logical_and(truth, found)),
-            (self.fp, ops.logical_and(~truth, found)),
-            (self.fn, ops.logical_and(truth, ~found)),
-            (self.tn, ops.logical_and(~truth, ~found)),
-        ):
-            variable.assign_add(ops.sum(ops.cast(hits, "int32"), axis=0))
+        tp = _count(ops.logical_and(truth, found))
+        fp, fn = _count(found) - tp, _count(truth) - tp
+        for variable, count in ((self.tp, tp), (self.fp, fp), (self.fn, fn)):
+            variable.assign_add(count)
+        self.tn.assign_add(ops.size(truth) - tp - fp - fn)
 
     def result(self) -> Any:
         """Scalar float32 in [0, 1]."""
@@ -56,6 +54,11 @@ class ThresholdedMeanIoU(keras.metrics.Metric):
 
     def get_config(self) -> dict[str, Any]:
         return {"name": self.name, "thresholds": self.thresholds}
+
+
+def _count(pixels: Any) -> Any:
+    """How many are true, by column."""
+    return ops.sum(ops.cast(pixels, "int32"), axis=0)
 
 
 @keras.saving.register_keras_serializable("nucleus_unet")

@@ -43,12 +43,18 @@ def serve(run_id: str | None, say: Callable[[str], None]) -> None:
         ]
     for end in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
         signal.signal(end, signal.default_int_handler)
+    # At another port than its own Prefect's pages would ask the usual one all the same.
+    environment = os.environ | {"PREFECT_UI_API_URL": f"{ui_url('prefect')}/api"}
     processes = {}
     for name, command in commands.items():
         log = (home() / f"{name}-server.log").open("wb")
         # A session of its own: Ctrl-C comes to this process, which ends the servers in order.
         processes[name] = subprocess.Popen(
-            [sys.executable, *command], stdout=log, stderr=log, start_new_session=True
+            [sys.executable, *command],
+            env=environment,
+            stdout=log,
+            stderr=log,
+            start_new_session=True,
         )
     try:
         for name in processes:

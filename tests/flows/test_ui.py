@@ -53,6 +53,9 @@ def test_both_uis_serve_the_run_until_ctrl_c(retrained: Any) -> None:
             answer = httpx.get(page.strip(), headers={"accept": "text/html"})
             assert answer.is_success
             assert "text/html" in answer.headers["content-type"]
+        # Where the pages themselves ask.
+        found = httpx.get(f"http://127.0.0.1:{prefect}/ui-settings").json()
+        assert found["api_url"] == f"http://127.0.0.1:{prefect}/api"
         found = httpx.get(f"http://127.0.0.1:{prefect}/api/flow_runs/{flow_run}").json()
         assert found["state_type"] == "COMPLETED"
         found = httpx.get(

@@ -1,5 +1,6 @@
 """The network's maps at the images' original size."""
 
+import os
 from pathlib import Path
 from typing import Any
 
@@ -20,9 +21,13 @@ def upsample(images: Stage, shard: range, maps: Stage) -> Any:
 
     def build(folder: Path) -> None:
         for entry in entries:
-            predicted = np.load(maps.folder / f"{entry.id}.npy")
-            larger = instances.upsample(predicted, entry.height, entry.width)
-            np.save(folder / f"{entry.id}.npy", larger)
+            name = f"{entry.id}.npy"
+            predicted = np.load(maps.folder / name)
+            if predicted.shape[:2] == (entry.height, entry.width):
+                os.link(maps.folder / name, folder / name)  # takes no more of the disk
+            else:
+                larger = instances.upsample(predicted, entry.height, entry.width)
+                np.save(folder / name, larger)
 
     return state_of(
         run_stage(

@@ -48,6 +48,7 @@ def test_maps_are_upsampled_to_each_size(images: Stage, maps: Stage) -> None:
     larger = upsample.fn(images, range(2), maps)
     assert np.load(larger.folder / "a.npy").shape == (4, 6, 1)
     np.testing.assert_array_equal(np.load(larger.folder / "b.npy"), np.full((2, 2, 1), 0.5))
+    assert (larger.folder / "b.npy").samefile(maps.folder / "b.npy")
 
 
 def test_a_pixel_at_the_cutoff_is_background_and_its_image_has_a_row(encoded: Stage) -> None:

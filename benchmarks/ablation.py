@@ -1,34 +1,22 @@
 """Parts of the recipe best on and off, from runs logged to MLflow.
 
-    python benchmarks/ablation.py run TRAIN [KEY=VALUE ...]   # one run: best with these overrides
-    python benchmarks/ablation.py table                       # of all runs, as benchmarks/ablation.md
+    MLFLOW_EXPERIMENT_NAME=ablation nucleus retrain --train ZIP --recipe best --set KEY=VALUE
+    python benchmarks/ablation.py > benchmarks/ablation.md   # all runs of that experiment
 
-Runs go to the experiment "ablation". Each row names what its recipe has other than the first run's.
+Each row names what its recipe has other than the first run's.
 """
 
 import argparse
-import os
-import subprocess
-import sys
 from typing import Any
 
 EXPERIMENT = "ablation"
 HEADING = """# Parts of the recipe best, on and off
 
-Printed by `python benchmarks/ablation.py table` from runs logged to MLflow, of the Data Science
+Printed by `python benchmarks/ablation.py` from runs logged to MLflow, of the Data Science
 Bowl's training set on 2 cores: mean average precision on the validation images, of slides that the
 network never saw, overall and by imaging kind; average precision at two thresholds; minutes of
 training."""
 IGNORED = ("training.threads", "training.precision")
-
-
-def run(train: str, overrides: list[str]) -> int:
-    """Retrain once, in a process of its own."""
-    command = [sys.executable, "-m", "flows.cli", "retrain", "--train", train, "--recipe", "best"]
-    for override in overrides:
-        command += ["--set", override]
-    environment = os.environ | {"MLFLOW_EXPERIMENT_NAME": EXPERIMENT}
-    return subprocess.run(command, env=environment, check=False).returncode
 
 
 def table() -> str:
@@ -67,17 +55,9 @@ def _changes(first: dict[str, Any], params: dict[str, Any]) -> str:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
+    argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    commands = parser.add_subparsers(dest="command", required=True)
-    one = commands.add_parser("run", help="one run of best with overrides")
-    one.add_argument("train")
-    one.add_argument("overrides", nargs="*", metavar="KEY=VALUE")
-    commands.add_parser("table", help="print the table of all runs")
-    arguments = parser.parse_args()
-    if arguments.command == "run":
-        raise SystemExit(run(arguments.train, arguments.overrides))
+    ).parse_args()
     print(f"{HEADING}\n\n{table()}")
 
 

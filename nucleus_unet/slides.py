@@ -6,6 +6,8 @@ from dataclasses import dataclass
 import cv2
 import numpy as np
 from numpy.typing import NDArray
+from scipy.sparse import coo_array
+from scipy.sparse.csgraph import connected_components
 
 CONTINUED_CORRELATION = 0.95
 SAME_FIELD_CORRELATION = 0.95
@@ -102,9 +104,6 @@ def _unit(lines: NDArray[np.float32]) -> NDArray[np.float32]:
 
 
 def _components(count: int, pairs: Pairs) -> list[list[int]]:
-    from scipy.sparse import coo_array
-    from scipy.sparse.csgraph import connected_components
-
     ends = np.array(pairs, dtype=np.int64).reshape(-1, 2).T
     graph = coo_array((np.ones(ends.shape[1]), (ends[0], ends[1])), (count, count))
     owners = connected_components(graph, directed=False)[1]

@@ -59,7 +59,7 @@ def slide_split(
     Returns
     -------
     tuple of two lists of str
-        Training ids and validation ids, each sorted.
+        As `random_split`.
 
     Raises
     ------

@@ -34,8 +34,7 @@ def split(images: Stage, data: Data) -> Any:
     entries = images_of(images.folder)
 
     def build(folder: Path) -> None:
-        images = ((e.id, e.source_sha256, load_image(home(), e)) for e in entries)
-        slide_of = slides(images)
+        slide_of = slides((e.id, e.source_sha256, load_image(home(), e)) for e in entries)
         kinds = {entry.id: imaging_kind(load_image(home(), entry)) for entry in entries}
         if data.split == "slide":
             sides = slide_split(slide_of, data.validation_fraction, data.split_seed)
@@ -74,10 +73,10 @@ def split_sheet(
     present = {row["kind"] for rows in sides.values() for row in rows}
     for kind in (kind for kind in KINDS if kind in present):
         for side, rows in sides.items():
-            slides = {row["slide"]: row["id"] for row in rows if row["kind"] == kind}
+            one_each = {row["slide"]: row["id"] for row in rows if row["kind"] == kind}
             count = sum(row["kind"] == kind for row in rows)
-            title = f"{side}: {count} images of {kind}, {len(slides)} slides"
-            shown = (load(id_) for id_ in list(slides.values())[:SHOWN])
+            title = f"{side}: {count} images of {kind}, {len(one_each)} slides"
+            shown = (load(id_) for id_ in list(one_each.values())[:SHOWN])
             tiles.append((title, figures.strip(shown, 96)))
     return figures.contact_sheet(tiles, columns=2)
 

@@ -8,7 +8,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Generator
-from concurrent.futures import Future, ProcessPoolExecutor
+from concurrent.futures import Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
 from typing import Any
@@ -64,11 +64,14 @@ def follow(function: str, *args: Any, poll: Callable[[], list[Any]]) -> Generato
                 os.kill(pid, signal.SIGKILL)
 
 
-def run_in_worker(threads: int, function: str, *args: Any) -> Any:
+def run_in_worker(
+    threads: int, function: str, *args: Any, meanwhile: Callable[[], None] | None = None
+) -> Any:
     """Run a function, ``module:name``, in a lasting process, which keeps what it has loaded.
 
     There is one for each number of CPU threads that Keras is to compute with, as a process cannot
-    change it. Safe to call from many threads; the calls run one after another.
+    change it. Safe to call from many threads; the calls run one after another. `meanwhile` is called
+    now and then until the function ends, and once after.
     """
     with _choosing:
         if threads not in _workers:
@@ -76,7 +79,13 @@ def run_in_worker(threads: int, function: str, *args: Any) -> Any:
         worker = _workers[threads]
     try:
         future: Future[Any] = worker.submit(_call, function, *args)
-        return future.result()
+        while meanwhile and not future.done():
+            meanwhile()
+            wait([future], timeout=POLL_S)
+        result = future.result()
+        if meanwhile:
+            meanwhile()
+        return result
     except BrokenProcessPool:
         with _choosing:
             if _workers.get(threads) is worker:

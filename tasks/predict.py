@@ -14,7 +14,7 @@ from nucleus_unet.isolation import run_in_worker
 from nucleus_unet.recipe import Recipe
 from nucleus_unet.stages import Stage, run_stage
 from tasks.ingest import images_of
-from tasks.reporting import state_of
+from tasks.reporting import progress, state_of
 from tasks.train import LIBRARIES
 
 SHARD = 32
@@ -52,7 +52,13 @@ def write_maps(recipe: Recipe, network: Path, images: Mapping[str, Path], to: Pa
     """Predict prepared images, by id, and save ``<to>/<id>.npy`` each; returns these."""
     saved = [to / f"{id_}.npy" for id_ in images]
     job = (network, recipe, list(images.values()), saved)
-    run_in_worker(recipe.training.cpu_threads, "nucleus_unet.inference:write_maps", *job)
+    move = progress("predicting")
+    run_in_worker(
+        recipe.training.cpu_threads,
+        "nucleus_unet.inference:write_maps",
+        *job,
+        meanwhile=lambda: move(sum(path.exists() for path in saved), len(saved)),
+    )
     return saved
 
 

@@ -109,3 +109,12 @@ def test_where_nobody_follows_any_more_the_work_ends() -> None:
     assert next(reports) == "started"
     reports.close()  # returns when the process has ended, or after the hour
     assert list(reports) == []
+
+
+def test_progress_of_a_worker_is_told_until_it_ends(tmp_path: Path) -> None:
+    seen: list[bool] = []
+    made = tmp_path / "made"
+    run_in_worker(1, "os:mkdir", made, meanwhile=lambda: seen.append(made.exists()))
+    assert seen[-1]
+    run_in_worker(1, "time:sleep", 1, meanwhile=lambda: seen.append(True))
+    assert len(seen) > 3

@@ -72,9 +72,11 @@ def scores_of(stage: Stage) -> dict[str, float]:
     """The scores of an evaluate stage over all its images, by name, and by imaging kind."""
     scores = json.loads((stage.folder / SCORES).read_text())
     by_threshold, by_kind = scores.pop("by_threshold"), scores.pop("by_kind")
+    names = {"true": "annotated", "predicted": "predicted", "split": "split", "merged": "merged"}
+    counts = {f"nuclei {name}": scores.pop(key) for key, name in names.items()}
     precisions = {f"AP at {row['iou_above']:.2f}": row["average_precision"] for row in by_threshold}
     kinds = {f"score of {kind}": row["score"] for kind, row in by_kind.items()}
-    return scores | kinds | precisions
+    return scores | counts | kinds | precisions
 
 
 def tuned_by(stage: Stage, recipe: Recipe) -> Recipe:

@@ -83,35 +83,33 @@ def _predict_whole(
     height, width = image.shape[:2]
     padded = np.pad(image, ((0, -height % STEP_PX), (0, -width % STEP_PX), (0, 0)), "symmetric")
     rows, columns = (_tiles(length, inference.tile_px) for length in padded.shape[:2])
-    total = np.zeros((*padded.shape[:2], channels), np.float32)
-    weight = np.zeros((*padded.shape[:2], 1), np.float32)
+    maps = np.zeros((*padded.shape[:2], channels), np.float32)
     for (down, share_down), (right, share_right) in itertools.product(rows, columns):
-        maps = _predict_tile(model, padded[down, right], inference.flips)
         share = share_down[:, None, None] * share_right[:, None]
-        total[down, right] += share * maps
-        weight[down, right] += share
-    return np.asarray(total / weight, np.float32)[:height, :width]
+        maps[down, right] += share * _predict_tile(model, padded[down, right], inference.flips)
+    return maps[:height, :width]
 
 
 def _tiles(length: int, tile: int) -> list[tuple[slice, NDArray[np.float32]]]:
-    """Where tiles lie along an axis, and what each counts along itself."""
+    """Where tiles lie along an axis, and what each counts there; together 1 everywhere."""
     if length <= tile:
         return [(slice(0, length), np.ones(length, np.float32))]
     count = -(-(length - OVERLAP_PX) // (tile - OVERLAP_PX))
     # Where the network halves its maps it does so at multiples, in each tile as in the whole.
     last = (length - tile) // STEP_PX
     starts = [STEP_PX * round(k * last / (count - 1)) for k in range(count)]
+    places = [slice(start, start + tile) for start in starts]
     outer = (OVERLAP_PX - BLENDED_PX) / 2
     rise = np.clip((np.arange(tile) - outer + 0.5) / BLENDED_PX, 0, 1).astype(np.float32)
-    tiles = []
-    for start in starts:
-        share = np.ones(tile, np.float32)
-        if start > 0:
-            share *= rise
-        if start + tile < length:
-            share *= rise[::-1]
-        tiles.append((slice(start, start + tile), share))
-    return tiles
+    shares = [
+        (rise if place.start > 0 else 1)
+        * (rise[::-1] if place.stop < length else np.ones_like(rise))
+        for place in places
+    ]
+    total = np.zeros(length, np.float32)
+    for place, share in zip(places, shares, strict=True):
+        total[place] += share
+    return [(place, share / total[place]) for place, share in zip(places, shares, strict=True)]
 
 
 def _predict_tile(model: keras.Model, tile: NDArray[np.uint8], flips: bool) -> NDArray[np.float32]:

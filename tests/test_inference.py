@@ -1,3 +1,4 @@
+import resource
 from pathlib import Path
 
 import cv2
@@ -6,11 +7,12 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from nucleus_unet import inference
+from nucleus_unet import inference, scoring
 from nucleus_unet.inference import load_model, predict, segment, write_maps
 from nucleus_unet.instances import nuclei, upsample
+from nucleus_unet.isolation import new_process
 from nucleus_unet.normalization import apply_table, normalizing_table
-from nucleus_unet.recipe import Network, Recipe
+from nucleus_unet.recipe import Network, Recipe, load_recipe
 from nucleus_unet.unet import build_segmenter
 
 SIZE = 16
@@ -206,3 +208,39 @@ def test_images_are_normalised_whole(
     [maps] = predict(whole, [image], normal)
     seen = apply_table(image, normalizing_table(image))
     np.testing.assert_allclose(maps, np.asarray(whole(seen[None]))[0], atol=1e-6)
+
+
+@pytest.mark.slow
+def test_a_mosaic_has_the_nuclei_of_one_pass_in_memory_that_stays_flat(tmp_path: Path) -> None:
+    recipe = load_recipe("best", ["network.base_filters=4", "inference.flips=false"])
+    recipe = recipe.with_overrides(["training.threads=2"])
+    keras.utils.set_random_seed(3)
+    build_segmenter(recipe.network, None).save(tmp_path / "model.keras")
+    noise = np.random.default_rng(0).random((4000, 4000, 3), np.float32)
+    image = np.clip(128 + 900 * cv2.GaussianBlur(noise - 0.5, (0, 0), 3), 0, 255).astype(np.uint8)
+    np.save(tmp_path / "4000.npy", image)
+    np.save(tmp_path / "2000.npy", image[:2000, :2000])
+
+    def predicted(size: int, tile_px: int) -> tuple[NDArray[np.float32], int]:
+        tiled = recipe.with_overrides([f"inference.tile_px={tile_px}"])
+        images, to = [tmp_path / f"{size}.npy"], [tmp_path / "maps.npy"]
+        with new_process() as process:
+            process.submit(write_maps, tmp_path / "model.keras", tiled, images, to).result()
+            used = process.submit(resource.getrusage, resource.RUSAGE_SELF).result()
+        return np.load(tmp_path / "maps.npy"), used.ru_maxrss * 1024
+
+    at_once, peak_at_once = predicted(4000, 4032)
+    tiled, peak = predicted(4000, 1024)
+    _, peak_of_a_quarter = predicted(2000, 1024)
+    cutoffs = np.median(at_once, axis=(0, 1))
+    inference = recipe.inference.model_copy(
+        update={"cutoff": cutoffs[0], "seed_cutoff": cutoffs[2] * (1 - cutoffs[1])}
+    )
+    expected, found = nuclei(at_once, inference), nuclei(tiled, inference)
+    assert expected.max() > 1000
+    assert scoring.match(expected, found).score == 1
+    assert found.max() == expected.max()
+    assert np.count_nonzero(found > 0) == pytest.approx(np.count_nonzero(expected > 0), rel=1e-5)
+    # What grows is the maps and the image themselves, not the network's work.
+    assert peak - peak_of_a_quarter < at_once.nbytes + image.nbytes
+    assert peak_at_once - peak > 2 * (at_once.nbytes + image.nbytes)

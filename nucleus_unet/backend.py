@@ -114,6 +114,14 @@ def all_devices() -> Iterator[None]:
             yield
 
 
+def synchronize(model: Any) -> None:
+    """Bring a model's variables up to date in the middle of an epoch, where the backend keeps them."""
+    import keras
+
+    if keras.backend.backend() == "jax":
+        model.jax_state_sync()
+
+
 def fused_batch_norm(
     x: Any, gamma: Any, beta: Any, mean: Any, variance: Any, epsilon: float, training: bool
 ) -> tuple[Any, Any, Any] | None:

@@ -16,8 +16,11 @@ from typing import Any
 from nucleus_unet.home import home
 
 POLL_S = 0.5
+STOP_S = 60.0
+"""What is given to work that was asked to stop, before its process is killed."""
 
 _choosing = threading.Lock()
+_idle = threading.Event()  # in the process that was started
 _workers: dict[int, ProcessPoolExecutor] = {}
 
 
@@ -61,6 +64,9 @@ def follow(function: str, *args: Any, poll: Callable[[], list[Any]]) -> Generato
             future.result()
         finally:
             if not future.done():  # who follows has failed, and would wait for hours
+                os.kill(pid, signal.SIGTERM)
+                wait([future], timeout=STOP_S)
+            if not future.done():
                 os.kill(pid, signal.SIGKILL)
 
 
@@ -94,11 +100,15 @@ def run_in_worker(
 
 
 def _call(function: str, *args: Any) -> Any:
-    return pkgutil.resolve_name(function)(*args)
+    _idle.clear()
+    try:
+        return pkgutil.resolve_name(function)(*args)
+    finally:
+        _idle.set()
 
 
 def _start(parent: int, log: Path) -> None:
-    """Send the backend's own chatter to a file, and end within a second of the parent's end."""
+    """Send the backend's own chatter to a file, and end soon after the parent's end."""
     os.environ.setdefault("KERAS_BACKEND", "tensorflow")
     # TensorFlow's C++ part writes to descriptor 2 whatever its log level; Python's stderr stays.
     sys.stderr = os.fdopen(os.dup(2), "w", buffering=1)
@@ -108,6 +118,8 @@ def _start(parent: int, log: Path) -> None:
     def watch() -> None:
         while os.getppid() == parent:
             time.sleep(1)
+        os.kill(os.getpid(), signal.SIGTERM)  # who heeds it saves what it has
+        _idle.wait(STOP_S)
         os._exit(1)
 
     threading.Thread(target=watch, daemon=True).start()

@@ -1,11 +1,10 @@
-"""Training: batches by position, a checkpoint each epoch, the best weights kept."""
+"""Training: batches by position, checkpoints from which it goes on, the best weights kept."""
 
-import io
 import json
 import resource
 import time
 from collections import Counter, deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -15,7 +14,7 @@ import keras
 import numpy as np
 from numpy.typing import NDArray
 
-from nucleus_unet import backend
+from nucleus_unet import backend, checkpoints, interruption
 from nucleus_unet.augment import (
     random_intensities,
     random_matrix,
@@ -27,7 +26,7 @@ from nucleus_unet.augment import (
 from nucleus_unet.dataset.sample import Sample
 from nucleus_unet.errors import NucleusError
 from nucleus_unet.events import EventLog
-from nucleus_unet.files import write_atomically
+from nucleus_unet.interruption import StoppedError
 from nucleus_unet.losses import bce_dice_loss, mask_dice, nuclei_loss
 from nucleus_unet.metrics import MaskMeanIoU
 from nucleus_unet.normalization import apply_table, normalizing_table
@@ -38,6 +37,7 @@ from nucleus_unet.unet import build_segmenter
 LOADING_THREADS = 4
 BATCHES_AHEAD = 2
 STEP_EVENT_S = 2.0
+CHECKPOINT_S = 120.0
 EVENTS = "events.jsonl"
 
 
@@ -67,8 +67,9 @@ def train(
     """Train a network in this process; goes on from the checkpoint in `folder` where there is one.
 
     Writes into `folder`, as it goes, ``events.jsonl`` (a line for each thing that happened: ``start``,
-    ``estimate``, ``step``, ``epoch``, ``end``), ``checkpoint.npz`` and ``best.npz``, and at the end
-    ``model.keras`` with the weights of the best epoch by validation mean IoU.
+    ``damaged``, ``estimate``, ``step``, ``epoch``, ``end``) and checkpoints, and at the end
+    ``model.keras`` with the weights of the best epoch by validation mean IoU. SIGTERM and Ctrl-C are
+    heeded between steps. For the main thread of a process.
 
     Parameters
     ----------
@@ -85,6 +86,8 @@ def train(
     ------
     NucleusError
         The training diverged, or the network does not fit the image size.
+    StoppedError
+        It was asked to stop, and saved what it has.
     """
     settings = recipe.training
     backend.configure(settings.cpu_threads, settings.seed, settings.precision)
@@ -101,23 +104,29 @@ def train(
     model.optimizer.build(model.trainable_variables)
     # The mean of weights takes their place while the epoch is validated, and is what is kept.
     averaging = [keras.callbacks.SwapEMAWeights()] if settings.ema else []
-    journal = _Journal(model, recipe, len(validation_samples), folder)
-    first_epoch = len(journal.history)
-    if not journal.finished:
-        model.fit(
-            batches(recipe, training_samples, first_epoch * settings.steps_per_epoch),
-            steps_per_epoch=settings.steps_per_epoch,
-            epochs=settings.epochs,
-            initial_epoch=first_epoch,
-            validation_data=validation_arrays(recipe, validation_samples),
-            validation_batch_size=recipe.inference.batch_size,
-            callbacks=[journal, *averaging],
-            shuffle=False,
-            verbose=0,
-        )
+    validation = validation_arrays(recipe, validation_samples)
+    with interruption.deferred() as asked_to_stop:
+        journal = _Journal(model, recipe, len(validation_samples), folder, asked_to_stop)
+        while not journal.finished:
+            journal.restore()  # the end of `fit` may leave other weights than it trained
+            # The rest of an epoch that was cut short is a `fit` of its own.
+            epoch, done = divmod(journal.step, settings.steps_per_epoch)
+            batch_size = recipe.inference.batch_size
+            if done:  # makes the variables of the metrics, which hold what is done
+                model.evaluate(*validation, batch_size=batch_size, steps=1, verbose=0)
+            model.fit(
+                batches(recipe, training_samples, journal.step),
+                steps_per_epoch=settings.steps_per_epoch - done,
+                epochs=epoch + 1 if done else settings.epochs,
+                initial_epoch=epoch,
+                validation_data=validation,
+                validation_batch_size=batch_size,
+                callbacks=[journal, *averaging],
+                shuffle=False,
+                verbose=0,
+            )
     best = _segmenter(recipe)
-    with np.load(folder / "best.npz", allow_pickle=False) as arrays:
-        best.set_weights([arrays[name] for name in sorted(arrays)])
+    best.set_weights(journal.best_weights)
     best.save(folder / "model.keras")
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024  # in KiB on Linux
     journal.events.tell("end", best_epoch=journal.best_epoch, peak_memory_bytes=peak)
@@ -247,30 +256,49 @@ class WarmupSchedule(keras.optimizers.schedules.LearningRateSchedule):
 
 
 class _Journal(keras.callbacks.Callback):
-    """Writes down what happens, each epoch's checkpoint and the best weights, and stops early."""
+    """Writes down what happens and the state from which training goes on, and stops early.
+
+    The state is that of the model, its optimizer and its metrics, the weights of the best epoch, and
+    the history. It is written after each epoch, and within one every few minutes and when asked to stop.
+    """
 
     def __init__(
-        self, model: keras.Model, recipe: Recipe, validation_images: int, folder: Path
+        self,
+        model: keras.Model,
+        recipe: Recipe,
+        validation_images: int,
+        folder: Path,
+        asked_to_stop: Callable[[], bool],
     ) -> None:
         super().__init__()
         self.folder, self.settings = folder, recipe.training
         self.validation_images = validation_images
-        self.history: list[Epoch] = []
+        self.asked_to_stop = asked_to_stop
         self._model = model
         self._step_started: list[float] = []
         self._epoch_started = self._told_step = 0.0
         self._training_ended: float | None = None
-        checkpoint = folder / "checkpoint.npz"
-        if checkpoint.exists():
-            with np.load(checkpoint, allow_pickle=False) as arrays:
-                for name, variable in _named_variables(model).items():
-                    variable.assign(arrays[name])
-                self.history = [Epoch(**line) for line in json.loads(str(arrays["history"]))]
         self.events = EventLog(folder / EVENTS)
         told = [event for event in self.events.new() if event["event"] == "epoch"]
-        self.events.tell("start", parameters=model.count_params(), **backend.hardware())
+        self.restore()
+        start = {"parameters": model.count_params(), "step": self.step}
+        self.events.tell("start", **start, **backend.hardware())
         for epoch in self.history[len(told) :]:
             self.events.tell("epoch", **asdict(epoch))
+
+    def restore(self) -> None:
+        """Go back to the last checkpoint; without any, stay at the start."""
+        found = checkpoints.load(self.folder)
+        if found.damaged:
+            self.events.tell("damaged", files=list(found.damaged), step=found.step)
+        self.step, arrays = found.step, found.arrays
+        for name, variable in _named_variables(self._model).items() if arrays else ():
+            variable.assign(arrays[name])
+        self._metrics = [arrays[name] for name in sorted(arrays) if name.startswith("metrics/")]
+        self.best_weights = [arrays[name] for name in sorted(arrays) if name.startswith("best/")]
+        history, self._epoch_s = json.loads(str(arrays.get("history", "[[], 0.0]")))
+        self.history = [Epoch(**line) for line in history]
+        self._saved = time.monotonic()
 
     @property
     def best_epoch(self) -> int:
@@ -285,7 +313,11 @@ class _Journal(keras.callbacks.Callback):
         return done >= self.settings.epochs or done - self.best_epoch >= (patience or done + 1)
 
     def on_epoch_begin(self, epoch: int, logs: Any = None) -> None:
-        self._epoch_started, self._training_ended = time.monotonic(), None
+        self._epoch_started, self._training_ended = time.monotonic() - self._epoch_s, None
+        if self._metrics:  # of the part of the epoch that is done
+            for variable, value in zip(self._model.metrics_variables, self._metrics, strict=True):
+                variable.assign(value)
+        self._metrics, self._epoch_s = [], 0.0
 
     def on_train_batch_begin(self, batch: int, logs: Any = None) -> None:
         # The first two steps compile and fill caches; the next three are timed.
@@ -295,17 +327,27 @@ class _Journal(keras.callbacks.Callback):
                 self._estimate((self._step_started[5] - self._step_started[2]) / 3)
 
     def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
-        if time.monotonic() - self._told_step > STEP_EVENT_S:
-            self._told_step = time.monotonic()
-            step = len(self.history) * self.settings.steps_per_epoch + batch + 1
-            self.events.tell("step", step=step)
+        self.step += 1
+        now = time.monotonic()
+        if now - self._told_step > STEP_EVENT_S:
+            self._told_step = now
+            self.events.tell("step", step=self.step)
+        if self.step % self.settings.steps_per_epoch == 0:
+            return  # the end of the epoch saves more
+        if self.asked_to_stop() or now - self._saved > CHECKPOINT_S:
+            backend.synchronize(self._model)
+            metrics = {
+                f"metrics/{i:04d}": np.asarray(variable)
+                for i, variable in enumerate(self._model.metrics_variables)
+            }
+            self._save(metrics, now - self._epoch_started)
 
     def on_test_begin(self, logs: Any = None) -> None:
         self._training_ended = time.monotonic()
 
     def on_test_end(self, logs: Any = None) -> None:
         # What was validated: with a mean of weights not those that training goes on with.
-        self._validated = _ordered(self._model.weights)
+        self._validated = [np.asarray(weight) for weight in self._model.weights]
 
     def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
         settings, now = self.settings, time.monotonic()
@@ -326,25 +368,36 @@ class _Journal(keras.callbacks.Callback):
             )
         )
         if self.best_epoch == epoch + 1:
-            _save(self.folder / "best.npz", self._validated)
-        arrays = {name: np.asarray(v) for name, v in _named_variables(self._model).items()}
-        history = json.dumps([asdict(epoch) for epoch in self.history])
-        _save(self.folder / "checkpoint.npz", arrays | {"history": np.asarray(history)})
-        self.events.tell("epoch", **asdict(self.history[-1]))
+            self.best_weights = self._validated
         self._model.stop_training = self.finished
+        self._save({}, 0.0)
+        self.events.tell("epoch", **asdict(self.history[-1]))
+
+    def _save(self, metrics: dict[str, NDArray[Any]], epoch_s: float) -> None:
+        """Write a checkpoint, and end here if that was asked for."""
+        best = {f"best/{i:04d}": weight for i, weight in enumerate(self.best_weights)}
+        state = {name: np.asarray(v) for name, v in _named_variables(self._model).items()}
+        history = json.dumps([[asdict(epoch) for epoch in self.history], epoch_s])
+        arrays = state | metrics | best | {"history": np.asarray(history)}
+        checkpoints.save(self.folder, self.step, arrays)
+        self._saved = time.monotonic()
+        if self.asked_to_stop() and not self.finished:
+            raise StoppedError(f"stopped after {self.step} steps, from where it goes on")
 
     def _estimate(self, seconds_per_step: float) -> None:
         # A step is a forward pass and two as costly ones back; validation is the forward pass alone.
         validation_steps = self.validation_images / self.settings.batch_size / 3
         epoch_s = (self.settings.steps_per_epoch + validation_steps) * seconds_per_step
         weights = 4 * self._model.count_params()
-        # checkpoint with the optimizer's variables, best weights, model
-        optimizer = 4 * sum(int(np.prod(v.shape)) for v in self._model.optimizer.variables)
+        # Of each checkpoint: the weights, the optimizer's variables, the best weights.
+        state = 2 * weights + 4 * sum(
+            int(np.prod(v.shape)) for v in self._model.optimizer.variables
+        )
         self.events.tell(
             "estimate",
             seconds_per_step=seconds_per_step,
-            seconds=(self.settings.epochs - len(self.history)) * epoch_s,
-            disk_bytes=3 * weights + optimizer,
+            seconds=(self.settings.epochs - self.step / self.settings.steps_per_epoch) * epoch_s,
+            disk_bytes=checkpoints.KEPT * state + weights,
         )
 
 
@@ -378,13 +431,3 @@ def _named_variables(model: keras.Model) -> dict[str, Any]:
         for kind, variables in kinds.items()
         for index, variable in enumerate(variables)
     }
-
-
-def _ordered(weights: Sequence[Any]) -> dict[str, NDArray[Any]]:
-    return {f"{i:04d}/{weight.path}": np.asarray(weight) for i, weight in enumerate(weights)}
-
-
-def _save(path: Path, arrays: dict[str, NDArray[Any]]) -> None:
-    content = io.BytesIO()
-    np.savez(content, allow_pickle=False, **arrays)
-    write_atomically(path, content.getvalue())

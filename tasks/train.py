@@ -109,12 +109,19 @@ class _Follower:
         rows = [short(epoch) for epoch in self.epochs]
         create_table_artifact(rows, key="epochs", description="Epochs, training and validation")
 
-    def _start(self, parameters: int, **hardware: Any) -> None:
+    def _start(self, parameters: int, step: int, **hardware: Any) -> None:
         self.logger.info("training %d parameters on %s", parameters, hardware)
+        if step:
+            self.logger.info("it goes on after step %d of %d", step, self.steps)
         if warning := unused_gpu(hardware["devices"], hardware["backend"]):
             self.logger.warning(warning)
         tags = {f"hardware.{name}": _text(value) for name, value in hardware.items()}
         tracking.log_tags(self.run, tags | {"parameters": str(parameters)})
+
+    def _damaged(self, files: list[str], step: int) -> None:
+        self.logger.warning(
+            "damaged, and passed over: %s; training goes on after step %d", ", ".join(files), step
+        )
 
     def _estimate(self, seconds_per_step: float, seconds: float, disk_bytes: int) -> None:
         self.logger.info(

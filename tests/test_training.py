@@ -1,5 +1,7 @@
+import itertools
 import json
 import os
+import re
 import shutil
 import signal
 from concurrent.futures.process import BrokenProcessPool
@@ -12,11 +14,12 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from nucleus_unet import training
+from nucleus_unet import checkpoints, training
 from nucleus_unet.augment import resize
 from nucleus_unet.dataset.sample import Sample
 from nucleus_unet.errors import NucleusError
 from nucleus_unet.events import EventLog
+from nucleus_unet.interruption import StoppedError
 from nucleus_unet.isolation import follow
 from nucleus_unet.metrics import MaskMeanIoU, ThresholdedMeanIoU
 from nucleus_unet.normalization import apply_table, normalizing_table
@@ -50,14 +53,41 @@ def run(function: str, recipe: Recipe, samples: list[Sample], folder: Path) -> T
 
 def train_and_be_killed(*args: Any) -> None:
     """As `train`; the process is killed when the first checkpoint is written, before it is told."""
-    save = training._save
+    save = checkpoints.save
 
-    def save_and_die(path: Path, arrays: Any) -> None:
-        save(path, arrays)
-        if path.name == "checkpoint.npz":
+    def save_and_die(folder: Path, step: int, arrays: Any) -> None:
+        save(folder, step, arrays)
+        os.kill(os.getpid(), signal.SIGKILL)
+
+    checkpoints.save = save_and_die
+    train(*args)
+
+
+def train_and_be_killed_within_an_epoch(*args: Any) -> None:
+    """As `train_and_be_killed`, with a checkpoint after each step; killed after the second epoch's
+    third."""
+    save = checkpoints.save
+    training.CHECKPOINT_S = 0
+
+    def save_and_die(folder: Path, step: int, arrays: Any) -> None:
+        save(folder, step, arrays)
+        if step == 7:
             os.kill(os.getpid(), signal.SIGKILL)
 
-    training._save = save_and_die
+    checkpoints.save = save_and_die
+    train(*args)
+
+
+def train_and_be_asked_to_stop(*args: Any) -> None:
+    """As `train`; SIGTERM comes while the second batch is made."""
+    load, calls = training.training_view, itertools.count(1)
+
+    def view(*given: Any) -> Any:
+        if next(calls) == 6:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return load(*given)
+
+    training.training_view = view
     train(*args)
 
 
@@ -79,12 +109,11 @@ def here(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def state(folder: Path) -> dict[str, NDArray[Any]]:
     """All arrays of a checkpoint; of the history what does not depend on the clock."""
-    with np.load(folder / "checkpoint.npz") as arrays:
-        found = dict(arrays)
+    found = dict(checkpoints.load(folder).arrays)
     clocks = {"seconds", "images_per_s"}
     history = [
         {key: value for key, value in epoch.items() if key not in clocks}
-        for epoch in json.loads(str(found.pop("history")))
+        for epoch in json.loads(str(found.pop("history")))[0]
     ]
     return found | {"history": np.array(json.dumps(history))}
 
@@ -109,10 +138,12 @@ def test_events_come_in_order(undisturbed: Trained) -> None:
     assert start["parameters"] == 467
     assert {"devices", "backend", "cores"} <= start.keys()
     estimate = next(e for e in undisturbed.events if e["event"] == "estimate")
-    # Two epochs to come, of 4 steps and the validation: half a batch, at a third of a step's cost.
-    assert estimate["seconds"] == pytest.approx(2 * (4 + 1 / 6) * estimate["seconds_per_step"])
-    # Checkpoint, best weights and model; Adam's two moments of each weight and its counter.
-    assert estimate["disk_bytes"] == 4 * (3 * 467 + 2 * 467 + 1)
+    # Seven of twelve steps to come, in epochs of 4 and the validation: half a batch, at a third of a
+    # step's cost.
+    left = (3 - 5 / 4) * (4 + 1 / 6)
+    assert estimate["seconds"] == pytest.approx(left * estimate["seconds_per_step"])
+    # Two checkpoints of weights, best weights, Adam's two moments of each and its counter; the model.
+    assert estimate["disk_bytes"] == 4 * (2 * (2 * 467 + 2 * 467 + 1) + 467)
     assert end["peak_memory_bytes"] > 10**8
 
 
@@ -127,14 +158,14 @@ def test_what_is_known_of_an_epoch(undisturbed: Trained, tiny: Recipe) -> None:
         )
         assert epoch["images_per_s"] > 0
         assert 0 <= epoch["val_mean_iou"] <= 1
-    with np.load(undisturbed.folder / "checkpoint.npz") as arrays:
-        history = json.loads(str(arrays["history"]))
+    history, _ = json.loads(str(checkpoints.load(undisturbed.folder).arrays["history"]))
     assert [{"event": "epoch"} | epoch for epoch in history] == epochs
 
 
 def test_only_whole_files_are_left(undisturbed: Trained) -> None:
-    names = {path.name for path in undisturbed.folder.iterdir()}
-    assert names == {"events.jsonl", "checkpoint.npz", "best.npz", "model.keras"}
+    names = sorted(re.sub("-[0-9a-f]{16}", "", path.name) for path in undisturbed.folder.iterdir())
+    kept = ["checkpoint-000000008.npz", "checkpoint-000000012.npz"]
+    assert names == [*kept, "events.jsonl", "model.keras"]
 
 
 def test_the_model_scores_what_its_best_epoch_scored(
@@ -169,6 +200,54 @@ def test_killed_and_continued_it_is_the_same_to_the_bit(
     assert_equal(state(folder), after)
     assert_same_weights(folder / "model.keras", undisturbed.folder / "model.keras")
     assert [epoch["epoch"] for epoch in continued.epochs()] == [1, 2, 3]
+
+
+def test_killed_within_an_epoch_it_loses_no_step_of_it(
+    undisturbed: Trained,
+    tiny: Recipe,
+    samples: list[Sample],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.syspath_prepend(Path(__file__).parent)
+    killed = f"{Path(__file__).stem}:train_and_be_killed_within_an_epoch"
+    with pytest.raises(BrokenProcessPool):
+        run(killed, tiny, samples, tmp_path)
+    assert checkpoints.load(tmp_path).step == 7
+    continued = run("nucleus_unet.training:train", tiny, samples, tmp_path)
+    starts = [event["step"] for event in continued.events if event["event"] == "start"]
+    assert starts == [0, 7]
+    # The second epoch's loss and metrics count its first three steps.
+    assert_equal(state(tmp_path), state(undisturbed.folder))
+    assert_same_weights(tmp_path / "model.keras", undisturbed.folder / "model.keras")
+
+
+def test_asked_to_stop_it_saves_after_the_step(
+    undisturbed: Trained,
+    tiny: Recipe,
+    samples: list[Sample],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.syspath_prepend(Path(__file__).parent)
+    with pytest.raises(StoppedError, match=r"stopped after \d+ steps?, from where it goes on"):
+        run(f"{Path(__file__).stem}:train_and_be_asked_to_stop", tiny, samples, tmp_path)
+    assert checkpoints.load(tmp_path).step < 4
+    run("nucleus_unet.training:train", tiny, samples, tmp_path)
+    assert_equal(state(tmp_path), state(undisturbed.folder))
+
+
+def test_a_damaged_checkpoint_is_told_and_the_one_before_it_taken(
+    undisturbed: Trained, tiny: Recipe, samples: list[Sample], tmp_path: Path
+) -> None:
+    folder = tmp_path / "d"
+    shutil.copytree(undisturbed.folder, folder)
+    [last] = folder.glob("checkpoint-000000012-*")
+    last.write_bytes(last.read_bytes()[:-1000])
+    continued = run("nucleus_unet.training:train", tiny, samples, folder)
+    [damaged] = [event for event in continued.events if event["event"] == "damaged"]
+    assert damaged == {"event": "damaged", "files": [last.name], "step": 8}
+    assert_equal(state(folder), state(undisturbed.folder))
 
 
 @pytest.mark.usefixtures("here")
@@ -402,8 +481,7 @@ def test_the_mean_of_weights_is_what_is_validated_and_kept(
     metric.update_state(maps, model(images))
     [epoch] = trained.epochs()
     assert float(metric.result()) == pytest.approx(epoch["val_mean_iou"], abs=1e-5)
-    with np.load(tmp_path / "checkpoint.npz") as arrays:
-        names = [name for name in arrays if name.startswith("model/") and "kernel" in name]
-        raw = [arrays[name] for name in names]
+    arrays = checkpoints.load(tmp_path).arrays
+    names = [name for name in arrays if name.startswith("model/") and "kernel" in name]
     kept = [w.numpy() for w in model.weights if "kernel" in w.path]
-    assert any((a != b).any() for a, b in zip(raw, kept, strict=True))
+    assert any((arrays[n] != b).any() for n, b in zip(names, kept, strict=True))

@@ -1,0 +1,32 @@
+"""Being asked to stop, by SIGTERM or Ctrl-C, at a moment of one's own choice."""
+
+import signal
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+SIGNALS = (signal.SIGTERM, signal.SIGINT)
+
+
+class StoppedError(Exception):
+    """Work was asked to stop, and left a state from which it goes on."""
+
+
+@contextmanager
+def deferred() -> Iterator[Callable[[], bool]]:
+    """Within the block the signals only change what the callable says: whether to stop.
+
+    For the main thread of a process. Afterwards they mean what they meant.
+    """
+    asked = False
+
+    def ask(_signal: int, _frame: Any) -> None:
+        nonlocal asked
+        asked = True
+
+    before = [signal.signal(number, ask) for number in SIGNALS]
+    try:
+        yield lambda: asked
+    finally:
+        for number, handler in zip(SIGNALS, before, strict=True):
+            signal.signal(number, handler)

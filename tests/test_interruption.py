@@ -1,0 +1,23 @@
+import os
+import signal
+
+import pytest
+
+from nucleus_unet.interruption import deferred
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_is_only_noted(number: signal.Signals) -> None:
+    before = signal.getsignal(number)
+    with deferred() as asked:
+        assert not asked()
+        os.kill(os.getpid(), number)
+        assert asked()
+    assert signal.getsignal(number) is before
+
+
+def test_afterwards_it_means_what_it_meant() -> None:
+    with deferred():
+        pass
+    with pytest.raises(KeyboardInterrupt):
+        os.kill(os.getpid(), signal.SIGINT)

@@ -35,7 +35,7 @@ def predict(images: list[Path], model: str, out: Path) -> Submission:
     recipe, network = tracking.fetch_model(model)
     recipe = backend.resolve(recipe)
     make_folder(out, "name another folder for what is made")
-    with tracked("predict", recipe, **{"model.run_id": model}) as run:
+    with tracked("predict", recipe, images, **{"model.run_id": model}) as run:
         prepared = ingest.submit(images, annotated=False).result()
         log_dataset(run, "test", images, prepared)
         found = segment(recipe, network, prepared)

@@ -53,7 +53,8 @@ def retrain(
         training, test_data = sample_data()
         training_data = [training]
     start_weights = start_weights_of(recipe)
-    with tracked("retrain", recipe) as run:
+    raws = [*training_data, *([test_data] if test_data else [])]
+    with tracked("retrain", recipe, raws) as run:
         images = ingest.submit(training_data, annotated=True)
         # Before the long work: a damaged test image would be found too late.
         test_images = ingest.submit([test_data], annotated=False).result() if test_data else None

@@ -2,22 +2,26 @@
 
 import logging
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import httpx
 from prefect.artifacts import create_link_artifact
+from prefect.logging import get_run_logger
 from prefect.runtime import flow_run
 from prefect.settings import PREFECT_UI_URL
 from prefect.task_runners import ThreadPoolTaskRunner
 
-from nucleus_unet import tracking
+from nucleus_unet import isolation, tracking
+from nucleus_unet.dataset.fingerprint import fingerprint
 from nucleus_unet.dataset.synthetic import write_synthetic
 from nucleus_unet.errors import NucleusError
-from nucleus_unet.home import home, ui_url
-from nucleus_unet.recipe import Recipe
+from nucleus_unet.files import locked
+from nucleus_unet.home import home, home_id, ui_url
+from nucleus_unet.recipe import Recipe, digest_of
+from nucleus_unet.source import packages, source
 from nucleus_unet.stages import code_digest
 
 SHARDS_AT_ONCE = 2
@@ -98,14 +102,41 @@ def sample_data() -> tuple[Path, Path]:
 
 
 @contextmanager
-def tracked(kind: str, recipe: Recipe, **tags: str) -> Iterator[tracking.Run]:
-    """An MLflow run for this flow run, each linked to the other."""
+def tracked(kind: str, recipe: Recipe, raws: Sequence[Path], **tags: str) -> Iterator[tracking.Run]:
+    """An MLflow run for this flow run, each linked to the other.
+
+    It is the run of an earlier attempt at the same work in this home that did not finish, where there
+    is one. One process at a time is at the same work; another waits.
+
+    Parameters
+    ----------
+    raws : sequence of Path
+        The raw data sets that the flow reads.
+    tags
+        More that decides what it makes.
+    """
+    code = source()
+    same = [home_id(), kind, recipe.digest(), fingerprint(raws), code.commit, code.diff, tags]
+    work = digest_of([*same, packages()])
     ui = PREFECT_UI_URL.value() or ui_url("prefect")
     url = f"{ui}/runs/flow-run/{flow_run.id}"
     tags |= {"prefect.flow_run_id": str(flow_run.id), "prefect.url": url}
     note = f"[{flow_run.name}, this run in Prefect]({url})"
-    with tracking.open_run(kind, recipe, tags, note) as run:
-        create_link_artifact(
-            run.url, key="mlflow-run", link_text="This run in MLflow", description="MLflow run"
-        )
-        yield run
+
+    def wait() -> None:
+        get_run_logger().warning("another process is at the same work: waiting until it has ended")
+
+    try:
+        with (
+            locked(home() / "locks" / f"work-{work[:20]}", wait),
+            tracking.open_run(kind, recipe, tags, note, work) as run,
+        ):
+            if run.attempt > 1:
+                get_run_logger().info("attempt %d of %s", run.attempt, run.url)
+            create_link_artifact(
+                run.url, key="mlflow-run", link_text="This run in MLflow", description="MLflow run"
+            )
+            yield run
+    except BaseException:
+        isolation.stop_followed()
+        raise

@@ -1,10 +1,11 @@
 """Where things are kept, and the environment that Prefect and MLflow read."""
 
 import os
+import uuid
 from pathlib import Path
 
 from nucleus_unet.errors import NucleusError
-from nucleus_unet.files import make_folder
+from nucleus_unet.files import locked, make_folder, write_atomically
 
 
 def ui_url(tool: str) -> str:
@@ -27,6 +28,15 @@ def home() -> Path:
     if not os.access(folder, os.W_OK):
         raise NucleusError(f"{folder}: not writable; {way_out}")
     return folder
+
+
+def home_id() -> str:
+    """What tells this home from others, on whichever machine it is mounted; made at first use."""
+    path = home() / "id"
+    with locked(home() / "locks" / "id"):
+        if not path.exists():
+            write_atomically(path, uuid.uuid4().hex)
+    return path.read_text()
 
 
 def prepare_environment() -> None:

@@ -5,10 +5,12 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
+from nucleus_unet.errors import NucleusError
+
 SIGNALS = (signal.SIGTERM, signal.SIGINT)
 
 
-class StoppedError(Exception):
+class StoppedError(NucleusError):
     """Work was asked to stop, and left a state from which it goes on."""
 
 

@@ -1,5 +1,6 @@
 """Keras in processes of its own: seeds, precision and threads are global to a process."""
 
+import contextlib
 import multiprocessing
 import os
 import pkgutil
@@ -22,6 +23,7 @@ STOP_S = 60.0
 _choosing = threading.Lock()
 _idle = threading.Event()  # in the process that was started
 _workers: dict[int, ProcessPoolExecutor] = {}
+_followed: set[int] = set()
 
 
 def new_process() -> ProcessPoolExecutor:
@@ -54,6 +56,7 @@ def follow(function: str, *args: Any, poll: Callable[[], list[Any]]) -> Generato
     with new_process() as process:
         pid = process.submit(os.getpid).result()
         future = process.submit(_call, function, *args)
+        _followed.add(pid)
         try:
             done = False
             while not done:
@@ -63,11 +66,19 @@ def follow(function: str, *args: Any, poll: Callable[[], list[Any]]) -> Generato
                     time.sleep(POLL_S)
             future.result()
         finally:
+            _followed.discard(pid)
             if not future.done():  # who follows has failed, and would wait for hours
                 os.kill(pid, signal.SIGTERM)
                 wait([future], timeout=STOP_S)
             if not future.done():
                 os.kill(pid, signal.SIGKILL)
+
+
+def stop_followed() -> None:
+    """Ask what is followed in this process to stop, for a signal that came to this process alone."""
+    for pid in list(_followed):
+        with contextlib.suppress(ProcessLookupError):  # it ended meanwhile
+            os.kill(pid, signal.SIGTERM)
 
 
 def run_in_worker(

@@ -1,18 +1,16 @@
 """A stage's output lies in a folder named by the digest of all that it depends on."""
 
 import ast
-import contextlib
-import fcntl
 import json
 import shutil
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from nucleus_unet.files import sha256_bytes, sha256_file, write_atomically
+from nucleus_unet.files import locked, sha256_bytes, sha256_file, write_atomically
 from nucleus_unet.recipe import digest_of
 
 PACKAGE = "nucleus_unet"
@@ -75,7 +73,7 @@ def run_stage(
     }
     digest = digest_of(key)
     folder = home / "stages" / name / digest[:20]
-    with _lock(home / "locks" / f"{name}-{digest[:20]}"):
+    with locked(home / "locks" / f"{name}-{digest[:20]}"):
         if cached := (whole or is_whole)(folder):
             return Stage(name, folder, digest, cached, time.monotonic() - started)
         _build(folder, key, build, resumable)
@@ -142,15 +140,6 @@ def _build(
     write_atomically(partial / RECORD, json.dumps(record, indent=1))
     shutil.rmtree(folder, ignore_errors=True)
     partial.rename(folder)
-
-
-@contextlib.contextmanager
-def _lock(path: Path) -> Iterator[None]:
-    """Let one process at a time build a stage; the others wait and find it there."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("w") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
-        yield
 
 
 def _source_of(module: str) -> Path:

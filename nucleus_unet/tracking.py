@@ -16,7 +16,7 @@ from typing import Any
 import mlflow
 import numpy as np
 from mlflow import MlflowClient
-from mlflow.entities import Dataset, DatasetInput, InputTag, Metric, Param, RunStatus
+from mlflow.entities import Dataset, DatasetInput, InputTag, Metric, Param, RunTag
 from mlflow.exceptions import MlflowException
 from mlflow.models import ModelSignature
 from mlflow.system_metrics.system_metrics_monitor import SystemMetricsMonitor
@@ -30,6 +30,7 @@ from mlflow.utils.mlflow_tags import (
 
 from nucleus_unet.errors import NucleusError
 from nucleus_unet.home import home, ui_url
+from nucleus_unet.interruption import StoppedError
 from nucleus_unet.recipe import Recipe
 from nucleus_unet.source import packages, source
 
@@ -52,15 +53,21 @@ MODEL_REQUIREMENTS = (
 
 @dataclass(frozen=True)
 class Run:
-    """A run in MLflow: its id and its page in MLflow's UI."""
+    """A run in MLflow: its id, its page in MLflow's UI, and how often it was taken up."""
 
     id: str
     url: str
+    attempt: int = 1
 
 
 @contextmanager
-def open_run(kind: str, recipe: Recipe, tags: Mapping[str, str], note: str) -> Iterator[Run]:
-    """A new run with the recipe as its parameters; finished or failed as the block ends.
+def open_run(
+    kind: str, recipe: Recipe, tags: Mapping[str, str], note: str, work: str
+) -> Iterator[Run]:
+    """A run with the recipe as its parameters; finished, failed or killed as the block ends.
+
+    The latest run of the same work goes on as its next attempt if it did not finish. The caller sees
+    to it that nobody else is at this work.
 
     Parameters
     ----------
@@ -72,47 +79,75 @@ def open_run(kind: str, recipe: Recipe, tags: Mapping[str, str], note: str) -> I
         Besides those of the source revision, which are added here.
     note : str
         Markdown, shown as the run's description; `describe` adds to it.
+    work : str
+        Digest of all that decides what the run makes.
     """
     client = MlflowClient()
     code = source()
-    run = client.create_run(
-        _experiment(client),
-        run_name=f"{kind} {recipe.name} {datetime.now():%Y-%m-%d %H:%M:%S}",
-        tags={
-            "kind": kind,
-            "recipe": recipe.name,
-            "recipe.digest": recipe.digest(),
-            "source.commit": code.commit,
-            "source.dirty": str(code.dirty).lower(),
-            MLFLOW_SOURCE_NAME: f"nucleus {kind}",
-            MLFLOW_SOURCE_TYPE: "LOCAL",
-            MLFLOW_GIT_COMMIT: code.commit,
-            MLFLOW_RUN_NOTE: note,
-            **tags,
-        },
-    )
-    run_id = run.info.run_id
-    status = RunStatus.FAILED
-    monitor = SystemMetricsMonitor(run_id)
+    tags = {
+        "kind": kind,
+        "work": work,
+        "attempt": "1",
+        "recipe": recipe.name,
+        "recipe.digest": recipe.digest(),
+        "source.commit": code.commit,
+        "source.dirty": str(code.dirty).lower(),
+        MLFLOW_SOURCE_NAME: f"nucleus {kind}",
+        MLFLOW_SOURCE_TYPE: "LOCAL",
+        MLFLOW_GIT_COMMIT: code.commit,
+        MLFLOW_RUN_NOTE: note,
+        **tags,
+    }
+    run = _taken_up(client, tags) or _new_run(client, f"{kind} {recipe.name}", tags)
+    status = "FAILED"
+    monitor = SystemMetricsMonitor(run.id, resume_logging=run.attempt > 1)
     monitor.start()
     try:
         client.log_batch(
-            run_id, params=[Param(key, str(value)) for key, value in recipe.flat().items()]
+            run.id, params=[Param(key, str(value)) for key, value in recipe.flat().items()]
         )
-        client.log_text(run_id, recipe.model_dump_json(indent=1), "recipe.json")
-        client.log_text(run_id, "\n".join(packages()) + "\n", "packages.txt")
+        client.log_text(run.id, recipe.model_dump_json(indent=1), "recipe.json")
+        client.log_text(run.id, "\n".join(packages()) + "\n", "packages.txt")
         if code.dirty:
-            client.log_text(run_id, code.diff, "source.diff")
-        yield Run(run_id, run_url(run_id))
-        status = RunStatus.FINISHED
+            client.log_text(run.id, code.diff, "source.diff")
+        yield run
+        status = "FINISHED"
     except BaseException as error:
         reason = f"{type(error).__name__}: {error}"[:5000]
-        client.set_tag(run_id, "failure", reason)
-        describe(run_id, f"**Failed**: {reason}")
+        stopped = isinstance(error, StoppedError) or not isinstance(error, Exception)
+        status = "KILLED" if stopped else "FAILED"
+        client.set_tag(run.id, "failure", reason)
+        describe(run.id, f"**{'Stopped' if stopped else 'Failed'}**: {reason}")
         raise
     finally:
         monitor.finish()
-        client.set_terminated(run_id, RunStatus.to_string(status))
+        client.set_terminated(run.id, status)
+
+
+def _new_run(client: MlflowClient, name: str, tags: dict[str, str]) -> Run:
+    name = f"{name} {datetime.now():%Y-%m-%d %H:%M:%S}"
+    run_id = str(client.create_run(_experiment(client), run_name=name, tags=tags).info.run_id)
+    return Run(run_id, run_url(run_id), 1)
+
+
+def _taken_up(client: MlflowClient, tags: dict[str, str]) -> Run | None:
+    """The latest run of the same work, running again, if it did not finish."""
+    latest = client.search_runs(
+        [_experiment(client)],
+        filter_string=f"tags.work = '{tags['work']}'",
+        order_by=["attributes.start_time DESC"],
+        max_results=1,
+    )
+    if not latest or latest[0].info.status == "FINISHED":
+        return None
+    before, run_id = latest[0].data.tags, str(latest[0].info.run_id)
+    run = Run(run_id, run_url(run_id), int(before["attempt"]) + 1)
+    client.update_run(run_id, status="RUNNING")
+    if "failure" in before:
+        client.delete_tag(run_id, "failure")
+    note = f"{before[MLFLOW_RUN_NOTE]}\n\nAttempt {run.attempt}: {tags[MLFLOW_RUN_NOTE]}"
+    log_tags(run, {**tags, "attempt": str(run.attempt), MLFLOW_RUN_NOTE: note})
+    return run
 
 
 def describe(run_id: str, markdown: str) -> None:
@@ -142,19 +177,23 @@ def log_dataset(
 def log_metrics(
     run: Run, metrics: Mapping[str, float], step: int = 0, model_id: str | None = None
 ) -> None:
-    """Log numbers at one step, as one request; of a logged model, where one is named."""
-    now = int(time.time() * 1000)
+    """Log numbers at one step, as one request; of a logged model, where one is named.
+
+    What an earlier attempt logged at this step is left as it is.
+    """
+    now, client = int(time.time() * 1000), MlflowClient()
     points = [
-        Metric(key, float(value), now, step, model_id=model_id) for key, value in metrics.items()
+        Metric(key, float(value), now, step, model_id=model_id)
+        for key, value in metrics.items()
+        if run.attempt == 1
+        or all(point.step != step for point in client.get_metric_history(run.id, key))
     ]
-    MlflowClient().log_batch(run.id, metrics=points)
+    client.log_batch(run.id, metrics=points)
 
 
 def log_tags(run: Run, tags: Mapping[str, str]) -> None:
     """Set tags of the run."""
-    client = MlflowClient()
-    for key, value in tags.items():
-        client.set_tag(run.id, key, value)
+    MlflowClient().log_batch(run.id, tags=[RunTag(key, value) for key, value in tags.items()])
 
 
 def log_files(run: Run, folder: str, files: Iterable[Path]) -> None:
@@ -202,7 +241,7 @@ def log_model(run: Run, recipe: Recipe, network: Path) -> str:
                 pip_requirements=[f"{n}=={metadata.version(n)}" for n in MODEL_REQUIREMENTS],
             )
     # Leaving the block above ended the run, which goes on.
-    MlflowClient().update_run(run.id, status=RunStatus.to_string(RunStatus.RUNNING))
+    MlflowClient().update_run(run.id, status="RUNNING")
     return str(logged.model_id)
 
 

@@ -1,10 +1,11 @@
 import os
+import threading
 from pathlib import Path
 
 import pytest
 
 from nucleus_unet.errors import NucleusError
-from nucleus_unet.files import make_folder, sha256_bytes, sha256_file, write_atomically
+from nucleus_unet.files import locked, make_folder, sha256_bytes, sha256_file, write_atomically
 
 ABC = "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"  # FIPS 180-2, B.1
 
@@ -53,3 +54,19 @@ def test_a_folder_that_cannot_be_made_is_told_with_the_way_out(tmp_path: Path) -
         make_folder(tmp_path / "file" / "sub", "name another")
     make_folder(tmp_path / "a" / "b", "name another")
     assert (tmp_path / "a" / "b").is_dir()
+
+
+def test_a_lock_is_one_process_at_a_time_and_the_others_say_that_they_wait(tmp_path: Path) -> None:
+    path, order, waiting = tmp_path / "locks" / "a", [], threading.Event()
+
+    def second() -> None:
+        with locked(path, waiting.set):
+            order.append("second")
+
+    with locked(path, lambda: pytest.fail("nobody else has it")):
+        thread = threading.Thread(target=second)
+        thread.start()
+        assert waiting.wait(30)
+        order.append("first")
+    thread.join(30)
+    assert order == ["first", "second"]

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from nucleus_unet.errors import NucleusError
-from nucleus_unet.home import home, prepare_environment
+from nucleus_unet.home import home, home_id, prepare_environment
 
 NAMES = [
     "NUCLEUS_HOME",
@@ -112,3 +112,13 @@ def test_an_active_profile_is_not_used(tmp_path: Path) -> None:
 
     assert url("") == "https://cloud.example/api"  # Prefect alone would
     assert url("from nucleus_unet.home import *; prepare_environment();") == "None"
+
+
+def test_a_home_keeps_its_id_and_another_has_another(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("NUCLEUS_HOME", str(tmp_path / "a"))
+    first = home_id()
+    assert home_id() == first
+    monkeypatch.setenv("NUCLEUS_HOME", str(tmp_path / "b"))
+    assert home_id() != first

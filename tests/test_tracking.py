@@ -1,5 +1,6 @@
 import contextlib
 import json
+import uuid
 from collections.abc import Iterator
 from importlib import import_module
 from pathlib import Path
@@ -10,6 +11,7 @@ import pytest
 from mlflow.exceptions import MlflowException
 
 from nucleus_unet.errors import NucleusError
+from nucleus_unet.interruption import StoppedError
 from nucleus_unet.recipe import Recipe
 from nucleus_unet.source import Source
 
@@ -44,11 +46,16 @@ def client(tracking: Any) -> Any:
     return tracking.MlflowClient()
 
 
+def opened(tracking: Any, recipe: Recipe, note: str = "", work: str = "", **tags: str) -> Any:
+    """A run; of work of its own, where none is named."""
+    return tracking.open_run("retrain", recipe, tags, note, work or uuid.uuid4().hex)
+
+
 @pytest.fixture(scope="module")
 def logged(tracking: Any, tiny: Recipe, folder: Path) -> Any:
     """A run in which a bit of everything is logged."""
     (folder / "note.txt").write_text("note")
-    with tracking.open_run("retrain", tiny, {"extra": "1"}, "[in Prefect](http://p)") as run:
+    with opened(tracking, tiny, "[in Prefect](http://p)", extra="1") as run:
         tracking.log_dataset(run, "set", [Path("/raw/set.zip")], DIGEST, "training", {"images": 3})
         for step in (1, 2):
             tracking.log_metrics(run, {"loss": 1 / step, "dice": step}, step=step)
@@ -64,7 +71,7 @@ def logged(tracking: Any, tiny: Recipe, folder: Path) -> Any:
 @pytest.fixture(scope="module")
 def failed(tracking: Any, tiny: Recipe) -> str:
     """Id of a run that ended with an error."""
-    with contextlib.suppress(RuntimeError), tracking.open_run("retrain", tiny, {}, "") as run:
+    with contextlib.suppress(RuntimeError), opened(tracking, tiny) as run:
         tracking.log_tags(run, {"stage.train": "of a run that failed"})
         raise RuntimeError("no disk")
     return str(run.id)
@@ -210,7 +217,7 @@ def test_another_experiment_by_the_standard_variable(
     tracking: Any, client: Any, tiny: Recipe, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("MLFLOW_EXPERIMENT_NAME", "other")
-    with tracking.open_run("predict", tiny, {}, "") as run:
+    with opened(tracking, tiny) as run:
         pass
     experiment = client.get_run(run.id).info.experiment_id
     assert client.get_experiment(experiment).name == "other"
@@ -222,7 +229,68 @@ def test_a_run_goes_on_after_its_model_is_logged(
     logged = SimpleNamespace(model_id="m-1")
     pyfunc = import_module("mlflow.pyfunc")  # `mlflow.pyfunc` itself may be a loader of it
     monkeypatch.setattr(pyfunc, "log_model", lambda **_: logged)
-    with tracking.open_run("retrain", tiny, {}, "") as run:
+    with opened(tracking, tiny) as run:
         assert tracking.log_model(run, tiny, Path("model.keras")) == "m-1"
         assert client.get_run(run.id).info.status == "RUNNING"
     assert client.get_run(run.id).info.status == "FINISHED"
+
+
+# Work that is taken up again
+
+
+@pytest.mark.parametrize(
+    ("error", "status", "word"),
+    [
+        (RuntimeError("no disk"), "FAILED", "Failed"),
+        (StoppedError("after 7 steps"), "KILLED", "Stopped"),
+        (KeyboardInterrupt(), "KILLED", "Stopped"),
+    ],
+)
+def test_the_next_attempt_goes_on_in_the_same_run(
+    tracking: Any, client: Any, tiny: Recipe, error: BaseException, status: str, word: str
+) -> None:
+    work = uuid.uuid4().hex
+    with contextlib.suppress(type(error)), opened(tracking, tiny, "first", work, flow="a") as run:
+        tracking.log_metrics(run, {"loss": 0.5}, step=1)
+        raise error
+    assert client.get_run(run.id).info.status == status
+    with opened(tracking, tiny, "second", work, flow="b") as again:
+        assert (again.id, again.attempt) == (run.id, 2)
+        during = client.get_run(run.id)
+        assert during.info.status == "RUNNING"
+        assert "failure" not in during.data.tags
+        tracking.log_metrics(again, {"loss": 0.25}, step=1)
+        tracking.log_metrics(again, {"loss": 0.125}, step=2)
+    after = client.get_run(run.id)
+    assert after.info.status == "FINISHED"
+    assert after.data.tags.items() >= {"attempt": "2", "work": work, "flow": "b"}.items()
+    note = after.data.tags["mlflow.note.content"]
+    assert note.startswith(f"first\n\n**{word}**: ")
+    assert note.endswith("\n\nAttempt 2: second")
+    # A point that was there stays as it was, and once.
+    points = client.get_metric_history(run.id, "loss")
+    assert [(point.step, point.value) for point in points] == [(1, 0.5), (2, 0.125)]
+
+
+def test_a_run_whose_process_was_killed_is_taken_up(
+    tracking: Any, client: Any, tiny: Recipe
+) -> None:
+    work = uuid.uuid4().hex
+    with opened(tracking, tiny, "first", work) as run:
+        pass
+    client.update_run(run.id, status="RUNNING")  # nobody was left to end it
+    with opened(tracking, tiny, "second", work) as again:
+        assert (again.id, again.attempt) == (run.id, 2)
+
+
+def test_finished_work_and_other_work_get_a_new_run(
+    tracking: Any, client: Any, tiny: Recipe
+) -> None:
+    work = uuid.uuid4().hex
+    with opened(tracking, tiny, "first", work) as finished:
+        pass
+    with pytest.raises(RuntimeError), opened(tracking, tiny, "other", uuid.uuid4().hex) as other:
+        raise RuntimeError
+    with opened(tracking, tiny, "second", work) as again:
+        assert again.id not in (finished.id, other.id)
+        assert again.attempt == 1

@@ -1,6 +1,7 @@
 """The ``nucleus`` command. Each command imports what it needs, so that help comes at once."""
 
 import json
+import os
 import shutil
 import sys
 from collections.abc import Callable
@@ -246,9 +247,22 @@ def _start() -> Any:
     """The environment settled and the servers found; then Prefect and MLflow may be imported."""
     _prepare()
     click.echo("Starting Prefect and MLflow ...", err=True)
-    from flows import settings
+    from flows import server
+    from nucleus_unet.files import locked
+    from nucleus_unet.home import home, ui_url
 
-    settings.check_servers()
+    # Two that make the same database at once both fail.
+    with locked(home() / "locks" / "databases"):
+        own = not {"PREFECT_API_URL", "PREFECT_PROFILE"} & os.environ.keys()
+        if own:
+            url, process = server.start()
+            os.environ |= {"PREFECT_API_URL": url, "PREFECT_UI_URL": ui_url("prefect")}
+        from flows import settings  # takes as long as the server does
+
+        if own:
+            server.wait_for(url, process)
+        settings.check_servers()
+        settings.make_database()
     return settings
 
 

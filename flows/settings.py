@@ -14,12 +14,13 @@ from prefect.runtime import flow_run
 from prefect.settings import PREFECT_UI_URL
 from prefect.task_runners import ThreadPoolTaskRunner
 
-from nucleus_unet import isolation, tracking
+from nucleus_unet import tracking
 from nucleus_unet.dataset.fingerprint import fingerprint
 from nucleus_unet.dataset.synthetic import write_synthetic
 from nucleus_unet.errors import NucleusError
 from nucleus_unet.files import locked
 from nucleus_unet.home import home, home_id, ui_url
+from nucleus_unet.isolation import abandoned_on_error
 from nucleus_unet.recipe import Recipe, digest_of
 from nucleus_unet.source import packages, source
 from nucleus_unet.stages import code_digest
@@ -46,12 +47,15 @@ def check_servers() -> None:
                 ) from error
 
 
+def make_database() -> None:
+    """Make MLflow's database, where it is a file that is not there yet."""
+    tracking.MlflowClient().search_experiments(max_results=1)
+
+
 def run_flow(flow: Any, *args: Any) -> Any:
     """Run a flow in this process; what the user can mend is logged as one line, not as a traceback."""
     for name in ("prefect.flow_runs", "prefect.task_runs"):
         logging.getLogger(name).addFilter(_one_line)
-    # The last lines of a command are its own.
-    logging.getLogger("prefect").addFilter(lambda line: "temporary server" not in line.getMessage())
     return flow(*args)
 
 
@@ -126,17 +130,14 @@ def tracked(kind: str, recipe: Recipe, raws: Sequence[Path], **tags: str) -> Ite
     def wait() -> None:
         get_run_logger().warning("another process is at the same work: waiting until it has ended")
 
-    try:
-        with (
-            locked(home() / "locks" / f"work-{work[:20]}", wait),
-            tracking.open_run(kind, recipe, tags, note, work) as run,
-        ):
-            if run.attempt > 1:
-                get_run_logger().info("attempt %d of %s", run.attempt, run.url)
-            create_link_artifact(
-                run.url, key="mlflow-run", link_text="This run in MLflow", description="MLflow run"
-            )
-            yield run
-    except BaseException:
-        isolation.stop_followed()
-        raise
+    with (
+        locked(home() / "locks" / f"work-{work[:20]}", wait),
+        tracking.open_run(kind, recipe, tags, note, work) as run,
+        abandoned_on_error(),
+    ):
+        if run.attempt > 1:
+            get_run_logger().info("attempt %d of %s", run.attempt, run.url)
+        create_link_artifact(
+            run.url, key="mlflow-run", link_text="This run in MLflow", description="MLflow run"
+        )
+        yield run

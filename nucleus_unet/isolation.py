@@ -8,13 +8,14 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Iterator
 from concurrent.futures import Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
 from typing import Any
 
 from nucleus_unet.home import home
+from nucleus_unet.interruption import StoppedError
 
 POLL_S = 0.5
 STOP_S = 60.0
@@ -24,6 +25,7 @@ _choosing = threading.Lock()
 _idle = threading.Event()  # in the process that was started
 _workers: dict[int, ProcessPoolExecutor] = {}
 _followed: set[int] = set()
+_abandoned = threading.Event()
 
 
 def new_process() -> ProcessPoolExecutor:
@@ -55,8 +57,10 @@ def follow(function: str, *args: Any, poll: Callable[[], list[Any]]) -> Generato
     """
     with new_process() as process:
         pid = process.submit(os.getpid).result()
-        future = process.submit(_call, function, *args)
         _followed.add(pid)
+        if _abandoned.is_set():
+            raise StoppedError("stopped before it began")
+        future = process.submit(_call, function, *args)
         try:
             done = False
             while not done:
@@ -74,11 +78,21 @@ def follow(function: str, *args: Any, poll: Callable[[], list[Any]]) -> Generato
                 os.kill(pid, signal.SIGKILL)
 
 
-def stop_followed() -> None:
-    """Ask what is followed in this process to stop, for a signal that came to this process alone."""
-    for pid in list(_followed):
-        with contextlib.suppress(ProcessLookupError):  # it ended meanwhile
-            os.kill(pid, signal.SIGTERM)
+@contextlib.contextmanager
+def abandoned_on_error() -> Iterator[None]:
+    """What is followed within the block is asked to stop where an exception ends the block.
+
+    A signal may come to this process alone, while other threads follow.
+    """
+    _abandoned.clear()
+    try:
+        yield
+    except BaseException:
+        _abandoned.set()
+        for pid in list(_followed):
+            with contextlib.suppress(ProcessLookupError):  # it ended meanwhile
+                os.kill(pid, signal.SIGTERM)
+        raise
 
 
 def run_in_worker(
@@ -125,6 +139,12 @@ def _start(parent: int, log: Path) -> None:
     sys.stderr = os.fdopen(os.dup(2), "w", buffering=1)
     with log.open("ab") as file:
         os.dup2(file.fileno(), 2)
+
+    end_with(parent)
+
+
+def end_with(parent: int) -> None:
+    """See to it that this process ends soon after the one that started it."""
 
     def watch() -> None:
         while os.getppid() == parent:

@@ -4,7 +4,7 @@ import sqlite3
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -42,25 +42,38 @@ class Place:
     test: Path
     environment: dict[str, str]
 
-    def nucleus(self, *args: Any, **environment: str) -> subprocess.CompletedProcess[str]:
-        """Run the command to its end, with no server named."""
-        return subprocess.run(
+    def start(self, *args: Any, **environment: str) -> subprocess.Popen[str]:
+        """Start the command in a session of its own, with no server named."""
+        return subprocess.Popen(
             [sys.executable, "-m", "flows.cli", *map(str, args)],
             env=self.environment | environment,
             cwd=self.home.parent,
-            capture_output=True,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
             text=True,
-            check=False,
+            start_new_session=True,
         )
+
+    def nucleus(self, *args: Any, **environment: str) -> subprocess.CompletedProcess[str]:
+        """Run the command to its end."""
+        process = self.start(*args, **environment)
+        stdout, stderr = process.communicate()
+        return subprocess.CompletedProcess(process.args, process.returncode, stdout, stderr)
+
+    def retraining(self, *args: Any) -> list[Any]:
+        """The command for a tiny retraining."""
+        overrides = [part for override in TINY for part in ("--set", override)]
+        return ["retrain", "--train", self.train, "--recipe", "quick", *overrides, *args]
 
     def retrain(self, *args: Any) -> subprocess.CompletedProcess[str]:
         """Run a tiny retraining; what does not end well fails the tests that ask for it."""
-        overrides = [part for override in TINY for part in ("--set", override)]
-        done = self.nucleus(
-            "retrain", "--train", self.train, "--recipe", "quick", *overrides, *args
-        )
+        done = self.nucleus(*self.retraining(*args))
         assert done.returncode == 0, done.stderr
         return done
+
+    def elsewhere(self, home: Path) -> "Place":
+        """The same data with another home."""
+        return replace(self, home=home, environment=self.environment | {"NUCLEUS_HOME": str(home)})
 
     def prefect(self, query: str, *values: Any) -> list[tuple[Any, ...]]:
         """Rows of Prefect's own database."""

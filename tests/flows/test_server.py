@@ -1,0 +1,52 @@
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import httpx
+import pytest
+
+from flows import server
+from nucleus_unet.errors import NucleusError
+
+SCRIPT = """
+from flows import server
+url, process = server.start()
+server.wait_for(url, process)
+print(url, flush=True)
+input()
+"""
+
+
+def test_it_serves_on_loopback_and_ends_with_who_started_it(bare: Path) -> None:
+    parent = subprocess.Popen(
+        [sys.executable, "-c", SCRIPT],
+        cwd=Path(__file__).parents[2],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    assert parent.stdout
+    url = parent.stdout.readline().strip()
+    assert url.startswith("http://127.0.0.1:")
+    assert httpx.get(f"{url}/health").json() is True
+    parent.kill()
+    parent.communicate()
+    deadline = time.monotonic() + 30
+    while answers(url) and time.monotonic() < deadline:
+        time.sleep(0.1)
+    assert not answers(url)
+
+
+def answers(url: str) -> bool:
+    try:
+        return httpx.get(f"{url}/health", timeout=1).is_success
+    except httpx.HTTPError:
+        return False
+
+
+def test_a_server_that_ended_is_told(bare: Path) -> None:
+    process = subprocess.Popen([sys.executable, "-c", ""])
+    process.wait()
+    with pytest.raises(NucleusError, match=r"^Prefect's local server ended: see .*home/own-pref"):
+        server.wait_for("http://127.0.0.1:9/api", process)

@@ -94,10 +94,7 @@ def retrain(
             ("SHA-256", made.submission.sha256),
             ("nuclei", f"{made.submission.nuclei} in {made.submission.images} images"),
         ]
-    # As it was typed, where the shell would not find it by its name.
-    typed = Path(sys.argv[0])
-    command = typed if typed.name == "nucleus" and not shutil.which("nucleus") else "nucleus"
-    rows += [("run", made.run.id), ("see it in both UIs", f"{command} ui {made.run.id}")]
+    rows += [("run", made.run.id), ("see it in both UIs", f"{_typed()} ui {made.run.id}")]
     _table(rows)
 
 
@@ -131,6 +128,61 @@ def predict(images: tuple[Path, ...], model: str, out: Path) -> None:
             ("overlays", str(out / "overlays")),
         ]
     )
+
+
+@main.command()
+@click.argument("run_id")
+@click.option("--retrain", is_flag=True, help="Train again from the raw data.")
+@click.option(
+    "--train",
+    "training_data",
+    type=PATH,
+    multiple=True,
+    help="Where the run's training data are now, if not where they were.",
+)
+@click.option("--test", "test_data", type=PATH, help="The same of its test images.")
+def reproduce(
+    run_id: str, retrain: bool, training_data: tuple[Path, ...], test_data: Path | None
+) -> None:
+    """Make the submission of run RUN_ID again, and say whether it is the same.
+
+    Exit code 0 where it is identical, 1 where it differs, 2 where it could not be tried.
+    """
+    settings = _start()
+    from flows.reproduce import reproduce as flow
+    from tasks.compare import report
+
+    answer = settings.run_flow(flow, run_id, retrain, list(training_data) or None, test_data)
+    click.echo(f"\n{report(answer)}\n")
+    _table([("run", answer.run.id), ("see it in both UIs", f"{_typed()} ui {answer.run.id}")])
+    sys.exit(0 if answer.identical else 1)
+
+
+@main.command()
+@click.argument("run_a")
+@click.argument("run_b")
+def diff(run_a: str, run_b: str) -> None:
+    """In what two runs differ: recipe, data, machine, packages, source; and what each made."""
+    _prepare()
+    from nucleus_unet import tracking
+    from nucleus_unet.reproduction import changes, compare_submissions, side_by_side
+
+    a, b = (tracking.fetch_record(run_id) for run_id in (run_a, run_b))
+    for line in changes(a, b) or ["recipe, data, machine, packages and source are the same"]:
+        click.echo(line)
+    click.echo()
+    rows = side_by_side(a, b)
+    width = max(len(left) for _, left, _ in rows)
+    _table([(name, f"{left:{width}}  {right}") for name, left, right in rows])
+    if "test" in a.data and "test" in b.data:
+        sizes = {file["id"]: (file["height"], file["width"]) for file in a.data["test"].files}
+        before, after = (tracking.fetch_artifact(r.run_id, "submission.csv") for r in (a, b))
+        different = compare_submissions(before, after, sizes)
+        click.echo(f"\n{len(different)} of {len(sizes)} images have other nuclei")
+        for image in different[:20]:
+            click.echo(
+                f"{image.id}  {image.gained} gained, {image.lost} lost, {image.pixels} pixels changed"
+            )
 
 
 @main.command()
@@ -264,6 +316,12 @@ def _start() -> Any:
         settings.check_servers()
         settings.make_database()
     return settings
+
+
+def _typed() -> Path | str:
+    """The command as it was typed, where the shell would not find it by its name."""
+    typed = Path(sys.argv[0])
+    return typed if typed.name == "nucleus" and not shutil.which("nucleus") else "nucleus"
 
 
 def _table(rows: list[tuple[str, str]]) -> None:

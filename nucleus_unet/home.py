@@ -1,7 +1,10 @@
 """Where things are kept, and the environment that Prefect and MLflow read."""
 
 import os
+import shutil
 import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from nucleus_unet.errors import NucleusError
@@ -37,6 +40,22 @@ def home_id() -> str:
         if not path.exists():
             write_atomically(path, uuid.uuid4().hex)
     return path.read_text()
+
+
+@contextmanager
+def fresh_home(name: str) -> Iterator[None]:
+    """Within the block the home is a folder below ours: nothing that was made before is found.
+
+    It is removed when the block ends well; after an error it is there for another attempt.
+    """
+    outer = home()
+    inner = outer / "fresh" / name
+    os.environ["NUCLEUS_HOME"] = str(inner)
+    try:
+        yield
+    finally:
+        os.environ["NUCLEUS_HOME"] = str(outer)
+    shutil.rmtree(inner)
 
 
 def prepare_environment() -> None:

@@ -1,6 +1,7 @@
 """From images to probabilities, with a trained network."""
 
 import functools
+import hashlib
 import itertools
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
@@ -161,3 +162,12 @@ def segment(
 def load_model(path: Path) -> keras.Model:
     """Read a ``model.keras`` for prediction; it is kept for the next call."""
     return keras.models.load_model(path, compile=False)
+
+
+def weights_digest(path: Path) -> str:
+    """SHA-256 over the named arrays of a ``model.keras``, which itself holds a date."""
+    digest = hashlib.sha256()
+    for weight in load_model(path).weights:
+        array = np.asarray(weight)
+        digest.update(f"{weight.path} {array.shape} {array.dtype}\0".encode() + array.tobytes())
+    return digest.hexdigest()

@@ -5,9 +5,9 @@ import os
 import tempfile
 import time
 import warnings
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from datetime import datetime
 from importlib import metadata
 from pathlib import Path
@@ -28,14 +28,19 @@ from mlflow.utils.mlflow_tags import (
     MLFLOW_SOURCE_TYPE,
 )
 
+from nucleus_unet.environment import environment, lock
 from nucleus_unet.errors import NucleusError
+from nucleus_unet.files import sha256_file
 from nucleus_unet.home import home, ui_url
 from nucleus_unet.interruption import StoppedError
 from nucleus_unet.recipe import Recipe
+from nucleus_unet.reproduction import Data, Record
 from nucleus_unet.source import packages, source
 
 EXPERIMENT = "nucleus-unet"
 MODEL = "model"
+MODEL_FILES = "model.files"
+"""Tag: the SHA-256 of each file of the model, by name."""
 PACKAGE = Path(__file__).parent
 # How MLflow answers that there is no such thing, or that no id looks like this.
 ABSENT = ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE")
@@ -108,6 +113,9 @@ def open_run(
         )
         client.log_text(run.id, recipe.model_dump_json(indent=1), "recipe.json")
         client.log_text(run.id, "\n".join(packages()) + "\n", "packages.txt")
+        client.log_text(run.id, json.dumps(environment(), indent=1), "environment.json")
+        if requirements := lock():
+            client.log_text(run.id, requirements, "requirements.lock")
         if code.dirty:
             client.log_text(run.id, code.diff, "source.diff")
         yield run
@@ -158,15 +166,15 @@ def describe(run_id: str, markdown: str) -> None:
 
 
 def log_dataset(
-    run: Run,
-    name: str,
-    paths: Sequence[Path],
-    digest: str,
-    context: str,
-    profile: Mapping[str, int],
+    run: Run, name: str, data: Data, digest: str, context: str, profile: Mapping[str, int]
 ) -> None:
-    """Add a data set to the run's inputs; its whole digest goes to the tag ``dataset.<context>``."""
-    places = json.dumps({"uri": ", ".join(str(path.absolute()) for path in paths)[:60_000]})
+    """Add a data set to the run's inputs.
+
+    Its whole digest goes to the tag ``dataset.<context>``, its paths and files to an artifact,
+    ``datasets/<context>.json``.
+    """
+    log_json(run, f"datasets/{context}.json", asdict(data))
+    places = json.dumps({"uri": ", ".join(data.paths)[:60_000]})
     dataset = Dataset(name, digest[:36], "local", places, profile=json.dumps(dict(profile)))
     entry = DatasetInput(dataset, tags=[InputTag("mlflow.data.context", context)])
     client = MlflowClient()
@@ -240,8 +248,10 @@ def log_model(run: Run, recipe: Recipe, network: Path) -> str:
                 ),
                 pip_requirements=[f"{n}=={metadata.version(n)}" for n in MODEL_REQUIREMENTS],
             )
+            digests = {path.name: sha256_file(path) for path in (recipe_file, network)}
     # Leaving the block above ended the run, which goes on.
     MlflowClient().update_run(run.id, status="RUNNING")
+    log_tags(run, {MODEL_FILES: json.dumps(digests)})
     return str(logged.model_id)
 
 
@@ -282,23 +292,80 @@ def fetch_model(run_id: str) -> tuple[Recipe, Path]:
     Raises
     ------
     NucleusError
-        No such run on this tracking server, or it logged no model.
+        No such run on this tracking server, it logged no model, or the model's files are not those
+        that it logged.
     """
-    require_run(run_id)
-    to = home() / "models" / run_id
-    to.mkdir(parents=True, exist_ok=True)
-    uri = f"runs:/{run_id}/{MODEL}"
+    digests = json.loads(require_run(run_id).get(MODEL_FILES, "{}"))
     try:
-        folder = Path(mlflow.artifacts.download_artifacts(uri, dst_path=str(to)))
+        folder = _fetch(run_id, MODEL) / "artifacts"
     except MlflowException as error:
         if error.error_code not in ABSENT:
             raise
         raise NucleusError(
             f"run {run_id} has no model: it failed or is not a retrain; choose one that finished"
         ) from error
-    artifacts = folder / "artifacts"
-    recipe = Recipe.model_validate_json((artifacts / "recipe.json").read_bytes())
-    return recipe, artifacts / "model.keras"
+    for name, digest in digests.items():
+        if not (folder / name).is_file() or sha256_file(folder / name) != digest:
+            raise NucleusError(
+                f"run {run_id}: its artifact {MODEL}/artifacts/{name} is damaged, other than what "
+                "was logged: restore it, or train again (nucleus reproduce --retrain)"
+            )
+    return Recipe.model_validate_json((folder / "recipe.json").read_bytes()), folder / "model.keras"
+
+
+def fetch_record(run_id: str) -> Record:
+    """What a run logged of itself.
+
+    Raises
+    ------
+    NucleusError
+        No such run on this tracking server, or something of it is missing.
+    """
+    tags = require_run(run_id)
+
+    def read(name: str) -> str:
+        return fetch_artifact(run_id, name).read_text()
+
+    run = MlflowClient().get_run(run_id)
+    contexts = [key.removeprefix("dataset.") for key in tags if key.startswith("dataset.")]
+    return Record(
+        run_id,
+        recipe=json.loads(read("recipe.json")),
+        environment=json.loads(read("environment.json")),
+        packages=dict(line.split("==") for line in read("packages.txt").splitlines()),
+        commit=tags["source.commit"],
+        diff=read("source.diff") if tags["source.dirty"] == "true" else "",
+        data={
+            context: Data(**json.loads(read(f"datasets/{context}.json"))) for context in contexts
+        },
+        tags=tags,
+        metrics=run.data.metrics,
+        history=json.loads(read("history.json")) if "stage.train" in tags else (),
+    )
+
+
+def fetch_artifact(run_id: str, name: str) -> Path:
+    """A file that a run logged, fetched into the home.
+
+    Raises
+    ------
+    NucleusError
+        The run has none of this name.
+    """
+    try:
+        return _fetch(run_id, name)
+    except (MlflowException, OSError) as error:
+        if isinstance(error, MlflowException) and error.error_code not in ABSENT:
+            raise
+        raise NucleusError(
+            f"run {run_id} has no artifact {name}: it did not log it, or it is lost"
+        ) from error
+
+
+def _fetch(run_id: str, name: str) -> Path:
+    to = home() / "fetched" / run_id
+    to.mkdir(parents=True, exist_ok=True)
+    return Path(mlflow.artifacts.download_artifacts(f"runs:/{run_id}/{name}", dst_path=str(to)))
 
 
 def run_url(run_id: str) -> str:

@@ -4,6 +4,7 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from prefect import task
@@ -18,6 +19,7 @@ from nucleus_unet.files import sha256_file, write_atomically
 from nucleus_unet.home import home
 from nucleus_unet.isolation import run_in_worker
 from nucleus_unet.recipe import Recipe
+from nucleus_unet.reproduction import Data
 from nucleus_unet.stages import Stage
 from tasks.encode import ROWS
 from tasks.evaluate import BY_IMAGE, SCORES, TUNED, scores_of
@@ -56,7 +58,6 @@ def publish_model(
     model_id = run_in_worker(threads, "nucleus_unet.tracking:log_model", run, recipe, network)
     tracking.log_json(run, "history.json", history)
     tracking.log_bytes(run, "curves.png", figures.curves(history))
-    tracking.log_json(run, "files.json", _files(images, labels))
     results = [scores.folder / name for name in (SCORES, BY_IMAGE, TUNED)]
     tracking.log_files(run, "", [split.folder / SPLIT, *results])
     pictures = [split.folder / PICTURE, *sorted(scores.folder.glob("*.png"))]
@@ -73,7 +74,8 @@ def publish_model(
     create_markdown_artifact(card, key="model-card", description="Data, scores, cost, failures")
     tracking.log_bytes(run, "model_card.md", card.encode())
     tracking.describe(run.id, card)
-    tags = {"stage.train": model.digest}
+    weights = run_in_worker(threads, "nucleus_unet.inference:weights_digest", network)
+    tags = {"stage.train": model.digest, "weights.sha256": weights}
     if model.cached and (first := tracking.first_finished_run("stage.train", model.digest)):
         tags["reused_from"] = first
     tracking.log_tags(run, tags)
@@ -140,8 +142,9 @@ def log_dataset(
     profile = {"images": len(images_of(images.folder))}
     if labels:
         profile["nuclei"] = sum(entry.nuclei for entry in labels_of(labels.folder))
+    data = Data([str(path.absolute()) for path in paths], files_of(images, labels))
     digest = dataset_of(images, labels)
-    tracking.log_dataset(run, dataset_name(paths), paths, digest, context, profile)
+    tracking.log_dataset(run, dataset_name(paths), data, digest, context, profile)
 
 
 def dataset_name(paths: Sequence[Path]) -> str:
@@ -150,9 +153,16 @@ def dataset_name(paths: Sequence[Path]) -> str:
     return f"{paths[0].name[:400]}{more}"
 
 
-def _files(images: Stage, labels: Stage) -> list[dict[str, str]]:
-    annotation = {entry.id: entry.source_sha256 for entry in labels_of(labels.folder)}
-    return [
-        {"id": e.id, "image_sha256": e.source_sha256, "masks_sha256": annotation[e.id]}
-        for e in images_of(images.folder)
-    ]
+def files_of(images: Stage, labels: Stage | None) -> list[dict[str, Any]]:
+    """Id and size of each image, and the digests of its files."""
+    files: dict[str, dict[str, Any]] = {
+        entry.id: {
+            "height": entry.height,
+            "width": entry.width,
+            "image_sha256": entry.source_sha256,
+        }
+        for entry in images_of(images.folder)
+    }
+    for entry in labels_of(labels.folder) if labels else ():
+        files[entry.id]["masks_sha256"] = entry.source_sha256
+    return [{"id": id_, **digests} for id_, digests in files.items()]

@@ -10,12 +10,16 @@ from typing import Any
 import pytest
 from mlflow.exceptions import MlflowException
 
+from nucleus_unet.backend import usable_cores
 from nucleus_unet.errors import NucleusError
+from nucleus_unet.files import sha256_bytes
 from nucleus_unet.interruption import StoppedError
 from nucleus_unet.recipe import Recipe
+from nucleus_unet.reproduction import Data
 from nucleus_unet.source import Source
 
 DIGEST = "0123456789abcdef" * 4
+SET = Data(["/raw/set.zip"], [{"id": "a", "image_sha256": DIGEST}])
 
 
 @pytest.fixture(scope="module")
@@ -56,7 +60,7 @@ def logged(tracking: Any, tiny: Recipe, folder: Path) -> Any:
     """A run in which a bit of everything is logged."""
     (folder / "note.txt").write_text("note")
     with opened(tracking, tiny, "[in Prefect](http://p)", extra="1") as run:
-        tracking.log_dataset(run, "set", [Path("/raw/set.zip")], DIGEST, "training", {"images": 3})
+        tracking.log_dataset(run, "set", SET, DIGEST, "training", {"images": 3})
         for step in (1, 2):
             tracking.log_metrics(run, {"loss": 1 / step, "dice": step}, step=step)
         tracking.log_tags(run, {"stage.train": DIGEST})
@@ -187,6 +191,24 @@ def test_the_tags_of_a_run_that_is_there(tracking: Any, logged: Any) -> None:
     assert tracking.require_run(logged.id)["extra"] == "1"
 
 
+def test_the_record_of_a_run_has_all_that_decided_it(
+    tracking: Any, logged: Any, tiny: Recipe
+) -> None:
+    record = tracking.fetch_record(logged.id)
+    assert Recipe.model_validate(record.recipe) == tiny
+    assert record.packages["mlflow"] == "3.17.2"
+    assert record.environment.items() >= {"cores": str(usable_cores())}.items()
+    assert (record.commit, record.diff) == ("c0ffee", "+changed\n")
+    assert record.data == {"training": SET}
+    assert record.tags["extra"] == "1"
+
+
+def test_an_artifact_that_is_not_there_is_named(tracking: Any, logged: Any) -> None:
+    assert tracking.fetch_artifact(logged.id, "notes/note.txt").read_text() == "note"
+    with pytest.raises(NucleusError, match=f"^run {logged.id} has no artifact absent.txt: it did"):
+        tracking.fetch_artifact(logged.id, "absent.txt")
+
+
 @pytest.mark.parametrize("run_id", ["0" * 32, "no such run"])
 def test_an_unknown_run_is_refused(tracking: Any, run_id: str) -> None:
     with pytest.raises(NucleusError, match=f"^no run {run_id} at sqlite:.*nucleus ui") as error:
@@ -224,14 +246,19 @@ def test_another_experiment_by_the_standard_variable(
 
 
 def test_a_run_goes_on_after_its_model_is_logged(
-    tracking: Any, client: Any, tiny: Recipe, monkeypatch: pytest.MonkeyPatch
+    tracking: Any, client: Any, tiny: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    network = tmp_path / "model.keras"
+    network.write_bytes(b"weights")
     logged = SimpleNamespace(model_id="m-1")
     pyfunc = import_module("mlflow.pyfunc")  # `mlflow.pyfunc` itself may be a loader of it
     monkeypatch.setattr(pyfunc, "log_model", lambda **_: logged)
     with opened(tracking, tiny) as run:
-        assert tracking.log_model(run, tiny, Path("model.keras")) == "m-1"
+        assert tracking.log_model(run, tiny, network) == "m-1"
         assert client.get_run(run.id).info.status == "RUNNING"
+        files = json.loads(client.get_run(run.id).data.tags["model.files"])
+        assert files["model.keras"] == sha256_bytes(b"weights")
+        assert files["recipe.json"] == sha256_bytes(tiny.model_dump_json(indent=1).encode())
     assert client.get_run(run.id).info.status == "FINISHED"
 
 

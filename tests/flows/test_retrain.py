@@ -170,7 +170,11 @@ def test_system_and_summary_metrics_are_there(run: Any, retrained: Any) -> None:
 
 
 def test_its_artifacts_say_what_went_in(place: Any, artifacts: Path) -> None:
-    files = json.loads((artifacts / "files.json").read_text())
+    data = {path.stem: json.loads(path.read_text()) for path in artifacts.glob("datasets/*")}
+    assert data["training"]["paths"] == [str(place.train)]
+    assert data["test"]["paths"] == [str(place.test)]
+    assert len(data["test"]["files"]) == 3
+    files = data["training"]["files"]
     split = json.loads((artifacts / "split.json").read_text())
     before = {path.name: path for path in place.train.iterdir()} | {p.name: p for p in place.later}
     assert len(files) == 10
@@ -182,6 +186,8 @@ def test_its_artifacts_say_what_went_in(place: Any, artifacts: Path) -> None:
     assert sorted(ids) == [file["id"] for file in files]
     packages = (artifacts / "packages.txt").read_text().splitlines()
     assert {"mlflow==3.17.2", "prefect==3.8.8"} <= set(packages)
+    environment = json.loads((artifacts / "environment.json").read_text())
+    assert {"python", "cpu", "cpu flags", "cores", "gpu"} <= environment.keys()
 
 
 def test_its_card_is_an_artifact_and_the_description(run: Any, artifacts: Path) -> None:

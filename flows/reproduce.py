@@ -1,0 +1,93 @@
+"""A logged run's submission made again, and compared."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from prefect import flow
+
+from flows.predict import segment
+from flows.retrain import retrain as retrain_flow
+from flows.settings import task_runner, tracked
+from nucleus_unet import tracking
+from nucleus_unet.errors import NucleusError
+from nucleus_unet.home import fresh_home, home, prepare_environment
+from nucleus_unet.recipe import parse_recipe
+from nucleus_unet.reproduction import Record
+from tasks.compare import Answer, compare, require_data
+from tasks.ingest import ingest
+from tasks.merge_masks import merge_masks
+from tasks.publish import log_dataset, publish_submission
+
+
+@flow(flow_run_name="reproduce {run_id}", task_runner=task_runner())
+def reproduce(
+    run_id: str,
+    retrain: bool = False,
+    training_data: list[Path] | None = None,
+    test_data: Path | None = None,
+) -> Answer:
+    """Make the submission of a logged run again, in a home of its own, and compare.
+
+    Parameters
+    ----------
+    run_id : str
+        MLflow run of a retraining that made a submission.
+    retrain : bool
+        Train again from the raw data; otherwise the logged model predicts.
+    training_data : list of Path, optional
+        The run's raw training data, where they are not at the paths that it logged any more.
+    test_data : Path, optional
+        The run's test images, in the same way.
+    """
+    prepare_environment()
+    record = tracking.fetch_record(run_id)
+    recipe = parse_recipe(dict(record.recipe), f"recipe of run {run_id}")
+    test = test_data or _paths(record, "test")[0]
+    training = (training_data or _paths(record, "training")) if retrain else []
+    made = home() / "runs"
+    with (
+        tracked("reproduce", recipe, [*training, test], reproduces=run_id) as run,
+        fresh_home(f"{run_id}{'-retrain' * retrain}"),
+    ):
+        images = ingest.submit([test], annotated=False).result()
+        require_data(record, "test", images, None)
+        log_dataset(run, "test", [test], images)
+        weights = None
+        if retrain:
+            training_images = ingest.submit(training, annotated=True).result()
+            labels = merge_masks.submit(training, training_images).result()
+            require_data(record, "training", training_images, labels)
+            log_dataset(run, "training", training, training_images, labels)
+            retrained = retrain_flow(training, test, recipe)
+            submission = retrained.submission
+            tags = tracking.require_run(retrained.run.id)
+            tracking.log_tags(run, {"retrained": retrained.run.id})
+            weights = record.tags["weights.sha256"], tags["weights.sha256"]
+        else:
+            tuned, network = tracking.fetch_model(run_id)
+            found = segment(tuned, network, images)
+            submission = publish_submission(images, found, run, made / run.id)
+        return compare(record, submission, images, test, weights, run)
+
+
+def _paths(record: Record, context: str) -> Sequence[Path]:
+    """Where a run had its data.
+
+    Raises
+    ------
+    NucleusError
+        It had none of the kind, or they are gone.
+    """
+    if context not in record.data:
+        raise NucleusError(
+            f"run {record.run_id} has no {context} data: reproduce a retraining that made a submission"
+        )
+    paths = [Path(path) for path in record.data[context].paths]
+    for path in paths:
+        if not path.exists():
+            option = "--train" if context == "training" else "--test"
+            raise NucleusError(
+                f"{path}: the {context} data of run {record.run_id} are gone; say with {option} "
+                "where they are now"
+            )
+    return paths

@@ -1,0 +1,155 @@
+"""Whether two runs made the same, where they differ, and why that may be."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from nucleus_unet import rle
+from nucleus_unet.recipe import flatten
+from nucleus_unet.scoring import match
+from nucleus_unet.submission import read_submission
+
+ARITHMETIC = ("tensorflow", "keras", "numpy", "opencv-python-headless", "scikit-image", "scipy")
+"""Packages that compute what is compared."""
+
+
+@dataclass(frozen=True)
+class Record:
+    """What a run logged of itself."""
+
+    run_id: str
+    recipe: Mapping[str, Any]
+    """Resolved."""
+    environment: Mapping[str, str]
+    packages: Mapping[str, str]
+    commit: str
+    diff: str
+    """What the working tree had beside the commit, as a patch."""
+    data: Mapping[str, "Data"]
+    """By context: ``training`` and ``test``."""
+    tags: Mapping[str, str] = field(default_factory=dict)
+    metrics: Mapping[str, float] = field(default_factory=dict)
+    """The last value of each."""
+    history: Sequence[Mapping[str, float]] = ()
+    """Epochs of the training, where there was one."""
+
+
+@dataclass(frozen=True)
+class Data:
+    """A data set: where it was, and the digests of its files."""
+
+    paths: Sequence[str]
+    files: Sequence[Mapping[str, Any]]
+    """``id``, ``height``, ``width``, ``image_sha256`` and, of training data, ``masks_sha256``."""
+
+
+@dataclass(frozen=True)
+class ImageDifference:
+    """How the nuclei of one image differ between two submissions."""
+
+    id: str
+    gained: int
+    """Nuclei of the second that have none of the first with an IoU above 0.5."""
+    lost: int
+    pixels: int
+    """That are nucleus in one alone."""
+
+
+def changes(a: Record, b: Record) -> list[str]:
+    """In what two runs differ that can change what they made, the likeliest cause first.
+
+    Recipe, data, the packages that compute, processor and switches, source, other packages.
+    """
+    recipes = _changed(flatten(dict(a.recipe)), flatten(dict(b.recipe)))
+    packages = list(_changed(a.packages, b.packages))
+    arithmetic = [line for line in packages if line.split()[0] in ARITHMETIC]
+    environment = _changed(a.environment, b.environment)
+    found = [f"recipe {line}" for line in recipes if not line.startswith("name ")]
+    found += [
+        f"{context} data: {line}"
+        for context in sorted(a.data.keys() & b.data.keys())
+        for line in data_changes(a.data[context].files, b.data[context].files)
+    ]
+    found += [f"package {line}" for line in arithmetic]
+    found += [f"machine {line}" for line in environment]
+    if a.commit != b.commit:
+        found.append(f"source {a.commit[:12]} → {b.commit[:12]}")
+    if a.diff != b.diff:
+        found.append("source: what the working tree has beside the commit")
+    return found + [f"package {line}" for line in packages if line not in arithmetic]
+
+
+def data_changes(a: Sequence[Mapping[str, str]], b: Sequence[Mapping[str, str]]) -> list[str]:
+    """Which files of a data set are missing, other, or new in the second list."""
+    before, after = ({row["id"]: dict(row) for row in rows} for rows in (a, b))
+    found = [f"image {id_} is missing" for id_ in before if id_ not in after]
+    for id_ in before.keys() & after.keys():
+        for key, what in (("image_sha256", "image"), ("masks_sha256", "masks of")):
+            if before[id_].get(key) != after[id_].get(key):
+                found.append(f"{what} {id_} changed")
+    return sorted(found) + sorted(f"image {id_} is new" for id_ in after if id_ not in before)
+
+
+def compare_submissions(
+    a: Path, b: Path, sizes: Mapping[str, tuple[int, int]]
+) -> list[ImageDifference]:
+    """The images whose rows differ between two submissions, most changed pixels first.
+
+    Parameters
+    ----------
+    a, b : Path
+        Submissions of the same images.
+    sizes : mapping of str to (int, int)
+        Height and width of each image.
+    """
+    first, second = read_submission(a), read_submission(b)
+    found = []
+    for id_, size in sizes.items():
+        if first.get(id_) == second.get(id_):
+            continue
+        before, after = (rle.decode(rows.get(id_, []), *size) for rows in (first, second))
+        same = int(match(before, after).tp[0])
+        found.append(
+            ImageDifference(
+                id_,
+                gained=int(after.max()) - same,
+                lost=int(before.max()) - same,
+                pixels=int(np.count_nonzero((before > 0) != (after > 0))),
+            )
+        )
+    return sorted(found, key=lambda difference: (-difference.pixels, difference.id))
+
+
+def side_by_side(a: Record, b: Record) -> list[tuple[str, str, str]]:
+    """What two runs made, as rows of name and the two values: curves, scores, submission."""
+    before, after = _made(a), _made(b)
+    return [
+        (key, before.get(key, "absent"), after.get(key, "absent"))
+        for key in [*before, *(key for key in after if key not in before)]
+    ]
+
+
+def _made(record: Record) -> dict[str, str]:
+    found: dict[str, Any] = {}
+    if record.history:
+        for key in ("loss", "val_loss", "mean_iou", "val_mean_iou"):
+            found[f"{key} of the last epoch"] = record.history[-1][key]
+        best = max(epoch["val_mean_iou"] for epoch in record.history)
+        found["val_mean_iou of the best epoch"] = best
+    for key in sorted(record.metrics):
+        if key.startswith(("validation/", "submission/")):
+            found[key] = record.metrics[key]
+    for key in ("weights.sha256", "submission.sha256"):
+        if key in record.tags:
+            found[key] = record.tags[key][:16]
+    return {k: f"{v:.4g}" if isinstance(v, float) else v for k, v in found.items()}
+
+
+def _changed(a: Mapping[str, Any], b: Mapping[str, Any]) -> Iterator[str]:
+    for key in [*a, *(key for key in b if key not in a)]:
+        before, after = a.get(key, "absent"), b.get(key, "absent")
+        if before != after:
+            yield f"{key} {before} → {after}"

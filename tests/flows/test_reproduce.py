@@ -1,0 +1,145 @@
+"""A logged run's submission made again."""
+
+import re
+import shutil
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import cv2
+import pytest
+
+from nucleus_unet.files import sha256_bytes
+
+
+@pytest.fixture(scope="module")
+def client(retrained: Any) -> Any:
+    from mlflow import MlflowClient
+
+    return MlflowClient(tracking_uri=f"sqlite:///{retrained.place.home}/mlflow.db")
+
+
+@pytest.fixture(scope="module")
+def artifacts(retrained: Any, client: Any) -> Path:
+    """The folder of the artifacts of the run that is reproduced."""
+    return Path(client.get_run(retrained.run_id).info.artifact_uri.removeprefix("file://"))
+
+
+@contextmanager
+def changed(path: Path, content: bytes | None) -> Iterator[None]:
+    """A file with other content, or away, within the block."""
+    before = path.read_bytes()
+    path.unlink()
+    if content is not None:
+        path.write_bytes(content)
+    try:
+        yield
+    finally:
+        path.write_bytes(before)
+
+
+def test_the_logged_model_makes_the_same_submission(retrained: Any, client: Any) -> None:
+    place = retrained.place
+    done = place.nucleus("reproduce", retrained.run_id)
+    assert done.returncode == 0, done.stderr
+    assert f"# Reproduction of {retrained.run_id}: identical\n" in done.stdout
+    assert done.stdout.count(retrained.said["SHA-256"]) == 2
+    assert "in state Cached" not in done.stderr
+    [run_id] = [line.split()[1] for line in done.stdout.splitlines() if line.startswith("run ")]
+    run = client.get_run(run_id)
+    expected = {"kind": "reproduce", "reproduces": retrained.run_id, "outcome": "identical"}
+    assert run.data.tags.items() >= expected.items()
+    assert run.data.tags["submission.sha256"] == retrained.said["SHA-256"]
+    assert run.info.status == "FINISHED"
+    page = Path(run.info.artifact_uri.removeprefix("file://"), "reproduction.md").read_text()
+    assert page in done.stdout
+    assert list((place.home / "fresh").iterdir()) == []
+
+
+@pytest.mark.slow
+def test_trained_again_it_has_the_same_weights(retrained: Any, client: Any) -> None:
+    done = retrained.place.nucleus("reproduce", retrained.run_id, "--retrain")
+    assert done.returncode == 0, done.stderr
+    assert "\n\nWeights: identical.\n" in done.stdout
+    assert "epoch 2 of 2" in done.stderr
+    assert "train is there already" not in done.stderr
+
+
+@pytest.mark.slow
+def test_another_submission_is_told_image_by_image(
+    retrained: Any, client: Any, artifacts: Path
+) -> None:
+    """As if the run had logged another: of its first nucleus half the pixels are missing."""
+    path = artifacts / "submission.csv"
+    lines = path.read_text().splitlines()
+    row = next(index for index, line in enumerate(lines[1:], 1) if not line.endswith(","))
+    image_id, _, encoded = lines[row].partition(",")
+    lines[row] = f"{image_id},{' '.join(encoded.split()[:2])}"
+    content = ("\n".join(lines) + "\n").encode()
+    with changed(path, content):
+        client.set_tag(retrained.run_id, "submission.sha256", sha256_bytes(content))
+        done = retrained.place.nucleus("reproduce", retrained.run_id)
+        client.set_tag(retrained.run_id, "submission.sha256", retrained.said["SHA-256"])
+    assert done.returncode == 1, done.stderr
+    assert ": different\n" in done.stdout
+    assert f"\n| {image_id} | " in done.stdout
+    assert "none that the two runs logged" in done.stdout
+
+
+def damage_test_image(place: Any, artifacts: Path) -> Any:
+    image = next(place.test.glob("*/images/*.png"))
+    pixels = cv2.imread(str(image))
+    assert pixels is not None
+    pixels[0, 0] ^= 1
+    return changed(image, cv2.imencode(".png", pixels)[1].tobytes())
+
+
+def truncate_model(place: Any, artifacts: Path) -> Any:
+    [path] = artifacts.parents[1].glob("**/model.keras")
+    return changed(path, path.read_bytes()[:-100])
+
+
+def lose_environment(place: Any, artifacts: Path) -> Any:
+    return changed(artifacts / "environment.json", None)
+
+
+@pytest.mark.parametrize(
+    ("harm", "said"),
+    [
+        (damage_test_image, r"the test data are not those of run {run}: image \w+ changed; name"),
+        (truncate_model, r"run {run}: its artifact model/artifacts/model.keras is damaged"),
+        (lose_environment, r"run {run} has no artifact environment.json"),
+    ],
+)
+@pytest.mark.slow
+def test_what_cannot_be_tried_is_named(
+    retrained: Any, artifacts: Path, harm: Callable[[Any, Path], Any], said: str
+) -> None:
+    with harm(retrained.place, artifacts):
+        done = retrained.place.nucleus("reproduce", retrained.run_id)
+    assert done.returncode == 2
+    last = done.stderr.splitlines()[-1]
+    assert re.match("Error: " + said.format(run=retrained.run_id), last), done.stderr
+
+
+@pytest.mark.slow
+def test_missing_data_are_named_and_may_be_elsewhere(retrained: Any, tmp_path: Path) -> None:
+    place, away = retrained.place, tmp_path / "away"
+    moved = shutil.copytree(place.test, tmp_path / "moved")
+    place.test.rename(away)
+    try:
+        done = place.nucleus("reproduce", retrained.run_id)
+        assert done.returncode == 2
+        assert f"Error: {place.test}: the test data of run" in done.stderr
+        assert place.nucleus("reproduce", retrained.run_id, "--test", moved).returncode == 0
+        shutil.rmtree(next(moved.iterdir()))
+        done = place.nucleus("reproduce", retrained.run_id, "--test", moved)
+        assert done.returncode == 2
+        assert " is missing; name those it had with --test" in done.stderr
+    finally:
+        away.rename(place.test)
+
+
+def test_an_unknown_run_is_refused(refused: Callable[..., str]) -> None:
+    assert "no run 123 at sqlite" in refused("reproduce", "123")

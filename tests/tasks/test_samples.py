@@ -9,7 +9,7 @@ from nucleus_unet.recipe import Data
 from nucleus_unet.stages import Stage
 from tasks.ingest import ingest_stage
 from tasks.merge_masks import dataset_of, labels_of, merge_masks
-from tasks.publish import _files
+from tasks.publish import files_of
 from tasks.split import samples, split
 
 
@@ -76,9 +76,11 @@ def test_the_file_list_and_the_digest_see_every_mask(
     stages: tuple[Stage, Stage], raw: Path
 ) -> None:
     images, labels = stages
-    before = _files(images, labels)
+    before = files_of(images, labels)
     (raw / "id3" / "masks" / "0.png").unlink()
     after = merge_masks.fn([raw], images)
-    changed = [b["id"] for b, a in zip(before, _files(images, after), strict=True) if a != b]
+    changed = [b["id"] for b, a in zip(before, files_of(images, after), strict=True) if a != b]
     assert changed == ["id3"]
+    assert (before[3]["id"], before[3]["height"], before[3]["width"]) == ("id3", 2, 3)
+    assert {*files_of(images, None)[3]} == {"id", "height", "width", "image_sha256"}
     assert dataset_of(images, labels) != dataset_of(images, after)

@@ -150,8 +150,10 @@ def reproduce(
     """
     settings = _start()
     from flows.reproduce import reproduce as flow
+    from nucleus_unet.tracking import fetch_record
     from tasks.compare import report
 
+    fetch_record(run_id)
     answer = settings.run_flow(flow, run_id, retrain, list(training_data) or None, test_data)
     click.echo(f"\n{report(answer)}\n")
     _table([("run", answer.run.id), ("see it in both UIs", f"{_typed()} ui {answer.run.id}")])

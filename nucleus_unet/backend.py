@@ -64,7 +64,9 @@ def usable_cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def configure(threads: int, seed: int = 0, precision: str = "float32") -> None:
+def configure(
+    threads: int, seed: int = 0, precision: str = "float32", *, deterministic: bool = True
+) -> None:
     """Set what is global to a process; the first thing that a process does with Keras.
 
     Parameters
@@ -75,6 +77,8 @@ def configure(threads: int, seed: int = 0, precision: str = "float32") -> None:
         Seed of Keras' initial weights and dropout.
     precision : str
         Name of Keras' global dtype policy.
+    deterministic : bool
+        Take only kernels that give the same bits each time.
     """
     import keras
 
@@ -83,9 +87,13 @@ def configure(threads: int, seed: int = 0, precision: str = "float32") -> None:
 
         tf.config.threading.set_intra_op_parallelism_threads(threads)
         tf.config.threading.set_inter_op_parallelism_threads(threads)
-        tf.config.experimental.enable_op_determinism()
+        if deterministic:
+            tf.config.experimental.enable_op_determinism()
         for gpu in tf.config.list_physical_devices("GPU"):
             tf.config.experimental.set_memory_growth(gpu, True)
+    elif deterministic:  # JAX reads it when it first computes
+        flags = os.environ.get("XLA_FLAGS", "")
+        os.environ["XLA_FLAGS"] = f"{flags} --xla_gpu_deterministic_ops=true".strip()
     keras.utils.set_random_seed(seed)
     keras.config.set_dtype_policy(precision)
 

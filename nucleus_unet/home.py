@@ -71,6 +71,8 @@ def prepare_environment() -> None:
         "MLFLOW_TRACKING_URI": f"sqlite:///{folder}/mlflow.db",
         "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
         "DO_NOT_TRACK": "true",
+        # A server that is away for some minutes is waited for.
+        "PREFECT_CLIENT_MAX_RETRIES": "8",
         "MLFLOW_DISABLE_TELEMETRY": "true",
         "MLFLOW_LOGGING_LEVEL": "WARNING",
         "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",

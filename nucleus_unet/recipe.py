@@ -145,6 +145,10 @@ class Training(Part):
         "auto", description="CPU threads inside an operation; auto: the machine's cores"
     )
 
+    deterministic: bool = Field(
+        True, description="Only kernels that give the same bits each time, on GPUs at some cost"
+    )
+
     @property
     def cpu_threads(self) -> int:
         """`threads` of a resolved recipe."""

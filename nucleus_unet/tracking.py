@@ -183,15 +183,21 @@ def log_dataset(
 
 
 def log_metrics(
-    run: Run, metrics: Mapping[str, float], step: int = 0, model_id: str | None = None
+    run: Run,
+    metrics: Mapping[str, float],
+    step: int = 0,
+    *,
+    model_id: str | None = None,
+    at: float | None = None,
 ) -> None:
     """Log numbers at one step, as one request; of a logged model, where one is named.
 
-    What an earlier attempt logged at this step is left as it is.
+    What an earlier attempt logged at this step is left as it is. `at` is the time in seconds, by
+    default now: the same point logged twice is one.
     """
-    now, client = int(time.time() * 1000), MlflowClient()
+    time_ms, client = int(1000 * (at or time.time())), MlflowClient()
     points = [
-        Metric(key, float(value), now, step, model_id=model_id)
+        Metric(key, float(value), time_ms, step, model_id=model_id)
         for key, value in metrics.items()
         if run.attempt == 1
         or all(point.step != step for point in client.get_metric_history(run.id, key))

@@ -90,7 +90,12 @@ def train(
         It was asked to stop, and saved what it has.
     """
     settings = recipe.training
-    backend.configure(settings.cpu_threads, settings.seed, settings.precision)
+    backend.configure(
+        settings.cpu_threads,
+        settings.seed,
+        settings.precision,
+        deterministic=settings.deterministic,
+    )
     folder.mkdir(parents=True, exist_ok=True)
     with backend.all_devices():
         model = _segmenter(recipe)

@@ -1,5 +1,6 @@
 """Training, in a process of its own, followed into Prefect and MLflow as it goes."""
 
+import time
 from contextlib import closing
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ from prefect.logging import get_run_logger
 
 from nucleus_unet import tracking
 from nucleus_unet.backend import device_kind, gpu_compute_capability
+from nucleus_unet.delivery import Delivery
 from nucleus_unet.errors import NucleusError
 from nucleus_unet.events import EventLog
 from nucleus_unet.files import sha256_file
@@ -92,6 +94,9 @@ class _Follower:
         self.epochs: list[dict[str, Any]] = []
         self.progress: Any = create_progress_artifact(0.0, key="training", description="Training")
         self.move = reporter("training", "steps", self.logger.info)
+        # Training goes on while one of the servers is away.
+        self.to_mlflow = Delivery("MLflow", self.logger.warning)
+        self.to_prefect = Delivery("Prefect", self.logger.warning)
 
     def tell(self, event: dict[str, Any]) -> None:
         kind = event.pop("event")
@@ -105,7 +110,9 @@ class _Follower:
 
     def close(self) -> None:
         self.move(self.steps, self.steps)
-        update_progress_artifact(self.progress, 100.0)
+        self.to_prefect.put(update_progress_artifact, self.progress, 100.0)
+        self.to_prefect.close()
+        self.to_mlflow.close()
         rows = [short(epoch) for epoch in self.epochs]
         create_table_artifact(rows, key="epochs", description="Epochs, training and validation")
 
@@ -116,7 +123,7 @@ class _Follower:
         if warning := unused_gpu(hardware["devices"], hardware["backend"]):
             self.logger.warning(warning)
         tags = {f"hardware.{name}": _text(value) for name, value in hardware.items()}
-        tracking.log_tags(self.run, tags | {"parameters": str(parameters)})
+        self.to_mlflow.put(tracking.log_tags, self.run, tags | {"parameters": str(parameters)})
 
     def _damaged(self, files: list[str], step: int) -> None:
         self.logger.warning(
@@ -133,7 +140,8 @@ class _Follower:
 
     def _step(self, step: int) -> None:
         self.move(step, self.steps)
-        update_progress_artifact(self.progress, min(100 * step / self.steps, 100.0))
+        share = min(100 * step / self.steps, 100.0)
+        self.to_prefect.put(update_progress_artifact, self.progress, share)
 
     def _epoch(self, **epoch: Any) -> None:
         self.epochs.append(epoch)
@@ -148,11 +156,14 @@ class _Follower:
             epoch["images_per_s"],
         )
         metrics = {key: value for key, value in epoch.items() if key != "epoch"}
-        tracking.log_metrics(self.run, metrics, step=epoch["epoch"])
+        self._log(metrics, step=epoch["epoch"])
 
     def _end(self, best_epoch: int, peak_memory_bytes: int) -> None:
         facts = {"best_epoch": best_epoch, "peak_memory_gb": peak_memory_bytes / 1e9}
-        tracking.log_metrics(self.run, facts)
+        self._log(facts)
+
+    def _log(self, metrics: dict[str, float], step: int = 0) -> None:
+        self.to_mlflow.put(tracking.log_metrics, self.run, metrics, step, at=time.time())
 
 
 def start_weights_of(recipe: Recipe) -> Path | None:

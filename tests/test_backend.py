@@ -1,3 +1,4 @@
+import os
 from pathlib import Path
 from typing import Any
 
@@ -106,17 +107,19 @@ def test_usable_cores_are_those_of_this_process(monkeypatch: pytest.MonkeyPatch)
 
 def test_configure_seeds_and_sets_the_policy(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(keras.backend, "backend", lambda: "none that has threads to set")
+    monkeypatch.setenv("XLA_FLAGS", "--other=1")
     before = keras.config.dtype_policy()
     try:
         draws = []
         for _ in "ab":
-            backend.configure(1, seed=5, precision="mixed_bfloat16")
+            backend.configure(1, 5, "mixed_bfloat16", deterministic=not draws)
             draws.append(np.asarray(keras.random.normal((4,), dtype="float32")))
         assert keras.config.dtype_policy().name == "mixed_bfloat16"
     finally:
         keras.config.set_dtype_policy(before)
     np.testing.assert_array_equal(draws[0], draws[1])
     assert len(set(draws[0])) == 4
+    assert os.environ["XLA_FLAGS"] == "--other=1 --xla_gpu_deterministic_ops=true"
 
 
 def test_devices_and_hardware(monkeypatch: pytest.MonkeyPatch) -> None:

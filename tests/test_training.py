@@ -103,7 +103,7 @@ def here(monkeypatch: pytest.MonkeyPatch) -> None:
     """Train in this process as in a fresh one; its threads cannot be set any more."""
     keras.utils.clear_session()
     monkeypatch.setattr(
-        training.backend, "configure", lambda _threads, seed, _: keras.utils.set_random_seed(seed)
+        training.backend, "configure", lambda _, seed, *__, **___: keras.utils.set_random_seed(seed)
     )
 
 

@@ -141,13 +141,31 @@ def predict(images: tuple[Path, ...], model: str, out: Path) -> None:
     help="Where the run's training data are now, if not where they were.",
 )
 @click.option("--test", "test_data", type=PATH, help="The same of its test images.")
+@click.option(
+    "--in-env",
+    is_flag=True,
+    help="Print a shell script that does so in the run's own revision and packages; pipe it to sh.",
+)
 def reproduce(
-    run_id: str, retrain: bool, training_data: tuple[Path, ...], test_data: Path | None
+    run_id: str,
+    retrain: bool,
+    training_data: tuple[Path, ...],
+    test_data: Path | None,
+    in_env: bool,
 ) -> None:
     """Make the submission of run RUN_ID again, and say whether it is the same.
 
     Exit code 0 where it is identical, 1 where it differs, 2 where it could not be tried.
     """
+    if in_env:
+        _prepare()
+        from nucleus_unet.tracking import reproduction_script
+
+        options = ["--retrain"] * retrain
+        options += [f"--train={path.absolute()}" for path in training_data]
+        options += [f"--test={test_data.absolute()}"] if test_data else []
+        click.echo(reproduction_script(run_id, ["reproduce", run_id, *options]))
+        return
     settings = _start()
     from flows.reproduce import reproduce as flow
     from nucleus_unet.tracking import fetch_record

@@ -87,13 +87,10 @@ class Network(Part):
         (0.1, 0.1, 0.2, 0.2, 0.3),
         description="Dropout between the two convolutions, by level, full resolution first",
     )
-    stem: Literal["full", "half"] = Field(
-        "full", description="half: all but the first and last convolution at half the resolution"
-    )
     outputs: Literal["mask", "nuclei"] = Field(
         "mask", description="nuclei: mask, borders between touching nuclei, distance to the edge"
     )
-    normalization: Literal["none", "batch", "group"] = Field(
+    normalization: Literal["none", "batch"] = Field(
         "none", description="After each 3×3 convolution, before its activation"
     )
 
@@ -109,8 +106,6 @@ class Network(Part):
                 f"dropout has {len(self.dropout)} values; a network of depth {self.depth} "
                 f"has {self.depth + 1} levels"
             )
-        if self.stem == "half" and self.padding == "valid":
-            raise ValueError("stem = half goes with padding = same")
         return self
 
 
@@ -193,14 +188,14 @@ class Recipe(Part):
 
     @model_validator(mode="after")
     def _crops_of_any_size(self) -> Self:
-        halvings = self.network.depth + (self.network.stem == "half")
         if self.data.framing == "crop":
             if self.network.padding == "valid":
                 raise ValueError("data.framing = crop goes with network.padding = same")
-            if self.data.image_size % 2**halvings:
+            if self.data.image_size % 2**self.network.depth:
                 raise ValueError(
-                    f"data.image_size = {self.data.image_size} cannot be halved {halvings} times, as "
-                    f"this network does; take a multiple of {2**halvings}"
+                    f"data.image_size = {self.data.image_size} cannot be halved "
+                    f"{self.network.depth} times, as this network does; take a multiple of "
+                    f"{2**self.network.depth}"
                 )
         return self
 

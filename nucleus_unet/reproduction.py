@@ -1,5 +1,6 @@
 """Whether two runs made the same, where they differ, and why that may be."""
 
+import shlex
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -130,6 +131,42 @@ def side_by_side(a: Record, b: Record) -> list[tuple[str, str, str]]:
         (key, before.get(key, "absent"), after.get(key, "absent"))
         for key in [*before, *(key for key in after if key not in before)]
     ]
+
+
+def script(record: Record, lock: Path | None, diff: Path | None, command: Sequence[str]) -> str:
+    """A shell script that runs a command in the revision, changes and packages of a run.
+
+    Parameters
+    ----------
+    record : Record
+    lock : Path or None
+        The lock that the run logged; without one its packages are taken by version alone.
+    diff : Path or None
+        What its working tree had beside the commit.
+    command : sequence of str
+        Arguments of ``nucleus``.
+    """
+    folder = f"nucleus-{record.run_id[:8]}"
+    python = ".".join(record.environment["python"].split(".")[:2])
+    pip = ".venv/bin/pip install --quiet --disable-pip-version-check --no-deps"
+    if lock:
+        install = f"{pip} --require-hashes --requirement {shlex.quote(str(lock))}"
+    else:
+        pins = [f"{n}=={v}" for n, v in record.packages.items() if n != "nucleus-unet"]
+        install = f"{pip} {' '.join(map(shlex.quote, pins))}"
+    lines = [
+        f"# Run {record.run_id}: commit {record.commit}, Python {record.environment['python']}",
+        "set -e",
+        f"git clone --quiet {shlex.quote(str(Path(__file__).parents[1]))} {folder}",
+        f"cd {folder}",
+        f"git checkout --quiet {record.commit}",
+        *([f"git apply {shlex.quote(str(diff))}"] if diff else []),
+        f"python{python} -m venv .venv",
+        install,
+        f"{pip} --no-build-isolation --editable .",
+        f".venv/bin/nucleus {shlex.join(command)}",
+    ]
+    return "\n".join(lines)
 
 
 def _made(record: Record) -> dict[str, str]:

@@ -2,10 +2,11 @@
 
 import json
 import os
+import shlex
 import tempfile
 import time
 import warnings
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from datetime import datetime
@@ -34,7 +35,7 @@ from nucleus_unet.files import sha256_file
 from nucleus_unet.home import home, ui_url
 from nucleus_unet.interruption import StoppedError
 from nucleus_unet.recipe import Recipe
-from nucleus_unet.reproduction import Data, Record
+from nucleus_unet.reproduction import Data, Record, script
 from nucleus_unet.source import packages, source
 
 EXPERIMENT = "nucleus-unet"
@@ -348,6 +349,30 @@ def fetch_record(run_id: str) -> Record:
         metrics=run.data.metrics,
         history=json.loads(read("history.json")) if "stage.train" in tags else (),
     )
+
+
+def reproduction_script(run_id: str, command: Sequence[str]) -> str:
+    """A shell script that runs a ``nucleus`` command in a logged run's environment, on our records.
+
+    Raises
+    ------
+    NucleusError
+        As `fetch_record`; or the run's source is not known.
+    """
+    record = fetch_record(run_id)
+    if record.commit == "unknown":
+        raise NucleusError(f"run {run_id} did not run from a checkout: its revision is not known")
+    logged = {artifact.path for artifact in MlflowClient().list_artifacts(run_id)}
+    lock, diff = (
+        fetch_artifact(run_id, name) if name in logged else None
+        for name in ("requirements.lock", "source.diff")
+    )
+    servers = [
+        f"export {name}={shlex.quote(os.environ[name])}"
+        for name in ("NUCLEUS_HOME", "MLFLOW_TRACKING_URI", "PREFECT_API_URL")
+        if name in os.environ
+    ]
+    return "\n".join([*servers, script(record, lock, diff, command)])
 
 
 def fetch_artifact(run_id: str, name: str) -> Path:

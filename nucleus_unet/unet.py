@@ -45,8 +45,6 @@ def build_unet(
     """
     inputs = keras.Input((size, size, channels), name="image")
     x, skips = inputs, []
-    if network.stem == "half":
-        x = _convolution(x, network, network.base_filters, "stem", strides=2)
     for level in range(network.depth):
         x = _double_convolution(x, network, level, f"down{level}")
         if size and x.shape[1] % 2:
@@ -65,11 +63,6 @@ def build_unet(
             skip = keras.layers.Cropping2D(margin, name=f"crop{level}")(skip)
         x = keras.layers.Concatenate(name=f"join{level}")([x, skip])
         x = _double_convolution(x, network, level, f"up{level}")
-    if network.stem == "half":
-        filters = network.base_filters // 2
-        x = keras.layers.Conv2DTranspose(filters, 2, strides=2, name="upstem")(x)
-        x = keras.layers.Concatenate(name="joinstem")([x, inputs])
-        x = _convolution(x, network, filters, "full")
     # float32 whatever the policy: probabilities near 0 and 1 do not fit bfloat16
     x = keras.layers.Conv2D(outputs, 1, name="logits", dtype="float32")(x)
     maps = keras.layers.Activation(activation, name="maps", dtype="float32")(x)
@@ -199,21 +192,17 @@ def _double_convolution(x: Any, network: Network, level: int, name: str) -> Any:
     return x
 
 
-def _convolution(x: Any, network: Network, filters: int, name: str, strides: int = 1) -> Any:
+def _convolution(x: Any, network: Network, filters: int, name: str) -> Any:
     """Convolve 3×3, normalise, activate."""
     x = keras.layers.Conv2D(
         filters,
         3,
-        strides=strides,
         padding=network.padding,
         kernel_initializer="he_normal",
         name=name,
     )(x)
     if network.normalization == "batch":
         x = FusedBatchNormalization(name=f"{name}_norm")(x)
-    elif network.normalization == "group":
-        groups = min(8, filters)
-        x = keras.layers.GroupNormalization(groups, name=f"{name}_norm")(x)
     return keras.layers.Activation(network.activation, name=f"{name}_{network.activation}")(x)
 
 

@@ -57,7 +57,6 @@ OFF = {
     "augmentation.blur_probability": 0,
     "augmentation.noise_probability": 0,
     "network.outputs": "mask",
-    "network.stem": "full",
     "training.weight_decay": 0,
     "training.ema": 0,
     "inference.min_area_px": 0,
@@ -92,7 +91,6 @@ def test_the_paper_is_ronnebergers_net() -> None:
         "dropout": (0, 0, 0, 0, 0.5),
         "normalization": "none",
         "outputs": "mask",
-        "stem": "full",
     }
     assert {key: recipe.flat()[key] for key in OFF} == OFF
     assert recipe.data.image_size == 388
@@ -265,11 +263,6 @@ def _toml(value: Any) -> str:
     [
         (["network.padding=valid"], "data.framing = crop goes with network.padding = same"),
         (["data.image_size=100"], "cannot be halved 4 times, .* take a multiple of 16"),
-        (["data.image_size=48", "network.stem=half"], "cannot be halved 5 times"),
-        (
-            ["data.framing=resize", "network.padding=valid", "network.stem=half"],
-            "stem = half goes with padding = same",
-        ),
     ],
 )
 def test_parts_that_do_not_go_together(overrides: list[str], message: str) -> None:

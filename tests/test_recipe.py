@@ -75,6 +75,7 @@ def test_the_seed_is_the_notebook() -> None:
         "training.epochs",
         "training.precision",
         "training.threads",
+        "training.deterministic",
         "inference.batch_size",
         "inference.seed_cutoff",
         "inference.tile_px",

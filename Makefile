@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 LOCK := requirements/$(shell command -v nvidia-smi >/dev/null 2>&1 && echo cuda || echo cpu).lock
 INSTALLED := $(VENV)/installed-$(notdir $(LOCK))
 
-.PHONY: install run test test-all lint lock
+.PHONY: install run test test-all lint lock deploy worker
 
 install: $(INSTALLED)
 
@@ -27,6 +27,13 @@ test: install lint
 
 test-all: install lint
 	$(BIN)/pytest
+
+# Against the Prefect server at PREFECT_API_URL.
+deploy: install
+	$(BIN)/nucleus deploy
+
+worker: install
+	$(BIN)/prefect worker start --pool gpu
 
 lint: install
 	$(BIN)/ruff check .

@@ -25,6 +25,7 @@ WAYS = [
     ("seed", "mixed_bfloat16", 128),
     *(("paper", precision, 1) for precision in ("float32", "mixed_bfloat16")),
     ("paper", "mixed_bfloat16", 8),
+    *(("best", "mixed_bfloat16", batch_size) for batch_size in (16, 64)),
 ]
 EPOCHS = 3
 

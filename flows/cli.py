@@ -309,6 +309,19 @@ def ui(run_id: str | None) -> None:
     serve(run_id, click.echo)
 
 
+@main.command()
+def deploy() -> None:
+    """Give the Prefect server at PREFECT_API_URL what scheduled runs need; may be repeated."""
+    _prepare()
+    if "PREFECT_API_URL" not in os.environ:
+        raise NucleusError("deploy needs a Prefect server: start one and set PREFECT_API_URL")
+    from flows import settings
+    from flows.deploy import deploy as give
+
+    settings.check_servers()
+    give(click.echo)
+
+
 def _prepare() -> None:
     from nucleus_unet.home import prepare_environment
 

@@ -26,6 +26,8 @@ from nucleus_unet.source import packages, source
 from nucleus_unet.stages import code_digest
 
 SHARDS_AT_ONCE = 2
+MOST_ATTEMPTS = 10
+"""Of a flow run that crashes and is taken up again by the server."""
 
 
 def check_servers() -> None:
@@ -119,6 +121,8 @@ def tracked(kind: str, recipe: Recipe, raws: Sequence[Path], **tags: str) -> Ite
     tags
         More that decides what it makes.
     """
+    if flow_run.run_count > MOST_ATTEMPTS:
+        raise NucleusError(f"crashed {MOST_ATTEMPTS} times: see its logs, and start it anew")
     code = source()
     same = [home_id(), kind, recipe.digest(), fingerprint(raws), code.commit, code.diff, tags]
     work = digest_of([*same, packages()])

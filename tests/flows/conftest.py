@@ -1,13 +1,18 @@
 import os
 import re
+import signal
+import socket
 import sqlite3
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import httpx
 import pytest
 
 from nucleus_unet.dataset.synthetic import write_synthetic
@@ -175,3 +180,73 @@ def retrained(place: Place) -> Retrained:
     """The first retraining run of the place, with test images."""
     done = place.retrain("--test", place.test)
     return Retrained(place, done.stdout, done.stderr)
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port
+
+
+class Server:
+    """A server as a process, that can be ended and started again."""
+
+    def __init__(self, command: list[str], url: str, environment: dict[str, str]) -> None:
+        self.command, self.url, self.environment = command, url, environment
+        self.start()
+
+    def start(self) -> None:
+        self.process = subprocess.Popen(
+            [sys.executable, *self.command],
+            env=self.environment,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+            start_new_session=True,
+        )
+        deadline = time.monotonic() + 120
+        while time.monotonic() < deadline:
+            try:
+                httpx.get(f"{self.url}/health").raise_for_status()
+                return
+            except httpx.HTTPError:
+                time.sleep(0.5)
+        pytest.fail(f"{self.url} does not answer")
+
+    def stop(self) -> None:
+        self.process.send_signal(signal.SIGTERM)
+        self.process.wait()
+
+
+@contextmanager
+def running(
+    command: Callable[[int], list[str]], api: str, environment: dict[str, str]
+) -> Iterator[Server]:
+    port = free_port()
+    server = Server(command(port), f"http://127.0.0.1:{port}{api}", environment)
+    try:
+        yield server
+    finally:
+        server.stop()
+
+
+@pytest.fixture
+def servers(place: Any, tmp_path: Path) -> Iterator[dict[str, Server]]:
+    environment = place.environment | {"PREFECT_HOME": str(tmp_path / "prefect")}
+
+    def mlflow(port: int) -> list[str]:
+        store = f"sqlite:///{tmp_path}/mlflow.db"
+        return [
+            *("-m", "mlflow", "server", "--host", "127.0.0.1", "--port", str(port)),
+            *("--workers", "1", "--backend-store-uri", store),
+            *("--artifacts-destination", str(tmp_path / "artifacts")),
+        ]
+
+    def prefect(port: int) -> list[str]:
+        return ["-m", "prefect", "server", "start", "--host", "127.0.0.1", "--port", str(port)]
+
+    with (
+        running(mlflow, "", environment) as one,
+        running(prefect, "/api", environment) as other,
+    ):
+        yield {"MLflow": one, "Prefect": other}

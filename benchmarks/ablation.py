@@ -1,38 +1,86 @@
-"""Parts of the recipe best on and off, from runs logged to MLflow.
+"""Parts of the recipe best on and off, at a small budget, from runs logged to MLflow.
 
-    MLFLOW_EXPERIMENT_NAME=ablation nucleus retrain --train ZIP --recipe best --set KEY=VALUE
+    python benchmarks/ablation.py --train ZIP      # some ten minutes a part on two cores
     python benchmarks/ablation.py > benchmarks/ablation.md   # all runs of that experiment
 
-Each row names what its recipe has other than the first run's.
+What has been run is not run again. Each row names what its recipe has other than the first run's.
 """
 
 import argparse
+import os
+import subprocess
+import sys
+from pathlib import Path
 from typing import Any
 
+from nucleus_unet.backend import resolve
+from nucleus_unet.home import prepare_environment
+from nucleus_unet.recipe import load_recipe
+
 EXPERIMENT = "ablation"
+NUCLEUS = (sys.executable, "-m", "flows.cli")
+BUDGET = ("training.epochs=25", "training.steps_per_epoch=100", "training.ema=0.99")
+PARTS = (
+    (),
+    ("data.balance=0",),
+    ("data.balance=1",),
+    ("data.normalize=false",),
+    ("augmentation.scale_range=[1, 1]",),
+    ("augmentation.stain_range=0",),
+    ("augmentation.stain_range=0.5",),
+    ("augmentation.intensity_range=0",),
+    ("augmentation.blur_probability=0", "augmentation.noise_probability=0"),
+    ("network.normalization=none",),
+    ("network.outputs=mask",),
+    ("training.ema=0",),
+    ("training.learning_rate=0.001",),
+    ("training.learning_rate=0.004",),
+    ("training.weight_decay=0",),
+    ("inference.flips=false",),
+    ("inference.tune=false",),
+)
 HEADING = """# Parts of the recipe best, on and off
 
 Printed by `python benchmarks/ablation.py` from runs logged to MLflow, of the Data Science
 Bowl's training set on 2 cores: mean average precision on the validation images, of slides that the
 network never saw, overall and by imaging kind; average precision at two thresholds; minutes of
 training."""
-IGNORED = ("training.threads", "training.precision")
+IGNORED = ("training.threads", "training.precision", "training.deterministic")
 
 
-def table() -> str:
-    """All finished runs in the order of their start, in markdown."""
-    from nucleus_unet.home import prepare_environment
+def run(data: Path) -> None:
+    """Retrain with each part on or off, where that was not done yet."""
+    for part in PARTS:
+        values = (*BUDGET, *part)
+        digest = resolve(load_recipe("best", values)).digest()
+        if digest in {one.data.tags["recipe.digest"] for one in finished()[1]}:
+            continue
+        print("best", *part, flush=True)
+        overrides = [word for value in values for word in ("--set", value)]
+        subprocess.run(
+            [*NUCLEUS, "retrain", "--train", str(data), "--recipe", "best", *overrides],
+            env=os.environ | {"MLFLOW_EXPERIMENT_NAME": EXPERIMENT},
+            check=True,
+        )
 
+
+def finished() -> tuple[Any, list[Any]]:
+    """MLflow's client and all finished runs, in the order of their start."""
     prepare_environment()
     from mlflow import MlflowClient
 
     client = MlflowClient()
     experiment = client.get_experiment_by_name(EXPERIMENT)
-    if experiment is None:
-        raise SystemExit(f"no experiment {EXPERIMENT} here: run some first")
-    runs = client.search_runs(
-        [experiment.experiment_id], "attributes.status = 'FINISHED'", order_by=["start_time ASC"]
-    )
+    wanted, order = "attributes.status = 'FINISHED'", ["start_time ASC"]
+    ids = [experiment.experiment_id] if experiment else []
+    return client, list(client.search_runs(ids, wanted, order_by=order)) if ids else []
+
+
+def table() -> str:
+    """A row for each run, in markdown."""
+    client, runs = finished()
+    if not runs:
+        raise SystemExit(f"no experiment {EXPERIMENT} here: run some first, with --train")
     kinds = sorted({key for r in runs for key in r.data.metrics if "/score of " in key})
     head = ["changed", "score", *(kind.partition("/score of ")[2] for kind in kinds)]
     head += ["AP at 0.50", "AP at 0.80", "minutes", "source"]
@@ -55,10 +103,14 @@ def _changes(first: dict[str, Any], params: dict[str, Any]) -> str:
 
 
 def main() -> None:
-    argparse.ArgumentParser(
+    parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    ).parse_args()
-    print(f"{HEADING}\n\n{table()}")
+    )
+    parser.add_argument("--train", type=Path, help="run them on this training set")
+    if data := parser.parse_args().train:
+        run(data)
+    else:
+        print(f"{HEADING}\n\n{table()}")
 
 
 if __name__ == "__main__":

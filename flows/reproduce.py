@@ -7,7 +7,7 @@ from prefect import flow
 
 from flows.predict import segment
 from flows.retrain import retrain as retrain_flow
-from flows.settings import task_runner, tracked
+from flows.settings import threads, tracked
 from nucleus_unet import tracking
 from nucleus_unet.errors import NucleusError
 from nucleus_unet.home import fresh_home, home, prepare_environment
@@ -19,7 +19,8 @@ from tasks.merge_masks import merge_masks
 from tasks.publish import log_dataset, publish_submission
 
 
-@flow(flow_run_name="reproduce {run_id}", task_runner=task_runner())
+# In threads, as other processes would not see that the home is another.
+@flow(flow_run_name="reproduce {run_id}", task_runner=threads())
 def reproduce(
     run_id: str,
     retrain: bool = False,
@@ -31,7 +32,7 @@ def reproduce(
     Parameters
     ----------
     run_id : str
-        MLflow run of a retraining that made a submission.
+        MLflow run that made a submission.
     retrain : bool
         Train again from the raw data; otherwise the logged model predicts.
     training_data : list of Path, optional
@@ -42,29 +43,30 @@ def reproduce(
     prepare_environment()
     record = tracking.fetch_record(run_id)
     recipe = parse_recipe(dict(record.recipe), f"recipe of run {run_id}")
-    test = test_data or _paths(record, "test")[0]
+    test = [test_data] if test_data else _paths(record, "test")
     training = (training_data or _paths(record, "training")) if retrain else []
     made = home() / "runs"
     with (
-        tracked("reproduce", recipe, [*training, test], reproduces=run_id) as run,
+        tracked("reproduce", recipe, [*training, *test], reproduces=run_id) as run,
         fresh_home(f"{run_id}{'-retrain' * retrain}"),
     ):
-        images = ingest.submit([test], annotated=False).result()
+        images = ingest.submit(test, annotated=False).result()
         require_data(record, "test", images, None)
-        log_dataset(run, "test", [test], images)
+        log_dataset(run, "test", test, images)
         weights = None
         if retrain:
             training_images = ingest.submit(training, annotated=True).result()
             labels = merge_masks.submit(training, training_images).result()
             require_data(record, "training", training_images, labels)
             log_dataset(run, "training", training, training_images, labels)
-            retrained = retrain_flow(training, test, recipe)
+            again = retrain_flow.with_options(task_runner=threads())
+            retrained = again(training, test[0], recipe)
             submission = retrained.submission
             tags = tracking.require_run(retrained.run.id)
             tracking.log_tags(run, {"retrained": retrained.run.id})
             weights = record.tags["weights.sha256"], tags["weights.sha256"]
         else:
-            tuned, network = tracking.fetch_model(run_id)
+            tuned, network = tracking.fetch_model(record.tags.get("model.run_id", run_id))
             found = segment(tuned, network, images)
             submission = publish_submission(images, found, run, made / run.id)
         return compare(record, submission, images, test, weights, run)
@@ -78,9 +80,9 @@ def _paths(record: Record, context: str) -> Sequence[Path]:
     NucleusError
         It had none of the kind, or they are gone.
     """
-    if context not in record.data:
+    if context not in record.data or "submission.sha256" not in record.tags:
         raise NucleusError(
-            f"run {record.run_id} has no {context} data: reproduce a retraining that made a submission"
+            f"run {record.run_id} made no submission from {context} data: choose one that did"
         )
     paths = [Path(path) for path in record.data[context].paths]
     for path in paths:

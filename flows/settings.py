@@ -81,7 +81,7 @@ def task_runner() -> Any:
     """
     asked = os.environ.get("NUCLEUS_TASK_RUNNER", "threads")
     if asked == "threads":
-        return ThreadPoolTaskRunner(max_workers=SHARDS_AT_ONCE)
+        return threads()
     if asked != "dask":
         raise NucleusError(f"NUCLEUS_TASK_RUNNER={asked} is unknown: set threads or dask")
     if "PREFECT_API_URL" not in os.environ:
@@ -97,6 +97,11 @@ def task_runner() -> Any:
     dask.config.set({"distributed.worker.daemon": False})
     local = {"n_workers": SHARDS_AT_ONCE, "threads_per_worker": 1, "dashboard_address": None}
     return DaskTaskRunner(cluster_kwargs=local)
+
+
+def threads() -> Any:
+    """Shards run in threads of this process."""
+    return ThreadPoolTaskRunner(max_workers=SHARDS_AT_ONCE)
 
 
 def sample_data() -> tuple[Path, Path]:

@@ -68,7 +68,7 @@ def compare(
     record: Record,
     submission: Submission,
     images: Stage,
-    test_data: Path,
+    test_data: Sequence[Path],
     weights: tuple[str, str] | None,
     run: tracking.Run,
 ) -> Answer:
@@ -127,15 +127,13 @@ def report(answer: Answer) -> str:
     return "\n\n".join(lines)
 
 
-def _scores(test_data: Path, *submissions: Path) -> tuple[float, float] | None:
-    with open_raw(test_data) as raw:
-        if not all(sample.annotated for sample in raw.samples):
+def _scores(test_data: Sequence[Path], *submissions: Path) -> tuple[float, float] | None:
+    """Of two submissions, where every image of one data set is annotated."""
+    with open_raw(test_data[0]) as raw:
+        if len(test_data) > 1 or not all(sample.annotated for sample in raw.samples):
             return None
-    move = progress("merging masks")
+    truth = list(read_truth(test_data[0], home(), progress("merging masks")))
     before, after = (
-        instance_scores(
-            list(match_submission(path, read_truth(test_data, home(), move)).values())
-        ).score
-        for path in submissions
+        instance_scores(list(match_submission(path, truth).values())).score for path in submissions
     )
     return before, after

@@ -44,7 +44,9 @@ HEADING = """# Parts of the recipe best, on and off
 Printed by `python benchmarks/ablation.py` from runs logged to MLflow, of the Data Science
 Bowl's training set on 2 cores: mean average precision on the validation images, of slides that the
 network never saw, overall and by imaging kind; average precision at two thresholds; minutes of
-training."""
+training, some of them on a machine that did other work besides. A key that the recipe does not have
+was tried and left out: `mean_level` brightens dark images by a gamma, `encoder=lite0` is
+EfficientNet-Lite0 with its weights of ImageNet, `stem=half` computes at half the resolution inside."""
 IGNORED = ("training.threads", "training.precision", "training.deterministic")
 
 

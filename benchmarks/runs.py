@@ -25,7 +25,7 @@ def main() -> None:
     # Of all attempts, where a training was cut short and went on.
     rows["all epochs, s"] = [f"{sum(_history(run, 'seconds')):.0f}" for run in runs]
     rows["peak memory of training, GB"] = [_number(run, "peak_memory_gb", ".1f") for run in runs]
-    rows["best epoch"] = [_number(run, "best_epoch", ".0f") for run in runs]
+    rows["epoch that is kept"] = [_number(run, "kept_epoch", ".0f") for run in runs]
     rows["validation mean IoU, original size"] = [
         _number(run, "validation/mean_iou", ".3f") for run in runs
     ]

@@ -130,6 +130,9 @@ class Training(Part):
     early_stopping_epochs: int | None = Field(
         None, ge=1, description="Stop after so many epochs without a better validation mean IoU"
     )
+    keep: Literal["best", "last"] = Field(
+        "best", description="Weights: of the epoch of the best validation mean IoU, or the last"
+    )
     start_from: str | None = Field(
         None, description="MLflow run whose model's weights the training starts from"
     )

@@ -1,4 +1,4 @@
-"""Training: batches by position, checkpoints from which it goes on, the best weights kept."""
+"""Training: batches by position, checkpoints from which it goes on."""
 
 import json
 import resource
@@ -68,7 +68,7 @@ def train(
 
     Writes into `folder`, as it goes, ``events.jsonl`` (a line for each thing that happened: ``start``,
     ``damaged``, ``estimate``, ``step``, ``epoch``, ``end``) and checkpoints, and at the end
-    ``model.keras`` with the weights of the best epoch by validation mean IoU. SIGTERM and Ctrl-C are
+    ``model.keras`` with the weights of the epoch that the recipe keeps. SIGTERM and Ctrl-C are
     heeded between steps. For the main thread of a process.
 
     Parameters
@@ -130,11 +130,11 @@ def train(
                 shuffle=False,
                 verbose=0,
             )
-    best = _segmenter(recipe)
-    best.set_weights(journal.best_weights)
-    best.save(folder / "model.keras")
+    kept = _segmenter(recipe)
+    kept.set_weights(journal.kept_weights)
+    kept.save(folder / "model.keras")
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024  # in KiB on Linux
-    journal.events.tell("end", best_epoch=journal.best_epoch, peak_memory_bytes=peak)
+    journal.events.tell("end", kept_epoch=journal.kept_epoch, peak_memory_bytes=peak)
 
 
 def batches(
@@ -263,7 +263,7 @@ class WarmupSchedule(keras.optimizers.schedules.LearningRateSchedule):
 class _Journal(keras.callbacks.Callback):
     """Writes down what happens and the state from which training goes on, and stops early.
 
-    The state is that of the model, its optimizer and its metrics, the weights of the best epoch, and
+    The state is that of the model, its optimizer and its metrics, the weights that are kept, and
     the history. It is written after each epoch, and within one every few minutes and when asked to stop.
     """
 
@@ -300,7 +300,7 @@ class _Journal(keras.callbacks.Callback):
         for name, variable in _named_variables(self._model).items() if arrays else ():
             variable.assign(arrays[name])
         self._metrics = [arrays[name] for name in sorted(arrays) if name.startswith("metrics/")]
-        self.best_weights = [arrays[name] for name in sorted(arrays) if name.startswith("best/")]
+        self.kept_weights = [arrays[name] for name in sorted(arrays) if name.startswith("kept/")]
         history, self._epoch_s = json.loads(str(arrays.get("history", "[[], 0.0]")))
         self.history = [Epoch(**line) for line in history]
         self._saved = time.monotonic()
@@ -310,6 +310,11 @@ class _Journal(keras.callbacks.Callback):
         """The first epoch with the highest validation mean IoU; 0 before any."""
         best = max(self.history, key=lambda epoch: epoch.val_mean_iou, default=None)
         return best.epoch if best else 0
+
+    @property
+    def kept_epoch(self) -> int:
+        """The epoch whose weights are kept."""
+        return len(self.history) if self.settings.keep == "last" else self.best_epoch
 
     @property
     def finished(self) -> bool:
@@ -372,18 +377,18 @@ class _Journal(keras.callbacks.Callback):
                 **{name: float(value) for name, value in logs.items()},
             )
         )
-        if self.best_epoch == epoch + 1:
-            self.best_weights = self._validated
+        if self.kept_epoch == epoch + 1:
+            self.kept_weights = self._validated
         self._model.stop_training = self.finished
         self._save({}, 0.0)
         self.events.tell("epoch", **asdict(self.history[-1]))
 
     def _save(self, metrics: dict[str, NDArray[Any]], epoch_s: float) -> None:
         """Write a checkpoint, and end here if that was asked for."""
-        best = {f"best/{i:04d}": weight for i, weight in enumerate(self.best_weights)}
+        kept = {f"kept/{i:04d}": weight for i, weight in enumerate(self.kept_weights)}
         state = {name: np.asarray(v) for name, v in _named_variables(self._model).items()}
         history = json.dumps([[asdict(epoch) for epoch in self.history], epoch_s])
-        arrays = state | metrics | best | {"history": np.asarray(history)}
+        arrays = state | metrics | kept | {"history": np.asarray(history)}
         checkpoints.save(self.folder, self.step, arrays)
         self._saved = time.monotonic()
         if self.asked_to_stop() and not self.finished:
@@ -394,7 +399,7 @@ class _Journal(keras.callbacks.Callback):
         validation_steps = self.validation_images / self.settings.batch_size / 3
         epoch_s = (self.settings.steps_per_epoch + validation_steps) * seconds_per_step
         weights = 4 * self._model.count_params()
-        # Of each checkpoint: the weights, the optimizer's variables, the best weights.
+        # Of each checkpoint: the weights, the optimizer's variables, those that are kept.
         state = 2 * weights + 4 * sum(
             int(np.prod(v.shape)) for v in self._model.optimizer.variables
         )

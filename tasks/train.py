@@ -158,8 +158,8 @@ class _Follower:
         metrics = {key: value for key, value in epoch.items() if key != "epoch"}
         self._log(metrics, step=epoch["epoch"])
 
-    def _end(self, best_epoch: int, peak_memory_bytes: int) -> None:
-        facts = {"best_epoch": best_epoch, "peak_memory_gb": peak_memory_bytes / 1e9}
+    def _end(self, kept_epoch: int, peak_memory_bytes: int) -> None:
+        facts = {"kept_epoch": kept_epoch, "peak_memory_gb": peak_memory_bytes / 1e9}
         self._log(facts)
 
     def _log(self, metrics: dict[str, float], step: int = 0) -> None:

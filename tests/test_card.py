@@ -10,7 +10,7 @@ EVENTS: list[dict[str, Any]] = [
     | {"devices": ["cpu:0"]},
     {"event": "epoch", "epoch": 1, "seconds": 60.0},
     {"event": "epoch", "epoch": 2, "seconds": 30.0},
-    {"event": "end", "best_epoch": 2, "peak_memory_bytes": 1_500_000_000},
+    {"event": "end", "kept_epoch": 2, "peak_memory_bytes": 1_500_000_000},
 ]
 SIDES = {
     "training": [{"id": "a", "kind": "stained on white", "slide": "s"}] * 3,

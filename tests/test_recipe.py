@@ -59,6 +59,7 @@ OFF = {
     "network.outputs": "mask",
     "training.weight_decay": 0,
     "training.ema": 0,
+    "training.keep": "best",
     "inference.min_area_px": 0,
     "inference.tune": False,
     "inference.flips": False,

@@ -172,7 +172,7 @@ def test_the_model_scores_what_its_best_epoch_scored(
     undisturbed: Trained, tiny: Recipe, samples: list[Sample]
 ) -> None:
     best = max(undisturbed.epochs(), key=lambda epoch: epoch["val_mean_iou"])
-    assert undisturbed.events[-1]["best_epoch"] == best["epoch"]
+    assert undisturbed.events[-1]["kept_epoch"] == best["epoch"]
     images, masks = validation_arrays(tiny, samples[5:])
     metric = ThresholdedMeanIoU()
     metric.update_state(masks, keras.models.load_model(undisturbed.folder / "model.keras")(images))
@@ -285,29 +285,37 @@ def test_it_starts_from_given_weights_and_stops_when_nothing_gains(
     epochs = [event for event in events if event["event"] == "epoch"]
     assert len(epochs) == 3
     assert len({epoch["val_mean_iou"] for epoch in epochs}) == 1
-    assert events[-1]["best_epoch"] == 1
+    assert events[-1]["kept_epoch"] == 1
     assert_same_weights(tmp_path / "model.keras", start)
 
 
 @pytest.mark.usefixtures("here")
-def test_the_best_epoch_is_kept_and_not_the_last(
+@pytest.mark.parametrize("keep", ["best", "last"])
+def test_the_epoch_that_is_kept(
     undisturbed: Trained,
     tiny: Recipe,
     samples: list[Sample],
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
+    keep: str,
 ) -> None:
     # The first step leaves the weights as they are, the second wrecks them.
     rates = keras.optimizers.schedules.PiecewiseConstantDecay([0], [1e-30, 1e4])
     monkeypatch.setattr(training, "_optimizer", lambda _: keras.optimizers.SGD(rates))
-    two_steps = tiny.with_overrides(["training.epochs=2", "training.steps_per_epoch=1"])
+    two_steps = tiny.with_overrides(
+        ["training.epochs=2", "training.steps_per_epoch=1", f"training.keep={keep}"]
+    )
     start = undisturbed.folder / "model.keras"
     train(two_steps, samples[:5], samples[5:], tmp_path, start)
     events = EventLog(tmp_path / EVENTS).new()
     first, second = (e["val_mean_iou"] for e in events if e["event"] == "epoch")
     assert second < first
-    assert events[-1]["best_epoch"] == 1
-    assert_same_weights(tmp_path / "model.keras", start)
+    assert events[-1]["kept_epoch"] == (1 if keep == "best" else 2)
+    if keep == "best":
+        assert_same_weights(tmp_path / "model.keras", start)
+    else:
+        with pytest.raises(AssertionError):
+            assert_same_weights(tmp_path / "model.keras", start)
 
 
 @pytest.mark.usefixtures("here")

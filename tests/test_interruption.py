@@ -17,7 +17,10 @@ def test_a_signal_is_only_noted(number: signal.Signals) -> None:
 
 
 def test_afterwards_it_means_what_it_meant() -> None:
+    # What runs in the background of a shell is started with the signal ignored.
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
     with deferred():
         pass
     with pytest.raises(KeyboardInterrupt):
         os.kill(os.getpid(), signal.SIGINT)
+    signal.signal(signal.SIGINT, before)

@@ -69,6 +69,7 @@ def logged(tracking: Any, tiny: Recipe, folder: Path) -> Any:
         tracking.log_bytes(run, "curve.png", b"png")
         tracking.log_bytes(run, "pictures/best.png", b"best")
         tracking.log_json(run, "split.json", {"training": ["a"]})
+        tracking.log_json(run, "history.json", [{"loss": 0.5}])
     return run
 
 
@@ -201,6 +202,8 @@ def test_the_record_of_a_run_has_all_that_decided_it(
     assert (record.commit, record.diff) == ("c0ffee", "+changed\n")
     assert record.data == {"training": SET}
     assert record.tags["extra"] == "1"
+    assert record.metrics["loss"] == 0.5
+    assert record.history == [{"loss": 0.5}]
 
 
 def test_an_artifact_that_is_not_there_is_named(tracking: Any, logged: Any) -> None:

@@ -57,6 +57,8 @@ class Place:
             stderr=subprocess.PIPE,
             text=True,
             start_new_session=True,
+            # Where the tests run in the background of a shell it is ignored, and would stay so.
+            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
         )
 
     def nucleus(self, *args: Any, **environment: str) -> subprocess.CompletedProcess[str]:

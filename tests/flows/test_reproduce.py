@@ -141,5 +141,8 @@ def test_missing_data_are_named_and_may_be_elsewhere(retrained: Any, tmp_path: P
         away.rename(place.test)
 
 
-def test_an_unknown_run_is_refused(refused: Callable[..., str]) -> None:
-    assert "no run 123 at sqlite" in refused("reproduce", "123")
+def test_an_unknown_run_is_refused(retrained: Any) -> None:
+    done = retrained.place.nucleus("reproduce", "123")
+    assert done.returncode == 2
+    _, error = done.stderr.splitlines()
+    assert error.startswith("Error: no run 123 at sqlite:")

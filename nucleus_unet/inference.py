@@ -164,8 +164,12 @@ def load_model(path: Path) -> keras.Model:
     return keras.models.load_model(path, compile=False)
 
 
-def weights_digest(path: Path) -> str:
-    """SHA-256 over the named arrays of a ``model.keras``, which itself holds a date."""
+def weights_digest(path: Path, threads: int) -> str:
+    """SHA-256 over the named arrays of a ``model.keras``, which itself holds a date.
+
+    Runs in a process set up for so many CPU threads, as `write_maps` does.
+    """
+    backend.configure(threads)
     digest = hashlib.sha256()
     for weight in load_model(path).weights:
         array = np.asarray(weight)

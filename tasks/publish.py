@@ -74,7 +74,7 @@ def publish_model(
     create_markdown_artifact(card, key="model-card", description="Data, scores, cost, failures")
     tracking.log_bytes(run, "model_card.md", card.encode())
     tracking.describe(run.id, card)
-    weights = run_in_worker(threads, "nucleus_unet.inference:weights_digest", network)
+    weights = run_in_worker(threads, "nucleus_unet.inference:weights_digest", network, threads)
     tags = {"stage.train": model.digest, "weights.sha256": weights}
     if model.cached and (first := tracking.first_finished_run("stage.train", model.digest)):
         tags["reused_from"] = first

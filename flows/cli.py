@@ -347,7 +347,7 @@ def _start() -> Any:
         if own:
             server.wait_for(url, process)
         settings.check_servers()
-        settings.make_database()
+        settings.tracking.make_database()
     return settings
 
 

@@ -49,11 +49,6 @@ def check_servers() -> None:
                 ) from error
 
 
-def make_database() -> None:
-    """Make MLflow's database, where it is a file that is not there yet."""
-    tracking.MlflowClient().search_experiments(max_results=1)
-
-
 def run_flow(flow: Any, *args: Any) -> Any:
     """Run a flow in this process; what the user can mend is logged as one line, not as a traceback."""
     for name in ("prefect.flow_runs", "prefect.task_runs"):
@@ -126,6 +121,7 @@ def tracked(kind: str, recipe: Recipe, raws: Sequence[Path], **tags: str) -> Ite
     tags
         More that decides what it makes.
     """
+    tracking.make_database()
     if flow_run.run_count > MOST_ATTEMPTS:
         raise NucleusError(f"crashed {MOST_ATTEMPTS} times: see its logs, and start it anew")
     code = source()

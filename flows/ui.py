@@ -37,6 +37,7 @@ def serve(run_id: str | None, say: Callable[[str], None]) -> None:
             *("--port", _free_port("prefect")),
         ]
     if os.environ["MLFLOW_TRACKING_URI"].startswith("sqlite:"):
+        tracking.make_database()
         commands["mlflow"] = [
             *("-m", "mlflow", "server", "--host", "127.0.0.1", "--port", _free_port("mlflow")),
             *("--backend-store-uri", os.environ["MLFLOW_TRACKING_URI"], "--workers", "1"),

@@ -3,6 +3,7 @@
 import json
 import os
 import shlex
+import shutil
 import tempfile
 import time
 import warnings
@@ -31,7 +32,7 @@ from mlflow.utils.mlflow_tags import (
 
 from nucleus_unet.environment import environment, lock
 from nucleus_unet.errors import NucleusError
-from nucleus_unet.files import sha256_file
+from nucleus_unet.files import locked, sha256_file
 from nucleus_unet.home import home, ui_url
 from nucleus_unet.interruption import StoppedError
 from nucleus_unet.recipe import Recipe
@@ -64,6 +65,25 @@ class Run:
     id: str
     url: str
     attempt: int = 1
+
+
+def make_database() -> None:
+    """Make MLflow's database where it is a file that is not there yet: whole, or not at all.
+
+    MLflow makes it in many steps, and cannot use what is left of a process that was killed between.
+    """
+    path = Path(os.environ["MLFLOW_TRACKING_URI"].removeprefix("sqlite:///"))
+    if not path.is_absolute() or path.exists():
+        return
+    with locked(home() / "locks" / "mlflow"):
+        if path.exists():
+            return
+        folder = path.with_suffix(".partial")
+        shutil.rmtree(folder, ignore_errors=True)
+        folder.mkdir(parents=True)
+        MlflowClient(f"sqlite:///{folder / path.name}").search_experiments(max_results=1)
+        (folder / path.name).rename(path)
+        folder.rmdir()
 
 
 @contextmanager

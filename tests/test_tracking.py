@@ -1,5 +1,6 @@
 import contextlib
 import json
+import sqlite3
 import uuid
 from collections.abc import Iterator
 from importlib import import_module
@@ -48,6 +49,22 @@ def tracking(folder: Path) -> Any:
 @pytest.fixture(scope="module")
 def client(tracking: Any) -> Any:
     return tracking.MlflowClient()
+
+
+def test_a_database_of_which_half_was_made_is_made_anew(
+    tracking: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "home" / "mlflow.db"
+    (path.parent / "mlflow.partial").mkdir(parents=True)
+    with sqlite3.connect(path.parent / "mlflow.partial" / "mlflow.db") as half:
+        half.execute("create table budget_policies (id integer)")
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{path}")
+    tracking.make_database()
+    assert [found.name for found in path.parent.iterdir()] == ["mlflow.db"]
+    client = tracking.MlflowClient(f"sqlite:///{path}")
+    made = client.create_experiment("one")
+    tracking.make_database()  # leaves one that is there as it is
+    assert client.get_experiment(made).name == "one"
 
 
 def opened(tracking: Any, recipe: Recipe, note: str = "", work: str = "", **tags: str) -> Any:
@@ -302,25 +319,29 @@ def test_the_next_attempt_goes_on_in_the_same_run(
     assert [(point.step, point.value) for point in points] == [(1, 0.5), (2, 0.125)]
 
 
-def test_a_run_whose_process_was_killed_is_taken_up(
-    tracking: Any, client: Any, tiny: Recipe
-) -> None:
+@pytest.fixture
+def finished(tracking: Any, tiny: Recipe) -> tuple[str, Any]:
+    """Some work, and its run, which has ended."""
     work = uuid.uuid4().hex
     with opened(tracking, tiny, "first", work) as run:
-        pass
+        return work, run
+
+
+def test_a_run_whose_process_was_killed_is_taken_up(
+    tracking: Any, client: Any, tiny: Recipe, finished: tuple[str, Any]
+) -> None:
+    work, run = finished
     client.update_run(run.id, status="RUNNING")  # nobody was left to end it
     with opened(tracking, tiny, "second", work) as again:
         assert (again.id, again.attempt) == (run.id, 2)
 
 
 def test_finished_work_and_other_work_get_a_new_run(
-    tracking: Any, client: Any, tiny: Recipe
+    tracking: Any, client: Any, tiny: Recipe, finished: tuple[str, Any]
 ) -> None:
-    work = uuid.uuid4().hex
-    with opened(tracking, tiny, "first", work) as finished:
-        pass
+    work, run = finished
     with pytest.raises(RuntimeError), opened(tracking, tiny, "other", uuid.uuid4().hex) as other:
         raise RuntimeError
     with opened(tracking, tiny, "second", work) as again:
-        assert again.id not in (finished.id, other.id)
+        assert again.id not in (run.id, other.id)
         assert again.attempt == 1

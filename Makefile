@@ -33,12 +33,13 @@ deploy: install
 	$(BIN)/nucleus deploy
 
 worker: install
+	@: $${PREFECT_API_URL:?set it to the Prefect server whose work the worker is to do}
 	$(BIN)/prefect worker start --pool gpu
 
 lint: install
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
-	$(BIN)/mypy flows tasks nucleus_unet
+	$(BIN)/mypy flows tasks nucleus_unet benchmarks
 
 # Needs uv. No header and no annotation: the lock names no host and no path.
 lock:

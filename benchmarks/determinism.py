@@ -5,12 +5,11 @@ The choice is global to a process, so each has a process of its own; they take t
 
 import argparse
 import functools
-from statistics import median
-from time import perf_counter
 from typing import Any
 
+from turns import step_seconds, timed
+
 from nucleus_unet.backend import best_precision, configure, usable_cores
-from nucleus_unet.isolation import new_process
 from nucleus_unet.recipe import load_recipe
 
 WARM_UP = 2
@@ -39,29 +38,16 @@ def step(deterministic: bool) -> float:
     recipe, rng = load_recipe("best"), np.random.default_rng(0)
     shape = (recipe.training.batch_size, *2 * (recipe.data.image_size,), 3)
     images, maps = rng.integers(0, 256, shape, np.uint8), rng.random(shape, np.float32)
-    model = compiled(deterministic)
-    start = perf_counter()
-    model.train_on_batch(images, maps)  # returns the loss, and so waits for it
-    return perf_counter() - start
+    return timed(compiled(deterministic), images, maps)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--steps", type=int, default=20, help="steps of each; default 20")
-    arguments = parser.parse_args()
-    processes = {deterministic: new_process() for deterministic in (True, False)}
-    seconds: dict[bool, list[float]] = {key: [] for key in processes}
-    try:
-        for _ in range(WARM_UP + arguments.steps):
-            for key, process in processes.items():
-                seconds[key].append(process.submit(step, key).result())
-    finally:
-        for process in processes.values():
-            process.shutdown()
-    medians = {key: median(times[WARM_UP:]) for key, times in seconds.items()}
-    for key, step_s in medians.items():
-        print(f"{'deterministic' if key else 'any kernels':16}{step_s:.3f} s a step")
-    print(f"deterministic takes {medians[True] / medians[False]:.2f} times as long")
+    medians = step_seconds(step, [(True,), (False,)], parser.parse_args().steps, WARM_UP)
+    for (deterministic,), step_s in medians.items():
+        print(f"{'deterministic' if deterministic else 'any kernels':16}{step_s:.3f} s a step")
+    print(f"deterministic takes {medians[True,] / medians[False,]:.2f} times as long")
 
 
 if __name__ == "__main__":

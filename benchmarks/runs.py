@@ -1,6 +1,7 @@
 """The figures of logged runs, as the README's table: python benchmarks/runs.py RUN_ID ..."""
 
 import argparse
+from typing import Any
 
 from nucleus_unet.home import prepare_environment
 
@@ -35,17 +36,17 @@ def main() -> None:
         if name == "recipe":
             print("|---" * (len(runs) + 1) + "|")
     for run in runs:
-        values = " ".join(f"{value:.3f}" for value in _history(run, "val_mean_iou"))
-        print(f"\n{run.data.tags['recipe']}, validation mean IoU by epoch: {values}")
+        curve = " ".join(f"{value:.3f}" for value in _history(run, "val_mean_iou"))
+        print(f"\n{run.data.tags['recipe']}, validation mean IoU by epoch: {curve}")
 
 
-def _history(run, metric):  # type: ignore[no-untyped-def]
+def _history(run: Any, metric: str) -> list[float]:
     from mlflow import MlflowClient
 
     return [point.value for point in MlflowClient().get_metric_history(run.info.run_id, metric)]
 
 
-def _number(run, metric, form):  # type: ignore[no-untyped-def]
+def _number(run: Any, metric: str, form: str) -> str:
     value = run.data.metrics.get(metric)
     return "" if value is None else f"{value:{form}}"
 

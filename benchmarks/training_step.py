@@ -8,12 +8,11 @@ take turns, one step at a time. Loss and optimizer are the seed's; metrics and l
 
 import argparse
 import functools
-from statistics import median
-from time import perf_counter
 from typing import Any
 
+from turns import step_seconds, timed
+
 from nucleus_unet.backend import configure, usable_cores
-from nucleus_unet.isolation import new_process
 from nucleus_unet.recipe import load_recipe
 
 WARM_UP = 1
@@ -73,16 +72,14 @@ def compiled(precision: str, convolutions: str) -> Any:
     return model
 
 
-def step(precision: str, convolutions: str, batch_size: int) -> float:
+def step(batch_size: int, precision: str, convolutions: str) -> float:
     """Seconds of one step."""
     import numpy as np
 
     model, rng = compiled(precision, convolutions), np.random.default_rng(0)
     images = rng.integers(0, 256, (batch_size, 256, 256, 3), np.uint8)
     masks = rng.integers(0, 2, (batch_size, 256, 256, 1)).astype(np.float32)
-    start = perf_counter()
-    model.train_on_batch(images, masks)  # returns the loss, and so waits for it
-    return perf_counter() - start
+    return timed(model, images, masks)
 
 
 def main() -> None:
@@ -90,17 +87,8 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=5, help="steps of each way; default 5")
     parser.add_argument("--batch-size", type=int, default=32, help="images; default 32")
     arguments = parser.parse_args()
-    processes = {precision: new_process() for precision, _ in WAYS}
-    seconds: dict[tuple[str, str], list[float]] = {way: [] for way in WAYS}
-    try:
-        for _ in range(WARM_UP + arguments.steps):
-            for way in WAYS:
-                asked = processes[way[0]].submit(step, *way, arguments.batch_size)
-                seconds[way].append(asked.result())
-    finally:
-        for process in processes.values():
-            process.shutdown()
-    medians = {way: median(times[WARM_UP:]) for way, times in seconds.items()}
+    one = functools.partial(step, arguments.batch_size)
+    medians = step_seconds(one, WAYS, arguments.steps, WARM_UP)
     print(f"{'precision':16}{'network':12}{'s a step':>10}{'images/s':>10}{'ratio to plain':>16}")
     for way, step_s in medians.items():
         speed, ratio = arguments.batch_size / step_s, medians[PLAIN] / step_s

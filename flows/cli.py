@@ -4,6 +4,7 @@ import json
 import os
 import shutil
 import sys
+import traceback
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -114,7 +115,7 @@ def predict(images: tuple[Path, ...], model: str, out: Path) -> None:
             pass  # refused before anything is started
     settings = _start()
     from flows.predict import predict as flow
-    from nucleus_unet.tracking import require_run
+    from nucleus_unet.records import require_run
 
     require_run(model)
     made = settings.run_flow(flow, list(images), model, out)
@@ -140,7 +141,7 @@ def predict(images: tuple[Path, ...], model: str, out: Path) -> None:
     multiple=True,
     help="Where the run's training data are now, if not where they were.",
 )
-@click.option("--test", "test_data", type=PATH, help="The same of its test images.")
+@click.option("--test", "test_data", type=PATH, multiple=True, help="The same of its test images.")
 @click.option(
     "--in-env",
     is_flag=True,
@@ -150,7 +151,7 @@ def reproduce(
     run_id: str,
     retrain: bool,
     training_data: tuple[Path, ...],
-    test_data: Path | None,
+    test_data: tuple[Path, ...],
     in_env: bool,
 ) -> None:
     """Make the submission of run RUN_ID again, and say whether it is the same.
@@ -159,20 +160,27 @@ def reproduce(
     """
     if in_env:
         _prepare()
-        from nucleus_unet.tracking import reproduction_script
+        from nucleus_unet.records import reproduction_script
 
         options = ["--retrain"] * retrain
         options += [f"--train={path.absolute()}" for path in training_data]
-        options += [f"--test={test_data.absolute()}"] if test_data else []
+        options += [f"--test={path.absolute()}" for path in test_data]
         click.echo(reproduction_script(run_id, ["reproduce", run_id, *options]))
         return
     settings = _start()
     from flows.reproduce import reproduce as flow
-    from nucleus_unet.tracking import fetch_record
+    from nucleus_unet.records import fetch_record
     from tasks.compare import report
 
     fetch_record(run_id)
-    answer = settings.run_flow(flow, run_id, retrain, list(training_data) or None, test_data)
+    data = [list(paths) or None for paths in (training_data, test_data)]
+    try:
+        answer = settings.run_flow(flow, run_id, retrain, *data)
+    except NucleusError:
+        raise
+    except Exception:  # 1 would say that it differs
+        traceback.print_exc()
+        sys.exit(2)
     click.echo(f"\n{report(answer)}\n")
     _table([("run", answer.run.id), ("see it in both UIs", f"{_typed()} ui {answer.run.id}")])
     sys.exit(0 if answer.identical else 1)
@@ -184,19 +192,20 @@ def reproduce(
 def diff(run_a: str, run_b: str) -> None:
     """In what two runs differ: recipe, data, machine, packages, source; and what each made."""
     _prepare()
-    from nucleus_unet import tracking
+    from nucleus_unet import records
     from nucleus_unet.reproduction import changes, compare_submissions, side_by_side
 
-    a, b = (tracking.fetch_record(run_id) for run_id in (run_a, run_b))
+    a, b = (records.fetch_record(run_id) for run_id in (run_a, run_b))
     for line in changes(a, b) or ["recipe, data, machine, packages and source are the same"]:
         click.echo(line)
     click.echo()
     rows = side_by_side(a, b)
-    width = max(len(left) for _, left, _ in rows)
+    width = max((len(left) for _, left, _ in rows), default=0)
     _table([(name, f"{left:{width}}  {right}") for name, left, right in rows])
-    if "test" in a.data and "test" in b.data:
-        sizes = {file["id"]: (file["height"], file["width"]) for file in a.data["test"].files}
-        before, after = (tracking.fetch_artifact(r.run_id, "submission.csv") for r in (a, b))
+    if "submission.sha256" in a.tags and "submission.sha256" in b.tags:
+        files = [*a.data["test"].files, *b.data["test"].files]
+        sizes = {file["id"]: (file["height"], file["width"]) for file in files}
+        before, after = (records.fetch_artifact(r.run_id, "submission.csv") for r in (a, b))
         different = compare_submissions(before, after, sizes)
         click.echo(f"\n{len(different)} of {len(sizes)} images have other nuclei")
         for image in different[:20]:
@@ -334,11 +343,16 @@ def _start() -> Any:
     click.echo("Starting Prefect and MLflow ...", err=True)
     from flows import server
     from nucleus_unet.files import locked
-    from nucleus_unet.home import home, ui_url
+    from nucleus_unet.home import home, names_prefect, ui_url
 
     # Two that make the same database at once both fail.
     with locked(home() / "locks" / "databases"):
-        own = not {"PREFECT_API_URL", "PREFECT_PROFILE"} & os.environ.keys()
+        own = not names_prefect()
+        if own and "DASK_SCHEDULER_ADDRESS" in os.environ:
+            raise NucleusError(
+                "DASK_SCHEDULER_ADDRESS names workers of other machines, which need a Prefect server "
+                "too: start one and set PREFECT_API_URL"
+            )
         if own:
             url, process = server.start()
             os.environ |= {"PREFECT_API_URL": url, "PREFECT_UI_URL": ui_url("prefect")}

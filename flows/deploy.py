@@ -90,12 +90,14 @@ def deploy(say: Callable[[str], object]) -> None:
     done = subprocess.run(
         [sys.executable, "-m", "prefect", "--no-prompt", "deploy", "--all"],
         cwd=CHECKOUT,
-        capture_output=True,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
         text=True,
         check=False,
     )
     if done.returncode:
-        raise NucleusError(f"the deployments of prefect.yaml are refused: {done.stderr[-2000:]}")
+        reason = " ".join(done.stdout.split())[-1000:]
+        raise NucleusError(f"the deployments of prefect.yaml are refused: {reason}")
     say("deployments of prefect.yaml: given")
 
 

@@ -5,7 +5,7 @@ from pathlib import Path
 from prefect import flow
 
 from flows.settings import task_runner, tracked
-from nucleus_unet import backend, tracking
+from nucleus_unet import backend, records
 from nucleus_unet.files import make_folder
 from nucleus_unet.home import prepare_environment
 from nucleus_unet.recipe import Recipe
@@ -32,7 +32,7 @@ def predict(images: list[Path], model: str, out: Path) -> Submission:
         Folder for ``submission.csv``, ``labels/<id>.png`` and ``overlays/<id>.png``.
     """
     prepare_environment()
-    recipe, network = tracking.fetch_model(model)
+    recipe, network = records.fetch_model(model)
     recipe = backend.resolve(recipe)
     make_folder(out, "name another folder for what is made")
     with tracked("predict", recipe, images, **{"model.run_id": model}) as run:

@@ -8,7 +8,7 @@ from prefect import flow
 from flows.predict import segment
 from flows.retrain import retrain as retrain_flow
 from flows.settings import threads, tracked
-from nucleus_unet import tracking
+from nucleus_unet import records, tracking
 from nucleus_unet.errors import NucleusError
 from nucleus_unet.home import fresh_home, home, prepare_environment
 from nucleus_unet.recipe import parse_recipe
@@ -25,7 +25,7 @@ def reproduce(
     run_id: str,
     retrain: bool = False,
     training_data: list[Path] | None = None,
-    test_data: Path | None = None,
+    test_data: list[Path] | None = None,
 ) -> Answer:
     """Make the submission of a logged run again, in a home of its own, and compare.
 
@@ -37,18 +37,18 @@ def reproduce(
         Train again from the raw data; otherwise the logged model predicts.
     training_data : list of Path, optional
         The run's raw training data, where they are not at the paths that it logged any more.
-    test_data : Path, optional
+    test_data : list of Path, optional
         The run's test images, in the same way.
     """
     prepare_environment()
-    record = tracking.fetch_record(run_id)
+    record = records.fetch_record(run_id)
     recipe = parse_recipe(dict(record.recipe), f"recipe of run {run_id}")
-    test = [test_data] if test_data else _paths(record, "test")
-    training = (training_data or _paths(record, "training")) if retrain else []
+    test = _paths(record, "test", test_data)
+    training = _paths(record, "training", training_data) if retrain else []
     made = home() / "runs"
     with (
         tracked("reproduce", recipe, [*training, *test], reproduces=run_id) as run,
-        fresh_home(f"{run_id}{'-retrain' * retrain}"),
+        fresh_home(run.id),
     ):
         images = ingest.submit(test, annotated=False).result()
         require_data(record, "test", images, None)
@@ -62,18 +62,18 @@ def reproduce(
             again = retrain_flow.with_options(task_runner=threads())
             retrained = again(training, test[0], recipe)
             submission = retrained.submission
-            tags = tracking.require_run(retrained.run.id)
+            tags = records.require_run(retrained.run.id)
             tracking.log_tags(run, {"retrained": retrained.run.id})
             weights = record.tags["weights.sha256"], tags["weights.sha256"]
         else:
-            tuned, network = tracking.fetch_model(record.tags.get("model.run_id", run_id))
+            tuned, network = records.fetch_model(record.tags.get("model.run_id", run_id))
             found = segment(tuned, network, images)
             submission = publish_submission(images, found, run, made / run.id)
         return compare(record, submission, images, test, weights, run)
 
 
-def _paths(record: Record, context: str) -> Sequence[Path]:
-    """Where a run had its data.
+def _paths(record: Record, context: str, given: Sequence[Path] | None) -> Sequence[Path]:
+    """Where a run's data are now: where it had them, unless another place is given.
 
     Raises
     ------
@@ -84,6 +84,8 @@ def _paths(record: Record, context: str) -> Sequence[Path]:
         raise NucleusError(
             f"run {record.run_id} made no submission from {context} data: choose one that did"
         )
+    if given:
+        return given
     paths = [Path(path) for path in record.data[context].paths]
     for path in paths:
         if not path.exists():

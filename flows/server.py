@@ -18,21 +18,23 @@ from nucleus_unet.home import home
 from nucleus_unet.isolation import end_with
 
 HOST = "127.0.0.1"
+PATIENCE_S = 120.0
+"""A first start on a slow disk makes the database."""
+GRACE_S = 5.0
 
 
 def start() -> tuple[str, subprocess.Popen[bytes]]:
     """Start a server that ends with this process; the address of its API, and its process."""
-    with socket.socket() as probe:
-        probe.bind((HOST, 0))
-        port = probe.getsockname()[1]
-    with _log().open("ab") as log:
+    # Bound here and handed over, so that no other process can take the port meanwhile.
+    with socket.create_server((HOST, 0)) as listening, _log().open("ab") as log:
         process = subprocess.Popen(
-            [sys.executable, "-m", "flows.server", str(port), str(os.getpid())],
+            [sys.executable, "-m", "flows.server", str(listening.fileno()), str(os.getpid())],
             stdout=log,
             stderr=log,
+            pass_fds=[listening.fileno()],
             start_new_session=True,
         )
-    return f"http://{HOST}:{port}/api", process
+        return f"http://{HOST}:{listening.getsockname()[1]}/api", process
 
 
 def wait_for(url: str, process: subprocess.Popen[bytes]) -> None:
@@ -41,25 +43,28 @@ def wait_for(url: str, process: subprocess.Popen[bytes]) -> None:
     Raises
     ------
     NucleusError
-        It has ended.
+        It has ended, or does not answer for `PATIENCE_S`.
     """
-    while process.poll() is None:
+    deadline = time.monotonic() + PATIENCE_S
+    while process.poll() is None and time.monotonic() < deadline:
         try:
             httpx.get(f"{url}/health").raise_for_status()
             return
         except httpx.HTTPError:
             time.sleep(0.1)
-    raise NucleusError(f"Prefect's local server ended: see {_log()}")
+    process.kill()
+    raise NucleusError(f"Prefect's local server ended or does not answer: see {_log()}")
 
 
-def serve(port: int, parent: int) -> None:
-    """Serve until the parent process has ended."""
-    end_with(parent)
+def serve(descriptor: int, parent: int) -> None:
+    """Serve on a listening socket until the parent process has ended."""
+    end_with(parent, grace_s=GRACE_S)
     import uvicorn
     from prefect.server.api.server import create_app
 
     app = create_app(ephemeral=True, final=True)
-    uvicorn.run(app, host=HOST, port=port, log_level="error", lifespan="on")
+    server = uvicorn.Server(uvicorn.Config(app, log_level="error", lifespan="on"))
+    server.run(sockets=[socket.socket(fileno=descriptor)])
 
 
 def _log() -> Path:

@@ -2,7 +2,7 @@
 
 import logging
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -19,7 +19,7 @@ from nucleus_unet.dataset.fingerprint import fingerprint
 from nucleus_unet.dataset.synthetic import write_synthetic
 from nucleus_unet.errors import NucleusError
 from nucleus_unet.files import locked
-from nucleus_unet.home import home, home_id, ui_url
+from nucleus_unet.home import home, home_id, names_prefect, ui_url
 from nucleus_unet.isolation import abandoned_on_error
 from nucleus_unet.recipe import Recipe, digest_of
 from nucleus_unet.source import packages, source
@@ -79,7 +79,7 @@ def task_runner() -> Any:
         return threads()
     if asked != "dask":
         raise NucleusError(f"NUCLEUS_TASK_RUNNER={asked} is unknown: set threads or dask")
-    if "PREFECT_API_URL" not in os.environ:
+    if not names_prefect():
         raise NucleusError(
             "NUCLEUS_TASK_RUNNER=dask needs a Prefect server for its workers: start one and set "
             "PREFECT_API_URL, or unset it"
@@ -107,6 +107,14 @@ def sample_data() -> tuple[Path, Path]:
     return write_synthetic(folder)
 
 
+def work_of(kind: str, recipe: Recipe, raws: Sequence[Path], tags: Mapping[str, str]) -> str:
+    """Digest of all that a run logs or makes, but for its time: equal for attempts at the same work."""
+    code = source()
+    choices = recipe.model_dump(mode="json")
+    same = [home_id(), kind, choices, fingerprint(raws), code.commit, code.diff, dict(tags)]
+    return digest_of([*same, packages()])
+
+
 @contextmanager
 def tracked(kind: str, recipe: Recipe, raws: Sequence[Path], **tags: str) -> Iterator[tracking.Run]:
     """An MLflow run for this flow run, each linked to the other.
@@ -124,9 +132,7 @@ def tracked(kind: str, recipe: Recipe, raws: Sequence[Path], **tags: str) -> Ite
     tracking.make_database()
     if flow_run.run_count > MOST_ATTEMPTS:
         raise NucleusError(f"crashed {MOST_ATTEMPTS} times: see its logs, and start it anew")
-    code = source()
-    same = [home_id(), kind, recipe.digest(), fingerprint(raws), code.commit, code.diff, tags]
-    work = digest_of([*same, packages()])
+    work = work_of(kind, recipe, raws, tags)
     ui = PREFECT_UI_URL.value() or ui_url("prefect")
     url = f"{ui}/runs/flow-run/{flow_run.id}"
     tags |= {"prefect.flow_run_id": str(flow_run.id), "prefect.url": url}

@@ -11,7 +11,7 @@ from urllib.parse import urlsplit
 
 import httpx
 
-from nucleus_unet import tracking
+from nucleus_unet import records, tracking
 from nucleus_unet.errors import NucleusError
 from nucleus_unet.home import home, ui_url
 
@@ -27,7 +27,7 @@ def serve(run_id: str | None, say: Callable[[str], None]) -> None:
     prefect = os.environ.get("PREFECT_API_URL", "").removesuffix("/api") or ui_url("prefect")
     lines = [f"Prefect  {prefect}", f"MLflow   {tracking.ui_address()}"]
     if run_id:
-        tags = tracking.require_run(run_id)
+        tags = records.require_run(run_id)
         flow_run = f"/runs/flow-run/{tags.get('prefect.flow_run_id', '')}"
         lines = [f"Prefect  {prefect}{flow_run}", f"MLflow   {tracking.run_url(run_id)}"]
     commands = {}
@@ -37,11 +37,11 @@ def serve(run_id: str | None, say: Callable[[str], None]) -> None:
             *("--port", _free_port("prefect")),
         ]
     if os.environ["MLFLOW_TRACKING_URI"].startswith("sqlite:"):
-        tracking.make_database()
         commands["mlflow"] = [
             *("-m", "mlflow", "server", "--host", "127.0.0.1", "--port", _free_port("mlflow")),
             *("--backend-store-uri", os.environ["MLFLOW_TRACKING_URI"], "--workers", "1"),
         ]
+    tracking.make_database()
     for end in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
         signal.signal(end, signal.default_int_handler)
     # At another port than its own Prefect's pages would ask the usual one all the same.

@@ -44,13 +44,19 @@ def gpu_compute_capability() -> tuple[int, int] | None:
 
     if os.environ.get("CUDA_VISIBLE_DEVICES") in ("", "-1"):
         return None
+    capabilities = [tuple(pynvml.nvmlDeviceGetCudaComputeCapability(h)) for h in nvidia_gpus()]
+    return min(capabilities, default=None)
+
+
+def nvidia_gpus() -> list[Any]:
+    """NVML's handles of the GPUs; none where there is no driver."""
+    import pynvml
+
     try:
         pynvml.nvmlInit()
     except pynvml.NVMLError:
-        return None
-    handles = [pynvml.nvmlDeviceGetHandleByIndex(i) for i in range(pynvml.nvmlDeviceGetCount())]
-    capabilities = [tuple(pynvml.nvmlDeviceGetCudaComputeCapability(h)) for h in handles]
-    return min(capabilities, default=None)
+        return []
+    return [pynvml.nvmlDeviceGetHandleByIndex(i) for i in range(pynvml.nvmlDeviceGetCount())]
 
 
 def device_kind() -> dict[str, Any]:
@@ -92,8 +98,8 @@ def configure(
         for gpu in tf.config.list_physical_devices("GPU"):
             tf.config.experimental.set_memory_growth(gpu, True)
     elif deterministic:  # JAX reads it when it first computes
-        flags = os.environ.get("XLA_FLAGS", "")
-        os.environ["XLA_FLAGS"] = f"{flags} --xla_gpu_deterministic_ops=true".strip()
+        flag, flags = "--xla_gpu_deterministic_ops=true", os.environ.get("XLA_FLAGS", "").split()
+        os.environ["XLA_FLAGS"] = " ".join([*flags, *([] if flag in flags else [flag])])
     keras.utils.set_random_seed(seed)
     keras.config.set_dtype_policy(precision)
 

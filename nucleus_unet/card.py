@@ -4,6 +4,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from nucleus_unet.events import epochs
 from nucleus_unet.recipe import Recipe, load_recipe, recipe_names
 
 FAILURES = 5
@@ -33,10 +34,10 @@ def model_card(
     scores, by_image
         As `nucleus_unet.evaluation.score` gives them.
     """
-    epochs = [event for event in events if event["event"] == "epoch"]
+    history = epochs(events)
     start = next(event for event in events if event["event"] == "start")
     end = next(event for event in events if event["event"] == "end")
-    minutes = sum(epoch["seconds"] for epoch in epochs) / 60
+    minutes = sum(epoch["seconds"] for epoch in history) / 60
     kinds = [
         [kind, _count(sides["training"], kind), f"{row['images']}", f"{row['score']:.3f}"]
         for kind, row in scores["by_kind"].items()
@@ -71,7 +72,7 @@ def model_card(
             f"{scores['split']:,} annotated ones were split, {scores['merged']:,} predicted ones hold "
             "several.",
             "## Cost",
-            f"{len(epochs)} epochs in {minutes:.1f} minutes, {start['parameters']:,} parameters, "
+            f"{len(history)} epochs in {minutes:.1f} minutes, {start['parameters']:,} parameters, "
             f"{end['peak_memory_bytes'] / 1e9:.1f} GB; {start['backend']} on "
             f"{', '.join(start['devices'])}, {start['cores']} cores, {recipe.training.precision}.",
             "## Known failures",

@@ -26,12 +26,16 @@ class Checkpoint:
 
 
 def save(folder: Path, step: int, arrays: Mapping[str, NDArray[Any]]) -> None:
-    """Write the state after a step, as ``checkpoint-<step>-<digest>.npz``; only the last two stay."""
+    """Write the state after a step, as ``checkpoint-<step>-<digest>.npz``; only the last two stay.
+
+    Damaged ones and what killed writers left are removed.
+    """
     content = io.BytesIO()
     np.savez(content, allow_pickle=False, **arrays)
     digest = sha256_bytes(content.getvalue())[:16]
     write_atomically(folder / f"checkpoint-{step:09d}-{digest}.npz", content.getvalue())
-    for path in _newest_first(folder)[KEPT:]:
+    left = [*folder.glob(".checkpoint-*"), *folder.glob("checkpoint-*.damaged")]
+    for path in [*_newest_first(folder)[KEPT:], *left]:
         path.unlink()
 
 

@@ -1,8 +1,16 @@
 """What happens in a long computation, as lines in a file that another process follows."""
 
 import json
+import os
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
+
+
+def epochs(events: Iterable[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
+    """The ``epoch`` events in order, each epoch once: as last told, where it was trained again."""
+    found = {event["epoch"]: event for event in events if event["event"] == "epoch"}
+    return [found[number] for number in sorted(found)]
 
 
 class EventLog:
@@ -11,6 +19,11 @@ class EventLog:
     def __init__(self, path: Path) -> None:
         self._path = path
         self._offset = 0
+
+    def mend(self) -> None:
+        """Take away half a line, which a writer that was killed left; for the one that writes next."""
+        if self._path.exists():
+            os.truncate(self._path, self._path.read_bytes().rfind(b"\n") + 1)
 
     def tell(self, event: str, **facts: Any) -> None:
         """Append an event."""

@@ -58,6 +58,11 @@ def fresh_home(name: str) -> Iterator[None]:
     shutil.rmtree(inner)
 
 
+def names_prefect() -> bool:
+    """Whether the environment names a Prefect server."""
+    return bool({"PREFECT_API_URL", "PREFECT_PROFILE"} & os.environ.keys())
+
+
 def prepare_environment() -> None:
     """Point Prefect and MLflow at the home, where no server is named; before either is imported.
 
@@ -82,7 +87,7 @@ def prepare_environment() -> None:
         # A first start on a slow disk makes the database: about 20 s, which is Prefect's limit.
         "PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS": "120",
     }
-    if not {"PREFECT_API_URL", "PREFECT_PROFILE"} & os.environ.keys():
+    if not names_prefect():
         defaults |= {"PREFECT_SERVER_ALLOW_EPHEMERAL_MODE": "true"}
         os.environ["PREFECT_HOME"] = str(folder / "prefect")
     for name, value in defaults.items():

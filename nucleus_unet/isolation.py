@@ -58,24 +58,31 @@ def follow(function: str, *args: Any, poll: Callable[[], list[Any]]) -> Generato
     with new_process() as process:
         pid = process.submit(os.getpid).result()
         _followed.add(pid)
-        if _abandoned.is_set():
-            raise StoppedError("stopped before it began")
-        future = process.submit(_call, function, *args)
         try:
-            done = False
-            while not done:
-                done = future.done()
-                yield from poll()
-                if not done:
-                    time.sleep(POLL_S)
-            future.result()
+            if _abandoned.is_set():
+                raise StoppedError("stopped before it began")
+            yield from _reports(process.submit(_call, function, *args), pid, poll)
         finally:
             _followed.discard(pid)
-            if not future.done():  # who follows has failed, and would wait for hours
-                os.kill(pid, signal.SIGTERM)
-                wait([future], timeout=STOP_S)
-            if not future.done():
-                os.kill(pid, signal.SIGKILL)
+
+
+def _reports(
+    future: Future[Any], pid: int, poll: Callable[[], list[Any]]
+) -> Generator[Any, None, None]:
+    try:
+        done = False
+        while not done:
+            done = future.done()
+            yield from poll()
+            if not done:
+                time.sleep(POLL_S)
+        future.result()
+    finally:
+        if not future.done():  # who follows has failed, and would wait for hours
+            _signal(pid, signal.SIGTERM)
+            wait([future], timeout=STOP_S)
+        if not future.done():
+            _signal(pid, signal.SIGKILL)
 
 
 @contextlib.contextmanager
@@ -90,9 +97,16 @@ def abandoned_on_error() -> Iterator[None]:
     except BaseException:
         _abandoned.set()
         for pid in list(_followed):
-            with contextlib.suppress(ProcessLookupError):  # it ended meanwhile
-                os.kill(pid, signal.SIGTERM)
+            _signal(pid, signal.SIGTERM)
+        deadline = time.monotonic() + STOP_S + POLL_S
+        while _followed and time.monotonic() < deadline:  # it still saves, and is at the same work
+            time.sleep(0.1)
         raise
+
+
+def _signal(pid: int, number: signal.Signals) -> None:
+    with contextlib.suppress(ProcessLookupError):  # it ended meanwhile
+        os.kill(pid, number)
 
 
 def run_in_worker(
@@ -139,18 +153,27 @@ def _start(parent: int, log: Path) -> None:
     sys.stderr = os.fdopen(os.dup(2), "w", buffering=1)
     with log.open("ab") as file:
         os.dup2(file.fileno(), 2)
+    end_with(parent, STOP_S, _idle)
 
-    end_with(parent)
 
+def end_with(parent: int, grace_s: float, idle: threading.Event | None = None) -> None:
+    """See to it that this process ends soon after the one that started it.
 
-def end_with(parent: int) -> None:
-    """See to it that this process ends soon after the one that started it."""
+    Parameters
+    ----------
+    parent : int
+        Process id.
+    grace_s : float
+        What it has to end by itself after SIGTERM, or to become idle.
+    idle : threading.Event, optional
+        Set while the process has nothing to do.
+    """
 
     def watch() -> None:
         while os.getppid() == parent:
             time.sleep(1)
         os.kill(os.getpid(), signal.SIGTERM)  # who heeds it saves what it has
-        _idle.wait(STOP_S)
+        (idle or threading.Event()).wait(grace_s)
         os._exit(1)
 
     threading.Thread(target=watch, daemon=True).start()

@@ -1,7 +1,7 @@
 """Whether two runs made the same, where they differ, and why that may be."""
 
 import shlex
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -13,8 +13,11 @@ from nucleus_unet.recipe import flatten
 from nucleus_unet.scoring import match
 from nucleus_unet.submission import read_submission
 
-ARITHMETIC = ("tensorflow", "keras", "numpy", "opencv-python-headless", "scikit-image", "scipy")
-"""Packages that compute what is compared."""
+ARITHMETIC = (
+    *("tensorflow", "jax", "jaxlib", "keras", "numpy", "opencv-python-headless", "scikit-image"),
+    *("scipy", "scikit-learn", "tifffile"),
+)
+"""Packages that compute what is compared, those that compute most first."""
 
 
 @dataclass(frozen=True)
@@ -24,12 +27,12 @@ class Record:
     run_id: str
     recipe: Mapping[str, Any]
     """Resolved."""
-    environment: Mapping[str, str]
+    machine: Mapping[str, str]
     packages: Mapping[str, str]
     commit: str
     diff: str
     """What the working tree had beside the commit, as a patch."""
-    data: Mapping[str, "Data"]
+    data: Mapping[str, "LoggedDataset"]
     """By context: ``training`` and ``test``."""
     tags: Mapping[str, str] = field(default_factory=dict)
     metrics: Mapping[str, float] = field(default_factory=dict)
@@ -39,7 +42,7 @@ class Record:
 
 
 @dataclass(frozen=True)
-class Data:
+class LoggedDataset:
     """A data set: where it was, and the digests of its files."""
 
     paths: Sequence[str]
@@ -65,22 +68,21 @@ def changes(a: Record, b: Record) -> list[str]:
     Recipe, data, the packages that compute, processor and switches, source, other packages.
     """
     recipes = _changed(flatten(dict(a.recipe)), flatten(dict(b.recipe)))
-    packages = list(_changed(a.packages, b.packages))
-    arithmetic = [line for line in packages if line.split()[0] in ARITHMETIC]
-    environment = _changed(a.environment, b.environment)
-    found = [f"recipe {line}" for line in recipes if not line.startswith("name ")]
+    recipes.pop("name", None)
+    packages = _changed(a.packages, b.packages)
+    found = [f"recipe {line}" for line in recipes.values()]
     found += [
         f"{context} data: {line}"
         for context in sorted(a.data.keys() & b.data.keys())
         for line in data_changes(a.data[context].files, b.data[context].files)
     ]
-    found += [f"package {line}" for line in arithmetic]
-    found += [f"machine {line}" for line in environment]
+    found += [f"package {packages.pop(name)}" for name in ARITHMETIC if name in packages]
+    found += [f"machine {line}" for line in _changed(a.machine, b.machine).values()]
     if a.commit != b.commit:
         found.append(f"source {a.commit[:12]} → {b.commit[:12]}")
     if a.diff != b.diff:
         found.append("source: what the working tree has beside the commit")
-    return found + [f"package {line}" for line in packages if line not in arithmetic]
+    return found + [f"package {line}" for line in packages.values()]
 
 
 def data_changes(a: Sequence[Mapping[str, str]], b: Sequence[Mapping[str, str]]) -> list[str]:
@@ -133,7 +135,9 @@ def side_by_side(a: Record, b: Record) -> list[tuple[str, str, str]]:
     ]
 
 
-def script(record: Record, lock: Path | None, diff: Path | None, command: Sequence[str]) -> str:
+def environment_script(
+    record: Record, lock: Path | None, diff: Path | None, command: Sequence[str]
+) -> str:
     """A shell script that runs a command in the revision, changes and packages of a run.
 
     Parameters
@@ -147,7 +151,7 @@ def script(record: Record, lock: Path | None, diff: Path | None, command: Sequen
         Arguments of ``nucleus``.
     """
     folder = f"nucleus-{record.run_id[:8]}"
-    python = ".".join(record.environment["python"].split(".")[:2])
+    python = ".".join(record.machine["python"].split(".")[:2])
     pip = ".venv/bin/pip install --quiet --disable-pip-version-check --no-deps"
     if lock:
         install = f"{pip} --require-hashes --requirement {shlex.quote(str(lock))}"
@@ -155,7 +159,7 @@ def script(record: Record, lock: Path | None, diff: Path | None, command: Sequen
         pins = [f"{n}=={v}" for n, v in record.packages.items() if n != "nucleus-unet"]
         install = f"{pip} {' '.join(map(shlex.quote, pins))}"
     lines = [
-        f"# Run {record.run_id}: commit {record.commit}, Python {record.environment['python']}",
+        f"# Run {record.run_id}: commit {record.commit}, Python {record.machine['python']}",
         "set -e",
         f"git clone --quiet {shlex.quote(str(Path(__file__).parents[1]))} {folder}",
         f"cd {folder}",
@@ -185,8 +189,8 @@ def _made(record: Record) -> dict[str, str]:
     return {k: f"{v:.4g}" if isinstance(v, float) else v for k, v in found.items()}
 
 
-def _changed(a: Mapping[str, Any], b: Mapping[str, Any]) -> Iterator[str]:
-    for key in [*a, *(key for key in b if key not in a)]:
-        before, after = a.get(key, "absent"), b.get(key, "absent")
-        if before != after:
-            yield f"{key} {before} → {after}"
+def _changed(a: Mapping[str, Any], b: Mapping[str, Any]) -> dict[str, str]:
+    """By name what has another value: the name and both."""
+    keys = [*a, *(key for key in b if key not in a)]
+    pairs = {key: (a.get(key, "absent"), b.get(key, "absent")) for key in keys}
+    return {key: f"{key} {x} → {y}" for key, (x, y) in pairs.items() if x != y}

@@ -1,6 +1,7 @@
 """Which source code is running, and with which packages."""
 
 import subprocess
+import sys
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
@@ -35,6 +36,16 @@ def source() -> Source:
 def packages() -> list[str]:
     """Installed distributions, sorted, as ``name==version``."""
     return sorted({f"{d.name}=={d.version}" for d in metadata.distributions()}, key=str.lower)
+
+
+def requirements_lock() -> str | None:
+    """The lock that the packages were installed from by ``make install``; None where they were not."""
+    root = Path(__file__).parents[1]
+    for mark in Path(sys.prefix).glob("installed-*.lock"):
+        path = root / "requirements" / mark.name.removeprefix("installed-")
+        if path.exists():
+            return path.read_text()
+    return None
 
 
 def _untracked() -> str:

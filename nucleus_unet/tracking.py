@@ -1,13 +1,13 @@
 """Runs, metrics, artifacts and models in MLflow."""
 
+import functools
 import json
 import os
-import shlex
 import shutil
 import tempfile
 import time
 import warnings
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from datetime import datetime
@@ -30,22 +30,19 @@ from mlflow.utils.mlflow_tags import (
     MLFLOW_SOURCE_TYPE,
 )
 
-from nucleus_unet.environment import environment, lock
-from nucleus_unet.errors import NucleusError
 from nucleus_unet.files import locked, sha256_file
 from nucleus_unet.home import home, ui_url
 from nucleus_unet.interruption import StoppedError
+from nucleus_unet.machine import machine
 from nucleus_unet.recipe import Recipe
-from nucleus_unet.reproduction import Data, Record, script
-from nucleus_unet.source import packages, source
+from nucleus_unet.reproduction import LoggedDataset
+from nucleus_unet.source import packages, requirements_lock, source
 
 EXPERIMENT = "nucleus-unet"
 MODEL = "model"
-MODEL_FILES = "model.files"
-"""Tag: the SHA-256 of each file of the model, by name."""
+MODEL_FILES, MODEL_ID = "model.files", "model.id"
+"""Tags: the SHA-256 of each file of the model, by name; and its id in MLflow."""
 PACKAGE = Path(__file__).parent
-# How MLflow answers that there is no such thing, or that no id looks like this.
-ABSENT = ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE")
 # What the logged model needs to be loaded elsewhere, at the versions that made it.
 MODEL_REQUIREMENTS = (
     "mlflow",
@@ -134,8 +131,8 @@ def open_run(
         )
         client.log_text(run.id, recipe.model_dump_json(indent=1), "recipe.json")
         client.log_text(run.id, "\n".join(packages()) + "\n", "packages.txt")
-        client.log_text(run.id, json.dumps(environment(), indent=1), "environment.json")
-        if requirements := lock():
+        client.log_text(run.id, json.dumps(machine(), indent=1), "machine.json")
+        if requirements := requirements_lock():
             client.log_text(run.id, requirements, "requirements.lock")
         if code.dirty:
             client.log_text(run.id, code.diff, "source.diff")
@@ -174,20 +171,28 @@ def _taken_up(client: MlflowClient, tags: dict[str, str]) -> Run | None:
     client.update_run(run_id, status="RUNNING")
     if "failure" in before:
         client.delete_tag(run_id, "failure")
-    note = f"{before[MLFLOW_RUN_NOTE]}\n\nAttempt {run.attempt}: {tags[MLFLOW_RUN_NOTE]}"
+    note = f"{before.get(MLFLOW_RUN_NOTE, '')}\n\nAttempt {run.attempt}: {tags[MLFLOW_RUN_NOTE]}"
     log_tags(run, {**tags, "attempt": str(run.attempt), MLFLOW_RUN_NOTE: note})
     return run
 
 
+def refused(error: Exception) -> bool:
+    """Whether MLflow answered that it will not do what it was asked; it would not another time."""
+    if not isinstance(error, MlflowException):
+        return False
+    return 400 <= error.get_http_status_code() < 500 and error.get_http_status_code() != 429
+
+
 def describe(run_id: str, markdown: str) -> None:
-    """Add a paragraph to the description of a run."""
+    """Add a paragraph to the description of a run, where it is not there yet."""
     client = MlflowClient()
     note = client.get_run(run_id).data.tags.get(MLFLOW_RUN_NOTE, "")
-    client.set_tag(run_id, MLFLOW_RUN_NOTE, f"{note}\n\n{markdown}".strip())
+    if markdown not in note:
+        client.set_tag(run_id, MLFLOW_RUN_NOTE, f"{note}\n\n{markdown}".strip())
 
 
 def log_dataset(
-    run: Run, name: str, data: Data, digest: str, context: str, profile: Mapping[str, int]
+    run: Run, name: str, data: LoggedDataset, digest: str, context: str, profile: Mapping[str, int]
 ) -> None:
     """Add a data set to the run's inputs.
 
@@ -220,10 +225,17 @@ def log_metrics(
     points = [
         Metric(key, float(value), time_ms, step, model_id=model_id)
         for key, value in metrics.items()
-        if run.attempt == 1
-        or all(point.step != step for point in client.get_metric_history(run.id, key))
+        if step not in _steps_before(run, key)
     ]
     client.log_batch(run.id, metrics=points)
+
+
+@functools.cache
+def _steps_before(run: Run, key: str) -> frozenset[int]:
+    """At which an earlier attempt logged a metric."""
+    if run.attempt == 1:
+        return frozenset()
+    return frozenset(point.step for point in MlflowClient().get_metric_history(run.id, key))
 
 
 def log_tags(run: Run, tags: Mapping[str, str]) -> None:
@@ -255,13 +267,18 @@ def log_json(run: Run, name: str, value: Any) -> None:
 def log_model(run: Run, recipe: Recipe, network: Path) -> str:
     """Log the model: from code, with signature and pinned requirements; returns its id.
 
-    `network` is the path of ``model.keras``.
+    One that an earlier attempt logged is not logged again. `network` is the path of ``model.keras``.
     """
+    warnings.filterwarnings("ignore", message=".*input example was not provided")
     with tempfile.TemporaryDirectory() as folder:
         recipe_file = Path(folder) / "recipe.json"
         recipe_file.write_text(recipe.model_dump_json(indent=1))
-        with mlflow.start_run(run_id=run.id), warnings.catch_warnings():
-            warnings.filterwarnings("ignore", message=".*input example was not provided")
+        digests = json.dumps({path.name: sha256_file(path) for path in (recipe_file, network)})
+        tags = MlflowClient().get_run(run.id).data.tags
+        if tags.get(MODEL_FILES) == digests:
+            return str(tags[MODEL_ID])
+        mlflow.start_run(run_id=run.id)
+        try:
             logged = mlflow.pyfunc.log_model(
                 name=MODEL,
                 # MLflow copies the run's metrics of this step to the model; none has it.
@@ -275,10 +292,9 @@ def log_model(run: Run, recipe: Recipe, network: Path) -> str:
                 ),
                 pip_requirements=[f"{n}=={metadata.version(n)}" for n in MODEL_REQUIREMENTS],
             )
-            digests = {path.name: sha256_file(path) for path in (recipe_file, network)}
-    # Leaving the block above ended the run, which goes on.
-    MlflowClient().update_run(run.id, status="RUNNING")
-    log_tags(run, {MODEL_FILES: json.dumps(digests)})
+        finally:
+            mlflow.end_run("RUNNING")  # it goes on
+    log_tags(run, {MODEL_FILES: digests, MODEL_ID: logged.model_id})
     return str(logged.model_id)
 
 
@@ -292,131 +308,6 @@ def first_finished_run(tag: str, value: str) -> str | None:
         max_results=1,
     )
     return str(runs[0].info.run_id) if runs else None
-
-
-def require_run(run_id: str) -> dict[str, str]:
-    """The tags of a logged run.
-
-    Raises
-    ------
-    NucleusError
-        No such run on this tracking server.
-    """
-    try:
-        return dict(MlflowClient().get_run(run_id).data.tags)
-    except MlflowException as error:
-        if error.error_code not in ABSENT:
-            raise
-        raise NucleusError(
-            f"no run {run_id} at {mlflow.get_tracking_uri()}: take a run id from its UI "
-            "(nucleus ui), or set MLFLOW_TRACKING_URI to the server that has it"
-        ) from error
-
-
-def fetch_model(run_id: str) -> tuple[Recipe, Path]:
-    """The resolved recipe of a logged run and its ``model.keras``, fetched into the home.
-
-    Raises
-    ------
-    NucleusError
-        No such run on this tracking server, it logged no model, or the model's files are not those
-        that it logged.
-    """
-    digests = json.loads(require_run(run_id).get(MODEL_FILES, "{}"))
-    try:
-        folder = _fetch(run_id, MODEL) / "artifacts"
-    except MlflowException as error:
-        if error.error_code not in ABSENT:
-            raise
-        raise NucleusError(
-            f"run {run_id} has no model: it failed or is not a retrain; choose one that finished"
-        ) from error
-    for name, digest in digests.items():
-        if not (folder / name).is_file() or sha256_file(folder / name) != digest:
-            raise NucleusError(
-                f"run {run_id}: its artifact {MODEL}/artifacts/{name} is damaged, other than what "
-                "was logged: restore it, or train again (nucleus reproduce --retrain)"
-            )
-    return Recipe.model_validate_json((folder / "recipe.json").read_bytes()), folder / "model.keras"
-
-
-def fetch_record(run_id: str) -> Record:
-    """What a run logged of itself.
-
-    Raises
-    ------
-    NucleusError
-        No such run on this tracking server, or something of it is missing.
-    """
-    tags = require_run(run_id)
-
-    def read(name: str) -> str:
-        return fetch_artifact(run_id, name).read_text()
-
-    run = MlflowClient().get_run(run_id)
-    contexts = [key.removeprefix("dataset.") for key in tags if key.startswith("dataset.")]
-    return Record(
-        run_id,
-        recipe=json.loads(read("recipe.json")),
-        environment=json.loads(read("environment.json")),
-        packages=dict(line.split("==") for line in read("packages.txt").splitlines()),
-        commit=tags["source.commit"],
-        diff=read("source.diff") if tags["source.dirty"] == "true" else "",
-        data={
-            context: Data(**json.loads(read(f"datasets/{context}.json"))) for context in contexts
-        },
-        tags=tags,
-        metrics=run.data.metrics,
-        history=json.loads(read("history.json")) if "stage.train" in tags else (),
-    )
-
-
-def reproduction_script(run_id: str, command: Sequence[str]) -> str:
-    """A shell script that runs a ``nucleus`` command in a logged run's environment, on our records.
-
-    Raises
-    ------
-    NucleusError
-        As `fetch_record`; or the run's source is not known.
-    """
-    record = fetch_record(run_id)
-    if record.commit == "unknown":
-        raise NucleusError(f"run {run_id} did not run from a checkout: its revision is not known")
-    logged = {artifact.path for artifact in MlflowClient().list_artifacts(run_id)}
-    lock, diff = (
-        fetch_artifact(run_id, name) if name in logged else None
-        for name in ("requirements.lock", "source.diff")
-    )
-    servers = [
-        f"export {name}={shlex.quote(os.environ[name])}"
-        for name in ("NUCLEUS_HOME", "MLFLOW_TRACKING_URI", "PREFECT_API_URL")
-        if name in os.environ
-    ]
-    return "\n".join([*servers, script(record, lock, diff, command)])
-
-
-def fetch_artifact(run_id: str, name: str) -> Path:
-    """A file that a run logged, fetched into the home.
-
-    Raises
-    ------
-    NucleusError
-        The run has none of this name.
-    """
-    try:
-        return _fetch(run_id, name)
-    except (MlflowException, OSError) as error:
-        if isinstance(error, MlflowException) and error.error_code not in ABSENT:
-            raise
-        raise NucleusError(
-            f"run {run_id} has no artifact {name}: it did not log it, or it is lost"
-        ) from error
-
-
-def _fetch(run_id: str, name: str) -> Path:
-    to = home() / "fetched" / run_id
-    to.mkdir(parents=True, exist_ok=True)
-    return Path(mlflow.artifacts.download_artifacts(f"runs:/{run_id}/{name}", dst_path=str(to)))
 
 
 def run_url(run_id: str) -> str:

@@ -25,7 +25,7 @@ from nucleus_unet.augment import (
 )
 from nucleus_unet.dataset.sample import Sample
 from nucleus_unet.errors import NucleusError
-from nucleus_unet.events import EventLog
+from nucleus_unet.events import EventLog, epochs
 from nucleus_unet.interruption import StoppedError
 from nucleus_unet.losses import bce_dice_loss, mask_dice, nuclei_loss
 from nucleus_unet.metrics import MaskMeanIoU
@@ -284,12 +284,14 @@ class _Journal(keras.callbacks.Callback):
         self._epoch_started = self._told_step = 0.0
         self._training_ended: float | None = None
         self.events = EventLog(folder / EVENTS)
-        told = [event for event in self.events.new() if event["event"] == "epoch"]
+        self.events.mend()
+        told = {event["epoch"] for event in epochs(self.events.new())}
         self.restore()
         start = {"parameters": model.count_params(), "step": self.step}
         self.events.tell("start", **start, **backend.hardware())
-        for epoch in self.history[len(told) :]:
-            self.events.tell("epoch", **asdict(epoch))
+        for epoch in self.history:
+            if epoch.epoch not in told:
+                self.events.tell("epoch", **asdict(epoch))
 
     def restore(self) -> None:
         """Go back to the last checkpoint; without any, stay at the start."""

@@ -8,7 +8,7 @@ from prefect import task
 from prefect.artifacts import create_markdown_artifact
 from prefect.logging import get_run_logger
 
-from nucleus_unet import tracking
+from nucleus_unet import records, tracking
 from nucleus_unet.dataset.raw import open_raw
 from nucleus_unet.dataset.truth import read_truth
 from nucleus_unet.errors import NucleusError
@@ -27,6 +27,9 @@ from nucleus_unet.stages import Stage
 from tasks.ingest import images_of
 from tasks.publish import Submission, files_of
 from tasks.reporting import progress
+
+MOST_IMAGES = 20
+"""That are in the report by name."""
 
 
 def require_data(record: Record, context: str, images: Stage, labels: Stage | None) -> None:
@@ -77,7 +80,7 @@ def compare(
     differences: Sequence[ImageDifference] = ()
     scores = None
     if logged != submission.sha256:
-        before = tracking.fetch_artifact(record.run_id, "submission.csv")
+        before = records.fetch_artifact(record.run_id, "submission.csv")
         if sha256_file(before) != logged:
             raise NucleusError(
                 f"run {record.run_id}: its artifact submission.csv is damaged, other than what it "
@@ -94,7 +97,7 @@ def compare(
         images=differences,
         weights_equal=weights and weights[0] == weights[1],
         scores=scores,
-        causes=changes(record, tracking.fetch_record(run.id)),
+        causes=changes(record, records.fetch_record(run.id)),
     )
     page = report(answer)
     create_markdown_artifact(page, key="reproduction", description="What was reproduced")
@@ -107,7 +110,7 @@ def compare(
 
 
 def report(answer: Answer) -> str:
-    """The answer as a page, in markdown."""
+    """The answer as a page, in markdown; ``reproduction.json`` has all of it."""
     outcome = "identical" if answer.identical else "different"
     lines = [
         f"# Reproduction of {answer.reproduces}: {outcome}",
@@ -115,15 +118,17 @@ def report(answer: Answer) -> str:
     ]
     if answer.weights_equal is not None:
         lines.append(f"Weights: {'identical' if answer.weights_equal else 'different'}.")
-    if answer.images:
-        rows = [f"| {d.id} | {d.gained} | {d.lost} | {d.pixels} |" for d in answer.images]
-        head = ["| image | nuclei gained | lost | pixels changed |", "|---|---|---|---|"]
-        lines.append("\n".join(head + rows))
     if answer.scores:
         lines.append(f"Score {answer.scores[0]:.4f} → {answer.scores[1]:.4f}.")
     if not answer.identical:
         causes = answer.causes or ["none that the two runs logged"]
         lines.append("Likely causes, in order:\n\n" + "\n".join(f"1. {cause}" for cause in causes))
+    if answer.images:
+        lines.append(f"{len(answer.images)} images differ:")
+        worst = answer.images[:MOST_IMAGES]
+        rows = [f"| {d.id} | {d.gained} | {d.lost} | {d.pixels} |" for d in worst]
+        head = ["| image | nuclei gained | lost | pixels changed |", "|---|---|---|---|"]
+        lines.append("\n".join(head + rows))
     return "\n\n".join(lines)
 
 

@@ -14,12 +14,12 @@ from prefect.logging import get_run_logger
 from nucleus_unet import figures, submission, tracking
 from nucleus_unet.card import model_card
 from nucleus_unet.errors import NucleusError
-from nucleus_unet.events import EventLog
+from nucleus_unet.events import EventLog, epochs
 from nucleus_unet.files import sha256_file, write_atomically
 from nucleus_unet.home import home
 from nucleus_unet.isolation import run_in_worker
 from nucleus_unet.recipe import Recipe
-from nucleus_unet.reproduction import Data
+from nucleus_unet.reproduction import LoggedDataset
 from nucleus_unet.stages import Stage
 from tasks.encode import ROWS
 from tasks.evaluate import BY_IMAGE, SCORES, TUNED, scores_of
@@ -52,7 +52,7 @@ def publish_model(
 ) -> None:
     """Log the split, file list, history, curves, scores, pictures, the model and its card."""
     events = EventLog(model.folder / EVENTS).new()
-    history = [event for event in events if event["event"] == "epoch"]
+    history = epochs(events)
     network = model.folder / MODEL
     threads = recipe.training.cpu_threads
     model_id = run_in_worker(threads, "nucleus_unet.tracking:log_model", run, recipe, network)
@@ -142,7 +142,7 @@ def log_dataset(
     profile = {"images": len(images_of(images.folder))}
     if labels:
         profile["nuclei"] = sum(entry.nuclei for entry in labels_of(labels.folder))
-    data = Data([str(path.absolute()) for path in paths], files_of(images, labels))
+    data = LoggedDataset([str(path.absolute()) for path in paths], files_of(images, labels))
     digest = dataset_of(images, labels)
     tracking.log_dataset(run, dataset_name(paths), data, digest, context, profile)
 

@@ -5,15 +5,17 @@ from contextlib import closing
 from pathlib import Path
 from typing import Any
 
+from httpx import HTTPStatusError
 from prefect import task
 from prefect.artifacts import (
     create_progress_artifact,
     create_table_artifact,
     update_progress_artifact,
 )
+from prefect.exceptions import ObjectNotFound
 from prefect.logging import get_run_logger
 
-from nucleus_unet import tracking
+from nucleus_unet import records, tracking
 from nucleus_unet.backend import device_kind, gpu_compute_capability
 from nucleus_unet.delivery import Delivery
 from nucleus_unet.errors import NucleusError
@@ -43,8 +45,28 @@ def train(
     run: tracking.Run,
 ) -> Any:
     """Train the network and log each epoch to MLflow as it ends; returns the `Stage`."""
-    follower = _Follower(recipe, run)
+    warn = get_run_logger().warning
+    with (
+        # Training goes on while one of the servers is away.
+        Delivery("MLflow", warn, tracking.refused) as to_mlflow,
+        Delivery("Prefect", warn, refused) as to_prefect,
+    ):
+        follower = _Follower(recipe, run, to_mlflow, to_prefect)
+        stage = _stage(recipe, images, labels, split, start_weights, follower)
+        follower.end()
+    rows = [short(epoch) for _, epoch in sorted(follower.epochs.items())]
+    create_table_artifact(rows, key="epochs", description="Epochs, training and validation")
+    return state_of(stage)
 
+
+def _stage(
+    recipe: Recipe,
+    images: Stage,
+    labels: Stage,
+    split: Stage,
+    start_weights: Path | None,
+    follower: "_Follower",
+) -> Stage:
     def build(folder: Path) -> None:
         reader = EventLog(folder / EVENTS)
         follower.catch_up(reader.new())
@@ -73,8 +95,7 @@ def train(
     )
     if stage.cached:
         follower.catch_up(EventLog(stage.folder / EVENTS).new())
-    follower.close()
-    return state_of(stage)
+    return stage
 
 
 def unused_gpu(devices: list[str], backend: str) -> str | None:
@@ -84,19 +105,27 @@ def unused_gpu(devices: list[str], backend: str) -> str | None:
     return None
 
 
+def refused(error: Exception) -> bool:
+    """Whether Prefect answered that it will not do what it was asked; it would not another time."""
+    if isinstance(error, HTTPStatusError):
+        status = error.response.status_code
+        return 400 <= status < 500 and status not in (408, 429)
+    return isinstance(error, ObjectNotFound)
+
+
 class _Follower:
     """Tells Prefect, MLflow and the terminal what happens in a training."""
 
-    def __init__(self, recipe: Recipe, run: tracking.Run) -> None:
+    def __init__(
+        self, recipe: Recipe, run: tracking.Run, to_mlflow: Delivery, to_prefect: Delivery
+    ) -> None:
         self.settings, self.run = recipe.training, run
+        self.to_mlflow, self.to_prefect = to_mlflow, to_prefect
         self.steps = self.settings.epochs * self.settings.steps_per_epoch
         self.logger = get_run_logger()
-        self.epochs: list[dict[str, Any]] = []
+        self.epochs: dict[int, dict[str, Any]] = {}
         self.progress: Any = create_progress_artifact(0.0, key="training", description="Training")
         self.move = reporter("training", "steps", self.logger.info)
-        # Training goes on while one of the servers is away.
-        self.to_mlflow = Delivery("MLflow", self.logger.warning)
-        self.to_prefect = Delivery("Prefect", self.logger.warning)
 
     def tell(self, event: dict[str, Any]) -> None:
         kind = event.pop("event")
@@ -108,13 +137,9 @@ class _Follower:
             if event["event"] not in ("estimate", "step"):
                 self.tell(event)
 
-    def close(self) -> None:
+    def end(self) -> None:
         self.move(self.steps, self.steps)
         self.to_prefect.put(update_progress_artifact, self.progress, 100.0)
-        self.to_prefect.close()
-        self.to_mlflow.close()
-        rows = [short(epoch) for epoch in self.epochs]
-        create_table_artifact(rows, key="epochs", description="Epochs, training and validation")
 
     def _start(self, parameters: int, step: int, **hardware: Any) -> None:
         self.logger.info("training %d parameters on %s", parameters, hardware)
@@ -144,7 +169,7 @@ class _Follower:
         self.to_prefect.put(update_progress_artifact, self.progress, share)
 
     def _epoch(self, **epoch: Any) -> None:
-        self.epochs.append(epoch)
+        self.epochs[epoch["epoch"]] = epoch
         self._step(epoch["epoch"] * self.settings.steps_per_epoch)
         self.logger.info(
             "epoch %d of %d: loss %.4f, mean IoU %.4f, validation loss %.4f, mean IoU %.4f, "
@@ -177,7 +202,7 @@ def start_weights_of(recipe: Recipe) -> Path | None:
     run_id = recipe.training.start_from
     if run_id is None:
         return None
-    origin, network = tracking.fetch_model(run_id)
+    origin, network = records.fetch_model(run_id)
     for key in ("base_filters", "depth", "normalization", "outputs"):
         theirs, ours = getattr(origin.network, key), getattr(recipe.network, key)
         if theirs != ours:

@@ -1,6 +1,7 @@
 """The network's maps at the images' original size."""
 
 import os
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +25,10 @@ def upsample(images: Stage, shard: range, maps: Stage) -> Any:
             name = f"{entry.id}.npy"
             predicted = np.load(maps.folder / name)
             if predicted.shape[:2] == (entry.height, entry.width):
-                os.link(maps.folder / name, folder / name)  # takes no more of the disk
+                try:
+                    os.link(maps.folder / name, folder / name)  # takes no more of the disk
+                except PermissionError:  # of another user's file
+                    shutil.copyfile(maps.folder / name, folder / name)
             else:
                 larger = instances.upsample(predicted, entry.height, entry.width)
                 np.save(folder / name, larger)

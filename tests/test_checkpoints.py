@@ -44,6 +44,15 @@ def test_a_damaged_file_is_passed_over_and_named(tmp_path: Path, damage: str) ->
     assert checkpoints.load(tmp_path).step == 1
 
 
+def test_the_next_one_takes_away_what_is_of_no_use_any_more(tmp_path: Path) -> None:
+    _, last = save(tmp_path, 1, 2)
+    last.write_bytes(b"")
+    assert checkpoints.load(tmp_path).step == 1
+    (tmp_path / f".{last.name}.x1y2").write_bytes(b"of a writer that was killed")
+    names = [path.name[:20] for path in save(tmp_path, 3)]
+    assert names == ["checkpoint-000000001", "checkpoint-000000003"]
+
+
 def test_where_all_are_damaged_training_starts_again(tmp_path: Path) -> None:
     paths = save(tmp_path, 1, 2)
     for path in paths:

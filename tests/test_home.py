@@ -1,3 +1,4 @@
+import contextlib
 import os
 import subprocess
 import sys
@@ -6,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from nucleus_unet.errors import NucleusError
-from nucleus_unet.home import home, home_id, prepare_environment
+from nucleus_unet.home import fresh_home, home, home_id, prepare_environment
 
 NAMES = [
     "NUCLEUS_HOME",
@@ -122,3 +123,21 @@ def test_a_home_keeps_its_id_and_another_has_another(
     assert home_id() == first
     monkeypatch.setenv("NUCLEUS_HOME", str(tmp_path / "b"))
     assert home_id() != first
+
+
+def test_within_a_fresh_home_nothing_of_the_other_is_found(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("NUCLEUS_HOME", str(tmp_path))
+    before = home_id()
+    with fresh_home("one"):
+        assert home() == tmp_path / "fresh" / "one"
+        assert home_id() != before
+    assert home() == tmp_path
+    assert not (tmp_path / "fresh" / "one").exists()
+    with contextlib.suppress(RuntimeError), fresh_home("two"):
+        (home() / "checkpoint").touch()
+        raise RuntimeError
+    assert home() == tmp_path
+    with fresh_home("two"):  # another attempt finds what the first left
+        assert (home() / "checkpoint").exists()

@@ -14,7 +14,7 @@ MODULES = sorted(
     for path in ROOT.glob(f"{package}/**/*.py")
 )
 HEAVY = {"tensorflow", "keras", "mlflow", "prefect", "cv2", "sklearn", "skimage", "pandas"}
-TALKS_TO_MLFLOW = {"nucleus_unet/tracking.py", "nucleus_unet/served_model.py"}
+TALKS_TO_MLFLOW = {f"nucleus_unet/{name}.py" for name in ("tracking", "records", "served_model")}
 each_module = pytest.mark.parametrize(
     "path", MODULES, ids=[path.relative_to(ROOT).as_posix() for path in MODULES]
 )
@@ -46,7 +46,7 @@ def test_imports_point_from_flows_over_tasks_to_the_library(path: Path) -> None:
 
 
 @each_module
-def test_mlflow_is_imported_where_runs_are_written_and_models_served(path: Path) -> None:
+def test_mlflow_is_imported_where_runs_are_written_and_read_and_models_served(path: Path) -> None:
     if path.relative_to(ROOT).as_posix() not in TALKS_TO_MLFLOW:
         assert "mlflow" not in imported(path)
 
@@ -78,6 +78,9 @@ def test_help_needs_none_of_the_slow_packages(code: str, tmp_path: Path) -> None
 
 
 def test_importing_the_flows_loads_no_backend_and_writes_nothing(tmp_path: Path) -> None:
-    code = "import flows.retrain, flows.predict, flows.ui, sys; print(*sys.modules)"
+    flows = ", ".join(
+        f"flows.{name}" for name in ("retrain", "predict", "reproduce", "ui", "server")
+    )
+    code = f"import {flows}, sys; print(*sys.modules)"
     assert {"tensorflow", "keras", "jax"} & set(python(code, tmp_path).split()) == set()
     assert list(tmp_path.iterdir()) == []

@@ -1,3 +1,4 @@
+import subprocess
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -5,12 +6,13 @@ from typing import Any
 import pytest
 
 from nucleus_unet.reproduction import (
-    Data,
     ImageDifference,
+    LoggedDataset,
     Record,
     changes,
     compare_submissions,
     data_changes,
+    environment_script,
     side_by_side,
 )
 
@@ -21,11 +23,11 @@ FILES = [
 RECORD = Record(
     run_id="first",
     recipe={"name": "best", "training": {"threads": 2, "seed": 10}},
-    environment={"cpu": "Xeon", "cpu flags": "avx2 amx_bf16"},
+    machine={"cpu": "Xeon", "cpu flags": "avx2 amx_bf16"},
     packages={"tensorflow": "2.21.0", "mlflow": "3.17.2", "numpy": "2.4.0"},
     commit="1" * 40,
     diff="",
-    data={"training": Data(["/raw"], FILES)},
+    data={"training": LoggedDataset(["/raw"], FILES)},
 )
 
 
@@ -34,7 +36,7 @@ def test_runs_that_agree_in_everything_that_counts() -> None:
         RECORD,
         run_id="second",
         recipe={"name": "renamed", "training": {"threads": 2, "seed": 10}},
-        data={"training": Data(["/moved"], FILES)},
+        data={"training": LoggedDataset(["/moved"], FILES)},
         tags={"kind": "reproduce"},
     )
     assert changes(RECORD, other) == []
@@ -48,18 +50,18 @@ def test_runs_that_agree_in_everything_that_counts() -> None:
             "recipe training.threads 2 → 1",
         ),
         (
-            {"environment": {"cpu": "Xeon", "cpu flags": "avx2"}},
+            {"machine": {"cpu": "Xeon", "cpu flags": "avx2"}},
             "machine cpu flags avx2 amx_bf16 → avx2",
         ),
         (
-            {"environment": RECORD.environment | {"XLA_FLAGS": "x"}},
+            {"machine": RECORD.machine | {"XLA_FLAGS": "x"}},
             "machine XLA_FLAGS absent → x",
         ),
         ({"packages": RECORD.packages | {"numpy": "2.5.0"}}, "package numpy 2.4.0 → 2.5.0"),
         ({"commit": "2" * 40}, "source 111111111111 → 222222222222"),
         ({"diff": "+x"}, "source: what the working tree has beside the commit"),
         (
-            {"data": {"training": Data([], FILES[1:])}},
+            {"data": {"training": LoggedDataset([], FILES[1:])}},
             "training data: image a is missing",
         ),
     ],
@@ -72,7 +74,7 @@ def test_the_likeliest_cause_comes_first() -> None:
     other = replace(
         RECORD,
         recipe={"name": "best", "training": {"threads": 2, "seed": 11}},
-        environment={"cpu": "EPYC", "cpu flags": "avx2 amx_bf16"},
+        machine={"cpu": "EPYC", "cpu flags": "avx2 amx_bf16"},
         packages={"mlflow": "4.0.0", "tensorflow": "2.22.0", "numpy": "2.4.0"},
         commit="2" * 40,
     )
@@ -134,3 +136,24 @@ def test_what_two_runs_made_is_side_by_side() -> None:
         ("submission.sha256", "a" * 16, "absent"),
         ("submission/nuclei", "absent", "7"),
     ]
+
+
+@pytest.mark.parametrize("locked", [True, False])
+def test_the_script_of_a_run_s_revision_and_packages(tmp_path: Path, locked: bool) -> None:
+    record = replace(
+        RECORD, machine={"python": "3.11.7"}, packages={"numpy": "2.3.5", "nucleus-unet": "1"}
+    )
+    lock, diff = (tmp_path / "a b.lock", tmp_path / "a.diff") if locked else (None, None)
+    text = environment_script(record, lock, diff, ["reproduce", "it's"])
+    subprocess.run(["sh", "-n"], input=text, text=True, check=True)
+    lines = text.splitlines()
+    assert lines[0] == f"# Run {record.run_id}: commit {record.commit}, Python 3.11.7"
+    assert lines[1] == "set -e"
+    assert lines[2].startswith("git clone --quiet ")
+    assert lines[4] == f"git checkout --quiet {record.commit}"
+    assert (f"git apply {diff}" in lines) == locked
+    assert "python3.11 -m venv .venv" in lines
+    [install] = [line for line in lines if "--no-deps" in line and "--editable" not in line]
+    end = f" --require-hashes --requirement '{lock}'" if locked else " numpy==2.3.5"
+    assert install.endswith(end)
+    assert lines[-1] == ".venv/bin/nucleus reproduce 'it'\"'\"'s'"

@@ -1,11 +1,12 @@
 import subprocess
+import sys
 from importlib import metadata
 from pathlib import Path
 
 import pytest
 
 from nucleus_unet import source as module
-from nucleus_unet.source import packages, source
+from nucleus_unet.source import packages, requirements_lock, source
 
 AUTHOR = ["-c", "user.name=n", "-c", "user.email=e@example.org"]
 
@@ -79,3 +80,14 @@ def test_packages_are_sorted_and_pinned() -> None:
     found = packages()
     assert f"numpy=={metadata.version('numpy')}" in found
     assert found == sorted(set(found), key=str.lower)
+
+
+def test_the_lock_is_the_one_that_was_installed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sys, "prefix", str(tmp_path))
+    assert requirements_lock() is None
+    (tmp_path / "installed-cpu.lock").touch()
+    assert (
+        requirements_lock() == (Path(__file__).parents[1] / "requirements" / "cpu.lock").read_text()
+    )

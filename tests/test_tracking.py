@@ -16,11 +16,11 @@ from nucleus_unet.errors import NucleusError
 from nucleus_unet.files import sha256_bytes
 from nucleus_unet.interruption import StoppedError
 from nucleus_unet.recipe import Recipe
-from nucleus_unet.reproduction import Data
+from nucleus_unet.reproduction import LoggedDataset
 from nucleus_unet.source import Source
 
 DIGEST = "0123456789abcdef" * 4
-SET = Data(["/raw/set.zip"], [{"id": "a", "image_sha256": DIGEST}])
+SET = LoggedDataset(["/raw/set.zip"], [{"id": "a", "image_sha256": DIGEST}])
 
 
 @pytest.fixture(scope="module")
@@ -44,6 +44,13 @@ def tracking(folder: Path) -> Any:
     from nucleus_unet import tracking
 
     return tracking
+
+
+@pytest.fixture(scope="module")
+def records(tracking: Any) -> Any:
+    from nucleus_unet import records
+
+    return records
 
 
 @pytest.fixture(scope="module")
@@ -205,17 +212,17 @@ def test_the_first_finished_run_with_a_tag(tracking: Any, logged: Any, failed: s
     assert tracking.first_finished_run("stage.train", "of a run that failed") is None
 
 
-def test_the_tags_of_a_run_that_is_there(tracking: Any, logged: Any) -> None:
-    assert tracking.require_run(logged.id)["extra"] == "1"
+def test_the_tags_of_a_run_that_is_there(records: Any, logged: Any) -> None:
+    assert records.require_run(logged.id)["extra"] == "1"
 
 
 def test_the_record_of_a_run_has_all_that_decided_it(
-    tracking: Any, logged: Any, tiny: Recipe
+    records: Any, logged: Any, tiny: Recipe
 ) -> None:
-    record = tracking.fetch_record(logged.id)
+    record = records.fetch_record(logged.id)
     assert Recipe.model_validate(record.recipe) == tiny
     assert record.packages["mlflow"] == "3.17.2"
-    assert record.environment.items() >= {"cores": str(usable_cores())}.items()
+    assert record.machine.items() >= {"cores": str(usable_cores())}.items()
     assert (record.commit, record.diff) == ("c0ffee", "+changed\n")
     assert record.data == {"training": SET}
     assert record.tags["extra"] == "1"
@@ -223,36 +230,37 @@ def test_the_record_of_a_run_has_all_that_decided_it(
     assert record.history == [{"loss": 0.5}]
 
 
-def test_an_artifact_that_is_not_there_is_named(tracking: Any, logged: Any) -> None:
-    assert tracking.fetch_artifact(logged.id, "notes/note.txt").read_text() == "note"
+def test_an_artifact_that_is_not_there_is_named(records: Any, logged: Any) -> None:
+    assert records.fetch_artifact(logged.id, "notes/note.txt").read_text() == "note"
     with pytest.raises(NucleusError, match=f"^run {logged.id} has no artifact absent.txt: it did"):
-        tracking.fetch_artifact(logged.id, "absent.txt")
+        records.fetch_artifact(logged.id, "absent.txt")
 
 
 @pytest.mark.parametrize("run_id", ["0" * 32, "no such run"])
-def test_an_unknown_run_is_refused(tracking: Any, run_id: str) -> None:
+def test_an_unknown_run_is_refused(records: Any, run_id: str) -> None:
     with pytest.raises(NucleusError, match=f"^no run {run_id} at sqlite:.*nucleus ui") as error:
-        tracking.require_run(run_id)
+        records.require_run(run_id)
     assert "\n" not in str(error.value)
 
 
-def test_a_run_without_a_model_is_refused(tracking: Any, failed: str) -> None:
+def test_a_run_without_a_model_is_refused(records: Any, failed: str) -> None:
     with pytest.raises(NucleusError, match=f"^run {failed} has no model: .*choose one"):
-        tracking.fetch_model(failed)
+        records.fetch_model(failed)
 
 
-def test_a_server_that_fails_is_not_told_as_a_missing_run_or_model(
-    tracking: Any, logged: Any, monkeypatch: pytest.MonkeyPatch
+def test_a_server_that_fails_is_not_told_as_a_missing_run_or_artifact(
+    records: Any, logged: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def fail(*_: Any, **__: Any) -> None:
         raise MlflowException("database is locked")
 
-    monkeypatch.setattr("mlflow.artifacts.download_artifacts", fail)
-    with pytest.raises(MlflowException, match="database is locked"):
-        tracking.fetch_model(logged.id)
+    store = "mlflow.store.artifact.local_artifact_repo.LocalArtifactRepository.download_artifacts"
+    monkeypatch.setattr(store, fail)
+    with pytest.raises(MlflowException, match="Failed to download"):
+        records.fetch_artifact(logged.id, "notes/note.txt")
     monkeypatch.setattr("mlflow.MlflowClient.get_run", fail)
     with pytest.raises(MlflowException, match="database is locked"):
-        tracking.require_run(logged.id)
+        records.require_run(logged.id)
 
 
 def test_another_experiment_by_the_standard_variable(

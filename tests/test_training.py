@@ -4,6 +4,7 @@ import os
 import re
 import shutil
 import signal
+from collections.abc import Callable
 from concurrent.futures.process import BrokenProcessPool
 from itertools import pairwise
 from pathlib import Path
@@ -18,7 +19,7 @@ from nucleus_unet import checkpoints, training
 from nucleus_unet.augment import resize
 from nucleus_unet.dataset.sample import Sample
 from nucleus_unet.errors import NucleusError
-from nucleus_unet.events import EventLog
+from nucleus_unet.events import EventLog, epochs
 from nucleus_unet.interruption import StoppedError
 from nucleus_unet.isolation import follow
 from nucleus_unet.metrics import MaskMeanIoU, ThresholdedMeanIoU
@@ -41,7 +42,7 @@ class Trained(NamedTuple):
     events: list[dict[str, Any]]
 
     def epochs(self) -> list[dict[str, Any]]:
-        return [event for event in self.events if event["event"] == "epoch"]
+        return [dict(event) for event in epochs(self.events)]
 
 
 def run(function: str, recipe: Recipe, samples: list[Sample], folder: Path) -> Trained:
@@ -179,62 +180,52 @@ def test_the_model_scores_what_its_best_epoch_scored(
     assert float(metric.result()) == pytest.approx(best["val_mean_iou"], abs=1e-5)
 
 
-def test_killed_and_continued_it_is_the_same_to_the_bit(
+@pytest.mark.parametrize(
+    ("interrupted", "error", "message", "steps", "epochs"),
+    [
+        (train_and_be_killed, BrokenProcessPool, None, {4}, 0),
+        (train_and_be_killed_within_an_epoch, BrokenProcessPool, None, {7}, 1),
+        (
+            train_and_be_asked_to_stop,
+            StoppedError,
+            r"stopped after \d+ steps?, from where it goes on",
+            {1, 2, 3},
+            0,
+        ),
+    ],
+)
+def test_interrupted_and_continued_it_is_the_same_to_the_bit(
     undisturbed: Trained,
     tiny: Recipe,
     samples: list[Sample],
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
+    interrupted: Callable[..., None],
+    error: type[Exception],
+    message: str | None,
+    steps: set[int],
+    epochs: int,
 ) -> None:
-    folder = tmp_path / "b"
     monkeypatch.syspath_prepend(Path(__file__).parent)  # a new process gets it from this one
-    with pytest.raises(BrokenProcessPool):
-        run(f"{Path(__file__).stem}:train_and_be_killed", tiny, samples, folder)
-    first = [event["event"] for event in EventLog(folder / EVENTS).new()]
-    assert first.count("start") == 1
-    assert "epoch" not in first
-    continued = run("nucleus_unet.training:train", tiny, samples, folder)
+    with pytest.raises(error, match=message):
+        run(f"{Path(__file__).stem}:{interrupted.__name__}", tiny, samples, tmp_path)
+    told = [event["event"] for event in EventLog(tmp_path / EVENTS).new()]
+    assert (told.count("start"), told.count("epoch")) == (1, epochs)
+    # Nothing is left of a checkpoint that was being written.
+    (tmp_path / ".checkpoint-000000009.npz.x").touch()
+    stopped = checkpoints.load(tmp_path).step
+    assert stopped in steps
+    continued = run("nucleus_unet.training:train", tiny, samples, tmp_path)
+    starts = [event["step"] for event in continued.events if event["event"] == "start"]
+    assert starts == [0, stopped]
+    assert [epoch["epoch"] for epoch in continued.epochs()] == [1, 2, 3]
     after = state(undisturbed.folder)
     assert any("seed_generator" in name for name in after)  # dropout's own state
     assert any(name.startswith("optimizer/") for name in after)
-    assert_equal(state(folder), after)
-    assert_same_weights(folder / "model.keras", undisturbed.folder / "model.keras")
-    assert [epoch["epoch"] for epoch in continued.epochs()] == [1, 2, 3]
-
-
-def test_killed_within_an_epoch_it_loses_no_step_of_it(
-    undisturbed: Trained,
-    tiny: Recipe,
-    samples: list[Sample],
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    monkeypatch.syspath_prepend(Path(__file__).parent)
-    killed = f"{Path(__file__).stem}:train_and_be_killed_within_an_epoch"
-    with pytest.raises(BrokenProcessPool):
-        run(killed, tiny, samples, tmp_path)
-    assert checkpoints.load(tmp_path).step == 7
-    continued = run("nucleus_unet.training:train", tiny, samples, tmp_path)
-    starts = [event["step"] for event in continued.events if event["event"] == "start"]
-    assert starts == [0, 7]
-    # The second epoch's loss and metrics count its first three steps.
-    assert_equal(state(tmp_path), state(undisturbed.folder))
+    # An epoch that was broken off counts the loss and metrics of its first steps too.
+    assert_equal(state(tmp_path), after)
     assert_same_weights(tmp_path / "model.keras", undisturbed.folder / "model.keras")
-
-
-def test_asked_to_stop_it_saves_after_the_step(
-    undisturbed: Trained,
-    tiny: Recipe,
-    samples: list[Sample],
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    monkeypatch.syspath_prepend(Path(__file__).parent)
-    with pytest.raises(StoppedError, match=r"stopped after \d+ steps?, from where it goes on"):
-        run(f"{Path(__file__).stem}:train_and_be_asked_to_stop", tiny, samples, tmp_path)
-    assert checkpoints.load(tmp_path).step < 4
-    run("nucleus_unet.training:train", tiny, samples, tmp_path)
-    assert_equal(state(tmp_path), state(undisturbed.folder))
+    assert not list(tmp_path.glob(".*"))
 
 
 def test_a_damaged_checkpoint_is_told_and_the_one_before_it_taken(
@@ -245,6 +236,7 @@ def test_a_damaged_checkpoint_is_told_and_the_one_before_it_taken(
     [last] = folder.glob("checkpoint-000000012-*")
     last.write_bytes(last.read_bytes()[:-1000])
     continued = run("nucleus_unet.training:train", tiny, samples, folder)
+    assert [epoch["epoch"] for epoch in continued.epochs()] == [1, 2, 3]
     [damaged] = [event for event in continued.events if event["event"] == "damaged"]
     assert damaged == {"event": "damaged", "files": [last.name], "step": 8}
     assert_equal(state(folder), state(undisturbed.folder))

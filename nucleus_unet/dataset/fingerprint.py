@@ -1,5 +1,6 @@
 """Whether raw data changed since they were last looked at, without reading them."""
 
+import contextlib
 import json
 import os
 from collections.abc import Iterable, Iterator
@@ -36,6 +37,7 @@ def _files(path: Path) -> Iterator[tuple[str, int, int]]:
                 for name, size, time_ns in _files(Path(entry.path)):
                     yield f"{entry.name}/{name}", size, time_ns
             else:
-                yield entry.name, entry.stat().st_size, entry.stat().st_mtime_ns
+                with contextlib.suppress(FileNotFoundError):  # a link to nowhere, or just removed
+                    yield entry.name, entry.stat().st_size, entry.stat().st_mtime_ns
     elif path.exists():
         yield "", path.stat().st_size, path.stat().st_mtime_ns

@@ -27,6 +27,7 @@ CHANGES: dict[str, Callable[[Path], object]] = {
     "a file was moved": lambda raw: (raw / "b.png").rename(raw / "a" / "b.png"),
     "a file has another size": lambda raw: (raw / "b.png").write_bytes(b"longer"),
     "a file was written again": touch,
+    "a link to nowhere is one no more": lambda raw: (raw / "gone").write_bytes(b""),
     "all is gone": lambda raw: raw.rename(raw.with_name("elsewhere")),
 }
 

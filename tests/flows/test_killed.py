@@ -59,6 +59,7 @@ def points(home: Path, metric: str) -> list[list[int]]:
 @pytest.mark.slow
 def test_killed_at_random_moments_it_ends_as_undisturbed(place: Any, tmp_path: Path) -> None:
     seed = random.SystemRandom().randrange(2**32)
+    print(f"seed {seed}")
     draws = random.Random(seed)
     undisturbed, killed = place.elsewhere(tmp_path / "a"), place.elsewhere(tmp_path / "b")
     command = place.retraining("--test", place.test, "--set", f"training.epochs={EPOCHS}")
@@ -98,7 +99,7 @@ def test_killed_at_random_moments_it_ends_as_undisturbed(place: Any, tmp_path: P
         assert killed.leftovers() == []
         ends += 1
         shutil.rmtree(killed.home)
-    print(f"seed {seed}: {KILLS} kills, last seen in {dict(kills)}; {ends} runs ended the same")
+    print(f"{KILLS} kills, last seen in {dict(kills)}; {ends} runs ended the same")
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
@@ -127,6 +128,8 @@ def test_stopped_it_saves_and_leaves_nothing_running(
         if "goes on after step" in line:
             assert f"goes on after step {stopped} of" in line
             break
+    else:
+        pytest.fail("it did not go on")
     for each in processes_of(here.home):
         each.kill()
     again.communicate()

@@ -4,6 +4,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+import httpx
 import pytest
 
 AWAY_S = 20
@@ -41,6 +42,12 @@ def test_training_goes_on_while_a_server_is_away(
     if away == "MLflow":  # Prefect's client waits by itself
         assert "MLflow does not answer" in "".join(seen)
         assert "MLflow answers again" in stderr
+    api = servers["Prefect"].url
+    [flow_run] = httpx.post(f"{api}/flow_runs/filter", json={}).json()
+    assert flow_run["state_name"] == "Completed"
+    training = {"artifacts": {"key": {"any_": ["training"]}}}
+    [progress] = httpx.post(f"{api}/artifacts/filter", json=training).json()
+    assert float(progress["data"]) == 100
     client = MlflowClient(tracking_uri=servers["MLflow"].url)
     experiment = client.get_experiment_by_name("nucleus-unet")
     assert experiment

@@ -101,8 +101,8 @@ def truncate_model(place: Any, artifacts: Path) -> Any:
     return changed(path, path.read_bytes()[:-100])
 
 
-def lose_environment(place: Any, artifacts: Path) -> Any:
-    return changed(artifacts / "environment.json", None)
+def lose_machine(place: Any, artifacts: Path) -> Any:
+    return changed(artifacts / "machine.json", None)
 
 
 @pytest.mark.parametrize(
@@ -110,7 +110,7 @@ def lose_environment(place: Any, artifacts: Path) -> Any:
     [
         (damage_test_image, r"the test data are not those of run {run}: image \w+ changed; name"),
         (truncate_model, r"run {run}: its artifact model/artifacts/model.keras is damaged"),
-        (lose_environment, r"run {run} has no artifact environment.json"),
+        (lose_machine, r"run {run} has no artifact machine.json"),
     ],
 )
 @pytest.mark.slow

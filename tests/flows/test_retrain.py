@@ -186,8 +186,8 @@ def test_its_artifacts_say_what_went_in(place: Any, artifacts: Path) -> None:
     assert sorted(ids) == [file["id"] for file in files]
     packages = (artifacts / "packages.txt").read_text().splitlines()
     assert {"mlflow==3.17.2", "prefect==3.8.8"} <= set(packages)
-    environment = json.loads((artifacts / "environment.json").read_text())
-    assert {"python", "cpu", "cpu flags", "cores", "gpu"} <= environment.keys()
+    machine = json.loads((artifacts / "machine.json").read_text())
+    assert {"python", "cpu", "cpu flags", "cores", "gpu"} <= machine.keys()
 
 
 def test_its_card_is_an_artifact_and_the_description(run: Any, artifacts: Path) -> None:

@@ -10,6 +10,7 @@ from typing import Any, ClassVar
 import pytest
 
 from nucleus_unet.errors import NucleusError
+from nucleus_unet.recipe import Recipe
 
 
 @pytest.fixture
@@ -88,6 +89,27 @@ def test_what_the_user_can_mend_is_logged_as_one_line(
     assert (mended.getMessage(), mended.exc_info) == ("no data", None)
     assert fault.getMessage() == "Finished with an exception"
     assert fault.exc_info is not None
+
+
+def test_work_is_the_same_only_where_all_that_is_logged_is(
+    settings: Any, tiny: Recipe, tmp_path: Path
+) -> None:
+    (tmp_path / "raw").mkdir()
+    here = ("retrain", tiny, [tmp_path / "raw"], {})
+    renamed = tiny.model_copy(update={"name": "mine"})  # the name is a parameter in MLflow
+    works = [
+        settings.work_of(*values)
+        for values in (
+            here,
+            here,
+            ("reproduce", *here[1:]),
+            ("retrain", renamed, *here[2:]),
+            ("retrain", tiny, [], {}),
+            (*here[:3], {"reproduces": "a"}),
+        )
+    ]
+    assert works[0] == works[1]
+    assert len(set(works)) == 5
 
 
 def test_shards_run_in_threads(settings: Any) -> None:

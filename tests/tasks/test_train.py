@@ -35,7 +35,7 @@ def test_weights_of_the_same_network_are_taken(monkeypatch: pytest.MonkeyPatch) 
     # Neither the activation nor the image's size changes the shapes of the weights.
     logged = load_recipe("quick", ["network.activation=tanh", "data.image_size=256"])
     monkeypatch.setattr(
-        train.tracking, "fetch_model", lambda run_id: (logged, Path(run_id) / "model.keras")
+        train.records, "fetch_model", lambda run_id: (logged, Path(run_id) / "model.keras")
     )
     weights = train.start_weights_of(load_recipe("quick", ["training.start_from=abc"]))
     assert weights == Path("abc/model.keras")
@@ -46,7 +46,7 @@ def test_weights_of_another_network_are_refused(
     change: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     logged = load_recipe("quick", [f"network.{change}"])
-    monkeypatch.setattr(train.tracking, "fetch_model", lambda run_id: (logged, Path("model.keras")))
+    monkeypatch.setattr(train.records, "fetch_model", lambda run_id: (logged, Path("model.keras")))
     key, _, value = change.partition("=")
     with pytest.raises(
         NucleusError, match=rf"start_from = abc: its network\.{key} is {value}, the"

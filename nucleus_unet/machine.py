@@ -2,10 +2,9 @@
 
 import os
 import platform
-import sys
 from pathlib import Path
 
-from nucleus_unet.backend import usable_cores
+from nucleus_unet.backend import nvidia_gpus, usable_cores
 
 CPU_FLAGS = ("avx", "avx2", "fma", "avx512f", "avx512_bf16", "avx512_vnni", "amx_bf16", "amx_tile")
 """Of /proc/cpuinfo: by them TensorFlow's kernels choose how they multiply and add."""
@@ -23,7 +22,7 @@ SWITCHES = (
 """Environment variables that change arithmetic."""
 
 
-def environment() -> dict[str, str]:
+def machine() -> dict[str, str]:
     """Python, operating system, processor, GPUs with their driver, and the switches that are set.
 
     Imports no backend.
@@ -44,27 +43,12 @@ def environment() -> dict[str, str]:
     }
 
 
-def lock() -> str | None:
-    """The lock that the packages were installed from by ``make install``; None where they were not."""
-    root = Path(__file__).parents[1]
-    for mark in Path(sys.prefix).glob("installed-*.lock"):
-        path = root / "requirements" / mark.name.removeprefix("installed-")
-        if path.exists():
-            return path.read_text()
-    return None
-
-
 def _gpus() -> str:
     """Names of the GPUs and their driver."""
     import pynvml
 
-    try:
-        pynvml.nvmlInit()
-    except pynvml.NVMLError:
-        return "none"
-    handles = [pynvml.nvmlDeviceGetHandleByIndex(i) for i in range(pynvml.nvmlDeviceGetCount())]
-    names = ", ".join(pynvml.nvmlDeviceGetName(handle) for handle in handles)
-    return f"{names}, driver {pynvml.nvmlSystemGetDriverVersion()}"
+    names = ", ".join(pynvml.nvmlDeviceGetName(handle) for handle in nvidia_gpus())
+    return f"{names}, driver {pynvml.nvmlSystemGetDriverVersion()}" if names else "none"
 
 
 def _field(line: str) -> tuple[str, str]:

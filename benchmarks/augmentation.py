@@ -43,7 +43,7 @@ def plain(images: NDArray[np.uint8], masks: NDArray[np.bool_]) -> Batches:
 
 
 def ours(images: NDArray[np.uint8], labels: NDArray[np.uint16]) -> Batches:
-    """What a thread of `nucleus_unet.training.batches` does."""
+    """What a thread of `nucleus_unet.batches.batches` does."""
     augmentation, rng = Augmentation(), np.random.default_rng(10)
     while True:
         for start in range(0, len(images), BATCH):

@@ -22,7 +22,7 @@ PICTURES = 8
 
 GRID: dict[str, tuple[float, ...]] = {
     "cutoff": (0.3, 0.35, 0.4, 0.45, 0.5, 0.55, 0.6, 0.65, 0.7, 0.75, 0.8),
-    "seed_cutoff": (0.1, 0.15, 0.2, 0.25, 0.35, 0.45, 0.55, 0.65, 0.75),
+    "seed_cutoff": (0.05, 0.1, 0.15, 0.2, 0.25, 0.35, 0.45, 0.55, 0.65, 0.75),
     "min_area_px": (0, 8, 16, 24, 32, 48),
 }
 """Values that are tried for each key of the recipe's inference."""

@@ -6,6 +6,9 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
+EVENTS = "events.jsonl"
+"""What the file of a training is called."""
+
 
 def epochs(events: Iterable[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
     """The ``epoch`` events in order, each epoch once: as last told, where it was trained again."""

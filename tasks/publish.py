@@ -14,7 +14,7 @@ from prefect.logging import get_run_logger
 from nucleus_unet import figures, submission, tracking
 from nucleus_unet.card import model_card
 from nucleus_unet.errors import NucleusError
-from nucleus_unet.events import EventLog, epochs
+from nucleus_unet.events import EVENTS, EventLog, epochs
 from nucleus_unet.files import sha256_file, write_atomically
 from nucleus_unet.home import home
 from nucleus_unet.isolation import run_in_worker
@@ -26,7 +26,7 @@ from tasks.evaluate import BY_IMAGE, SCORES, TUNED, scores_of
 from tasks.ingest import images_of
 from tasks.merge_masks import dataset_of, labels_of
 from tasks.split import PICTURE, SPLIT
-from tasks.train import EVENTS, MODEL
+from tasks.train import MODEL
 
 
 @dataclass(frozen=True)

@@ -19,7 +19,7 @@ from nucleus_unet import records, tracking
 from nucleus_unet.backend import device_kind, gpu_compute_capability
 from nucleus_unet.delivery import Delivery
 from nucleus_unet.errors import NucleusError
-from nucleus_unet.events import EventLog
+from nucleus_unet.events import EVENTS, EventLog
 from nucleus_unet.files import sha256_file
 from nucleus_unet.home import home
 from nucleus_unet.isolation import follow
@@ -31,7 +31,6 @@ from tasks.reporting import short, state_of
 from tasks.split import samples
 
 MODEL = "model.keras"
-EVENTS = "events.jsonl"
 LIBRARIES = ("keras", "tensorflow", "numpy", "opencv-python-headless")
 
 

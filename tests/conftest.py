@@ -58,6 +58,25 @@ def tiny() -> Recipe:
 
 
 @pytest.fixture(scope="session")
+def crops(tiny: Recipe) -> Recipe:
+    """As `tiny`, on crops at native resolution with three maps."""
+    return tiny.with_overrides(
+        [
+            "data.framing=crop",
+            "data.image_size=16",
+            "data.normalize=true",
+            "data.balance=1",
+            "augmentation.scale_range=[0.7, 1.4]",
+            "network.outputs=nuclei",
+            "network.normalization=batch",
+            "training.optimizer=adamw",
+            "training.weight_decay=0.01",
+            "training.ema=0.9",
+        ]
+    )
+
+
+@pytest.fixture(scope="session")
 def samples(tmp_path_factory: pytest.TempPathFactory) -> list[Sample]:
     """Seven prepared images of bright discs on a dark ground, in three sizes."""
     folder, rng = tmp_path_factory.mktemp("samples"), np.random.default_rng(0)

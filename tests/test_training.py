@@ -6,7 +6,6 @@ import shutil
 import signal
 from collections.abc import Callable
 from concurrent.futures.process import BrokenProcessPool
-from itertools import pairwise
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -15,26 +14,16 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from nucleus_unet import checkpoints, training
-from nucleus_unet.augment import resize
+from nucleus_unet import batches, checkpoints, journal, training
+from nucleus_unet.batches import validation_arrays
 from nucleus_unet.dataset.sample import Sample
 from nucleus_unet.errors import NucleusError
-from nucleus_unet.events import EventLog, epochs
+from nucleus_unet.events import EVENTS, EventLog, epochs
 from nucleus_unet.interruption import StoppedError
 from nucleus_unet.isolation import follow
 from nucleus_unet.metrics import MaskMeanIoU, ThresholdedMeanIoU
-from nucleus_unet.normalization import apply_table, normalizing_table
 from nucleus_unet.recipe import Recipe
-from nucleus_unet.training import EVENTS, WarmupSchedule, batches, train, validation_arrays
-
-PLAIN = [
-    "augmentation.horizontal_flip=false",
-    "augmentation.vertical_flip=false",
-    "augmentation.rotation_range_deg=0",
-    "augmentation.width_shift_range=0",
-    "augmentation.height_shift_range=0",
-    "augmentation.zoom_range=0",
-]
+from nucleus_unet.training import WarmupSchedule, train
 
 
 class Trained(NamedTuple):
@@ -68,7 +57,7 @@ def train_and_be_killed_within_an_epoch(*args: Any) -> None:
     """As `train_and_be_killed`, with a checkpoint after each step; killed after the second epoch's
     third."""
     save = checkpoints.save
-    training.CHECKPOINT_S = 0
+    journal.CHECKPOINT_S = 0
 
     def save_and_die(folder: Path, step: int, arrays: Any) -> None:
         save(folder, step, arrays)
@@ -81,14 +70,14 @@ def train_and_be_killed_within_an_epoch(*args: Any) -> None:
 
 def train_and_be_asked_to_stop(*args: Any) -> None:
     """As `train`; SIGTERM comes while the second batch is made."""
-    load, calls = training.training_view, itertools.count(1)
+    load, calls = batches.training_view, itertools.count(1)
 
     def view(*given: Any) -> Any:
         if next(calls) == 6:
             os.kill(os.getpid(), signal.SIGTERM)
         return load(*given)
 
-    training.training_view = view
+    batches.training_view = view
     train(*args)
 
 
@@ -153,7 +142,7 @@ def test_what_is_known_of_an_epoch(undisturbed: Trained, tiny: Recipe) -> None:
     assert [epoch["epoch"] for epoch in epochs] == [1, 2, 3]
     schedule = WarmupSchedule(tiny.training.learning_rate, 2, 12, cosine=True)
     for epoch in epochs:
-        assert epoch.keys() - {"event"} == set(training.Epoch.__annotations__)
+        assert epoch.keys() - {"event"} == set(journal.Epoch.__annotations__)
         assert epoch["learning_rate"] == pytest.approx(
             float(schedule(4 * epoch["epoch"])), abs=1e-8
         )
@@ -322,71 +311,6 @@ def test_a_training_that_diverges_ends_and_keeps_no_epoch_of_it(
     assert {path.name for path in tmp_path.iterdir()} == {EVENTS}
 
 
-def test_a_batch_does_not_depend_on_where_the_training_started(
-    tiny: Recipe, samples: list[Sample], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    whole = list(batches(tiny, samples))
-    assert len(whole) == 12
-    for images, masks in whole:
-        assert (images.shape, images.dtype) == ((4, 32, 32, 3), np.uint8)
-        assert (masks.shape, masks.dtype) == ((4, 32, 32, 1), np.float32)
-        assert set(np.unique(masks)) == {0, 1}
-    monkeypatch.setattr(training, "LOADING_THREADS", 1)
-    late = list(batches(tiny, samples, first_step=4))
-    assert len(late) == 8
-    for (a, b), (c, d) in zip(whole[4:], late, strict=True):
-        np.testing.assert_array_equal(a, c)
-        np.testing.assert_array_equal(b, d)
-
-
-def test_draws_differ_by_seed_epoch_and_position(tiny: Recipe, samples: list[Sample]) -> None:
-    def drawn(seed: int) -> list[bytes]:
-        recipe = tiny.with_overrides([f"training.seed={seed}"])
-        return [image.tobytes() for images, _ in batches(recipe, samples[:1]) for image in images]
-
-    assert len(set(drawn(1)) | set(drawn(2))) == 2 * 12 * 4
-
-
-def test_every_image_is_seen_once_in_a_turn(tiny: Recipe, samples: list[Sample]) -> None:
-    plain = tiny.with_overrides(PLAIN)
-    known = {resize(np.asarray(s.load()[0]), 32).tobytes(): s.id for s in samples}
-    seen: list[str] = []
-    for images, masks in batches(plain, samples):
-        for image, mask in zip(images, masks, strict=True):
-            # By the warp of the identity, which is a resize within one level.
-            error = {
-                id_: np.abs(np.frombuffer(k, np.uint8).astype(int) - image.ravel()).max()
-                for k, id_ in known.items()
-            }
-            id_ = min(error, key=lambda i: error[i])
-            assert error[id_] <= 1
-            assert mask.any()
-            seen.append(id_)
-    turns = [seen[start : start + 7] for start in range(0, 42, 7)]
-    assert all(sorted(turn) == sorted(known.values()) for turn in turns)
-    assert all(a != b for a, b in pairwise(turns))
-
-
-def test_images_and_masks_of_a_batch_belong_together(tiny: Recipe, samples: list[Sample]) -> None:
-    for images, masks in batches(tiny, samples):
-        nucleus = masks[..., 0] > 0
-        assert images[nucleus].mean() > 160
-        assert images[~nucleus].mean() < 80
-
-
-def test_validation_arrays_are_resized_and_in_order(tiny: Recipe, samples: list[Sample]) -> None:
-    images, masks = validation_arrays(tiny, samples)
-    assert (images.dtype, masks.dtype) == (np.uint8, np.float32)
-    assert (images.shape, masks.shape) == ((7, 32, 32, 3), (7, 32, 32, 1))
-    for sample, image, mask in zip(samples, images, masks, strict=True):
-        original, labels = sample.load()
-        np.testing.assert_array_equal(image, resize(original, 32))
-        assert set(np.unique(mask)) == {0, 1}
-        if labels.shape == (32, 32):
-            np.testing.assert_array_equal(mask[..., 0], labels > 0)
-        assert mask.mean() == pytest.approx((labels > 0).mean(), abs=0.02)
-
-
 @pytest.mark.parametrize(
     ("cosine", "rates"),
     [
@@ -403,56 +327,6 @@ def test_the_schedule(cosine: bool, rates: dict[int, float]) -> None:
 
 def test_without_warm_up_the_first_step_has_the_whole_rate() -> None:
     assert float(WarmupSchedule(2.0, 0, 12, cosine=True)(0)) == 2
-
-
-# Crops at native resolution
-
-
-@pytest.fixture(scope="module")
-def crops(tiny: Recipe) -> Recipe:
-    return tiny.with_overrides(
-        [
-            "data.framing=crop",
-            "data.image_size=16",
-            "data.normalize=true",
-            "data.balance=1",
-            "augmentation.scale_range=[0.7, 1.4]",
-            "network.outputs=nuclei",
-            "network.normalization=batch",
-            "training.optimizer=adamw",
-            "training.weight_decay=0.01",
-            "training.ema=0.9",
-        ]
-    )
-
-
-def test_crops_come_with_three_maps(crops: Recipe, samples: list[Sample]) -> None:
-    for images, maps in batches(crops, samples):
-        assert (images.shape, images.dtype) == ((4, 16, 16, 3), np.uint8)
-        assert (maps.shape, maps.dtype) == ((4, 16, 16, 3), np.float32)
-        nucleus = maps[..., 0] > 0
-        assert images[nucleus].mean() > images[~nucleus].mean() + 100
-
-
-def test_kinds_are_balanced(crops: Recipe, samples: list[Sample]) -> None:
-    long = crops.with_overrides(["training.steps_per_epoch=100", *PLAIN])
-    rare = np.asarray(training._odds(samples, 1.0))
-    np.testing.assert_allclose(rare, [1 / 12] * 6 + [1 / 2])
-    assert training._odds(samples, 0.0) is None
-    seen = sum(len(images) for images, _ in batches(long, samples))
-    assert seen == 3 * 100 * 4
-
-
-def test_validation_crops_are_the_middle(crops: Recipe, samples: list[Sample]) -> None:
-    images, maps = validation_arrays(crops, samples)
-    assert (images.shape, maps.shape) == ((7, 16, 16, 3), (7, 16, 16, 3))
-    for sample, image, map_ in zip(samples, images, maps, strict=True):
-        original, labels = sample.load()
-        top, left = (labels.shape[0] - 16) // 2, (labels.shape[1] - 16) // 2
-        middle = np.s_[top : top + 16, left : left + 16]
-        seen = apply_table(original, normalizing_table(np.asarray(original)))
-        np.testing.assert_array_equal(image, seen[middle])
-        np.testing.assert_array_equal(map_[..., 0], labels[middle] > 0)
 
 
 def test_crops_train_are_killed_and_go_on_to_the_bit(

@@ -1,15 +1,18 @@
 """A logged run's submission made again."""
 
+import json
 import re
 import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from importlib import metadata
 from pathlib import Path
 from typing import Any
 
 import cv2
 import pytest
 
+from nucleus_unet.backend import usable_cores
 from nucleus_unet.files import sha256_bytes
 
 
@@ -70,25 +73,55 @@ def test_trained_again_it_has_the_same_weights(retrained: Any, client: Any) -> N
 def test_another_submission_is_told_image_by_image(
     retrained: Any, client: Any, artifacts: Path
 ) -> None:
-    """As if the run had logged another: of its first nucleus half the pixels are missing."""
+    """As if the run had logged another, by another NumPy on more cores."""
     path = artifacts / "submission.csv"
     lines = path.read_text().splitlines()
     row = next(index for index, line in enumerate(lines[1:], 1) if not line.endswith(","))
     image_id, _, encoded = lines[row].partition(",")
     lines[row] = f"{image_id},{' '.join(encoded.split()[:2])}"
     content = ("\n".join(lines) + "\n").encode()
-    with changed(path, content):
+    packages, machine = artifacts / "packages.txt", artifacts / "machine.json"
+    other_numpy = re.sub(r"(?m)^numpy==.*", "numpy==1.0.0", packages.read_text())
+    more_cores = json.dumps(json.loads(machine.read_text()) | {"cores": "512"})
+    with (
+        changed(path, content),
+        changed(packages, other_numpy.encode()),
+        changed(machine, more_cores.encode()),
+    ):
         client.set_tag(retrained.run_id, "submission.sha256", sha256_bytes(content))
         done = retrained.place.nucleus("reproduce", retrained.run_id)
         client.set_tag(retrained.run_id, "submission.sha256", retrained.said["SHA-256"])
     assert done.returncode == 1, done.stderr
     assert ": different\n" in done.stdout
     assert f"\n| {image_id} | " in done.stdout
-    assert "none that the two runs logged" in done.stdout
+    causes = re.findall(r"^1\. (.*)", done.stdout, re.MULTILINE)
+    numpy, cores = metadata.version("numpy"), usable_cores()
+    assert causes == [f"package numpy 1.0.0 → {numpy}", f"machine cores 512 → {cores}"]
+
+
+@pytest.mark.slow
+def test_another_thread_count_is_named(retrained: Any) -> None:
+    place = retrained.place
+    threads = 1 if usable_cores() > 1 else 2
+    done = place.retrain("--test", place.test, "--set", f"training.threads={threads}")
+    other = next(line.split()[1] for line in done.stdout.splitlines() if line.startswith("run "))
+    shown = place.nucleus("diff", retrained.run_id, other)
+    assert shown.returncode == 0, shown.stderr
+    assert shown.stdout.splitlines()[0].startswith("recipe training.threads ")
+    assert shown.stdout.splitlines()[0].endswith(f" → {threads}")
+    # Of one machine and one source all else is the same.
+    assert shown.stdout.splitlines()[1] == ""
+
+
+def damage_training_image(place: Any, artifacts: Path) -> Any:
+    return change_pixel(next(place.train.glob("*/images/*.png")))
 
 
 def damage_test_image(place: Any, artifacts: Path) -> Any:
-    image = next(place.test.glob("*/images/*.png"))
+    return change_pixel(next(place.test.glob("*/images/*.png")))
+
+
+def change_pixel(image: Path) -> Any:
     pixels = cv2.imread(str(image))
     assert pixels is not None
     pixels[0, 0] ^= 1
@@ -108,6 +141,10 @@ def lose_machine(place: Any, artifacts: Path) -> Any:
 @pytest.mark.parametrize(
     ("harm", "said"),
     [
+        (
+            damage_training_image,
+            r"the training data are not those of run {run}: image \w+ changed; ",
+        ),
         (damage_test_image, r"the test data are not those of run {run}: image \w+ changed; name"),
         (truncate_model, r"run {run}: its artifact model/artifacts/model.keras is damaged"),
         (lose_machine, r"run {run} has no artifact machine.json"),
@@ -118,7 +155,8 @@ def test_what_cannot_be_tried_is_named(
     retrained: Any, artifacts: Path, harm: Callable[[Any, Path], Any], said: str
 ) -> None:
     with harm(retrained.place, artifacts):
-        done = retrained.place.nucleus("reproduce", retrained.run_id)
+        retrain = ["--retrain"] * (harm is damage_training_image)
+        done = retrained.place.nucleus("reproduce", retrained.run_id, *retrain)
     assert done.returncode == 2
     last = done.stderr.splitlines()[-1]
     assert re.match("Error: " + said.format(run=retrained.run_id), last), done.stderr

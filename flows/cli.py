@@ -16,6 +16,23 @@ from nucleus_unet.errors import NucleusError
 PATH = click.Path(path_type=Path)
 
 
+def recipe_options(command: Callable[..., None]) -> Callable[..., None]:
+    """The options that choose a recipe."""
+    named = click.option(
+        "--recipe",
+        "recipe_name",
+        help="Name or TOML file (nucleus recipe list). Default: best; quick on the sample.",
+    )
+    changed = click.option(
+        "--set",
+        "overrides",
+        multiple=True,
+        metavar="KEY=VALUE",
+        help="Change a value of the recipe.",
+    )
+    return named(changed(command))
+
+
 class _Refusal(click.ClickException):
     exit_code = 2
 
@@ -50,14 +67,7 @@ def main() -> None:
     "Default: the built-in sample.",
 )
 @click.option("--test", "test_data", type=PATH, help="Images to predict for the submission.")
-@click.option(
-    "--recipe",
-    "recipe_name",
-    help="Name or TOML file (nucleus recipe list). Default: best; quick on the sample.",
-)
-@click.option(
-    "--set", "overrides", multiple=True, metavar="KEY=VALUE", help="Change a value of the recipe."
-)
+@recipe_options
 def retrain(
     training_data: tuple[Path, ...],
     test_data: Path | None,
@@ -319,16 +329,44 @@ def ui(run_id: str | None) -> None:
 
 
 @main.command()
-def deploy() -> None:
-    """Give the Prefect server at PREFECT_API_URL what scheduled runs need; may be repeated."""
+@click.option(
+    "--train",
+    "training_data",
+    type=PATH,
+    multiple=True,
+    help="Retrain on these by schedule, and at once on the event nucleus.data.changed.",
+)
+@click.option("--test", "test_data", type=PATH, help="Images to predict for the submission.")
+@recipe_options
+@click.option("--cron", default="0 2 * * *", show_default=True, help="When, in UTC.")
+def deploy(
+    training_data: tuple[Path, ...],
+    test_data: Path | None,
+    recipe_name: str | None,
+    overrides: tuple[str, ...],
+    cron: str,
+) -> None:
+    """Give the Prefect server at PREFECT_API_URL what scheduled runs need; may be repeated.
+
+    A scheduled run for which nothing changed ends at once. Without --train the schedule stays as it is.
+    """
     _prepare()
     if "PREFECT_API_URL" not in os.environ:
         raise NucleusError("deploy needs a Prefect server: start one and set PREFECT_API_URL")
+    if (test_data or recipe_name or overrides) and not training_data:
+        raise NucleusError("--test, --recipe and --set go with --train: they are of its schedule")
     from flows import settings
+    from flows.deploy import Schedule
     from flows.deploy import deploy as give
+    from nucleus_unet.recipe import load_recipe
 
     settings.check_servers()
-    give(click.echo)
+    schedule = None
+    if training_data:
+        recipe = load_recipe(recipe_name or "best", overrides)
+        paths = [path.absolute() for path in training_data]
+        schedule = Schedule(cron, paths, test_data and test_data.absolute(), recipe)
+    give(schedule, click.echo)
 
 
 def _prepare() -> None:

@@ -5,9 +5,12 @@ It can be given again at any time; what is there already stays as it is.
 
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
+from typing import Any
+from uuid import UUID
 
 from prefect.automations import (
     AutomationCore,
@@ -15,19 +18,30 @@ from prefect.automations import (
     EventTrigger,
     Posture,
     ResourceSpecification,
+    RunDeployment,
 )
 from prefect.client.orchestration import SyncPrefectClient, get_client
-from prefect.client.schemas.actions import WorkPoolCreate
+from prefect.client.schemas.actions import (
+    DeploymentScheduleUpdate,
+    DeploymentUpdate,
+    WorkPoolCreate,
+)
 from prefect.client.schemas.objects import StateType
+from prefect.client.schemas.responses import DeploymentResponse
+from prefect.client.schemas.schedules import CronSchedule
 from prefect.exceptions import ObjectNotFound
 
 from nucleus_unet.errors import NucleusError
+from nucleus_unet.recipe import Recipe
 
 POOL = "gpu"
 CHECKOUT = Path(__file__).parents[1]
 LOST_S = 90
 """Three heartbeats of a flow run that do not come, as prefect.yaml sets them."""
 RUNS = "prefect.flow-run"
+SLUG = "retrain"
+NEW_DATA = "nucleus.data.changed"
+"""Event after which the scheduled retraining is run at once."""
 
 
 def automations() -> list[AutomationCore]:
@@ -71,14 +85,54 @@ def automations() -> list[AutomationCore]:
     ]
 
 
-def deploy(say: Callable[[str], object]) -> None:
+@dataclass(frozen=True)
+class Schedule:
+    """When to retrain, and on what; a run for which nothing changed ends at once."""
+
+    cron: str
+    """In UTC."""
+    training_data: Sequence[Path]
+    test_data: Path | None
+    recipe: Recipe
+
+    def in_prefect(self) -> CronSchedule:
+        """As Prefect has it.
+
+        Raises
+        ------
+        NucleusError
+            It is no cron expression.
+        """
+        try:
+            return CronSchedule(cron=self.cron, timezone="UTC")
+        except ValueError as error:
+            raise NucleusError(
+                f"--cron {self.cron}: not a cron expression, which has five fields: 0 2 * * * is each "
+                "night at two"
+            ) from error
+
+    def parameters(self) -> dict[str, Any]:
+        """Of the flow `retrain`."""
+        return {
+            "training_data": [str(path) for path in self.training_data],
+            "test_data": self.test_data and str(self.test_data),
+            "recipe": self.recipe.model_dump(mode="json"),
+            "only_if_changed": True,
+        }
+
+
+def deploy(schedule: Schedule | None, say: Callable[[str], object]) -> None:
     """Give the server what it lacks, and say what that was.
+
+    Without a schedule the one that is there stays.
 
     Raises
     ------
     NucleusError
-        The deployments of ``prefect.yaml`` are refused.
+        The schedule is none, or the deployments of ``prefect.yaml`` are refused.
     """
+    if schedule:
+        schedule.in_prefect()
     with get_client(sync_client=True) as client:
         try:
             client.read_work_pool(POOL)
@@ -99,6 +153,41 @@ def deploy(say: Callable[[str], object]) -> None:
         reason = " ".join(done.stdout.split())[-1000:]
         raise NucleusError(f"the deployments of prefect.yaml are refused: {reason}")
     say("deployments of prefect.yaml: given")
+    if schedule:
+        with get_client(sync_client=True) as client:
+            retrain = client.read_deployment_by_name("retrain/retrain")
+            wanted = _on_new_data(retrain.id, schedule)
+            say(f"schedule of retrain: {_schedule(client, retrain, schedule)}")
+            say(f"automation {wanted.name}: {_give(client, wanted)}")
+
+
+def _schedule(client: SyncPrefectClient, retrain: DeploymentResponse, schedule: Schedule) -> str:
+    """Make the deployment's schedule, or change it where it is another."""
+    wanted = DeploymentScheduleUpdate(
+        slug=SLUG,
+        schedule=schedule.in_prefect(),
+        active=True,
+        parameters=schedule.parameters(),
+    )
+    there = [each for each in retrain.schedules if each.slug == SLUG]
+    fields = {"schedule", "active", "parameters"}
+    if there and there[0].model_dump(include=fields) == wanted.model_dump(include=fields):
+        return "there"
+    client.update_deployment(retrain.id, DeploymentUpdate(schedules=[wanted]))
+    return "changed" if there else "made"
+
+
+def _on_new_data(deployment_id: UUID, schedule: Schedule) -> AutomationCore:
+    return AutomationCore(
+        name="nucleus: new data are trained on",
+        description=f"Whoever adds data says so: prefect event emit {NEW_DATA} --resource-id data",
+        trigger=EventTrigger(expect={NEW_DATA}, posture=Posture.Reactive, threshold=1),
+        actions=[
+            RunDeployment(
+                source="selected", deployment_id=deployment_id, parameters=schedule.parameters()
+            )
+        ],
+    )
 
 
 def _give(client: SyncPrefectClient, wanted: AutomationCore) -> str:

@@ -3,10 +3,11 @@
 from dataclasses import dataclass
 from pathlib import Path
 
-from prefect import flow
+from prefect import State, flow
+from prefect.states import Completed
 
 from flows.predict import segment
-from flows.settings import sample_data, task_runner, tracked
+from flows.settings import INPUTS, inputs_of, sample_data, task_runner, tracked
 from nucleus_unet import backend, tracking
 from nucleus_unet.home import home, prepare_environment
 from nucleus_unet.recipe import Recipe, load_recipe
@@ -34,7 +35,8 @@ def retrain(
     training_data: list[Path] | None = None,
     test_data: Path | None = None,
     recipe: Recipe = BEST,
-) -> Retrained:
+    only_if_changed: bool = False,
+) -> Retrained | State[None]:
     """Retrain from raw data.
 
     Parameters
@@ -46,6 +48,9 @@ def retrain(
         Images to predict. Without them the run ends with the model and its validation.
     recipe : Recipe
         Every choice of the run.
+    only_if_changed : bool
+        End at once, in a state called Skipped, where data, recipe, source and packages are those of a
+        retraining that has finished.
     """
     prepare_environment()
     recipe = backend.resolve(recipe)
@@ -54,6 +59,11 @@ def retrain(
         training_data = [training]
     start_weights = start_weights_of(recipe)
     raws = [*training_data, *([test_data] if test_data else [])]
+    if only_if_changed:
+        inputs = inputs_of("retrain", recipe, raws, {})
+        if before := tracking.first_finished_run(INPUTS, inputs):
+            same = f"data, recipe, source and packages are those of {tracking.run_url(before)}"
+            return Completed(name="Skipped", message=f"nothing to do: {same}")
     with tracked("retrain", recipe, raws) as run:
         images = ingest.submit(training_data, annotated=True)
         # Before the long work: a damaged test image would be found too late.

@@ -26,6 +26,8 @@ from nucleus_unet.source import packages, source
 from nucleus_unet.stages import code_digest
 
 SHARDS_AT_ONCE = 2
+INPUTS = "inputs"
+"""Tag of a run: the digest of all that decides what it makes."""
 MOST_ATTEMPTS = 10
 """Of a flow run that crashes and is taken up again by the server."""
 
@@ -107,12 +109,16 @@ def sample_data() -> tuple[Path, Path]:
     return write_synthetic(folder)
 
 
-def work_of(kind: str, recipe: Recipe, raws: Sequence[Path], tags: Mapping[str, str]) -> str:
-    """Digest of all that a run logs or makes, but for its time: equal for attempts at the same work."""
+def inputs_of(kind: str, recipe: Recipe, raws: Sequence[Path], tags: Mapping[str, str]) -> str:
+    """Digest of all that a run logs or makes, but for its time: data, recipe, source and packages.
+
+    The data count by name, size and time of change.
+    """
     code = source()
     choices = recipe.model_dump(mode="json")
-    same = [home_id(), kind, choices, fingerprint(raws), code.commit, code.diff, dict(tags)]
-    return digest_of([*same, packages()])
+    return digest_of(
+        [kind, choices, fingerprint(raws), code.commit, code.diff, dict(tags), packages()]
+    )
 
 
 @contextmanager
@@ -132,10 +138,11 @@ def tracked(kind: str, recipe: Recipe, raws: Sequence[Path], **tags: str) -> Ite
     tracking.make_database()
     if flow_run.run_count > MOST_ATTEMPTS:
         raise NucleusError(f"crashed {MOST_ATTEMPTS} times: see its logs, and start it anew")
-    work = work_of(kind, recipe, raws, tags)
+    inputs = inputs_of(kind, recipe, raws, tags)
+    work = digest_of([home_id(), inputs])
     ui = PREFECT_UI_URL.value() or ui_url("prefect")
     url = f"{ui}/runs/flow-run/{flow_run.id}"
-    tags |= {"prefect.flow_run_id": str(flow_run.id), "prefect.url": url}
+    tags |= {INPUTS: inputs, "prefect.flow_run_id": str(flow_run.id), "prefect.url": url}
     note = f"[{flow_run.name}, this run in Prefect]({url})"
 
     def wait() -> None:

@@ -6,6 +6,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -112,3 +113,44 @@ def test_a_run_whose_machine_died_is_taken_up_by_another(team: Team) -> None:
     assert run.data.tags["attempt"] == "2"
     steps = [point.step for point in client.get_metric_history(run.info.run_id, "loss")]
     assert steps == [*range(1, 41)]
+
+
+@pytest.mark.slow
+def test_retraining_by_schedule_and_by_event_skips_where_nothing_changed(team: Team) -> None:
+    arguments = ["deploy", *team.place.retraining()[1:], "--cron"]
+    done = team.place.nucleus(*arguments, "0 2 * * *", **team.urls)
+    assert done.returncode == 0, done.stderr
+    made = ["schedule of retrain: made", "automation nucleus: new data are trained on: made"]
+    assert done.stdout.splitlines()[-2:] == made
+    again = team.place.nucleus(*arguments, "0 2 * * *", **team.urls)
+    assert [line.endswith(": there") for line in again.stdout.splitlines()[-2:]] == [True, True]
+    deployed = httpx.get(f"{team.api}/deployments/name/retrain/retrain").json()
+    team.wait(lambda: len(team.runs()) > 2)  # the scheduler's
+    for run in team.runs():
+        assert run["state_name"] == "Scheduled"
+        assert run["parameters"]["training_data"] == [str(team.place.train)]
+        assert datetime.fromisoformat(run["expected_start_time"]).hour == 2
+    changed = team.place.nucleus(*arguments, "0 3 * * *", **team.urls)
+    assert "schedule of retrain: changed" in changed.stdout
+    [schedule] = httpx.get(f"{team.api}/deployments/{deployed['id']}/schedules").json()
+    assert schedule["schedule"]["cron"] == "0 3 * * *"
+
+    def by_event() -> list[dict[str, Any]]:
+        return [run for run in team.runs() if run["created_by"]["type"] == "AUTOMATION"]
+
+    team.work()
+    emit = ("event", "emit", "nucleus.data.changed", "--resource-id", "data")
+    assert team.prefect(*emit).wait() == 0
+    team.wait(lambda: [run["state_name"] for run in by_event()] == ["Completed"])
+    assert team.prefect(*emit).wait() == 0
+    team.wait(lambda: sorted(r["state_name"] for r in by_event()) == ["Completed", "Skipped"])
+    [skipped] = [run for run in by_event() if run["state_name"] == "Skipped"]
+    said = "nothing to do: data, recipe, source and packages are those of http"
+    assert skipped["state"]["message"].startswith(said)
+
+
+@pytest.mark.slow
+def test_a_schedule_that_is_none_is_refused(team: Team) -> None:
+    done = team.place.nucleus("deploy", "--train", team.place.train, "--cron", "daily", **team.urls)
+    assert done.returncode == 2
+    assert done.stderr.startswith("Error: --cron daily: not a cron expression")

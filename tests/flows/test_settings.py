@@ -91,14 +91,14 @@ def test_what_the_user_can_mend_is_logged_as_one_line(
     assert fault.exc_info is not None
 
 
-def test_work_is_the_same_only_where_all_that_is_logged_is(
+def test_inputs_are_the_same_only_where_all_that_is_logged_is(
     settings: Any, tiny: Recipe, tmp_path: Path
 ) -> None:
     (tmp_path / "raw").mkdir()
     here = ("retrain", tiny, [tmp_path / "raw"], {})
     renamed = tiny.model_copy(update={"name": "mine"})  # the name is a parameter in MLflow
-    works = [
-        settings.work_of(*values)
+    inputs = [
+        settings.inputs_of(*values)
         for values in (
             here,
             here,
@@ -108,8 +108,8 @@ def test_work_is_the_same_only_where_all_that_is_logged_is(
             (*here[:3], {"reproduces": "a"}),
         )
     ]
-    assert works[0] == works[1]
-    assert len(set(works)) == 5
+    assert inputs[0] == inputs[1]
+    assert len(set(inputs)) == 5
 
 
 def test_shards_run_in_threads(settings: Any) -> None:

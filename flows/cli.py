@@ -113,10 +113,17 @@ def retrain(
 @click.argument("images", nargs=-1, required=True, type=PATH)
 @click.option("--model", required=True, metavar="RUN_ID", help="MLflow run that logged the model.")
 @click.option("--out", required=True, type=PATH, help="Folder for what is made.")
-def predict(images: tuple[Path, ...], model: str, out: Path) -> None:
+@click.option(
+    "--outlines",
+    type=click.Choice(["geojson", "imagej", "coco"]),
+    multiple=True,
+    help="Outlines for QuPath, for ImageJ's ROI manager, or run lengths as COCO JSON.",
+)
+def predict(images: tuple[Path, ...], model: str, out: Path, outlines: tuple[str, ...]) -> None:
     """Find the nuclei in IMAGES: folders, zips or image files.
 
-    Writes submission.csv, labels/<id>.png (16 bit, one number a nucleus) and overlays/<id>.png.
+    Writes submission.csv, nuclei.csv (a row a nucleus: area, centre, mean intensity, eccentricity),
+    labels/<id>.png (16 bit, one number a nucleus) and overlays/<id>.png.
     """
     from nucleus_unet.dataset.raw import open_raw
 
@@ -128,7 +135,7 @@ def predict(images: tuple[Path, ...], model: str, out: Path) -> None:
     from nucleus_unet.records import require_run
 
     require_run(model)
-    made = settings.run_flow(flow, list(images), model, out)
+    made = settings.run_flow(flow, list(images), model, out, outlines)
     click.echo("\nPredicted.")
     _table(
         [
@@ -137,6 +144,7 @@ def predict(images: tuple[Path, ...], model: str, out: Path) -> None:
             ("nuclei", f"{made.nuclei} in {made.images} images"),
             ("label images", str(out / "labels")),
             ("overlays", str(out / "overlays")),
+            ("table of nuclei", str(out / "nuclei.csv")),
         ]
     )
 

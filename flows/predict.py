@@ -1,11 +1,13 @@
 """New images in; submission, label images and overlays out."""
 
+from collections.abc import Sequence
 from pathlib import Path
 
 from prefect import flow
 
 from flows.settings import task_runner, tracked
 from nucleus_unet import backend, records
+from nucleus_unet.exports import Outlines
 from nucleus_unet.files import make_folder
 from nucleus_unet.home import prepare_environment
 from nucleus_unet.recipe import Recipe
@@ -14,12 +16,14 @@ from tasks.encode import encode
 from tasks.ingest import ingest
 from tasks.predict import predict as predict_shard
 from tasks.predict import shards
-from tasks.publish import Submission, log_dataset, publish_masks, publish_submission
+from tasks.publish import Submission, log_dataset, publish_nuclei, publish_submission
 from tasks.upsample import upsample
 
 
 @flow(flow_run_name="predict with {model}", task_runner=task_runner())
-def predict(images: list[Path], model: str, out: Path) -> Submission:
+def predict(
+    images: list[Path], model: str, out: Path, outlines: Sequence[Outlines] = ()
+) -> Submission:
     """Find the nuclei of images with a logged model.
 
     Parameters
@@ -29,7 +33,9 @@ def predict(images: list[Path], model: str, out: Path) -> Submission:
     model : str
         MLflow run that logged the model.
     out : Path
-        Folder for ``submission.csv``, ``labels/<id>.png`` and ``overlays/<id>.png``.
+        Folder for ``submission.csv``, ``nuclei.csv``, ``labels/<id>.png`` and ``overlays/<id>.png``.
+    outlines : sequence of str
+        More to write there: ``geojson`` for QuPath, ``imagej`` for its ROI manager, ``coco``.
     """
     prepare_environment()
     recipe, network = records.fetch_model(model)
@@ -40,7 +46,7 @@ def predict(images: list[Path], model: str, out: Path) -> Submission:
         log_dataset(run, "test", images, prepared)
         found = segment(recipe, network, prepared)
         submission = publish_submission(prepared, found, run, out)
-        publish_masks(prepared, [stages[-1] for stages in found], out)
+        publish_nuclei(prepared, [stages[-1] for stages in found], outlines, out)
     return submission
 
 

@@ -11,7 +11,7 @@ from prefect import task
 from prefect.artifacts import create_markdown_artifact
 from prefect.logging import get_run_logger
 
-from nucleus_unet import figures, submission, tracking
+from nucleus_unet import exports, figures, submission, tracking
 from nucleus_unet.card import model_card
 from nucleus_unet.errors import NucleusError
 from nucleus_unet.events import EVENTS, EventLog, epochs
@@ -119,9 +119,16 @@ def publish_submission(
 
 
 @task
-def publish_masks(images: Stage, encoded: Sequence[Stage], to: Path) -> None:
-    """Write a label PNG and an overlay of each image: ``labels/<id>.png``, ``overlays/<id>.png``."""
+def publish_nuclei(
+    images: Stage, encoded: Sequence[Stage], outlines: Sequence[exports.Outlines], to: Path
+) -> None:
+    """Write what was found, for people and for other programs.
+
+    ``labels/<id>.png``, ``overlays/<id>.png``, ``nuclei.csv`` and, by choice,
+    ``outlines/<id>.geojson``, ``outlines/<id>.zip`` of ImageJ and ``coco.json``.
+    """
     label_files = {path.stem: path for stage in encoded for path in stage.folder.glob("*.png")}
+    rows, found = [], []
     for entry in images_of(images.folder):
         content = label_files[entry.id].read_bytes()
         write_atomically(to / "labels" / f"{entry.id}.png", content)
@@ -129,6 +136,16 @@ def publish_masks(images: Stage, encoded: Sequence[Stage], to: Path) -> None:
         labels = figures.read_label_png(content)
         picture = figures.overlay_png(image, labels, title=f"{entry.id}: {labels.max()} nuclei")
         write_atomically(to / "overlays" / f"{entry.id}.png", picture)
+        rows += [{"image": entry.id} | row for row in exports.measurements(image, labels)]
+        if "geojson" in outlines:
+            write_atomically(to / "outlines" / f"{entry.id}.geojson", exports.geojson(labels))
+        if "imagej" in outlines:
+            write_atomically(to / "outlines" / f"{entry.id}.zip", exports.imagej(labels))
+        if "coco" in outlines:
+            found.append((entry.id, labels))
+    write_atomically(to / "nuclei.csv", exports.table(rows))
+    if "coco" in outlines:
+        write_atomically(to / "coco.json", exports.coco(found))
 
 
 def log_dataset(

@@ -1,5 +1,6 @@
 """A whole retraining run, with real training, in a home of its own."""
 
+import csv
 import json
 import subprocess
 import sys
@@ -365,7 +366,8 @@ def predicted(retrained: Any, tmp_path_factory: pytest.TempPathFactory) -> Path:
         (folder / ("loose" if index else "") / path.name).write_bytes(path.read_bytes())
     [file] = folder.glob("*.png")
     images, out = (folder / "loose", file), folder / "out"
-    done = retrained.place.nucleus("predict", *images, "--model", retrained.run_id, "--out", out)
+    options = ("--model", retrained.run_id, "--out", out, "--outlines", "geojson")
+    done = retrained.place.nucleus("predict", *images, *options)
     assert done.returncode == 0, done.stderr
     assert "Traceback" not in done.stderr
     assert str(out / "submission.csv") in done.stdout
@@ -390,6 +392,17 @@ def test_predict_writes_an_overlay_of_each(predicted: Path, sizes: dict[str, Any
     assert {path.stem for path in (predicted / "overlays").iterdir()} == sizes.keys()
     for path in (predicted / "overlays").iterdir():
         assert pixels(path).std() > 0
+
+
+def test_predict_writes_a_row_and_an_outline_of_each_nucleus(
+    predicted: Path, retrained: Any, sizes: dict[str, tuple[int, int]]
+) -> None:
+    with (predicted / "nuclei.csv").open() as file:
+        rows = Counter(row["image"] for row in csv.DictReader(file))
+    assert rows.total() == int(retrained.said["nuclei"].split()[0])
+    for image_id in sizes:
+        shown = json.loads((predicted / "outlines" / f"{image_id}.geojson").read_text())
+        assert len(shown["features"]) == rows[image_id]
 
 
 def test_predict_is_a_run_that_names_its_model(predicted: Path, run: Any, client: Any) -> None:

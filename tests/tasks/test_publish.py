@@ -1,3 +1,4 @@
+import json
 from pathlib import Path
 
 import cv2
@@ -10,7 +11,7 @@ from nucleus_unet.recipe import Inference
 from nucleus_unet.stages import Stage
 from tasks.encode import ROWS, encode
 from tasks.ingest import ingest_stage
-from tasks.publish import dataset_name, publish_masks, publish_submission
+from tasks.publish import dataset_name, publish_nuclei, publish_submission
 from tasks.upsample import upsample
 
 RUN = tracking.Run("0" * 32, "http://127.0.0.1:5000")
@@ -62,16 +63,31 @@ def test_another_cutoff_is_another_stage(images: Stage, maps: Stage) -> None:
     assert submission.read_submission(low.folder / ROWS)["b"] == ["1 4"]
 
 
-def test_masks_are_written_as_labels_and_overlays(
+def test_nuclei_are_written_as_labels_overlays_outlines_and_a_table(
     images: Stage, encoded: Stage, tmp_path: Path
 ) -> None:
     out = tmp_path / "out"
-    publish_masks.fn(images, [encoded], out)
+    publish_nuclei.fn(images, [encoded], ("geojson", "imagej", "coco"), out)
     labels = cv2.imread(str(out / "labels" / "a.png"), cv2.IMREAD_UNCHANGED)
     assert labels is not None
     assert labels.dtype == np.uint16
     np.testing.assert_array_equal(labels, [[1, 1, 1, 0, 0, 0]] * 4)
     assert {path.name for path in (out / "overlays").iterdir()} == {"a.png", "b.png"}
+    head, row = (out / "nuclei.csv").read_text().splitlines()
+    assert head == "image,nucleus,area_px,x_px,y_px,mean_intensity,eccentricity"
+    assert row.startswith("a,1,12.0,1.0,1.5,0.0,0.")
+    names = {path.name for path in (out / "outlines").iterdir()}
+    assert names == {"a.geojson", "a.zip", "b.geojson", "b.zip"}
+    coco = json.loads((out / "coco.json").read_text())
+    assert [image["file_name"] for image in coco["images"]] == ["a", "b"]
+    assert len(coco["annotations"]) == 1
+
+
+def test_outlines_are_written_by_choice(images: Stage, encoded: Stage, tmp_path: Path) -> None:
+    publish_nuclei.fn(images, [encoded], (), tmp_path)
+    names = {path.name for path in tmp_path.iterdir()}
+    assert names >= {"labels", "overlays", "nuclei.csv"}
+    assert not names & {"outlines", "coco.json"}
 
 
 def test_rows_that_share_a_pixel_are_never_logged(

@@ -60,7 +60,16 @@ def run(data: Path) -> None:
         print("best", *part, flush=True)
         overrides = [word for value in values for word in ("--set", value)]
         subprocess.run(
-            [*NUCLEUS, "retrain", "--train", str(data), "--recipe", "best", *overrides],
+            [
+                *NUCLEUS,
+                "retrain",
+                "--train",
+                str(data),
+                "--recipe",
+                "best",
+                "--no-registry",
+                *overrides,
+            ],
             env=os.environ | {"MLFLOW_EXPERIMENT_NAME": EXPERIMENT},
             check=True,
         )

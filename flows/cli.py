@@ -1,5 +1,6 @@
 """The ``nucleus`` command. Each command imports what it needs, so that help comes at once."""
 
+import getpass
 import json
 import os
 import shutil
@@ -68,11 +69,17 @@ def main() -> None:
 )
 @click.option("--test", "test_data", type=PATH, help="Images to predict for the submission.")
 @recipe_options
+@click.option(
+    "--registry/--no-registry",
+    default=True,
+    help="Register the model, and make it the champion where it is better than that one. Default.",
+)
 def retrain(
     training_data: tuple[Path, ...],
     test_data: Path | None,
     recipe_name: str | None,
     overrides: tuple[str, ...],
+    registry: bool,
 ) -> None:
     """Train on annotated images, predict the test images, log it all."""
     from nucleus_unet.dataset.raw import open_raw
@@ -92,7 +99,8 @@ def retrain(
     settings = _start()
     from flows.retrain import retrain as flow
 
-    made = settings.run_flow(flow, list(training_data) or None, test_data, recipe)
+    data = (list(training_data) or None, test_data)
+    made = settings.run_flow(flow, *data, recipe, False, registry)
     click.echo("\nRetrained.")
     rows = [
         (f"validation {key}", f"{value:.4g}")
@@ -111,7 +119,13 @@ def retrain(
 
 @main.command()
 @click.argument("images", nargs=-1, required=True, type=PATH)
-@click.option("--model", required=True, metavar="RUN_ID", help="MLflow run that logged the model.")
+@click.option(
+    "--model",
+    default="champion",
+    show_default=True,
+    metavar="RUN_ID",
+    help="MLflow run that logged the model.",
+)
 @click.option("--out", required=True, type=PATH, help="Folder for what is made.")
 @click.option(
     "--outlines",
@@ -133,9 +147,10 @@ def predict(images: tuple[Path, ...], model: str, out: Path, outlines: tuple[str
     settings = _start()
     from flows.predict import predict as flow
     from nucleus_unet.records import require_run
+    from nucleus_unet.registry import run_of
 
-    require_run(model)
-    made = settings.run_flow(flow, list(images), model, out, outlines)
+    require_run(run_of(model))
+    made = settings.run_flow(flow, list(images), out, model, outlines)
     click.echo("\nPredicted.")
     _table(
         [
@@ -202,6 +217,31 @@ def reproduce(
     click.echo(f"\n{report(answer)}\n")
     _table([("run", answer.run.id), ("see it in both UIs", f"{_typed()} ui {answer.run.id}")])
     sys.exit(0 if answer.identical else 1)
+
+
+@main.command()
+@click.argument("version")
+@click.option("--why", required=True, help="Kept with the version.")
+@click.option("--who", default=getpass.getuser, help="Kept with it too. Default: the user.")
+def promote(version: str, why: str, who: str) -> None:
+    """Make VERSION of the registered model the champion, with which predict works."""
+    _prepare()
+    from nucleus_unet import registry
+
+    now = registry.promote(version, who, why)
+    click.echo(f"champion  version {now.number} of run {now.run_id}")
+
+
+@main.command()
+@click.option("--why", required=True, help="Kept with the version.")
+@click.option("--who", default=getpass.getuser, help="Kept with it too. Default: the user.")
+def rollback(why: str, who: str) -> None:
+    """Make the version the champion again that was so before."""
+    _prepare()
+    from nucleus_unet import registry
+
+    now = registry.rollback(who, why)
+    click.echo(f"champion  version {now.number} of run {now.run_id}")
 
 
 @main.command()

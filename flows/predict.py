@@ -6,11 +6,12 @@ from pathlib import Path
 from prefect import flow
 
 from flows.settings import task_runner, tracked
-from nucleus_unet import backend, records
+from nucleus_unet import backend, records, registry
 from nucleus_unet.exports import Outlines
 from nucleus_unet.files import make_folder
 from nucleus_unet.home import prepare_environment
 from nucleus_unet.recipe import Recipe
+from nucleus_unet.registry import CHAMPION
 from nucleus_unet.stages import Stage
 from tasks.encode import encode
 from tasks.ingest import ingest
@@ -22,7 +23,7 @@ from tasks.upsample import upsample
 
 @flow(flow_run_name="predict with {model}", task_runner=task_runner())
 def predict(
-    images: list[Path], model: str, out: Path, outlines: Sequence[Outlines] = ()
+    images: list[Path], out: Path, model: str = CHAMPION, outlines: Sequence[Outlines] = ()
 ) -> Submission:
     """Find the nuclei of images with a logged model.
 
@@ -30,18 +31,19 @@ def predict(
     ----------
     images : list of Path
         Folders, zips or image files.
-    model : str
-        MLflow run that logged the model.
     out : Path
         Folder for ``submission.csv``, ``nuclei.csv``, ``labels/<id>.png`` and ``overlays/<id>.png``.
+    model : str
+        MLflow run that logged the model; ``champion`` for that of the registry.
     outlines : sequence of str
         More to write there: ``geojson`` for QuPath, ``imagej`` for its ROI manager, ``coco``.
     """
     prepare_environment()
-    recipe, network = records.fetch_model(model)
+    run_id = registry.run_of(model)
+    recipe, network = records.fetch_model(run_id)
     recipe = backend.resolve(recipe)
     make_folder(out, "name another folder for what is made")
-    with tracked("predict", recipe, images, **{"model.run_id": model}) as run:
+    with tracked("predict", recipe, images, **{"model.run_id": run_id}) as run:
         prepared = ingest.submit(images, annotated=False).result()
         log_dataset(run, "test", images, prepared)
         found = segment(recipe, network, prepared)

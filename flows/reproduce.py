@@ -60,7 +60,7 @@ def reproduce(
             require_data(record, "training", training_images, labels)
             log_dataset(run, "training", training, training_images, labels)
             again = retrain_flow.with_options(task_runner=threads())
-            retrained = again(training, test[0], recipe)
+            retrained = again(training, test[0], recipe, registry=False)
             submission = retrained.submission
             tags = records.require_run(retrained.run.id)
             tracking.log_tags(run, {"retrained": retrained.run.id})

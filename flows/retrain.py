@@ -15,6 +15,7 @@ from tasks.evaluate import evaluate, scores_of, tuned_by
 from tasks.ingest import ingest
 from tasks.merge_masks import merge_masks
 from tasks.publish import Submission, log_dataset, publish_model, publish_submission
+from tasks.rank import rank
 from tasks.split import split
 from tasks.train import MODEL, start_weights_of, train
 
@@ -36,6 +37,7 @@ def retrain(
     test_data: Path | None = None,
     recipe: Recipe = BEST,
     only_if_changed: bool = False,
+    registry: bool = True,
 ) -> Retrained | State[None]:
     """Retrain from raw data.
 
@@ -51,6 +53,8 @@ def retrain(
     only_if_changed : bool
         End at once, in a state called Skipped, where data, recipe, source and packages are those of a
         retraining that has finished.
+    registry : bool
+        Add the model to the registry, and make it the champion where it is better than that one.
     """
     prepare_environment()
     recipe = backend.resolve(recipe)
@@ -78,7 +82,10 @@ def retrain(
         network = model.result().folder / MODEL
         overall = scores_of(scores.result())
         recipe = tuned_by(scores.result(), recipe)
-        publish_model(recipe, training_data, images, labels, sides, model, scores, run)
+        stages = (images, labels, sides, model, scores)
+        model_id = publish_model(recipe, training_data, *stages, run)
+        if registry:
+            rank(recipe, *stages, model_id, run)
         submission = None
         if test_data and test_images:
             log_dataset(run, "test", [test_data], test_images)

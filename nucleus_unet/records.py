@@ -16,10 +16,7 @@ from nucleus_unet.files import sha256_file
 from nucleus_unet.home import home
 from nucleus_unet.recipe import Recipe
 from nucleus_unet.reproduction import LoggedDataset, Record, environment_script
-from nucleus_unet.tracking import MODEL, MODEL_FILES
-
-# How MLflow answers that there is no such thing, or that no id looks like this.
-ABSENT = ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE")
+from nucleus_unet.tracking import ABSENT, MODEL, MODEL_FILES
 
 
 def require_run(run_id: str) -> dict[str, str]:

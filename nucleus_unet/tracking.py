@@ -43,6 +43,8 @@ MODEL = "model"
 MODEL_FILES, MODEL_ID = "model.files", "model.id"
 """Tags: the SHA-256 of each file of the model, by name; and its id in MLflow."""
 PACKAGE = Path(__file__).parent
+# How MLflow answers that there is no such thing, or that no id looks like this.
+ABSENT = ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE")
 # What the logged model needs to be loaded elsewhere, at the versions that made it.
 MODEL_REQUIREMENTS = (
     "mlflow",

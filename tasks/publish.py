@@ -49,8 +49,8 @@ def publish_model(
     model: Stage,
     scores: Stage,
     run: tracking.Run,
-) -> None:
-    """Log the split, file list, history, curves, scores, pictures, the model and its card."""
+) -> str:
+    """Log the split, history, curves, scores, pictures, the model and its card; the model's id."""
     events = EventLog(model.folder / EVENTS).new()
     history = epochs(events)
     network = model.folder / MODEL
@@ -80,6 +80,7 @@ def publish_model(
         tags["reused_from"] = first
     tracking.log_tags(run, tags)
     get_run_logger().info("logged as models:/%s of %s", model_id, run.url)
+    return str(model_id)
 
 
 @task

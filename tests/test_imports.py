@@ -14,7 +14,9 @@ MODULES = sorted(
     for path in ROOT.glob(f"{package}/**/*.py")
 )
 HEAVY = {"tensorflow", "keras", "mlflow", "prefect", "cv2", "sklearn", "skimage", "pandas"}
-TALKS_TO_MLFLOW = {f"nucleus_unet/{name}.py" for name in ("tracking", "records", "served_model")}
+TALKS_TO_MLFLOW = {
+    f"nucleus_unet/{name}.py" for name in ("tracking", "records", "registry", "served_model")
+}
 each_module = pytest.mark.parametrize(
     "path", MODULES, ids=[path.relative_to(ROOT).as_posix() for path in MODULES]
 )

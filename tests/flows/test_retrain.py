@@ -28,7 +28,7 @@ STAGES = [
     ("upsample", 1),
     ("encode", 1),
 ]
-PUBLISHED = [("publish_model", 1), ("publish_submission", 1)]
+PUBLISHED = [("publish_model", 1), ("rank", 1), ("publish_submission", 1)]
 METRICS = {
     *("loss", "dice", "mean_iou", "val_loss", "val_dice", "val_mean_iou"),
     *("learning_rate", "seconds", "images_per_s"),

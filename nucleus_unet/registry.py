@@ -1,0 +1,126 @@
+"""Versions of the model in MLflow's registry, and which of them is the champion."""
+
+import contextlib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
+
+from mlflow import MlflowClient
+from mlflow.entities.model_registry import ModelVersion
+from mlflow.exceptions import MlflowException
+
+from nucleus_unet.errors import NucleusError
+from nucleus_unet.tracking import ABSENT, Run
+
+NAME = "nucleus-unet"
+CHAMPION, CHALLENGER = "champion", "challenger"
+BEFORE = "champion.before"
+"""Tag of a champion: the version that it took the place of."""
+
+
+@dataclass(frozen=True)
+class Version:
+    """A registered model: its number, the run that trained it, and its tags."""
+
+    number: str
+    run_id: str
+    tags: Mapping[str, str]
+
+
+def register(run: Run, model_id: str, tags: Mapping[str, str]) -> Version:
+    """Register a logged model; once, however often it is asked for."""
+    client = MlflowClient()
+    with contextlib.suppress(MlflowException):  # it is there
+        client.create_registered_model(NAME, description="Finds cell nuclei in microscope images.")
+    for found in client.search_model_versions(f"name = '{NAME}' and run_id = '{run.id}'"):
+        return _version(found)
+    uri = f"models:/{model_id}"
+    made = client.create_model_version(NAME, uri, run.id, dict(tags), model_id=model_id)
+    return _version(made)
+
+
+def champion() -> Version | None:
+    """The version that predicts unless another is asked for; None before any."""
+    try:
+        return _version(MlflowClient().get_model_version_by_alias(NAME, CHAMPION))
+    except MlflowException as error:
+        if error.error_code not in ABSENT:
+            raise
+        return None
+
+
+def run_of(model: str) -> str:
+    """The run that logged a model, which is named by it, or is the ``champion``.
+
+    Raises
+    ------
+    NucleusError
+        There is no champion yet.
+    """
+    if model != CHAMPION:
+        return model
+    if found := champion():
+        return found.run_id
+    raise NucleusError("there is no champion yet: retrain first, or name a run with --model")
+
+
+def challenge(version: Version) -> None:
+    """Mark a version as the latest that is not better than the champion."""
+    MlflowClient().set_registered_model_alias(NAME, CHALLENGER, version.number)
+
+
+def promote(number: str, who: str, why: str) -> Version:
+    """Make a version the champion, and note who did so, when and why.
+
+    Raises
+    ------
+    NucleusError
+        There is no such version.
+    """
+    version, before = require_version(number), champion()
+    if before and before.number != number:
+        MlflowClient().set_model_version_tag(NAME, number, BEFORE, before.number)
+    _crown(number, who, why)
+    return version
+
+
+def rollback(who: str, why: str) -> Version:
+    """Make that version the champion which was so before; again and again it goes further back.
+
+    Raises
+    ------
+    NucleusError
+        There is no champion, or none was before it.
+    """
+    now = champion()
+    if not now or BEFORE not in now.tags:
+        raise NucleusError("no version was the champion before: choose one for nucleus promote")
+    version = require_version(now.tags[BEFORE])
+    _crown(version.number, who, why)
+    return version
+
+
+def require_version(number: str) -> Version:
+    """A version by its number.
+
+    Raises
+    ------
+    NucleusError
+        There is no such version.
+    """
+    found = MlflowClient().search_model_versions(f"name = '{NAME}'")
+    for version in found:
+        if str(version.version) == number:
+            return _version(version)
+    numbers = ", ".join(sorted((str(v.version) for v in found), key=int)) or "none yet"
+    raise NucleusError(f"no version {number} of the model {NAME}: there are {numbers}")
+
+
+def _crown(number: str, who: str, why: str) -> None:
+    client, now = MlflowClient(), datetime.now(UTC).isoformat(timespec="seconds")
+    client.set_model_version_tag(NAME, number, "champion.note", f"{now} {who}: {why}")
+    client.set_registered_model_alias(NAME, CHAMPION, number)
+
+
+def _version(found: ModelVersion) -> Version:
+    return Version(str(found.version), str(found.run_id), dict(found.tags))

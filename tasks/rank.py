@@ -1,0 +1,160 @@
+"""A new model beside the champion, on images that neither was trained on."""
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
+
+import numpy as np
+from prefect import task
+from prefect.artifacts import create_markdown_artifact
+from prefect.logging import get_run_logger
+
+from nucleus_unet import evaluation, figures, records, registry, tracking
+from nucleus_unet.champion import Comparison, compare
+from nucleus_unet.dataset.sample import Sample
+from nucleus_unet.files import write_atomically
+from nucleus_unet.home import home
+from nucleus_unet.instances import nuclei, upsample
+from nucleus_unet.recipe import Recipe
+from nucleus_unet.stages import Stage, run_stage
+from tasks.evaluate import BY_IMAGE
+from tasks.predict import prediction_key, write_maps
+from tasks.reporting import progress
+from tasks.split import SPLIT, samples
+from tasks.train import LIBRARIES, MODEL
+
+PICTURE = "disagreement.png"
+SHOWN = 6
+"""Images in the picture of disagreement."""
+
+
+@task
+def rank(
+    recipe: Recipe,
+    images: Stage,
+    labels: Stage,
+    split: Stage,
+    model: Stage,
+    scores: Stage,
+    model_id: str,
+    run: tracking.Run,
+) -> str:
+    """Register the model; ``champion`` if it is the first or better than that one, else ``challenger``.
+
+    Better by more than chance: the interval of the paired difference of scores, over slides that
+    neither was trained on, is above 0.
+
+    Parameters
+    ----------
+    recipe : Recipe
+        Of the model, with the cutoffs that were tuned.
+    """
+    by_image = json.loads((scores.folder / BY_IMAGE).read_text())
+    ours = {row["id"]: row["score"] for row in by_image}
+    tags = {"recipe": recipe.name, "score": f"{np.mean([*ours.values()]):.4f}"}
+    version, before = registry.register(run, model_id, tags), registry.champion()
+    tracking.log_tags(run, {"model.version": version.number})
+    if before is None or before.run_id == run.id:
+        registry.promote(version.number, "retrain", "the first model")
+        return _told(run, version, registry.CHAMPION, "It is the first.")
+    sides = json.loads((split.folder / SPLIT).read_text())
+    slides = {row["id"]: row["slide"] for rows in sides.values() for row in rows}
+    split_before = json.loads(records.fetch_artifact(before.run_id, SPLIT).read_text())
+    seen = {slides.get(row["id"]) for row in split_before["training"]}
+    unseen = [s for s in samples(split, images, labels, "validation") if slides[s.id] not in seen]
+    if not unseen:
+        registry.challenge(version)
+        said = f"Version {before.number}, the champion, was trained on all its validation images."
+        return _told(run, version, registry.CHALLENGER, said)
+    rival = _evaluated(before.run_id, recipe, model.folder / MODEL, ours, unseen, labels)
+    theirs = {row["id"]: row["score"] for row in json.loads((rival.folder / BY_IMAGE).read_text())}
+    found = compare(theirs, ours, slides)
+    metrics = {f"champion/{key}": value for key, value in asdict(found).items()}
+    tracking.log_metrics(run, metrics)
+    tracking.log_files(run, "pictures", [rival.folder / PICTURE])
+    said = _compared(found, before.number, theirs, ours)
+    if found.better:
+        registry.promote(version.number, "retrain", f"better than version {before.number}")
+        return _told(run, version, registry.CHAMPION, said)
+    registry.challenge(version)
+    return _told(run, version, registry.CHALLENGER, said)
+
+
+def _evaluated(
+    run_id: str,
+    recipe: Recipe,
+    network: Path,
+    ours: Mapping[str, float],
+    unseen: Sequence[Sample],
+    labels: Stage,
+) -> Stage:
+    """The champion's scores on images, and a picture of those where the new model's differ most."""
+    theirs, rival = records.fetch_model(run_id)
+    # It computes as the new model does; its weights and cutoffs are its own.
+    theirs = theirs.model_copy(update={"training": recipe.training})
+    by_id = {sample.id: sample for sample in unseen}
+
+    def build(folder: Path) -> None:
+        maps = write_maps(theirs, rival, {s.id: s.image for s in unseen}, folder)
+        scored = evaluation.score(unseen, maps, theirs.inference, progress("scoring the champion"))
+        rows = scored["by_image"]
+        rows.sort(key=lambda row: -abs(ours[row["id"]] - row["score"]))
+        shown = [by_id[row["id"]] for row in rows[:SHOWN]]
+        (folder / "new").mkdir()
+        new = write_maps(recipe, network, {s.id: s.image for s in shown}, folder / "new")
+        old = [folder / path.name for path in new]
+        tiles = []
+        for row, sample, *paths in zip(rows, shown, old, new, strict=False):
+            image, y_true = sample.load()
+            for name, path, one, score in zip(
+                ("champion", "new"),
+                paths,
+                (theirs, recipe),
+                (row["score"], ours[sample.id]),
+                strict=True,
+            ):
+                y_pred = nuclei(upsample(np.load(path), *y_true.shape), one.inference)
+                title = f"{sample.id[:8]}  {name}: score {score:.2f}"
+                tiles.append((title, figures.comparison(image, y_true, y_pred, side_px=400)))
+        write_atomically(folder / PICTURE, figures.contact_sheet(tiles, columns=2))
+        for path in [*maps, *new]:
+            path.unlink()
+        (folder / "new").rmdir()
+        write_atomically(folder / BY_IMAGE, json.dumps(rows, indent=1))
+
+    return run_stage(
+        home(),
+        "rank",
+        prediction_key(theirs, rival)
+        | {
+            "images": sorted(by_id),
+            "labels": labels.digest,
+            "inference": theirs.inference.model_dump(mode="json"),
+            "beside": prediction_key(recipe, network)
+            | {"inference": recipe.inference.model_dump()},
+        },
+        build,
+        code=["inference", "evaluation"],
+        libraries=LIBRARIES,
+    )
+
+
+def _compared(
+    found: Comparison, champion: str, theirs: Mapping[str, float], ours: Mapping[str, float]
+) -> str:
+    old, new = (np.mean([scores[id_] for id_ in theirs]) for scores in (theirs, ours))
+    return (
+        f"| model | score |\n|---|---|\n| version {champion}, the champion | {old:.4f} |\n"
+        f"| this one | {new:.4f} |\n\nDifference {found.difference:+.4f}, with chance from "
+        f"{found.low:+.4f} to {found.high:+.4f}, on {found.images} images of {found.slides} slides that "
+        "neither was trained on."
+    )
+
+
+def _told(run: tracking.Run, version: registry.Version, place: str, said: str) -> str:
+    page = f"# Version {version.number}: {place}\n\n{said}"
+    create_markdown_artifact(page, key="ranking", description="This model and the champion")
+    tracking.log_bytes(run, "ranking.md", page.encode())
+    get_run_logger().info("version %s: %s. %s", version.number, place, said.splitlines()[-1])
+    return place

@@ -1,0 +1,81 @@
+import uuid
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from nucleus_unet.errors import NucleusError
+from nucleus_unet.recipe import Recipe
+
+
+@pytest.fixture
+def registry(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
+    """An empty registry, in an MLflow database of its own."""
+    monkeypatch.setenv("NUCLEUS_HOME", str(tmp_path))
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path}/mlflow.db")
+    from nucleus_unet import registry
+
+    return registry
+
+
+@pytest.fixture
+def versions(registry: Any, tiny: Recipe) -> list[Any]:
+    """Three registered models."""
+    from mlflow import MlflowClient
+
+    from nucleus_unet import tracking
+
+    made = []
+    for index in range(3):
+        with tracking.open_run("retrain", tiny, {}, "", uuid.uuid4().hex) as run:
+            experiment = MlflowClient().get_run(run.id).info.experiment_id
+            logged = MlflowClient().create_logged_model(experiment, "model", source_run_id=run.id)
+            made.append(registry.register(run, logged.model_id, {"score": f"0.{index}"}))
+            assert registry.register(run, logged.model_id, {}) == made[-1]  # once
+    return made
+
+
+def test_versions_are_numbered_and_know_their_run(versions: list[Any]) -> None:
+    assert [version.number for version in versions] == ["1", "2", "3"]
+    assert [version.tags["score"] for version in versions] == ["0.0", "0.1", "0.2"]
+    assert len({version.run_id for version in versions}) == 3
+
+
+def test_the_champion_is_whom_promotion_named_last(registry: Any, versions: list[Any]) -> None:
+    assert registry.champion() is None
+    registry.promote("1", "ann", "the first")
+    registry.promote("3", "bob", "sees large nuclei")
+    found = registry.champion()
+    assert (found.number, found.run_id) == ("3", versions[2].run_id)
+    assert found.tags["champion.note"].endswith(" bob: sees large nuclei")
+    assert registry.run_of("champion") == versions[2].run_id
+    assert registry.run_of("a run") == "a run"
+
+
+def test_rolling_back_goes_back_step_by_step(registry: Any, versions: list[Any]) -> None:
+    for number in ("1", "2", "3", "3"):
+        registry.promote(number, "ann", "better")
+    assert registry.rollback("bob", "merges").number == "2"
+    assert registry.champion().tags["champion.note"].endswith(" bob: merges")
+    assert registry.rollback("bob", "merges too").number == "1"
+    with pytest.raises(NucleusError, match="no version was the champion before"):
+        registry.rollback("bob", "and so on")
+    assert registry.champion().number == "1"
+
+
+def test_a_challenger_leaves_the_champion(registry: Any, versions: list[Any]) -> None:
+    from mlflow import MlflowClient
+
+    registry.promote("1", "ann", "the first")
+    registry.challenge(versions[1])
+    assert registry.champion().number == "1"
+    assert MlflowClient().get_model_version_by_alias("nucleus-unet", "challenger").version == 2
+
+
+def test_what_is_not_there_is_named(registry: Any, versions: list[Any]) -> None:
+    with pytest.raises(NucleusError, match=r"^no version 7 of .*: there are 1, 2, 3$"):
+        registry.promote("7", "ann", "why not")
+    with pytest.raises(NucleusError, match="there is no champion yet"):
+        registry.run_of("champion")
+    with pytest.raises(NucleusError, match="no version was the champion before"):
+        registry.rollback("ann", "why not")

@@ -9,7 +9,21 @@ import pytest
 
 from nucleus_unet.isolation import run_in_worker
 
-SHARD_OF_TWO = "import tasks.predict; tasks.predict.SHARD = 2; from flows.cli import main; main()"
+SHARDS_OF_TWO = """
+from flows import cli
+
+start = cli._start
+
+def start_with_small_shards():
+    settings = start()
+    import tasks.predict
+
+    tasks.predict.SHARD = 2
+    return settings
+
+cli._start = start_with_small_shards
+cli.main()
+"""
 
 
 @pytest.mark.slow
@@ -18,9 +32,9 @@ def test_the_same_bits_on_threads_and_dask_and_in_one_shard_and_two(
     place: Any, servers: dict[str, Any], tmp_path: Path, precision: str
 ) -> None:
     dask = {"NUCLEUS_TASK_RUNNER": "dask", "PREFECT_API_URL": servers["Prefect"].url}
-    program = {"whole": ["-m", "flows.cli"], "in two": ["-c", SHARD_OF_TWO]}
+    program = {"whole": ["-m", "flows.cli"], "in two": ["-c", SHARDS_OF_TWO]}
     made = set()
-    for shards, runner in (("whole", {}), ("in two", {}), ("whole", dask), ("in two", dask)):
+    for shards, runner in (("whole", {}), ("in two", {}), ("in two", dask)):
         here = place.elsewhere(tmp_path / f"{shards} {'dask' if runner else 'threads'}")
         command = here.retraining("--test", here.test, "--set", f"training.precision={precision}")
         done = subprocess.run(

@@ -44,6 +44,6 @@ lint: install
 # Needs uv. No header and no annotation: the lock names no host and no path.
 lock:
 	uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-header --no-annotate \
-	    --group dev --extra dask pyproject.toml --output-file requirements/cpu.lock
+	    --group dev --extra dask --extra server pyproject.toml --output-file requirements/cpu.lock
 	uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-header --no-annotate \
-	    --group dev --extra dask --extra cuda pyproject.toml --output-file requirements/cuda.lock
+	    --group dev --extra dask --extra server --extra cuda pyproject.toml --output-file requirements/cuda.lock

@@ -7,7 +7,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -200,7 +200,7 @@ class Server:
 
     def start(self) -> None:
         self.process = subprocess.Popen(
-            [sys.executable, *self.command],
+            self.command,
             env=self.environment,
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
@@ -220,35 +220,107 @@ class Server:
         self.process.wait()
 
 
-@contextmanager
-def running(
-    command: Callable[[int], list[str]], api: str, environment: dict[str, str]
-) -> Iterator[Server]:
-    port = free_port()
-    server = Server(command(port), f"http://127.0.0.1:{port}{api}", environment)
-    try:
-        yield server
-    finally:
-        server.stop()
+@pytest.fixture
+def start_server() -> Iterator[Callable[..., Server]]:
+    """Starts a server: a command made of a port, the path of its API, and its environment."""
+    with ExitStack() as stack:
+
+        def start(
+            command: Callable[[int], list[str]], api: str, environment: dict[str, str]
+        ) -> Server:
+            port = free_port()
+            server = Server(command(port), f"http://127.0.0.1:{port}{api}", environment)
+            stack.callback(server.stop)
+            return server
+
+        yield start
 
 
 @pytest.fixture
-def servers(place: Any, tmp_path: Path) -> Iterator[dict[str, Server]]:
+def servers(place: Any, tmp_path: Path, start_server: Any) -> dict[str, Server]:
+    """Both, over SQLite."""
     environment = place.environment | {"PREFECT_HOME": str(tmp_path / "prefect")}
 
     def mlflow(port: int) -> list[str]:
         store = f"sqlite:///{tmp_path}/mlflow.db"
         return [
-            *("-m", "mlflow", "server", "--host", "127.0.0.1", "--port", str(port)),
-            *("--workers", "1", "--backend-store-uri", store),
+            *(sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1"),
+            *("--port", str(port), "--workers", "1", "--backend-store-uri", store),
             *("--artifacts-destination", str(tmp_path / "artifacts")),
         ]
 
     def prefect(port: int) -> list[str]:
-        return ["-m", "prefect", "server", "start", "--host", "127.0.0.1", "--port", str(port)]
+        command = (sys.executable, "-m", "prefect", "server", "start", "--host", "127.0.0.1")
+        return [*command, "--port", str(port)]
 
-    with (
-        running(mlflow, "", environment) as one,
-        running(prefect, "/api", environment) as other,
-    ):
-        yield {"MLflow": one, "Prefect": other}
+    return {
+        "MLflow": start_server(mlflow, "", environment),
+        "Prefect": start_server(prefect, "/api", environment),
+    }
+
+
+class Team:
+    """A home that machines share, workers, and what the environment says of the servers."""
+
+    def __init__(self, place: Place, folder: Path, urls: dict[str, str]) -> None:
+        self.place, self.folder, self.urls = place.elsewhere(folder / "home"), folder, urls
+        self.workers: list[subprocess.Popen[bytes]] = []
+        user, _, password = urls.get("PREFECT_API_AUTH_STRING", "").partition(":")
+        auth = (user, password) if user else None
+        self.client = httpx.Client(base_url=urls["PREFECT_API_URL"], auth=auth)
+
+    def get(self, path: str) -> Any:
+        """Ask Prefect's API."""
+        return self.client.get(path).raise_for_status().json()
+
+    def post(self, path: str, value: Any) -> Any:
+        """Tell Prefect's API."""
+        return self.client.post(path, json=value).raise_for_status().json()
+
+    def prefect(self, *args: str) -> subprocess.Popen[bytes]:
+        """Start a command of Prefect's."""
+        return subprocess.Popen(
+            [sys.executable, "-m", "prefect", *args],
+            env=self.place.environment | self.urls,
+            cwd=self.folder,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+            start_new_session=True,
+        )
+
+    def work(self) -> subprocess.Popen[bytes]:
+        """Start a worker."""
+        self.workers.append(self.prefect("worker", "start", "--pool", "gpu"))
+        return self.workers[-1]
+
+    def runs(self) -> list[dict[str, Any]]:
+        """All flow runs."""
+        found: list[dict[str, Any]] = self.post("flow_runs/filter", {})
+        return found
+
+    def wait(self, until: Callable[[], Any]) -> None:
+        """Return when something is so."""
+        deadline = time.monotonic() + 390
+        while not until():
+            if time.monotonic() > deadline:
+                pytest.fail(f"in vain: {[(r['name'], r['state_name']) for r in self.runs()]}")
+            time.sleep(1)
+
+
+@pytest.fixture
+def make_team(place: Any, tmp_path: Path) -> Iterator[Callable[..., Team]]:
+    """Makes a team of what the environment says of the servers; its workers end with the test."""
+    with ExitStack() as stack:
+
+        def make(**urls: str) -> Team:
+            team = Team(place, tmp_path, urls)
+            stack.callback(end, team.workers)
+            return team
+
+        def end(workers: list[subprocess.Popen[bytes]]) -> None:
+            for worker in workers:
+                if worker.poll() is None:
+                    os.killpg(worker.pid, signal.SIGTERM)
+                    worker.wait()
+
+        yield make

@@ -1,73 +1,20 @@
 """What a server is given, and what it then does by itself."""
 
-import os
-import signal
 import subprocess
-import sys
-import time
-from collections.abc import Callable, Iterator
 from datetime import datetime
-from pathlib import Path
 from typing import Any
 
-import httpx
 import psutil
 import pytest
 
-from flows.deploy import LOST_S
 from nucleus_unet.recipe import load_recipe
-
-LIMIT_S = LOST_S + 300
-
-
-class Team:
-    """Servers, a home that machines share, and workers."""
-
-    def __init__(self, place: Any, servers: dict[str, Any], folder: Path) -> None:
-        self.place = place.elsewhere(folder / "home")
-        self.folder = folder
-        self.api = servers["Prefect"].url
-        self.urls = {"PREFECT_API_URL": self.api, "MLFLOW_TRACKING_URI": servers["MLflow"].url}
-        self.workers: list[subprocess.Popen[bytes]] = []
-
-    def prefect(self, *args: str) -> subprocess.Popen[bytes]:
-        """Start a command of Prefect's."""
-        return subprocess.Popen(
-            [sys.executable, "-m", "prefect", *args],
-            env=self.place.environment | self.urls,
-            cwd=self.folder,
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.DEVNULL,
-            start_new_session=True,
-        )
-
-    def work(self) -> subprocess.Popen[bytes]:
-        """Start a worker."""
-        self.workers.append(self.prefect("worker", "start", "--pool", "gpu"))
-        return self.workers[-1]
-
-    def runs(self) -> list[dict[str, Any]]:
-        """All flow runs."""
-        found: list[dict[str, Any]] = httpx.post(f"{self.api}/flow_runs/filter", json={}).json()
-        return found
-
-    def wait(self, until: Callable[[], Any]) -> None:
-        """Return when something is so."""
-        deadline = time.monotonic() + LIMIT_S
-        while not until():
-            if time.monotonic() > deadline:
-                pytest.fail(f"in vain: {[(r['name'], r['state_name']) for r in self.runs()]}")
-            time.sleep(1)
 
 
 @pytest.fixture
-def team(place: Any, servers: dict[str, Any], tmp_path: Path) -> Iterator[Team]:
-    made = Team(place, servers, tmp_path)
-    yield made
-    for worker in made.workers:
-        if worker.poll() is None:
-            os.killpg(worker.pid, signal.SIGTERM)
-            worker.wait()
+def team(make_team: Any, servers: dict[str, Any]) -> Any:
+    return make_team(
+        PREFECT_API_URL=servers["Prefect"].url, MLFLOW_TRACKING_URI=servers["MLflow"].url
+    )
 
 
 def die(worker: subprocess.Popen[bytes]) -> None:
@@ -78,7 +25,7 @@ def die(worker: subprocess.Popen[bytes]) -> None:
 
 
 @pytest.mark.slow
-def test_a_run_whose_machine_died_is_taken_up_by_another(team: Team) -> None:
+def test_a_run_whose_machine_died_is_taken_up_by_another(team: Any) -> None:
     from mlflow import MlflowClient
 
     done = team.place.nucleus("deploy", **team.urls)
@@ -92,9 +39,9 @@ def test_a_run_whose_machine_died_is_taken_up_by_another(team: Team) -> None:
         "training_data": [str(team.place.train)],
         "recipe": recipe.model_dump(mode="json"),
     }
-    deployment = httpx.get(f"{team.api}/deployments/name/retrain/retrain").json()["id"]
+    deployment = team.get("deployments/name/retrain/retrain")["id"]
     asked = {"parameters": parameters, "state": {"type": "SCHEDULED"}}
-    httpx.post(f"{team.api}/deployments/{deployment}/create_flow_run", json=asked)
+    team.post(f"deployments/{deployment}/create_flow_run", asked)
     client = MlflowClient(tracking_uri=team.urls["MLFLOW_TRACKING_URI"])
 
     def mlflow_runs() -> list[Any]:
@@ -116,7 +63,7 @@ def test_a_run_whose_machine_died_is_taken_up_by_another(team: Team) -> None:
 
 
 @pytest.mark.slow
-def test_retraining_by_schedule_and_by_event_skips_where_nothing_changed(team: Team) -> None:
+def test_retraining_by_schedule_and_by_event_skips_where_nothing_changed(team: Any) -> None:
     arguments = ["deploy", *team.place.retraining()[1:], "--cron"]
     done = team.place.nucleus(*arguments, "0 2 * * *", **team.urls)
     assert done.returncode == 0, done.stderr
@@ -124,7 +71,7 @@ def test_retraining_by_schedule_and_by_event_skips_where_nothing_changed(team: T
     assert done.stdout.splitlines()[-2:] == made
     again = team.place.nucleus(*arguments, "0 2 * * *", **team.urls)
     assert [line.endswith(": there") for line in again.stdout.splitlines()[-2:]] == [True, True]
-    deployed = httpx.get(f"{team.api}/deployments/name/retrain/retrain").json()
+    deployed = team.get("deployments/name/retrain/retrain")
     team.wait(lambda: len(team.runs()) > 2)  # the scheduler's
     for run in team.runs():
         assert run["state_name"] == "Scheduled"
@@ -132,7 +79,7 @@ def test_retraining_by_schedule_and_by_event_skips_where_nothing_changed(team: T
         assert datetime.fromisoformat(run["expected_start_time"]).hour == 2
     changed = team.place.nucleus(*arguments, "0 3 * * *", **team.urls)
     assert "schedule of retrain: changed" in changed.stdout
-    [schedule] = httpx.get(f"{team.api}/deployments/{deployed['id']}/schedules").json()
+    [schedule] = team.get(f"deployments/{deployed['id']}/schedules")
     assert schedule["schedule"]["cron"] == "0 3 * * *"
 
     def by_event() -> list[dict[str, Any]]:
@@ -150,7 +97,7 @@ def test_retraining_by_schedule_and_by_event_skips_where_nothing_changed(team: T
 
 
 @pytest.mark.slow
-def test_a_schedule_that_is_none_is_refused(team: Team) -> None:
+def test_a_schedule_that_is_none_is_refused(team: Any) -> None:
     done = team.place.nucleus("deploy", "--train", team.place.train, "--cron", "daily", **team.urls)
     assert done.returncode == 2
     assert done.stderr.startswith("Error: --cron daily: not a cron expression")

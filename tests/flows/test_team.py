@@ -1,0 +1,128 @@
+"""Both servers on PostgreSQL with their log-ins, as deploy/ starts them, and two workers."""
+
+import os
+import shutil
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+
+from nucleus_unet.recipe import load_recipe
+
+DEPLOY = Path(__file__).parents[2] / "deploy"
+USER, PASSWORD = "ann", "not a secret, and long enough"
+
+
+@pytest.fixture
+def postgres(tmp_path: Path) -> Iterator[str]:
+    """Address of an empty PostgreSQL server on a socket and on loopback."""
+    if not shutil.which("initdb") or not shutil.which("pg_ctl"):
+        pytest.skip("PostgreSQL: put its initdb and pg_ctl on the PATH")
+    # It does not run as root, and a socket's path is short.
+    owner = {"user": "postgres", "group": "postgres"} if os.getuid() == 0 else {}
+    folder = Path(subprocess.check_output(["mktemp", "-d"], text=True, **owner).strip())  # type: ignore[call-overload]
+    port = str(20000 + os.getpid() % 10000)
+
+    def run(*command: str) -> None:
+        subprocess.run(command, check=True, stdout=subprocess.DEVNULL, cwd=folder, **owner)  # type: ignore[call-overload]
+
+    run("initdb", "--pgdata", "data", "--username", "nucleus", "--auth", "trust")
+    options = f"-p {port} -k {folder} -h 127.0.0.1"
+    run("pg_ctl", "--pgdata", "data", "--wait", "--log", "log", "--options", options, "start")
+    try:
+        for name in ("prefect", "mlflow", "mlflow_auth"):
+            run("createdb", "--host", "127.0.0.1", "--port", port, "--username", "nucleus", name)
+        yield f"nucleus@127.0.0.1:{port}"
+    finally:
+        run("pg_ctl", "--pgdata", "data", "--mode", "immediate", "stop")
+        run("rm", "-r", str(folder))
+
+
+@pytest.fixture
+def team(make_team: Any, start_server: Any, place: Any, postgres: str, tmp_path: Path) -> Any:
+    users = (DEPLOY / "mlflow-auth.ini.example").read_text()
+    for before, after in (
+        ("postgresql://nucleus:PASSWORD@127.0.0.1:5432", f"postgresql://{postgres}"),
+        ("admin_username = USER", f"admin_username = {USER}"),
+        ("admin_password = PASSWORD", f"admin_password = {PASSWORD}"),
+    ):
+        assert before in users
+        users = users.replace(before, after)
+    (tmp_path / "auth.ini").write_text(users)
+    settings = place.environment | {
+        "HOST": "127.0.0.1",
+        "ALLOWED_HOSTS": "127.0.0.1:*",
+        "PREFECT_API_DATABASE_CONNECTION_URL": f"postgresql+asyncpg://{postgres}/prefect",
+        "MLFLOW_BACKEND_STORE_URI": f"postgresql://{postgres}/mlflow",
+        "MLFLOW_ARTIFACTS_DESTINATION": str(tmp_path / "artifacts"),
+        "PREFECT_SERVER_API_AUTH_STRING": f"{USER}:{PASSWORD}",
+        "MLFLOW_FLASK_SERVER_SECRET_KEY": "of the test",
+        "MLFLOW_AUTH_CONFIG_PATH": str(tmp_path / "auth.ini"),
+        "PREFECT_HOME": str(tmp_path / "prefect"),
+    }
+
+    def server(name: str) -> Any:
+        return lambda port: [
+            "env",
+            f"{name.upper()}_PORT={port}",
+            str(DEPLOY / f"{name}-server.sh"),
+        ]
+
+    return make_team(
+        PREFECT_API_URL=start_server(server("prefect"), "/api", settings).url,
+        MLFLOW_TRACKING_URI=start_server(server("mlflow"), "", settings).url,
+        PREFECT_API_AUTH_STRING=f"{USER}:{PASSWORD}",
+        MLFLOW_TRACKING_USERNAME=USER,
+        MLFLOW_TRACKING_PASSWORD=PASSWORD,
+    )
+
+
+@pytest.mark.slow
+def test_two_workers_on_postgres_and_one_retraining_at_a_time(team: Any) -> None:
+    for url in (
+        f"{team.urls['PREFECT_API_URL']}/flow_runs/filter",
+        team.urls["MLFLOW_TRACKING_URI"],
+    ):
+        assert httpx.post(url, json={}).status_code == 401
+    done = team.place.nucleus("deploy", **team.urls)
+    assert done.returncode == 0, done.stderr
+    deployment = team.get("deployments/name/retrain/retrain")["id"]
+    team.work()
+    team.work()
+    for seed in (1, 2):
+        recipe = load_recipe(
+            "quick", ["training.epochs=2", "training.steps_per_epoch=5", f"training.seed={seed}"]
+        )
+        parameters = {
+            "training_data": [str(team.place.train)],
+            "test_data": str(team.place.test),
+            "recipe": recipe.model_dump(mode="json"),
+        }
+        asked = {"parameters": parameters, "state": {"type": "SCHEDULED"}}
+        team.post(f"deployments/{deployment}/create_flow_run", asked)
+    team.wait(lambda: [run["state_name"] for run in team.runs()] == ["Completed"] * 2)
+    first, second = sorted(team.runs(), key=lambda run: run["start_time"])
+    assert first["end_time"] <= second["start_time"]
+    states = team.get(f"flow_run_states/?flow_run_id={second['id']}")
+    assert "AwaitingConcurrencySlot" in {state["name"] for state in states}
+    versions = f"{team.urls['MLFLOW_TRACKING_URI']}/api/2.0/mlflow/model-versions/search"
+    found = httpx.get(versions, auth=(USER, PASSWORD)).raise_for_status().json()
+    assert [version["version"] for version in found["model_versions"]] == ["2", "1"]
+    assert PASSWORD not in done.stdout + done.stderr
+
+
+@pytest.mark.parametrize(
+    ("name", "secret"),
+    [
+        ("prefect", "PREFECT_SERVER_API_AUTH_STRING"),
+        ("mlflow", "MLFLOW_FLASK_SERVER_SECRET_KEY"),
+    ],
+)
+def test_a_server_without_a_log_in_does_not_listen_beyond_loopback(name: str, secret: str) -> None:
+    command = [str(DEPLOY / f"{name}-server.sh")]
+    done = subprocess.run(command, env={"HOST": "0.0.0.0"}, capture_output=True, text=True)
+    assert done.returncode != 0
+    assert f"{secret}: needed on 0.0.0.0" in done.stderr

@@ -46,7 +46,10 @@ def test_the_lock_names_no_host_and_no_path(lock: Path) -> None:
 def test_the_lock_has_all_that_the_project_asks_for(lock: Path) -> None:
     project = PROJECT["project"]
     asked = project["dependencies"] + PROJECT["dependency-groups"]["dev"]
-    asked += project["optional-dependencies"]["dask"]
+    asked += [
+        *project["optional-dependencies"]["dask"],
+        *project["optional-dependencies"]["server"],
+    ]
     locked = {name_of(requirement) for requirement in requirements(lock)}
     assert {name_of(requirement) for requirement in asked} - locked == set()
 

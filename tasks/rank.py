@@ -9,10 +9,12 @@ import numpy as np
 from prefect import task
 from prefect.artifacts import create_markdown_artifact
 from prefect.logging import get_run_logger
+from pydantic import ValidationError
 
 from nucleus_unet import evaluation, figures, records, registry, tracking
-from nucleus_unet.champion import Comparison, compare
+from nucleus_unet.champion import compare
 from nucleus_unet.dataset.sample import Sample
+from nucleus_unet.errors import NucleusError
 from nucleus_unet.files import write_atomically
 from nucleus_unet.home import home
 from nucleus_unet.instances import nuclei, upsample
@@ -50,47 +52,78 @@ def rank(
     recipe : Recipe
         Of the model, with the cutoffs that were tuned.
     """
-    by_image = json.loads((scores.folder / BY_IMAGE).read_text())
-    ours = {row["id"]: row["score"] for row in by_image}
+    ours = _scores(scores)
     tags = {"recipe": recipe.name, "score": f"{np.mean([*ours.values()]):.4f}"}
     version, before = registry.register(run, model_id, tags), registry.champion()
-    tracking.log_tags(run, {"model.version": version.number})
     if before is None or before.run_id == run.id:
-        registry.promote(version.number, "retrain", "the first model")
-        return _told(run, version, registry.CHAMPION, "It is the first.")
+        better, said = True, "It is the first."
+    else:
+        new = recipe, model.folder / MODEL
+        better, said = _verdict(before, new, ours, (images, labels, split), run)
+    place = registry.CHAMPION if better else registry.CHALLENGER
+    if better:
+        registry.promote(version.number, "retrain", said.splitlines()[-1])
+    else:
+        registry.challenge(version)
+    page = f"# Version {version.number}: {place}\n\n{said}"
+    create_markdown_artifact(page, key="ranking", description="This model and the champion")
+    tracking.log_bytes(run, "ranking.md", page.encode())
+    tracking.log_tags(run, {"model.version": version.number, "model.place": place})
+    get_run_logger().info("version %s: %s. %s", version.number, place, said.splitlines()[-1])
+    return place
+
+
+def _verdict(
+    champion: registry.Version,
+    new: tuple[Recipe, Path],
+    ours: Mapping[str, float],
+    data: tuple[Stage, Stage, Stage],
+    run: tracking.Run,
+) -> tuple[bool, str]:
+    """Whether a new model is better than the champion, and what shows it."""
+    images, labels, split = data
+    name = f"Version {champion.number}, the champion,"
+    try:
+        rival = records.fetch_model(champion.run_id)
+        before = json.loads(records.fetch_artifact(champion.run_id, SPLIT).read_text())
+    except (NucleusError, ValidationError) as error:  # the training was long, and is not lost by it
+        get_run_logger().warning("not compared with the champion: %s", error)
+        return False, f"{name} cannot be loaded: {error}"
     sides = json.loads((split.folder / SPLIT).read_text())
     slides = {row["id"]: row["slide"] for rows in sides.values() for row in rows}
-    split_before = json.loads(records.fetch_artifact(before.run_id, SPLIT).read_text())
-    seen = {slides.get(row["id"]) for row in split_before["training"]}
+    seen = {slides.get(row["id"]) for row in before["training"]}
     unseen = [s for s in samples(split, images, labels, "validation") if slides[s.id] not in seen]
     if not unseen:
-        registry.challenge(version)
-        said = f"Version {before.number}, the champion, was trained on all its validation images."
-        return _told(run, version, registry.CHALLENGER, said)
-    rival = _evaluated(before.run_id, recipe, model.folder / MODEL, ours, unseen, labels)
-    theirs = {row["id"]: row["score"] for row in json.loads((rival.folder / BY_IMAGE).read_text())}
+        return False, f"{name} was trained on all its validation images."
+    stage = _evaluated(rival, new, ours, unseen, labels)
+    theirs = _scores(stage)
     found = compare(theirs, ours, slides)
-    metrics = {f"champion/{key}": value for key, value in asdict(found).items()}
-    tracking.log_metrics(run, metrics)
-    tracking.log_files(run, "pictures", [rival.folder / PICTURE])
-    said = _compared(found, before.number, theirs, ours)
-    if found.better:
-        registry.promote(version.number, "retrain", f"better than version {before.number}")
-        return _told(run, version, registry.CHAMPION, said)
-    registry.challenge(version)
-    return _told(run, version, registry.CHALLENGER, said)
+    tracking.log_metrics(run, {f"champion/{key}": value for key, value in asdict(found).items()})
+    tracking.log_files(run, "pictures", [stage.folder / PICTURE])
+    old_score, new_score = (np.mean([scores[id_] for id_ in theirs]) for scores in (theirs, ours))
+    return found.better, (
+        f"| model | score |\n|---|---|\n| version {champion.number}, the champion | {old_score:.4f} |\n"
+        f"| this one | {new_score:.4f} |\n\nDifference {found.difference:+.4f}, with chance from "
+        f"{found.low:+.4f} to {found.high:+.4f}, on {found.images} images of {found.slides} slides that "
+        "neither was trained on."
+    )
+
+
+def _scores(stage: Stage) -> dict[str, float]:
+    """The score of each image."""
+    rows = json.loads((stage.folder / BY_IMAGE).read_text())
+    return {row["id"]: row["score"] for row in rows}
 
 
 def _evaluated(
-    run_id: str,
-    recipe: Recipe,
-    network: Path,
+    champion: tuple[Recipe, Path],
+    new: tuple[Recipe, Path],
     ours: Mapping[str, float],
     unseen: Sequence[Sample],
     labels: Stage,
 ) -> Stage:
     """The champion's scores on images, and a picture of those where the new model's differ most."""
-    theirs, rival = records.fetch_model(run_id)
+    (theirs, rival), (recipe, network) = champion, new
     # It computes as the new model does; its weights and cutoffs are its own.
     theirs = theirs.model_copy(update={"training": recipe.training})
     by_id = {sample.id: sample for sample in unseen}
@@ -102,10 +135,10 @@ def _evaluated(
         rows.sort(key=lambda row: -abs(ours[row["id"]] - row["score"]))
         shown = [by_id[row["id"]] for row in rows[:SHOWN]]
         (folder / "new").mkdir()
-        new = write_maps(recipe, network, {s.id: s.image for s in shown}, folder / "new")
-        old = [folder / path.name for path in new]
+        beside = write_maps(recipe, network, {s.id: s.image for s in shown}, folder / "new")
+        old = [folder / path.name for path in beside]
         tiles = []
-        for row, sample, *paths in zip(rows, shown, old, new, strict=False):
+        for row, sample, *paths in zip(rows, shown, old, beside, strict=False):
             image, y_true = sample.load()
             for name, path, one, score in zip(
                 ("champion", "new"),
@@ -118,7 +151,7 @@ def _evaluated(
                 title = f"{sample.id[:8]}  {name}: score {score:.2f}"
                 tiles.append((title, figures.comparison(image, y_true, y_pred, side_px=400)))
         write_atomically(folder / PICTURE, figures.contact_sheet(tiles, columns=2))
-        for path in [*maps, *new]:
+        for path in [*maps, *beside]:
             path.unlink()
         (folder / "new").rmdir()
         write_atomically(folder / BY_IMAGE, json.dumps(rows, indent=1))
@@ -138,23 +171,3 @@ def _evaluated(
         code=["inference", "evaluation"],
         libraries=LIBRARIES,
     )
-
-
-def _compared(
-    found: Comparison, champion: str, theirs: Mapping[str, float], ours: Mapping[str, float]
-) -> str:
-    old, new = (np.mean([scores[id_] for id_ in theirs]) for scores in (theirs, ours))
-    return (
-        f"| model | score |\n|---|---|\n| version {champion}, the champion | {old:.4f} |\n"
-        f"| this one | {new:.4f} |\n\nDifference {found.difference:+.4f}, with chance from "
-        f"{found.low:+.4f} to {found.high:+.4f}, on {found.images} images of {found.slides} slides that "
-        "neither was trained on."
-    )
-
-
-def _told(run: tracking.Run, version: registry.Version, place: str, said: str) -> str:
-    page = f"# Version {version.number}: {place}\n\n{said}"
-    create_markdown_artifact(page, key="ranking", description="This model and the champion")
-    tracking.log_bytes(run, "ranking.md", page.encode())
-    get_run_logger().info("version %s: %s. %s", version.number, place, said.splitlines()[-1])
-    return place

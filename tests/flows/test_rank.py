@@ -50,3 +50,11 @@ def test_a_better_model_becomes_the_champion_and_a_worse_does_not(
         done = here.nucleus(*command, "--why", "to see it", "--who", "ann")
         assert done.stdout.startswith(f"champion  version {number} of run ")
         assert alias("champion") == number
+    # A champion that cannot be loaded does not cost the training.
+    lost = Path(client.get_run(best.run_id).info.artifact_uri.removeprefix("file://"), "split.json")
+    lost.unlink()
+    here.retrain(*POOR, "--set", "training.seed=12")
+    assert (alias("champion"), alias("challenger")) == ("2", "4")
+    run = client.get_run(client.get_model_version("nucleus-unet", "4").run_id)
+    page = Path(run.info.artifact_uri.removeprefix("file://"), "ranking.md").read_text()
+    assert f"the champion, cannot be loaded: run {best.run_id} has no artifact split.json" in page

@@ -2,12 +2,16 @@
 
 import subprocess
 from datetime import datetime
+from pathlib import Path
 from typing import Any
 
 import psutil
 import pytest
+import yaml
 
 from nucleus_unet.recipe import load_recipe
+
+CHECKOUT = Path(__file__).parents[2]
 
 
 @pytest.fixture
@@ -15,6 +19,20 @@ def team(make_team: Any, servers: dict[str, Any]) -> Any:
     return make_team(
         PREFECT_API_URL=servers["Prefect"].url, MLFLOW_TRACKING_URI=servers["MLflow"].url
     )
+
+
+def test_prefect_yaml_and_the_code_say_the_same() -> None:
+    from flows.deploy import LOST_S, POOL
+
+    for deployment in yaml.safe_load((CHECKOUT / "prefect.yaml").read_text())["deployments"]:
+        module, _, name = deployment["entrypoint"].partition(":")
+        assert name in (CHECKOUT / module).read_text()
+        assert deployment["work_pool"]["name"] == POOL
+        beat_s = deployment["work_pool"]["job_variables"]["env"][
+            "PREFECT_FLOWS_HEARTBEAT_FREQUENCY"
+        ]
+        assert 3 * int(beat_s) == LOST_S
+    assert f"worker start --pool {POOL} " in (CHECKOUT / "Makefile").read_text()
 
 
 def die(worker: subprocess.Popen[bytes]) -> None:

@@ -3,6 +3,7 @@
 import getpass
 import json
 import os
+import re
 import shutil
 import sys
 import traceback
@@ -217,6 +218,54 @@ def reproduce(
     click.echo(f"\n{report(answer)}\n")
     _table([("run", answer.run.id), ("see it in both UIs", f"{_typed()} ui {answer.run.id}")])
     sys.exit(0 if answer.identical else 1)
+
+
+@main.command()
+@click.option(
+    "--train", "training_data", type=PATH, multiple=True, required=True, help="As for retrain."
+)
+@recipe_options
+@click.option(
+    "--over",
+    multiple=True,
+    required=True,
+    metavar="KEY=VALUE,VALUE...",
+    help="Try these values; every combination where it is given several times.",
+)
+@click.option(
+    "--halvings", default=2, show_default=True, help="Rounds that give up the worse half."
+)
+@click.option("--draws", type=int, help="Try so many combinations, drawn at random.")
+@click.option("--seed", default=0, show_default=True, help="Of the draw.")
+@click.option("--out", type=PATH, help="Write the best recipe there, as TOML.")
+def sweep(
+    training_data: tuple[Path, ...],
+    recipe_name: str | None,
+    overrides: tuple[str, ...],
+    over: tuple[str, ...],
+    halvings: int,
+    draws: int | None,
+    seed: int,
+    out: Path | None,
+) -> None:
+    """Train with combinations of values, and find the recipe that scores best."""
+    from nucleus_unet.recipe import load_recipe
+
+    recipe = load_recipe(recipe_name or "seed", overrides)
+    pairs = (word.partition("=") for word in over)
+    # Commas within brackets are of a list.
+    values = {key: re.split(r",(?![^\[]*\])", text) for key, _, text in pairs}
+    settings = _start()
+    from flows.sweep import sweep as flow
+
+    swept = settings.run_flow(flow, list(training_data), values, recipe, halvings, draws, seed)
+    click.echo("\nSwept.")
+    for trial in swept.trials:
+        score = f"{trial.score:.4f}" if trial.run_id else "failed"
+        click.echo(f"{trial.epochs:4} epochs  {score}  {' '.join(trial.changes)}")
+    if out:
+        out.write_text(swept.winner.to_toml())
+    _table([("run", swept.run.id), ("see it in both UIs", f"{_typed()} ui {swept.run.id}")])
 
 
 @main.command()

@@ -38,6 +38,7 @@ def retrain(
     recipe: Recipe = BEST,
     only_if_changed: bool = False,
     registry: bool = True,
+    parent: str | None = None,
 ) -> Retrained | State[None]:
     """Retrain from raw data.
 
@@ -55,6 +56,8 @@ def retrain(
         retraining that has finished.
     registry : bool
         Add the model to the registry, and make it the champion where it is better than that one.
+    parent : str, optional
+        MLflow run of which this is a part, as of a sweep.
     """
     prepare_environment()
     recipe = backend.resolve(recipe)
@@ -63,12 +66,13 @@ def retrain(
         training_data = [training]
     start_weights = start_weights_of(recipe)
     raws = [*training_data, *([test_data] if test_data else [])]
+    tags = {tracking.PARENT: parent} if parent else {}
     if only_if_changed:
-        inputs = inputs_of("retrain", recipe, raws, {})
+        inputs = inputs_of("retrain", recipe, raws, tags)
         if before := tracking.first_finished_run(INPUTS, inputs):
             same = f"data, recipe, source and packages are those of {tracking.run_url(before)}"
             return Completed(name="Skipped", message=f"nothing to do: {same}")
-    with tracked("retrain", recipe, raws) as run:
+    with tracked("retrain", recipe, raws, **tags) as run:
         images = ingest.submit(training_data, annotated=True)
         # Before the long work: a damaged test image would be found too late.
         test_images = ingest.submit([test_data], annotated=False).result() if test_data else None

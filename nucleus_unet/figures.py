@@ -6,6 +6,7 @@ from typing import Any
 
 import cv2
 import numpy as np
+from matplotlib import colormaps
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.patches import Patch
@@ -14,6 +15,7 @@ from numpy.typing import NDArray
 
 from nucleus_unet.errors import NucleusError
 from nucleus_unet.scoring import errors
+from nucleus_unet.sweeping import Trial
 
 # Told apart in lightness as well as hue, so also with any kind of colour blindness; vivid against
 # black, gray, purple tissue and white.
@@ -86,6 +88,43 @@ def curves(history: Sequence[Mapping[str, float]]) -> bytes:
             panel.set_xlim(history[0]["epoch"] - 0.5, history[-1]["epoch"] + 0.5)
         if key != "learning_rate" and panel.lines:
             panel.legend(frameon=False)
+    return _png(figure)
+
+
+def parallel_coordinates(keys: Sequence[str], trials: Sequence[Trial]) -> bytes:
+    """Draw each trial as a line over an axis for each key, with its values, and one for the score.
+
+    Returns
+    -------
+    bytes
+        PNG. Trials that failed are left out; better ones are brighter.
+    """
+    shown = [trial for trial in trials if np.isfinite(trial.score)]
+    figure = Figure(figsize=(2.5 * (len(keys) + 2), 5), dpi=_DPI, layout="constrained")
+    axes = figure.subplots()
+    names = [*keys, "epochs", "score"]
+    columns: list[list[float]] = []
+    for place, key in enumerate([*keys, "epochs"]):
+        texts = [
+            str(t.epochs) if key == "epochs" else t.changes[place].partition("=")[2] for t in shown
+        ]
+        values = list(dict.fromkeys(texts))
+        columns.append([(values.index(text) + 0.5) / len(values) for text in texts])
+        for index, value in enumerate(values):
+            axes.text(place, (index + 0.5) / len(values), value, ha="center", va="bottom")
+    scores = np.array([trial.score for trial in shown])
+    low, high = scores.min(initial=np.inf), scores.max(initial=-np.inf)
+    share = (scores - low) / ((high - low) or 1)
+    columns.append(share.tolist())
+    for index, line in enumerate(zip(*columns, strict=True)):
+        axes.plot(line, color=colormaps["viridis"](share[index]), marker="o", markersize=4)
+    for value, height in ((low, 0), (high, 1)):
+        axes.text(len(names) - 1, height, f"{value:.3f}", ha="center", va="bottom")
+    axes.set_xticks(range(len(names)), names)
+    axes.set_yticks([])
+    axes.set_ylim(-0.05, 1.1)
+    for side in ("top", "left", "right"):
+        axes.spines[side].set_visible(False)
     return _png(figure)
 
 

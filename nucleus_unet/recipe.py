@@ -210,6 +210,14 @@ class Recipe(Part):
         """Dotted keys to values, as overrides spell them: ``{"training.epochs": 5, ...}``."""
         return flatten(self.model_dump(mode="json"))
 
+    def to_toml(self) -> str:
+        """As a recipe file, which `load_recipe` reads."""
+        lines = []
+        for name, part in self.model_dump(mode="json", exclude={"name"}).items():
+            values = [f"{k} = {json.dumps(v)}" for k, v in part.items() if v is not None]
+            lines += [f"[{name}]", *values, ""]
+        return "\n".join(lines)
+
     def with_overrides(self, overrides: Iterable[str]) -> "Recipe":
         """A copy with ``key=value`` assignments applied.
 

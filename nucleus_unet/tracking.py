@@ -25,6 +25,7 @@ from mlflow.system_metrics.system_metrics_monitor import SystemMetricsMonitor
 from mlflow.types import Schema, TensorSpec
 from mlflow.utils.mlflow_tags import (
     MLFLOW_GIT_COMMIT,
+    MLFLOW_PARENT_RUN_ID,
     MLFLOW_RUN_NOTE,
     MLFLOW_SOURCE_NAME,
     MLFLOW_SOURCE_TYPE,
@@ -39,6 +40,8 @@ from nucleus_unet.reproduction import LoggedDataset
 from nucleus_unet.source import packages, requirements_lock, source
 
 EXPERIMENT = "nucleus-unet"
+PARENT = str(MLFLOW_PARENT_RUN_ID)
+"""Tag: the run of which a run is a part."""
 MODEL = "model"
 MODEL_FILES, MODEL_ID = "model.files", "model.id"
 """Tags: the SHA-256 of each file of the model, by name; and its id in MLflow."""

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 from prefect import task
-from prefect.artifacts import create_markdown_artifact
+from prefect.artifacts import create_markdown_artifact, create_table_artifact
 from prefect.logging import get_run_logger
 
 from nucleus_unet import exports, figures, submission, tracking
@@ -21,6 +21,7 @@ from nucleus_unet.isolation import run_in_worker
 from nucleus_unet.recipe import Recipe
 from nucleus_unet.reproduction import LoggedDataset
 from nucleus_unet.stages import Stage
+from nucleus_unet.sweeping import Trial
 from tasks.encode import ROWS
 from tasks.evaluate import BY_IMAGE, SCORES, TUNED, scores_of
 from tasks.ingest import images_of
@@ -147,6 +148,27 @@ def publish_nuclei(
     write_atomically(to / "nuclei.csv", exports.table(rows))
     if "coco" in outlines:
         write_atomically(to / "coco.json", exports.coco(found))
+
+
+@task
+def publish_sweep(trials: Sequence[Trial], winner: Recipe, run: tracking.Run) -> None:
+    """Log the table and picture of a sweep's trials, and the best of its last round as a recipe."""
+    keys = [change.partition("=")[0] for change in trials[0].changes]
+    rows = [
+        {
+            **dict(change.split("=", 1) for change in trial.changes),
+            "epochs": trial.epochs,
+            "score": round(trial.score, 4) if trial.run_id else "failed",
+            "run": trial.run_id,
+        }
+        for trial in trials
+    ]
+    create_table_artifact(rows, key="sweep", description="Trials in their order")
+    tracking.log_json(run, "trials.json", rows)
+    tracking.log_bytes(run, "trials.png", figures.parallel_coordinates(keys, trials))
+    tracking.log_bytes(run, "winner.toml", winner.to_toml().encode())
+    best = max(trial.score for trial in trials if trial.epochs == trials[-1].epochs)
+    tracking.log_metrics(run, {"best score": best})
 
 
 def log_dataset(

@@ -270,3 +270,11 @@ def _toml(value: Any) -> str:
 def test_parts_that_do_not_go_together(overrides: list[str], message: str) -> None:
     with pytest.raises(NucleusError, match=message):
         load_recipe("best", overrides)
+
+
+@pytest.mark.parametrize("name", recipe_names())
+def test_a_recipe_written_as_toml_is_the_same_recipe(name: str, tmp_path: Path) -> None:
+    recipe = load_recipe(name, ["training.seed=7"])
+    path = tmp_path / f"{name}.toml"
+    path.write_text(recipe.to_toml())
+    assert load_recipe(str(path)) == recipe

@@ -309,7 +309,10 @@ class Team:
 
 @pytest.fixture
 def make_team(place: Any, tmp_path: Path) -> Iterator[Callable[..., Team]]:
-    """Makes a team of what the environment says of the servers; its workers end with the test."""
+    """Makes a team of what the environment says of the servers; its workers end with the test.
+
+    To be asked for after the servers: a worker that ends tells its own.
+    """
     with ExitStack() as stack:
 
         def make(**urls: str) -> Team:
@@ -321,6 +324,6 @@ def make_team(place: Any, tmp_path: Path) -> Iterator[Callable[..., Team]]:
             for worker in workers:
                 if worker.poll() is None:
                     os.killpg(worker.pid, signal.SIGTERM)
-                    worker.wait()
+                    worker.wait(60)
 
         yield make

@@ -15,7 +15,7 @@ CHECKOUT = Path(__file__).parents[2]
 
 
 @pytest.fixture
-def team(make_team: Any, servers: dict[str, Any]) -> Any:
+def team(servers: dict[str, Any], make_team: Any) -> Any:
     return make_team(
         PREFECT_API_URL=servers["Prefect"].url, MLFLOW_TRACKING_URI=servers["MLflow"].url
     )

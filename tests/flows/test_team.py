@@ -42,7 +42,7 @@ def postgres(tmp_path: Path) -> Iterator[str]:
 
 
 @pytest.fixture
-def team(make_team: Any, start_server: Any, place: Any, postgres: str, tmp_path: Path) -> Any:
+def team(place: Any, postgres: str, start_server: Any, make_team: Any, tmp_path: Path) -> Any:
     users = (DEPLOY / "mlflow-auth.ini.example").read_text()
     for before, after in (
         ("postgresql://nucleus:PASSWORD@127.0.0.1:5432", f"postgresql://{postgres}"),

@@ -1,0 +1,96 @@
+"""Many recipes tried on the same data; the hopeless ones are given up early."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from prefect import flow
+from prefect.logging import get_run_logger
+
+from flows.retrain import Retrained, retrain
+from flows.settings import INPUTS, inputs_of, task_runner, tracked
+from nucleus_unet import backend, tracking
+from nucleus_unet.errors import NucleusError
+from nucleus_unet.home import prepare_environment
+from nucleus_unet.recipe import Recipe, load_recipe
+from nucleus_unet.sweeping import Trial, best_half, combinations
+from tasks.publish import publish_sweep
+
+SEED = load_recipe("seed")
+
+
+@dataclass(frozen=True)
+class Swept:
+    """What a sweep found."""
+
+    run: tracking.Run
+    trials: Sequence[Trial]
+    """In the order in which they were made."""
+    winner: Recipe
+
+
+@flow(flow_run_name="sweep {recipe.name}", task_runner=task_runner())
+def sweep(
+    training_data: list[Path],
+    over: dict[str, list[Any]],
+    recipe: Recipe = SEED,
+    halvings: int = 2,
+    draws: int | None = None,
+    seed: int = 0,
+) -> Swept:
+    """Retrain with every combination of values, one after the other: each takes the whole device.
+
+    All are trained for few epochs, the better half of them for twice as many, and so on (successive
+    halving, Jamieson and Talwalkar 2016): the hopeless ones cost little.
+
+    Parameters
+    ----------
+    training_data : list of Path
+        Raw data sets in Kaggle's layout, folders or zips.
+    over : dict of str to list
+        Key of the recipe to the values that are tried, as ``training.optimizer: [sgd, adam]``.
+    recipe : Recipe
+        All other choices; its epochs are those of the last round.
+    halvings : int
+        Rounds before the last one, with half as many epochs each and twice as many recipes.
+    draws : int, optional
+        Try so many combinations, drawn at random, and not all.
+    seed : int
+        Of the draw.
+    """
+    prepare_environment()
+    recipe = backend.resolve(recipe)
+    candidates = combinations(over, draws, seed)
+    recipes = {one: recipe.with_overrides(one) for one in candidates}  # refused before the first
+    trials: list[Trial] = []
+    with tracked("sweep", recipe, training_data, over=repr(sorted(over.items()))) as run:
+        for rung in range(halvings, -1, -1):
+            epochs = max(1, recipe.training.epochs >> rung)
+            tried = []
+            for one in candidates:
+                short = recipes[one].with_overrides([f"training.epochs={epochs}"])
+                tried.append(_trial(one, training_data, short, run))
+            trials += tried
+            candidates = best_half(tried)
+        winner = max(tried, key=lambda trial: trial.score)
+        publish_sweep(trials, recipes[winner.changes], run)
+    return Swept(run, trials, recipes[winner.changes])
+
+
+def _trial(
+    changes: tuple[str, ...], training_data: list[Path], recipe: Recipe, parent: tracking.Run
+) -> Trial:
+    """Retrain with one recipe, unless this sweep did so before it was cut short."""
+    inputs = inputs_of("retrain", recipe, training_data, {tracking.PARENT: parent.id})
+    run_id = tracking.first_finished_run(INPUTS, inputs)
+    try:
+        if not run_id:
+            made = retrain(training_data, None, recipe, registry=False, parent=parent.id)
+            assert isinstance(made, Retrained)  # it skips only where it is asked to
+            run_id = made.run.id
+    except NucleusError as error:  # it diverged, as some in a sweep do
+        get_run_logger().warning("%s: %s", " ".join(changes), error)
+        return Trial(changes, recipe.training.epochs, float("-inf"), "")
+    score = tracking.MlflowClient().get_run(run_id).data.metrics["validation/score"]
+    return Trial(changes, recipe.training.epochs, score, run_id)

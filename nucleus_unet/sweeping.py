@@ -1,0 +1,53 @@
+"""Which recipes a sweep tries."""
+
+import itertools
+import random
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from nucleus_unet.errors import NucleusError
+
+
+@dataclass(frozen=True)
+class Trial:
+    """A retraining of a sweep."""
+
+    changes: tuple[str, ...]
+    """``key=value`` of each key that the sweep varies."""
+    epochs: int
+    score: float
+    """On the validation images; minus infinity where the training failed."""
+    run_id: str
+    """In MLflow; empty where the training failed."""
+
+
+def combinations(
+    over: Mapping[str, Sequence[Any]], draws: int | None, seed: int
+) -> list[tuple[str, ...]]:
+    """Every combination of values, or some drawn at random, as ``key=value`` assignments.
+
+    Raises
+    ------
+    NucleusError
+        There is nothing to vary.
+    """
+    if not over or not all(over.values()):
+        raise NucleusError("a sweep needs keys with values: --over training.optimizer=sgd,adam")
+    keys = list(over)
+    found = [
+        tuple(f"{key}={_text(value)}" for key, value in zip(keys, values, strict=True))
+        for values in itertools.product(*over.values())
+    ]
+    return found if draws is None else random.Random(seed).sample(found, min(draws, len(found)))
+
+
+def best_half(trials: Sequence[Trial]) -> list[tuple[str, ...]]:
+    """The better half of trials, rounded up, in their order; of equal ones the first."""
+    ranked = sorted(trials, key=lambda trial: -trial.score)
+    kept = {trial.changes for trial in ranked[: (len(trials) + 1) // 2]}
+    return [trial.changes for trial in trials if trial.changes in kept]
+
+
+def _text(value: Any) -> str:
+    return str(value).lower() if isinstance(value, bool) else str(value)

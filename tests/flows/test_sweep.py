@@ -1,0 +1,49 @@
+"""Many recipes tried on the same data."""
+
+import json
+import tomllib
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+
+@pytest.mark.slow
+def test_a_sweep_gives_up_the_worse_half_and_leaves_the_best_as_a_recipe(
+    place: Any, tmp_path: Path
+) -> None:
+    from mlflow import MlflowClient
+
+    here = place.elsewhere(tmp_path / "home")
+    _, *arguments = here.retraining("--set", "training.epochs=8")
+    winner = tmp_path / "winner.toml"
+    # The highest rate diverges, the lowest learns nothing.
+    rates = "training.learning_rate=1e38,1e-9,0.01"
+    options = ("--over", rates, "--over", "training.optimizer=sgd,adam", "--halvings", "1")
+    done = here.nucleus("sweep", *arguments, *options, "--out", winner)
+    assert done.returncode == 0, done.stderr
+    rows = [line.split() for line in done.stdout.splitlines() if " epochs  " in line]
+    assert [int(row[0]) for row in rows] == [4] * 6 + [8] * 3
+    assert [row[2] for row in rows].count("failed") >= 1
+    assert "failed" not in [row[2] for row in rows[6:]]
+    best = max(rows[6:], key=lambda row: float(row[2]))
+    assert best[3] == "training.learning_rate=0.01"
+    made = tomllib.loads(winner.read_text())
+    assert (made["training"]["learning_rate"], made["training"]["epochs"]) == (0.01, 8)
+    client = MlflowClient(tracking_uri=f"sqlite:///{here.home}/mlflow.db")
+    [parent] = client.search_runs(["1"], "tags.kind = 'sweep'")
+    children = f"tags.`mlflow.parentRunId` = '{parent.info.run_id}' and status = 'FINISHED'"
+    assert len(client.search_runs(["1"], children)) == sum(row[2] != "failed" for row in rows)
+    assert parent.data.metrics["best score"] == pytest.approx(float(best[2]), abs=1e-4)
+    folder = Path(parent.info.artifact_uri.removeprefix("file://"))
+    assert (folder / "winner.toml").read_text() == winner.read_text()
+    assert len(json.loads((folder / "trials.json").read_text())) == 9
+    assert (folder / "trials.png").stat().st_size > 5000
+    again = here.nucleus("retrain", "--train", here.train, "--recipe", winner, "--no-registry")
+    assert again.returncode == 0, again.stderr
+    # What a sweep has done before it was cut short is not done again.
+    client.update_run(parent.info.run_id, status="RUNNING")
+    done = here.nucleus("sweep", *arguments, *options)
+    assert [line.split() for line in done.stdout.splitlines() if " epochs  " in line] == rows
+    assert len(client.search_runs(["1"], "tags.kind = 'sweep'")) == 1
+    assert len(client.search_runs(["1"], children)) == sum(row[2] != "failed" for row in rows)

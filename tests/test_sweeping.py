@@ -1,0 +1,39 @@
+import pytest
+
+from nucleus_unet.errors import NucleusError
+from nucleus_unet.sweeping import Trial, best_half, combinations
+
+OVER = {"training.optimizer": ["sgd", "adam"], "data.normalize": [True, False], "a": [1]}
+
+
+def test_every_combination_in_order() -> None:
+    assert combinations(OVER, None, 0) == [
+        ("training.optimizer=sgd", "data.normalize=true", "a=1"),
+        ("training.optimizer=sgd", "data.normalize=false", "a=1"),
+        ("training.optimizer=adam", "data.normalize=true", "a=1"),
+        ("training.optimizer=adam", "data.normalize=false", "a=1"),
+    ]
+
+
+def test_some_are_drawn_by_the_seed() -> None:
+    every = combinations(OVER, None, 0)
+    drawn = {seed: combinations(OVER, 2, seed) for seed in range(10)}
+    assert all(len(set(some)) == 2 and set(some) <= set(every) for some in drawn.values())
+    assert len({tuple(some) for some in drawn.values()}) > 1
+    assert combinations(OVER, 2, 3) == drawn[3]
+    assert set(combinations(OVER, 9, 0)) == set(every)
+
+
+@pytest.mark.parametrize("over", [{}, {"a": []}, {"a": [1], "b": []}])
+def test_nothing_to_vary(over: dict[str, list[int]]) -> None:
+    with pytest.raises(NucleusError, match="a sweep needs keys with values"):
+        combinations(over, None, 0)
+
+
+def test_the_better_half_goes_on() -> None:
+    scores = {"a": 0.25, "b": 0.5, "c": float("-inf"), "d": 0.5, "e": 0.125}
+    trials = [Trial((key,), 1, score, "run") for key, score in scores.items()]
+    assert best_half(trials) == [("a",), ("b",), ("d",)]
+    assert best_half(trials[:2]) == [("b",)]
+    assert best_half([trials[1], trials[3]]) == [("b",)]  # the first of equal ones
+    assert best_half(trials[:1]) == [("a",)]

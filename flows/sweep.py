@@ -74,6 +74,8 @@ def sweep(
             trials += tried
             candidates = best_half(tried)
         winner = max(tried, key=lambda trial: trial.score)
+        if not winner.run_id:
+            raise NucleusError("every training of the sweep failed: its log says how each did")
         publish_sweep(trials, recipes[winner.changes], run)
     return Swept(run, trials, recipes[winner.changes])
 

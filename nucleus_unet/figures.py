@@ -111,15 +111,16 @@ def parallel_coordinates(keys: Sequence[str], trials: Sequence[Trial]) -> bytes:
         values = list(dict.fromkeys(texts))
         columns.append([(values.index(text) + 0.5) / len(values) for text in texts])
         for index, value in enumerate(values):
-            axes.text(place, (index + 0.5) / len(values), value, ha="center", va="bottom")
+            height = (index + 0.5) / len(values)
+            axes.text(place, height + 0.02, value, ha="center", va="bottom")
     scores = np.array([trial.score for trial in shown])
     low, high = scores.min(initial=np.inf), scores.max(initial=-np.inf)
     share = (scores - low) / ((high - low) or 1)
     columns.append(share.tolist())
     for index, line in enumerate(zip(*columns, strict=True)):
         axes.plot(line, color=colormaps["viridis"](share[index]), marker="o", markersize=4)
-    for value, height in ((low, 0), (high, 1)):
-        axes.text(len(names) - 1, height, f"{value:.3f}", ha="center", va="bottom")
+    for value, height in ((low, 0), (high, 1)) if shown else ():
+        axes.text(len(names) - 1, height + 0.02, f"{value:.3f}", ha="center", va="bottom")
     axes.set_xticks(range(len(names)), names)
     axes.set_yticks([])
     axes.set_ylim(-0.05, 1.1)

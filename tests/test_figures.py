@@ -19,8 +19,10 @@ from nucleus_unet.figures import (
     label_png,
     overlay,
     overlay_png,
+    parallel_coordinates,
     strip,
 )
+from nucleus_unet.sweeping import Trial
 
 EPOCH = {
     "epoch": 1,
@@ -196,3 +198,18 @@ def test_a_strip_lays_images_side_by_side() -> None:
     assert dark[:5, 1:11].all()
     assert dark[:, 13:18].all()
     assert strip([], 10).shape == (10, 1, 3)
+
+
+def test_trials_on_parallel_axes() -> None:
+    trials = [
+        Trial(("a=1", "b=x"), 4, 0.25, "1"),
+        Trial(("a=2", "b=x"), 4, float("-inf"), ""),
+        Trial(("a=1", "b=y"), 8, 0.5, "2"),
+    ]
+    picture = cv2.imdecode(np.frombuffer(parallel_coordinates(["a", "b"], trials), np.uint8), 1)
+    assert picture is not None
+    assert picture.shape[1] > picture.shape[0] > 400
+    assert (picture.min(), picture.max()) == (0, 255)
+    # Nothing but failures, and a single one, are drawn as well.
+    assert parallel_coordinates(["a", "b"], trials[:1])
+    assert parallel_coordinates(["a", "b"], trials[1:2])

@@ -81,7 +81,7 @@ def test_help_needs_none_of_the_slow_packages(code: str, tmp_path: Path) -> None
 
 def test_importing_the_flows_loads_no_backend_and_writes_nothing(tmp_path: Path) -> None:
     flows = ", ".join(
-        f"flows.{name}" for name in ("retrain", "predict", "reproduce", "ui", "server")
+        f"flows.{name}" for name in ("retrain", "predict", "reproduce", "sweep", "ui", "server")
     )
     code = f"import {flows}, sys; print(*sys.modules)"
     assert {"tensorflow", "keras", "jax"} & set(python(code, tmp_path).split()) == set()

@@ -454,7 +454,7 @@ def deploy(
         raise NucleusError("--test, --recipe and --set go with --train: they are of its schedule")
     from flows import settings
     from flows.deploy import Schedule
-    from flows.deploy import deploy as give
+    from flows.deploy import deploy as deploy_to
     from nucleus_unet.recipe import load_recipe
 
     settings.check_servers()
@@ -463,7 +463,7 @@ def deploy(
         recipe = load_recipe(recipe_name or "best", overrides)
         paths = [path.absolute() for path in training_data]
         schedule = Schedule(cron, paths, test_data and test_data.absolute(), recipe)
-    give(schedule, click.echo)
+    deploy_to(schedule, click.echo)
 
 
 def _prepare() -> None:

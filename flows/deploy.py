@@ -140,7 +140,7 @@ def deploy(schedule: Schedule | None, say: Callable[[str], object]) -> None:
             client.create_work_pool(WorkPoolCreate(name=POOL, type="process"))
             say(f"work pool {POOL}: made")
         for wanted in automations():
-            say(f"automation {wanted.name}: {_give(client, wanted)}")
+            say(f"automation {wanted.name}: {_create_or_update(client, wanted)}")
     done = subprocess.run(
         [sys.executable, "-m", "prefect", "--no-prompt", "deploy", "--all"],
         cwd=CHECKOUT,
@@ -158,7 +158,7 @@ def deploy(schedule: Schedule | None, say: Callable[[str], object]) -> None:
             retrain = client.read_deployment_by_name("retrain/retrain")
             wanted = _on_new_data(retrain.id, schedule)
             say(f"schedule of retrain: {_schedule(client, retrain, schedule)}")
-            say(f"automation {wanted.name}: {_give(client, wanted)}")
+            say(f"automation {wanted.name}: {_create_or_update(client, wanted)}")
 
 
 def _schedule(client: SyncPrefectClient, retrain: DeploymentResponse, schedule: Schedule) -> str:
@@ -190,19 +190,19 @@ def _on_new_data(deployment_id: UUID, schedule: Schedule) -> AutomationCore:
     )
 
 
-def _give(client: SyncPrefectClient, wanted: AutomationCore) -> str:
+def _create_or_update(client: SyncPrefectClient, wanted: AutomationCore) -> str:
     """Make an automation, or change it where it is another."""
     there = client.read_automations_by_name(wanted.name)
     if not there:
         client.create_automation(wanted)
         return "made"
-    if _asked(there[0]) == _asked(wanted):
+    if _comparable(there[0]) == _comparable(wanted):
         return "there"
     client.update_automation(there[0].id, wanted)
     return "changed"
 
 
-def _asked(automation: AutomationCore) -> dict[str, object]:
+def _comparable(automation: AutomationCore) -> dict[str, object]:
     """What was asked for, without what the server adds."""
     return automation.model_dump(
         mode="json",

@@ -37,6 +37,11 @@ TINY = (
 )
 
 
+def heed_sigint() -> None:
+    """Where the tests run in the background of a shell it is ignored, and would stay so."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
 @dataclass(frozen=True)
 class Place:
     """A home, and raw data: a training set, two samples that are not in it yet, a test set."""
@@ -57,8 +62,7 @@ class Place:
             stderr=subprocess.PIPE,
             text=True,
             start_new_session=True,
-            # Where the tests run in the background of a shell it is ignored, and would stay so.
-            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
+            preexec_fn=heed_sigint,
         )
 
     def nucleus(self, *args: Any, **environment: str) -> subprocess.CompletedProcess[str]:
@@ -286,6 +290,7 @@ class Team:
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
             start_new_session=True,
+            preexec_fn=heed_sigint,  # a worker ends by it
         )
 
     def work(self) -> subprocess.Popen[bytes]:

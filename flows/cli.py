@@ -7,7 +7,7 @@ import re
 import shutil
 import sys
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -18,12 +18,22 @@ from nucleus_unet.errors import NucleusError
 PATH = click.Path(path_type=Path)
 
 
+def training_option(help: str, **more: Any) -> Callable[..., Any]:
+    """The option ``--train``, which may be given several times."""
+    return click.option("--train", "training_data", type=PATH, multiple=True, help=help, **more)
+
+
+test_option = click.option(
+    "--test", "test_data", type=PATH, help="Images to predict for the submission."
+)
+
+
 def recipe_options(command: Callable[..., None]) -> Callable[..., None]:
     """The options that choose a recipe."""
     named = click.option(
         "--recipe",
         "recipe_name",
-        help="Name or TOML file (nucleus recipe list). Default: best; quick on the sample.",
+        help="Name or TOML file (nucleus recipe list). Default: best; quick on the built-in sample.",
     )
     changed = click.option(
         "--set",
@@ -60,15 +70,11 @@ def main() -> None:
 
 
 @main.command()
-@click.option(
-    "--train",
-    "training_data",
-    type=PATH,
-    multiple=True,
-    help="Images with masks, a folder or zip in Kaggle's layout; may be given several times. "
-    "Default: the built-in sample.",
+@training_option(
+    "Images with masks, a folder or zip in Kaggle's layout; may be given several times. "
+    "Default: the built-in sample."
 )
-@click.option("--test", "test_data", type=PATH, help="Images to predict for the submission.")
+@test_option
 @recipe_options
 @click.option(
     "--registry/--no-registry",
@@ -83,7 +89,6 @@ def retrain(
     registry: bool,
 ) -> None:
     """Train on annotated images, predict the test images, log it all."""
-    from nucleus_unet.dataset.raw import open_raw
     from nucleus_unet.recipe import load_recipe
 
     if test_data and not training_data:
@@ -91,17 +96,13 @@ def retrain(
             "--test goes with --train: the built-in sample has test images of its own"
         )
     recipe = load_recipe(recipe_name or ("best" if training_data else "quick"), overrides)
-    for path in training_data:
-        with open_raw(path, annotated=True):
-            pass  # refused before anything is started
-    if test_data:
-        with open_raw(test_data):
-            pass
+    _require_raw(training_data, annotated=True)
+    _require_raw([test_data] if test_data else [])
     settings = _start()
     from flows.retrain import retrain as flow
 
     data = (list(training_data) or None, test_data)
-    made = settings.run_flow(flow, *data, recipe, False, registry)
+    made = settings.run_flow(flow, *data, recipe, registry=registry)
     click.echo("\nRetrained.")
     rows = [
         (f"validation {key}", f"{value:.4g}")
@@ -140,11 +141,7 @@ def predict(images: tuple[Path, ...], model: str, out: Path, outlines: tuple[str
     Writes submission.csv, nuclei.csv (a row a nucleus: area, centre, mean intensity, eccentricity),
     labels/<id>.png (16 bit, one number a nucleus) and overlays/<id>.png.
     """
-    from nucleus_unet.dataset.raw import open_raw
-
-    for path in images:
-        with open_raw(path):
-            pass  # refused before anything is started
+    _require_raw(images)
     settings = _start()
     from flows.predict import predict as flow
     from nucleus_unet.records import require_run
@@ -168,13 +165,7 @@ def predict(images: tuple[Path, ...], model: str, out: Path, outlines: tuple[str
 @main.command()
 @click.argument("run_id")
 @click.option("--retrain", is_flag=True, help="Train again from the raw data.")
-@click.option(
-    "--train",
-    "training_data",
-    type=PATH,
-    multiple=True,
-    help="Where the run's training data are now, if not where they were.",
-)
+@training_option("Where the run's training data are now, if not where they were.")
 @click.option("--test", "test_data", type=PATH, multiple=True, help="The same of its test images.")
 @click.option(
     "--in-env",
@@ -193,7 +184,7 @@ def reproduce(
     Exit code 0 where it is identical, 1 where it differs, 2 where it could not be tried.
     """
     if in_env:
-        _prepare()
+        _find_mlflow()
         from nucleus_unet.records import reproduction_script
 
         options = ["--retrain"] * retrain
@@ -221,9 +212,7 @@ def reproduce(
 
 
 @main.command()
-@click.option(
-    "--train", "training_data", type=PATH, multiple=True, required=True, help="As for retrain."
-)
+@training_option("As for retrain.", required=True)
 @recipe_options
 @click.option(
     "--over",
@@ -233,9 +222,15 @@ def reproduce(
     help="Try these values; every combination where it is given several times.",
 )
 @click.option(
-    "--halvings", default=2, show_default=True, help="Rounds that give up the worse half."
+    "--halvings",
+    type=click.IntRange(min=0),
+    default=2,
+    show_default=True,
+    help="Rounds that give up the worse half.",
 )
-@click.option("--draws", type=int, help="Try so many combinations, drawn at random.")
+@click.option(
+    "--draws", type=click.IntRange(min=1), help="Try so many combinations, drawn at random."
+)
 @click.option("--seed", default=0, show_default=True, help="Of the draw.")
 @click.option("--out", type=PATH, help="Write the best recipe there, as TOML.")
 def sweep(
@@ -250,18 +245,22 @@ def sweep(
 ) -> None:
     """Train with combinations of values, and find the recipe that scores best."""
     from nucleus_unet.recipe import load_recipe
+    from nucleus_unet.sweep import combinations
 
-    recipe = load_recipe(recipe_name or "seed", overrides)
+    recipe = load_recipe(recipe_name or "best", overrides)
     pairs = (word.partition("=") for word in over)
     # Commas within brackets are of a list.
-    values = {key: re.split(r",(?![^\[]*\])", text) for key, _, text in pairs}
+    values = {key: re.split(r",(?![^\[]*\])", text) if text else [] for key, _, text in pairs}
+    for changes in combinations(values, draws, seed):
+        recipe.with_overrides(changes)
+    _require_raw(training_data, annotated=True)
     settings = _start()
     from flows.sweep import sweep as flow
 
     swept = settings.run_flow(flow, list(training_data), values, recipe, halvings, draws, seed)
     click.echo("\nSwept.")
     for trial in swept.trials:
-        score = f"{trial.score:.4f}" if trial.run_id else "failed"
+        score = "failed" if trial.failed else f"{trial.score:.4f}"
         click.echo(f"{trial.epochs:4} epochs  {score}  {' '.join(trial.changes)}")
     if out:
         out.write_text(swept.winner.to_toml())
@@ -274,7 +273,7 @@ def sweep(
 @click.option("--who", default=getpass.getuser, help="Kept with it too. Default: the user.")
 def promote(version: str, why: str, who: str) -> None:
     """Make VERSION of the registered model the champion, with which predict works."""
-    _prepare()
+    _find_mlflow()
     from nucleus_unet import registry
 
     now = registry.promote(version, who, why)
@@ -286,7 +285,7 @@ def promote(version: str, why: str, who: str) -> None:
 @click.option("--who", default=getpass.getuser, help="Kept with it too. Default: the user.")
 def rollback(why: str, who: str) -> None:
     """Make the version the champion again that was so before."""
-    _prepare()
+    _find_mlflow()
     from nucleus_unet import registry
 
     now = registry.rollback(who, why)
@@ -298,7 +297,7 @@ def rollback(why: str, who: str) -> None:
 @click.argument("run_b")
 def diff(run_a: str, run_b: str) -> None:
     """In what two runs differ: recipe, data, machine, packages, source; and what each made."""
-    _prepare()
+    _find_mlflow()
     from nucleus_unet import records
     from nucleus_unet.reproduction import changes, compare_submissions, side_by_side
 
@@ -426,14 +425,8 @@ def ui(run_id: str | None) -> None:
 
 
 @main.command()
-@click.option(
-    "--train",
-    "training_data",
-    type=PATH,
-    multiple=True,
-    help="Retrain on these by schedule, and at once on the event nucleus.data.changed.",
-)
-@click.option("--test", "test_data", type=PATH, help="Images to predict for the submission.")
+@training_option("Retrain on these by schedule, and at once on the event nucleus.data.changed.")
+@test_option
 @recipe_options
 @click.option("--cron", default="0 2 * * *", show_default=True, help="When, in UTC.")
 def deploy(
@@ -472,6 +465,23 @@ def _prepare() -> None:
     prepare_environment()
 
 
+def _find_mlflow() -> None:
+    """The environment settled and MLflow's database there; then MLflow may be asked."""
+    _prepare()
+    from nucleus_unet import tracking
+
+    tracking.make_database()
+
+
+def _require_raw(paths: Iterable[Path], *, annotated: bool = False) -> None:
+    """Raw data sets that cannot be opened are refused before anything is started."""
+    from nucleus_unet.dataset.raw import open_raw
+
+    for path in paths:
+        with open_raw(path, annotated=annotated):
+            pass
+
+
 def _start() -> Any:
     """The environment settled and the servers found; then Prefect and MLflow may be imported."""
     _prepare()
@@ -496,7 +506,7 @@ def _start() -> Any:
         if own:
             server.wait_for(url, process)
         settings.check_servers()
-        settings.tracking.make_database()
+        _find_mlflow()
     return settings
 
 

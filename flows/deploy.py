@@ -1,6 +1,6 @@
 """What a Prefect server is given before flows are scheduled on it: pool, automations, deployments.
 
-It can be given again at any time; what is there already stays as it is.
+It can be given again at any time: what is missing is made, what is other than wanted is changed.
 """
 
 import subprocess
@@ -122,7 +122,7 @@ class Schedule:
 
 
 def deploy(schedule: Schedule | None, say: Callable[[str], object]) -> None:
-    """Give the server what it lacks, and say what that was.
+    """Give the server what it lacks, change what is other, and say so.
 
     Without a schedule the one that is there stays.
 

@@ -51,11 +51,11 @@ def check_servers() -> None:
                 ) from error
 
 
-def run_flow(flow: Any, *args: Any) -> Any:
+def run_flow(flow: Any, *args: Any, **kwargs: Any) -> Any:
     """Run a flow in this process; what the user can mend is logged as one line, not as a traceback."""
     for name in ("prefect.flow_runs", "prefect.task_runs"):
         logging.getLogger(name).addFilter(_one_line)
-    return flow(*args)
+    return flow(*args, **kwargs)
 
 
 def _one_line(record: logging.LogRecord) -> bool:

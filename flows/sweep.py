@@ -1,12 +1,14 @@
 """Many recipes tried on the same data; the hopeless ones are given up early."""
 
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 from prefect import flow
 from prefect.logging import get_run_logger
+from pydantic import Field
 
 from flows.retrain import Retrained, retrain
 from flows.settings import INPUTS, inputs_of, task_runner, tracked
@@ -14,10 +16,10 @@ from nucleus_unet import backend, tracking
 from nucleus_unet.errors import NucleusError
 from nucleus_unet.home import prepare_environment
 from nucleus_unet.recipe import Recipe, load_recipe
-from nucleus_unet.sweeping import Trial, best_half, combinations
+from nucleus_unet.sweep import EPOCHS, Trial, best_half, combinations
 from tasks.publish import publish_sweep
 
-SEED = load_recipe("seed")
+BEST = load_recipe("best")
 
 
 @dataclass(frozen=True)
@@ -34,9 +36,9 @@ class Swept:
 def sweep(
     training_data: list[Path],
     over: dict[str, list[Any]],
-    recipe: Recipe = SEED,
-    halvings: int = 2,
-    draws: int | None = None,
+    recipe: Recipe = BEST,
+    halvings: Annotated[int, Field(ge=0)] = 2,
+    draws: Annotated[int, Field(ge=1)] | None = None,
     seed: int = 0,
 ) -> Swept:
     """Retrain with every combination of values, one after the other: each takes the whole device.
@@ -64,20 +66,22 @@ def sweep(
     candidates = combinations(over, draws, seed)
     recipes = {one: recipe.with_overrides(one) for one in candidates}  # refused before the first
     trials: list[Trial] = []
-    with tracked("sweep", recipe, training_data, over=repr(sorted(over.items()))) as run:
+    asked = json.dumps({"over": over, "halvings": halvings, "draws": draws, "seed": seed})
+    with tracked("sweep", recipe, training_data, sweep=asked) as run:
         for rung in range(halvings, -1, -1):
             epochs = max(1, recipe.training.epochs >> rung)
             tried = []
             for one in candidates:
-                short = recipes[one].with_overrides([f"training.epochs={epochs}"])
+                short = recipes[one].with_overrides([f"{EPOCHS}={epochs}"])
                 tried.append(_trial(one, training_data, short, run))
             trials += tried
             candidates = best_half(tried)
-        winner = max(tried, key=lambda trial: trial.score)
-        if not winner.run_id:
+        best = max(tried, key=lambda trial: trial.score)
+        if best.failed:
             raise NucleusError("every training of the sweep failed: its log says how each did")
-        publish_sweep(trials, recipes[winner.changes], run)
-    return Swept(run, trials, recipes[winner.changes])
+        winner = recipes[best.changes]
+        publish_sweep(trials, best, winner, run)
+    return Swept(run, trials, winner)
 
 
 def _trial(
@@ -93,6 +97,6 @@ def _trial(
             run_id = made.run.id
     except NucleusError as error:  # it diverged, as some in a sweep do
         get_run_logger().warning("%s: %s", " ".join(changes), error)
-        return Trial(changes, recipe.training.epochs, float("-inf"), "")
+        return Trial(changes, recipe.training.epochs, float("-inf"), None)
     score = tracking.MlflowClient().get_run(run_id).data.metrics["validation/score"]
     return Trial(changes, recipe.training.epochs, score, run_id)

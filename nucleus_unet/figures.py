@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from nucleus_unet.errors import NucleusError
 from nucleus_unet.scoring import errors
-from nucleus_unet.sweeping import Trial
+from nucleus_unet.sweep import Trial
 
 # Told apart in lightness as well as hue, so also with any kind of colour blindness; vivid against
 # black, gray, purple tissue and white.
@@ -99,7 +99,7 @@ def parallel_coordinates(keys: Sequence[str], trials: Sequence[Trial]) -> bytes:
     bytes
         PNG. Trials that failed are left out; better ones are brighter.
     """
-    shown = [trial for trial in trials if np.isfinite(trial.score)]
+    shown = [trial for trial in trials if not trial.failed]
     figure = Figure(figsize=(2.5 * (len(keys) + 2), 5), dpi=_DPI, layout="constrained")
     axes = figure.subplots()
     names = [*keys, "epochs", "score"]

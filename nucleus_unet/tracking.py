@@ -274,8 +274,8 @@ def log_model(run: Run, recipe: Recipe, network: Path) -> str:
 
     One that an earlier attempt logged is not logged again. `network` is the path of ``model.keras``.
     """
-    warnings.filterwarnings("ignore", message=".*input example was not provided")
-    with tempfile.TemporaryDirectory() as folder:
+    with tempfile.TemporaryDirectory() as folder, warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message=".*input example was not provided")
         recipe_file = Path(folder) / "recipe.json"
         recipe_file.write_text(recipe.model_dump_json(indent=1))
         digests = json.dumps({path.name: sha256_file(path) for path in (recipe_file, network)})

@@ -21,7 +21,7 @@ from nucleus_unet.isolation import run_in_worker
 from nucleus_unet.recipe import Recipe
 from nucleus_unet.reproduction import LoggedDataset
 from nucleus_unet.stages import Stage
-from nucleus_unet.sweeping import Trial
+from nucleus_unet.sweep import Trial
 from tasks.encode import ROWS
 from tasks.evaluate import BY_IMAGE, SCORES, TUNED, scores_of
 from tasks.ingest import images_of
@@ -151,15 +151,15 @@ def publish_nuclei(
 
 
 @task
-def publish_sweep(trials: Sequence[Trial], winner: Recipe, run: tracking.Run) -> None:
-    """Log the table and picture of a sweep's trials, and the best of its last round as a recipe."""
+def publish_sweep(trials: Sequence[Trial], best: Trial, winner: Recipe, run: tracking.Run) -> None:
+    """Log the table and picture of a sweep's trials, and the recipe of the best."""
     keys = [change.partition("=")[0] for change in trials[0].changes]
     rows = [
         {
             **dict(change.split("=", 1) for change in trial.changes),
             "epochs": trial.epochs,
-            "score": round(trial.score, 4) if trial.run_id else "failed",
-            "run": trial.run_id,
+            "score": "failed" if trial.failed else round(trial.score, 4),
+            "run": trial.run_id or "",
         }
         for trial in trials
     ]
@@ -167,8 +167,7 @@ def publish_sweep(trials: Sequence[Trial], winner: Recipe, run: tracking.Run) ->
     tracking.log_json(run, "trials.json", rows)
     tracking.log_bytes(run, "trials.png", figures.parallel_coordinates(keys, trials))
     tracking.log_bytes(run, "winner.toml", winner.to_toml().encode())
-    best = max(trial.score for trial in trials if trial.epochs == trials[-1].epochs)
-    tracking.log_metrics(run, {"best score": best})
+    tracking.log_metrics(run, {"best score": best.score})
 
 
 def log_dataset(

@@ -55,20 +55,22 @@ def rank(
     ours = _scores(scores)
     tags = {"recipe": recipe.name, "score": f"{np.mean([*ours.values()]):.4f}"}
     version, before = registry.register(run, model_id, tags), registry.champion()
-    if before is None or before.run_id == run.id:
+    if before and before.number == version.number:  # by an attempt that was cut short after it
+        return registry.CHAMPION
+    if before is None:
         better, said = True, "It is the first."
     else:
         new = recipe, model.folder / MODEL
         better, said = _verdict(before, new, ours, (images, labels, split), run)
     place = registry.CHAMPION if better else registry.CHALLENGER
-    if better:
-        registry.promote(version.number, "retrain", said.splitlines()[-1])
-    else:
-        registry.challenge(version)
     page = f"# Version {version.number}: {place}\n\n{said}"
     create_markdown_artifact(page, key="ranking", description="This model and the champion")
     tracking.log_bytes(run, "ranking.md", page.encode())
     tracking.log_tags(run, {"model.version": version.number, "model.place": place})
+    if better:
+        registry.promote(version.number, "retrain", said.splitlines()[-1])
+    else:
+        registry.challenge(version)
     get_run_logger().info("version %s: %s. %s", version.number, place, said.splitlines()[-1])
     return place
 

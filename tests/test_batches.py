@@ -94,13 +94,22 @@ def test_crops_come_with_three_maps(crops: Recipe, samples: list[Sample]) -> Non
         assert images[nucleus].mean() > images[~nucleus].mean() + 100
 
 
-def test_kinds_are_balanced(crops: Recipe, samples: list[Sample]) -> None:
-    long = crops.with_overrides(["training.steps_per_epoch=100", *PLAIN])
+def test_kinds_are_balanced(
+    crops: Recipe, samples: list[Sample], monkeypatch: pytest.MonkeyPatch
+) -> None:
     rare = np.asarray(module._odds(samples, 1.0))
     np.testing.assert_allclose(rare, [1 / 12] * 6 + [1 / 2])
     assert module._odds(samples, 0.0) is None
-    seen = sum(len(images) for images, _ in batches(long, samples))
-    assert seen == 3 * 100 * 4
+    number = {sample.id: index for index, sample in enumerate(samples)}
+    monkeypatch.setattr(
+        module, "training_view", lambda _, sample, *__: 2 * (np.array(number[sample.id]),)
+    )
+    long = crops.with_overrides(["training.steps_per_epoch=500"])
+    for balance, share in (("1", 1 / 2), ("0", 1 / 7)):
+        chosen = long.with_overrides([f"data.balance={balance}"])
+        drawn = np.concatenate([images for images, _ in batches(chosen, samples)])
+        assert len(drawn) == 3 * 500 * 4
+        assert np.mean(drawn == 6) == pytest.approx(share, abs=0.02)  # three deviations
 
 
 def test_validation_crops_are_the_middle(crops: Recipe, samples: list[Sample]) -> None:

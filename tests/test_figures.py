@@ -22,7 +22,7 @@ from nucleus_unet.figures import (
     parallel_coordinates,
     strip,
 )
-from nucleus_unet.sweeping import Trial
+from nucleus_unet.sweep import Trial
 
 EPOCH = {
     "epoch": 1,
@@ -203,7 +203,7 @@ def test_a_strip_lays_images_side_by_side() -> None:
 def test_trials_on_parallel_axes() -> None:
     trials = [
         Trial(("a=1", "b=x"), 4, 0.25, "1"),
-        Trial(("a=2", "b=x"), 4, float("-inf"), ""),
+        Trial(("a=2", "b=x"), 4, float("-inf"), None),
         Trial(("a=1", "b=y"), 8, 0.5, "2"),
     ]
     picture = cv2.imdecode(np.frombuffer(parallel_coordinates(["a", "b"], trials), np.uint8), 1)

@@ -72,6 +72,20 @@ def test_a_challenger_leaves_the_champion(registry: Any, versions: list[Any]) ->
     assert MlflowClient().get_model_version_by_alias("nucleus-unet", "challenger").version == 2
 
 
+def test_a_registry_that_fails_is_not_taken_for_one_that_has_the_model(
+    registry: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from mlflow import MlflowClient
+    from mlflow.exceptions import MlflowException
+
+    def fail(*_: Any, **__: Any) -> None:
+        raise MlflowException("the disk is full")
+
+    monkeypatch.setattr(MlflowClient, "create_registered_model", fail)
+    with pytest.raises(MlflowException, match="the disk is full"):
+        registry.register(registry.Run("0" * 32, ""), "m", {})
+
+
 def test_what_is_not_there_is_named(registry: Any, versions: list[Any]) -> None:
     with pytest.raises(NucleusError, match=r"^no version 7 of .*: there are 1, 2, 3$"):
         registry.promote("7", "ann", "why not")

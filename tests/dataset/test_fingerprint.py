@@ -13,6 +13,7 @@ def raw(tmp_path: Path) -> Path:
     (folder / "a" / "images").mkdir(parents=True)
     (folder / "a" / "images" / "a.png").write_bytes(b"image")
     (folder / "b.png").write_bytes(b"other")
+    (folder / "gone").symlink_to("../nowhere")
     return folder
 
 
@@ -27,7 +28,7 @@ CHANGES: dict[str, Callable[[Path], object]] = {
     "a file was moved": lambda raw: (raw / "b.png").rename(raw / "a" / "b.png"),
     "a file has another size": lambda raw: (raw / "b.png").write_bytes(b"longer"),
     "a file was written again": touch,
-    "a link to nowhere is one no more": lambda raw: (raw / "gone").write_bytes(b""),
+    "a link to nowhere leads somewhere": lambda raw: (raw / "../nowhere").write_bytes(b""),
     "all is gone": lambda raw: raw.rename(raw.with_name("elsewhere")),
 }
 
@@ -38,6 +39,12 @@ def test_a_change_shows(raw: Path, change: str) -> None:
     assert fingerprint([raw]) == before
     CHANGES[change](raw)
     assert fingerprint([raw]) != before
+
+
+def test_a_link_to_nowhere_is_absent(raw: Path) -> None:
+    before = fingerprint([raw])
+    (raw / "gone").unlink()
+    assert fingerprint([raw]) == before
 
 
 def test_a_single_file_and_what_is_not_there(raw: Path) -> None:

@@ -4,7 +4,7 @@ import shutil
 import socket
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import pytest
 from click.testing import CliRunner
@@ -44,7 +44,11 @@ def predict(path: Path) -> list[Any]:
     return ["predict", path, "--model", "0" * 32, "--out", path.parent / "out"]
 
 
-@pytest.mark.parametrize("command", [retrain, predict, lambda path: ["check", path]])
+def sweep(path: Path) -> list[Any]:
+    return ["sweep", "--train", path, "--over", "training.optimizer=sgd,adam"]
+
+
+@pytest.mark.parametrize("command", [retrain, predict, sweep, lambda path: ["check", path]])
 def test_no_data_at_the_path(refused: Refused, bare: Path, tmp_path: Path, command: Any) -> None:
     assert f"{tmp_path}/nothing: no such file or folder" in refused(*command(tmp_path / "nothing"))
     assert list(tmp_path.iterdir()) == []
@@ -87,6 +91,19 @@ def test_a_misspelt_key_in_a_recipe_file(refused: Refused, data: Path, tmp_path:
 
 def test_a_value_that_is_not_allowed(refused: Refused) -> None:
     assert "training.epochs = 0: " in refused("retrain", "--set", "training.epochs=0")
+
+
+@pytest.mark.parametrize(
+    ("over", "answer"),
+    [
+        ("training.optimizer", "a sweep needs keys with values"),
+        ("training.optimizer=sgd,sdg", "training.optimizer = 'sdg': "),
+        ("training.optimiser=sgd", "did you mean training.optimizer?"),
+        ("training.epochs=1,2", "the rounds of a sweep vary training.epochs"),
+    ],
+)
+def test_what_a_sweep_cannot_vary(refused: Refused, data: Path, over: str, answer: str) -> None:
+    assert answer in refused("sweep", "--train", data, "--over", over)
 
 
 @pytest.mark.parametrize("command", [["retrain", "--recipe"], ["recipe", "show"]])
@@ -236,6 +253,13 @@ def test_score_without_a_truth(refused: Refused, tmp_path: Path) -> None:
     submission = tmp_path / "submission.csv"
     submission.write_text("ImageId,EncodedPixels\na,1 2\n")
     assert "nothing: no such file or folder" in refused("score", submission, tmp_path / "nothing")
+
+
+def test_outlines_are_those_that_can_be_written() -> None:
+    from nucleus_unet.exports import Outlines
+
+    [option] = [one for one in main.commands["predict"].params if one.name == "outlines"]
+    assert list(option.type.choices) == list(get_args(Outlines))
 
 
 def test_version() -> None:

@@ -8,6 +8,8 @@ from typing import Any
 
 from nucleus_unet.errors import NucleusError
 
+EPOCHS = "training.epochs"
+
 
 @dataclass(frozen=True)
 class Trial:
@@ -18,8 +20,13 @@ class Trial:
     epochs: int
     score: float
     """On the validation images; minus infinity where the training failed."""
-    run_id: str
-    """In MLflow; empty where the training failed."""
+    run_id: str | None
+    """In MLflow; None where the training failed."""
+
+    @property
+    def failed(self) -> bool:
+        """Whether the training did not come to its end."""
+        return self.run_id is None
 
 
 def combinations(
@@ -30,8 +37,10 @@ def combinations(
     Raises
     ------
     NucleusError
-        There is nothing to vary.
+        There is nothing to vary, a key is without values, or the epochs are to be.
     """
+    if EPOCHS in over:
+        raise NucleusError(f"the rounds of a sweep vary {EPOCHS}: sweep over other keys")
     if not over or not all(over.values()):
         raise NucleusError("a sweep needs keys with values: --over training.optimizer=sgd,adam")
     keys = list(over)

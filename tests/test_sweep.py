@@ -1,7 +1,7 @@
 import pytest
 
 from nucleus_unet.errors import NucleusError
-from nucleus_unet.sweeping import Trial, best_half, combinations
+from nucleus_unet.sweep import Trial, best_half, combinations
 
 OVER = {"training.optimizer": ["sgd", "adam"], "data.normalize": [True, False], "a": [1]}
 
@@ -24,6 +24,11 @@ def test_some_are_drawn_by_the_seed() -> None:
     assert set(combinations(OVER, 9, 0)) == set(every)
 
 
+def test_the_rounds_vary_the_epochs() -> None:
+    with pytest.raises(NucleusError, match=r"the rounds of a sweep vary training\.epochs"):
+        combinations(OVER | {"training.epochs": [1, 2]}, None, 0)
+
+
 @pytest.mark.parametrize("over", [{}, {"a": []}, {"a": [1], "b": []}])
 def test_nothing_to_vary(over: dict[str, list[int]]) -> None:
     with pytest.raises(NucleusError, match="a sweep needs keys with values"):
@@ -32,7 +37,11 @@ def test_nothing_to_vary(over: dict[str, list[int]]) -> None:
 
 def test_the_better_half_goes_on() -> None:
     scores = {"a": 0.25, "b": 0.5, "c": float("-inf"), "d": 0.5, "e": 0.125}
-    trials = [Trial((key,), 1, score, "run") for key, score in scores.items()]
+    trials = [
+        Trial((key,), 1, score, None if score == float("-inf") else "run")
+        for key, score in scores.items()
+    ]
+    assert [trial.failed for trial in trials] == [False, False, True, False, False]
     assert best_half(trials) == [("a",), ("b",), ("d",)]
     assert best_half(trials[:2]) == [("b",)]
     assert best_half([trials[1], trials[3]]) == [("b",)]  # the first of equal ones

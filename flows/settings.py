@@ -150,7 +150,7 @@ def tracked(kind: str, recipe: Recipe, raws: Sequence[Path], **tags: str) -> Ite
 
     with (
         locked(home() / "locks" / f"work-{work[:20]}", wait),
-        tracking.open_run(kind, recipe, tags, note, work) as run,
+        tracking.open_run(kind, recipe, raws[0].stem[:100], tags, note, work) as run,
         abandoned_on_error(),
     ):
         if run.attempt > 1:

@@ -1,5 +1,6 @@
 """Pictures for people: training curves, outlines over images, label images."""
 
+import base64
 import io
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
@@ -289,28 +290,34 @@ def strip(images: Iterable[NDArray[np.uint8]], side_px: int) -> NDArray[np.uint8
     return np.hstack(squares)
 
 
-def label_png(labels: NDArray[np.integer]) -> bytes:
-    """Encode a label image (H, W) as a 16-bit gray PNG with the labels as its values.
+def label_image(labels: NDArray[np.integer]) -> tuple[str, bytes]:
+    """Encode a label image (H, W) with the labels as its values.
 
-    Raises
-    ------
-    NucleusError
-        A label is negative or over 65,535.
+    Returns
+    -------
+    tuple of str and bytes
+        ``.png`` and a 16-bit gray PNG; where a label is over 65,535 ``.tif`` and a 32-bit TIFF.
     """
-    low, high = int(labels.min(initial=0)), int(labels.max(initial=0))
-    if low < 0 or high > 65535:
-        raise NucleusError(
-            f"labels from {low} to {high} do not fit a 16-bit PNG, which holds 0 to 65535: "
-            "number the nuclei from 1"
-        )
-    return bytes(cv2.imencode(".png", labels.astype(np.uint16))[1])
+    assert labels.min(initial=0) >= 0
+    suffix, dtype = (".png", np.uint16) if labels.max(initial=0) < 2**16 else (".tif", np.uint32)
+    return suffix, bytes(cv2.imencode(suffix, labels.astype(dtype))[1])
 
 
-def read_label_png(content: bytes) -> NDArray[np.uint16]:
-    """The labels (H, W) of a PNG that `label_png` made."""
+def read_label_image(content: bytes) -> NDArray[Any]:
+    """The labels (H, W) that `label_image` encoded, as uint16 or uint32."""
     labels = cv2.imdecode(np.frombuffer(content, np.uint8), cv2.IMREAD_UNCHANGED)
     assert labels is not None
-    return labels.astype(np.uint16, copy=False)
+    return labels
+
+
+def data_uri(png: bytes, side_px: int = 1200) -> str:
+    """A picture within an address, which a page draws by itself: a JPEG at most so wide and high."""
+    image = cv2.imdecode(np.frombuffer(png, np.uint8), cv2.IMREAD_COLOR)
+    assert image is not None
+    scale = min(1.0, side_px / max(image.shape))
+    small = cv2.resize(image, None, fx=scale, fy=scale, interpolation=cv2.INTER_AREA)
+    jpeg = cv2.imencode(".jpg", small, [cv2.IMWRITE_JPEG_QUALITY, 80])[1]
+    return f"data:image/jpeg;base64,{base64.b64encode(bytes(jpeg)).decode()}"
 
 
 def _curve(axes: Any, history: Sequence[Mapping[str, float]], key: str, **style: Any) -> None:

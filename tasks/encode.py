@@ -22,7 +22,7 @@ ROWS = "rows.csv"
 def encode(images: Stage, shard: range, maps: Stage, inference: Inference) -> Any:
     """Tell the nuclei of a shard apart and encode them; returns the `Stage`.
 
-    Its folder holds ``rows.csv``, a submission of these images alone, and a label PNG for each.
+    Its folder holds ``rows.csv``, a submission of these images alone, and a label image for each.
     """
     entries = images_in(images, shard)
 
@@ -31,7 +31,8 @@ def encode(images: Stage, shard: range, maps: Stage, inference: Inference) -> An
         for entry in entries:
             labels = nuclei(np.load(maps.folder / f"{entry.id}.npy"), inference)
             rows += submission.rows(entry.id, labels)
-            write_atomically(folder / f"{entry.id}.png", figures.label_png(labels))
+            suffix, content = figures.label_image(labels)
+            write_atomically(folder / f"{entry.id}{suffix}", content)
         submission.write_submission(folder / ROWS, rows)
 
     return state_of(

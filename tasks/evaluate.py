@@ -13,7 +13,7 @@ from nucleus_unet.home import home
 from nucleus_unet.recipe import Inference, Recipe
 from nucleus_unet.stages import Stage, run_stage
 from tasks.predict import prediction_key, write_maps
-from tasks.reporting import progress, short, state_of
+from tasks.reporting import progress, short, show, state_of
 from tasks.split import samples
 from tasks.train import LIBRARIES, MODEL
 
@@ -65,6 +65,9 @@ def evaluate(recipe: Recipe, images: Stage, labels: Stage, split: Stage, model: 
         key="scores-by-image",
         description="Scores by validation image, worst first",
     )
+    for name in ("worst", "best"):
+        picture = (stage.folder / f"validation_{name}.png").read_bytes()
+        show(picture, f"{name}-images", f"The {name} validation images: annotated beside predicted")
     return state_of(stage)
 
 

@@ -26,6 +26,7 @@ from tasks.encode import ROWS
 from tasks.evaluate import BY_IMAGE, SCORES, TUNED, scores_of
 from tasks.ingest import images_of
 from tasks.merge_masks import dataset_of, labels_of
+from tasks.reporting import show
 from tasks.split import PICTURE, SPLIT
 from tasks.train import MODEL
 
@@ -74,7 +75,7 @@ def publish_model(
     card = model_card(recipe, dataset_name(data), sides, events, overall, by_image)
     create_markdown_artifact(card, key="model-card", description="Data, scores, cost, failures")
     tracking.log_bytes(run, "model_card.md", card.encode())
-    tracking.describe(run.id, card)
+    tracking.describe(run.id, f"{card}\n\n{_gallery(run, pictures[1:])}")
     weights = run_in_worker(threads, "nucleus_unet.inference:weights_digest", network, threads)
     tags = {"stage.train": model.digest, "weights.sha256": weights}
     if model.cached and (first := tracking.first_finished_run("stage.train", model.digest)):
@@ -126,16 +127,17 @@ def publish_nuclei(
 ) -> None:
     """Write what was found, for people and for other programs.
 
-    ``labels/<id>.png``, ``overlays/<id>.png``, ``nuclei.csv`` and, by choice,
-    ``outlines/<id>.geojson``, ``outlines/<id>.zip`` of ImageJ and ``coco.json``.
+    ``labels/<id>.png`` (``.tif`` for over 65,535 nuclei), ``overlays/<id>.png``, ``nuclei.csv`` and,
+    by choice, ``outlines/<id>.geojson``, ``outlines/<id>.zip`` of ImageJ and ``coco.json``.
     """
-    label_files = {path.stem: path for stage in encoded for path in stage.folder.glob("*.png")}
+    files = (path for stage in encoded for path in stage.folder.iterdir())
+    label_files = {path.stem: path for path in files if path.suffix in (".png", ".tif")}
     rows, found = [], []
     for entry in images_of(images.folder):
         content = label_files[entry.id].read_bytes()
-        write_atomically(to / "labels" / f"{entry.id}.png", content)
+        write_atomically(to / "labels" / label_files[entry.id].name, content)
         image = np.load(entry.path(home()), mmap_mode="r")
-        labels = figures.read_label_png(content)
+        labels = figures.read_label_image(content)
         picture = figures.overlay_png(image, labels, title=f"{entry.id}: {labels.max()} nuclei")
         write_atomically(to / "overlays" / f"{entry.id}.png", picture)
         rows += [{"image": entry.id} | row for row in exports.measurements(image, labels)]
@@ -165,9 +167,19 @@ def publish_sweep(trials: Sequence[Trial], best: Trial, winner: Recipe, run: tra
     ]
     create_table_artifact(rows, key="sweep", description="Trials in their order")
     tracking.log_json(run, "trials.json", rows)
-    tracking.log_bytes(run, "trials.png", figures.parallel_coordinates(keys, trials))
+    picture = figures.parallel_coordinates(keys, trials)
+    show(picture, "trials", "Trials: a line each, better ones brighter")
+    tracking.log_bytes(run, "trials.png", picture)
     tracking.log_bytes(run, "winner.toml", winner.to_toml().encode())
     tracking.log_metrics(run, {"best score": best.score})
+
+
+def _gallery(run: tracking.Run, pictures: Sequence[Path]) -> str:
+    """Logged pictures in markdown, as MLflow's UI draws them."""
+    return "\n\n".join(
+        f"![{picture.stem}](get-artifact?path=pictures/{picture.name}&run_uuid={run.id})"
+        for picture in pictures
+    )
 
 
 def log_dataset(

@@ -22,7 +22,7 @@ from nucleus_unet.recipe import Recipe
 from nucleus_unet.stages import Stage, run_stage
 from tasks.evaluate import BY_IMAGE
 from tasks.predict import prediction_key, write_maps
-from tasks.reporting import progress
+from tasks.reporting import progress, show
 from tasks.split import SPLIT, samples
 from tasks.train import LIBRARIES, MODEL
 
@@ -102,6 +102,8 @@ def _verdict(
     found = compare(theirs, ours, slides)
     tracking.log_metrics(run, {f"champion/{key}": value for key, value in asdict(found).items()})
     tracking.log_files(run, "pictures", [stage.folder / PICTURE])
+    picture = (stage.folder / PICTURE).read_bytes()
+    show(picture, "disagreement", "Images on which this model and the champion differ most")
     old_score, new_score = (np.mean([scores[id_] for id_ in theirs]) for scores in (theirs, ours))
     return found.better, (
         f"| model | score |\n|---|---|\n| version {champion.number}, the champion | {old_score:.4f} |\n"

@@ -3,9 +3,11 @@
 from collections.abc import Callable
 from typing import Any
 
+from prefect.artifacts import create_image_artifact
 from prefect.logging import get_run_logger
 from prefect.states import Completed, State
 
+from nucleus_unet import figures
 from nucleus_unet.progress import reporter
 from nucleus_unet.stages import Stage
 
@@ -23,6 +25,11 @@ def state_of(stage: Stage) -> Stage | State[Stage]:
 def progress(what: str) -> Callable[[int, int | None], None]:
     """A callable for (images done, total): moves a bar in a terminal, logs a line now and then."""
     return reporter(what, "images", get_run_logger().info)
+
+
+def show(png: bytes, key: str, description: str) -> None:
+    """Show a picture in Prefect's UI, which draws only what is at an address."""
+    create_image_artifact(figures.data_uri(png), key=key, description=description)
 
 
 def short(row: dict[str, Any]) -> dict[str, Any]:

@@ -15,7 +15,7 @@ from prefect.artifacts import (
 from prefect.exceptions import ObjectNotFound
 from prefect.logging import get_run_logger
 
-from nucleus_unet import records, tracking
+from nucleus_unet import figures, records, tracking
 from nucleus_unet.backend import device_kind, gpu_compute_capability
 from nucleus_unet.delivery import Delivery
 from nucleus_unet.errors import NucleusError
@@ -27,7 +27,7 @@ from nucleus_unet.progress import reporter
 from nucleus_unet.recipe import Recipe
 from nucleus_unet.stages import Stage, run_stage
 from tasks.merge_masks import dataset_of
-from tasks.reporting import short, state_of
+from tasks.reporting import short, show, state_of
 from tasks.split import samples
 
 MODEL = "model.keras"
@@ -53,8 +53,10 @@ def train(
         follower = _Follower(recipe, run, to_mlflow, to_prefect)
         stage = _stage(recipe, images, labels, split, start_weights, follower)
         follower.end()
-    rows = [short(epoch) for _, epoch in sorted(follower.epochs.items())]
+    history = [epoch for _, epoch in sorted(follower.epochs.items())]
+    rows = [short(epoch) for epoch in history]
     create_table_artifact(rows, key="epochs", description="Epochs, training and validation")
+    show(figures.curves(history), "curves", "Curves by epoch")
     return state_of(stage)
 
 

@@ -1,3 +1,4 @@
+import base64
 from typing import Any
 
 import cv2
@@ -16,10 +17,12 @@ from nucleus_unet.figures import (
     comparison,
     contact_sheet,
     curves,
-    label_png,
+    data_uri,
+    label_image,
     overlay,
     overlay_png,
     parallel_coordinates,
+    read_label_image,
     strip,
 )
 from nucleus_unet.sweep import Trial
@@ -176,17 +179,32 @@ def test_contact_sheet_of_nothing() -> None:
         contact_sheet([])
 
 
-def test_label_png_keeps_the_values() -> None:
-    labels = np.array([[0, 1, 300], [65535, 2, 0]], np.int32)
-    png = decoded(label_png(labels))
-    assert png.dtype == np.uint16
-    np.testing.assert_array_equal(png, labels)
+@pytest.mark.parametrize(
+    ("largest", "suffix", "start", "dtype"),
+    [
+        (0, ".png", b"\x89PNG", np.uint16),
+        (65535, ".png", b"\x89PNG", np.uint16),
+        (65536, ".tif", b"II*\0", np.uint32),
+        (2**31 - 1, ".tif", b"II*\0", np.uint32),
+    ],
+)
+def test_label_images_keep_the_values(largest: int, suffix: str, start: bytes, dtype: type) -> None:
+    labels = (
+        np.array([[0, 1, 300], [largest, 2, 0]], np.int32) if largest else np.zeros((2, 3), int)
+    )
+    found, content = label_image(labels)
+    assert (found, content[:4]) == (suffix, start)
+    assert read_label_image(content).dtype == dtype
+    np.testing.assert_array_equal(read_label_image(content), labels)
 
 
-@pytest.mark.parametrize("label", [-1, 65536])
-def test_label_png_refuses_what_does_not_fit(label: int) -> None:
-    with pytest.raises(NucleusError, match="do not fit a 16-bit PNG, which holds 0 to 65535"):
-        label_png(np.array([[0, label]], np.int32))
+def test_a_picture_within_an_address_is_a_small_jpeg() -> None:
+    noise = np.random.default_rng(0).integers(0, 256, (300, 500, 3), np.uint8)
+    png = cv2.imencode(".png", noise)[1].tobytes()
+    for side_px, shape in ((100, (60, 100, 3)), (1200, (300, 500, 3))):
+        head, _, content = data_uri(png, side_px).partition(",")
+        assert head == "data:image/jpeg;base64"
+        assert decoded(base64.b64decode(content)).shape == shape
 
 
 def test_a_strip_lays_images_side_by_side() -> None:

@@ -27,7 +27,7 @@ def versions(registry: Any, tiny: Recipe) -> list[Any]:
 
     made = []
     for index in range(3):
-        with tracking.open_run("retrain", tiny, {}, "", uuid.uuid4().hex) as run:
+        with tracking.open_run("retrain", tiny, "cells", {}, "", uuid.uuid4().hex) as run:
             experiment = MlflowClient().get_run(run.id).info.experiment_id
             logged = MlflowClient().create_logged_model(experiment, "model", source_run_id=run.id)
             made.append(registry.register(run, logged.model_id, {"score": f"0.{index}"}))

@@ -76,7 +76,7 @@ def test_a_database_of_which_half_was_made_is_made_anew(
 
 def opened(tracking: Any, recipe: Recipe, note: str = "", work: str = "", **tags: str) -> Any:
     """A run; of work of its own, where none is named."""
-    return tracking.open_run("retrain", recipe, tags, note, work or uuid.uuid4().hex)
+    return tracking.open_run("retrain", recipe, "cells", tags, note, work or uuid.uuid4().hex)
 
 
 @pytest.fixture(scope="module")
@@ -123,7 +123,7 @@ def test_a_run_has_the_recipe_as_parameters_and_file(
 def test_a_run_has_tags_and_ends_finished(client: Any, logged: Any, tiny: Recipe) -> None:
     run = client.get_run(logged.id)
     assert run.info.status == "FINISHED"
-    assert run.info.run_name.startswith("retrain tiny 20")
+    assert run.info.run_name.startswith("retrain tiny cells 20")
     expected = {
         "kind": "retrain",
         "recipe": "tiny",

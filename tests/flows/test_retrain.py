@@ -117,7 +117,7 @@ def test_every_test_image_has_a_valid_row(retrained: Any, sizes: dict[str, Any])
 
 def test_the_run_is_finished(run: Any) -> None:
     assert run.info.status == "FINISHED"
-    assert run.info.run_name.startswith("retrain quick ")
+    assert run.info.run_name.startswith("retrain quick stage1_train 20")
 
 
 def test_its_parameters_are_the_whole_recipe_resolved(run: Any, artifacts: Path) -> None:

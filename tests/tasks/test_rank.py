@@ -23,7 +23,7 @@ def test_an_attempt_after_the_promotion_leaves_it_as_it_is(
     monkeypatch.setattr(module, "create_markdown_artifact", lambda page, **_: pages.append(page))
     (tmp_path / module.BY_IMAGE).write_text(json.dumps([{"id": "a", "score": 0.25}]))
     scores = Stage("evaluate", tmp_path, "d" * 64, cached=False, seconds=1.0)
-    with tracking.open_run("retrain", tiny, {}, "", "work") as run:
+    with tracking.open_run("retrain", tiny, "cells", {}, "", "work") as run:
         experiment = MlflowClient().get_run(run.id).info.experiment_id
         logged = MlflowClient().create_logged_model(experiment, "model", source_run_id=run.id)
         arguments: Any = (tiny, None, None, None, None, scores, logged.model_id, run)

@@ -17,7 +17,8 @@ $(INSTALLED): $(LOCK) pyproject.toml
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/pip install --quiet --disable-pip-version-check --no-deps --require-hashes --requirement $(LOCK)
 	$(BIN)/pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable .
-	touch $@
+	rm -f $(VENV)/installed-*
+	cp $(LOCK) $@
 
 run: install
 	$(BIN)/nucleus retrain

@@ -2,5 +2,9 @@
 # Prefect's server, by the settings of servers.env; for a shell and for prefect-server.service.
 set -eu
 cd "$(dirname "$0")/.."
-case $HOST in 127.* | localhost) ;; *) : "${PREFECT_SERVER_API_AUTH_STRING:?needed on $HOST}" ;; esac
+case $HOST:${WITHOUT_LOGIN:-} in
+127.*:1 | localhost:1) ;;
+*) : "${PREFECT_SERVER_API_AUTH_STRING:?needed, unless WITHOUT_LOGIN=1 on loopback}" ;;
+esac
+: "${PREFECT_UI_API_URL:?the address of the API as browsers reach it}"
 exec .venv/bin/prefect server start --host "$HOST" --port "${PREFECT_PORT:-4200}"

@@ -244,16 +244,21 @@ def sweep(
     out: Path | None,
 ) -> None:
     """Train with combinations of values, and find the recipe that scores best."""
+    from nucleus_unet.files import make_folder, write_atomically
     from nucleus_unet.recipe import load_recipe
     from nucleus_unet.sweep import combinations
 
     recipe = load_recipe(recipe_name or "best", overrides)
-    pairs = (word.partition("=") for word in over)
+    pairs = [word.partition("=") for word in over]
     # Commas within brackets are of a list.
     values = {key: re.split(r",(?![^\[]*\])", text) if text else [] for key, _, text in pairs}
+    if len(values) < len(over):
+        raise NucleusError("--over has a key twice: give all its values at once, KEY=VALUE,VALUE")
     for changes in combinations(values, draws, seed):
         recipe.with_overrides(changes)
     _require_raw(training_data, annotated=True)
+    if out:
+        make_folder(out.parent, "name another file with --out")
     settings = _start()
     from flows.sweep import sweep as flow
 
@@ -263,7 +268,7 @@ def sweep(
         score = "failed" if trial.failed else f"{trial.score:.4f}"
         click.echo(f"{trial.epochs:4} epochs  {score}  {' '.join(trial.changes)}")
     if out:
-        out.write_text(swept.winner.to_toml())
+        write_atomically(out, swept.winner.to_toml())
     _table([("run", swept.run.id), ("see it in both UIs", f"{_typed()} ui {swept.run.id}")])
 
 
@@ -428,13 +433,13 @@ def ui(run_id: str | None) -> None:
 @training_option("Retrain on these by schedule, and at once on the event nucleus.data.changed.")
 @test_option
 @recipe_options
-@click.option("--cron", default="0 2 * * *", show_default=True, help="When, in UTC.")
+@click.option("--cron", help="When, in UTC. Default: 0 2 * * *, each night at two.")
 def deploy(
     training_data: tuple[Path, ...],
     test_data: Path | None,
     recipe_name: str | None,
     overrides: tuple[str, ...],
-    cron: str,
+    cron: str | None,
 ) -> None:
     """Give the Prefect server at PREFECT_API_URL what scheduled runs need; may be repeated.
 
@@ -443,8 +448,10 @@ def deploy(
     _prepare()
     if "PREFECT_API_URL" not in os.environ:
         raise NucleusError("deploy needs a Prefect server: start one and set PREFECT_API_URL")
-    if (test_data or recipe_name or overrides) and not training_data:
-        raise NucleusError("--test, --recipe and --set go with --train: they are of its schedule")
+    if (test_data or recipe_name or overrides or cron) and not training_data:
+        raise NucleusError(
+            "--test, --recipe, --set and --cron are of a schedule, and go with --train"
+        )
     from flows import settings
     from flows.deploy import Schedule
     from flows.deploy import deploy as deploy_to
@@ -455,7 +462,7 @@ def deploy(
     if training_data:
         recipe = load_recipe(recipe_name or "best", overrides)
         paths = [path.absolute() for path in training_data]
-        schedule = Schedule(cron, paths, test_data and test_data.absolute(), recipe)
+        schedule = Schedule(cron or "0 2 * * *", paths, test_data and test_data.absolute(), recipe)
     deploy_to(schedule, click.echo)
 
 

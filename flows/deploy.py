@@ -31,6 +31,7 @@ from prefect.client.schemas.responses import DeploymentResponse
 from prefect.client.schemas.schedules import CronSchedule
 from prefect.exceptions import ObjectNotFound
 
+from flows.settings import SKIPPED
 from nucleus_unet.errors import NucleusError
 from nucleus_unet.recipe import Recipe
 
@@ -49,7 +50,7 @@ def automations() -> list[AutomationCore]:
 
     A run that was stopped by SIGTERM, as on a spot machine, has crashed as well.
     """
-    ends = {f"{RUNS}.{state}" for state in ("Completed", "Failed", "Cancelled", "Crashed")}
+    ends = {f"{RUNS}.{state}" for state in ("Completed", SKIPPED, "Failed", "Cancelled", "Crashed")}
     beat = f"{RUNS}.heartbeat"
     return [
         AutomationCore(
@@ -173,7 +174,12 @@ def _schedule(client: SyncPrefectClient, retrain: DeploymentResponse, schedule: 
     fields = {"schedule", "active", "parameters"}
     if there and there[0].model_dump(include=fields) == wanted.model_dump(include=fields):
         return "there"
-    client.update_deployment(retrain.id, DeploymentUpdate(schedules=[wanted]))
+    others = [
+        DeploymentScheduleUpdate.model_validate(each, from_attributes=True)
+        for each in retrain.schedules
+        if each.slug != SLUG
+    ]
+    client.update_deployment(retrain.id, DeploymentUpdate(schedules=[*others, wanted]))
     return "changed" if there else "made"
 
 

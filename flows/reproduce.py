@@ -45,6 +45,8 @@ def reproduce(
     recipe = parse_recipe(dict(record.recipe), f"recipe of run {run_id}")
     test = _paths(record, "test", test_data)
     training = _paths(record, "training", training_data) if retrain else []
+    if retrain and len(test) > 1:
+        raise NucleusError("--retrain takes the test images from one place: name one --test")
     made = home() / "runs"
     with (
         tracked("reproduce", recipe, [*training, *test], reproduces=run_id) as run,

@@ -7,7 +7,7 @@ from prefect import State, flow
 from prefect.states import Completed
 
 from flows.predict import segment
-from flows.settings import INPUTS, inputs_of, sample_data, task_runner, tracked
+from flows.settings import INPUTS, SKIPPED, inputs_of, sample_data, task_runner, tracked
 from nucleus_unet import backend, tracking
 from nucleus_unet.home import home, prepare_environment
 from nucleus_unet.recipe import Recipe, load_recipe
@@ -29,6 +29,11 @@ class Retrained:
     run: tracking.Run
     scores: dict[str, float]
     submission: Submission | None
+
+
+def decided_by(registry: bool, parent: str | None) -> dict[str, str]:
+    """Tags of a run for what decides what it makes, besides recipe and data."""
+    return {"registry": str(registry).lower()} | ({tracking.PARENT: parent} if parent else {})
 
 
 @flow(flow_run_name="retrain {recipe.name}", task_runner=task_runner())
@@ -66,12 +71,12 @@ def retrain(
         training_data = [training]
     start_weights = start_weights_of(recipe)
     raws = [*training_data, *([test_data] if test_data else [])]
-    tags = {tracking.PARENT: parent} if parent else {}
+    tags = decided_by(registry, parent)
     if only_if_changed:
         inputs = inputs_of("retrain", recipe, raws, tags)
         if before := tracking.first_finished_run(INPUTS, inputs):
             same = f"data, recipe, source and packages are those of {tracking.run_url(before)}"
-            return Completed(name="Skipped", message=f"nothing to do: {same}")
+            return Completed(name=SKIPPED, message=f"nothing to do: {same}")
     with tracked("retrain", recipe, raws, **tags) as run:
         images = ingest.submit(training_data, annotated=True)
         # Before the long work: a damaged test image would be found too late.

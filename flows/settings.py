@@ -28,6 +28,8 @@ from nucleus_unet.stages import code_digest
 SHARDS_AT_ONCE = 2
 INPUTS = "inputs"
 """Tag of a run: the digest of all that decides what it makes."""
+SKIPPED = "Skipped"
+"""State of a flow run that ended at once, as nothing had changed."""
 MOST_ATTEMPTS = 10
 """Of a flow run that crashes and is taken up again by the server."""
 

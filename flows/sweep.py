@@ -10,11 +10,12 @@ from prefect import flow
 from prefect.logging import get_run_logger
 from pydantic import Field
 
-from flows.retrain import Retrained, retrain
+from flows.retrain import Retrained, decided_by, retrain
 from flows.settings import INPUTS, inputs_of, task_runner, tracked
-from nucleus_unet import backend, tracking
+from nucleus_unet import backend, records, tracking
 from nucleus_unet.errors import NucleusError
 from nucleus_unet.home import prepare_environment
+from nucleus_unet.interruption import StoppedError
 from nucleus_unet.recipe import Recipe, load_recipe
 from nucleus_unet.sweep import EPOCHS, Trial, best_half, combinations
 from tasks.publish import publish_sweep
@@ -62,18 +63,17 @@ def sweep(
         Of the draw.
     """
     prepare_environment()
-    recipe = backend.resolve(recipe)
     candidates = combinations(over, draws, seed)
     recipes = {one: recipe.with_overrides(one) for one in candidates}  # refused before the first
     trials: list[Trial] = []
     asked = json.dumps({"over": over, "halvings": halvings, "draws": draws, "seed": seed})
-    with tracked("sweep", recipe, training_data, sweep=asked) as run:
+    with tracked("sweep", backend.resolve(recipe), training_data, sweep=asked) as run:
         for rung in range(halvings, -1, -1):
             epochs = max(1, recipe.training.epochs >> rung)
             tried = []
             for one in candidates:
                 short = recipes[one].with_overrides([f"{EPOCHS}={epochs}"])
-                tried.append(_trial(one, training_data, short, run))
+                tried.append(_trial(one, training_data, backend.resolve(short), run))
             trials += tried
             candidates = best_half(tried)
         best = max(tried, key=lambda trial: trial.score)
@@ -88,15 +88,17 @@ def _trial(
     changes: tuple[str, ...], training_data: list[Path], recipe: Recipe, parent: tracking.Run
 ) -> Trial:
     """Retrain with one recipe, unless this sweep did so before it was cut short."""
-    inputs = inputs_of("retrain", recipe, training_data, {tracking.PARENT: parent.id})
+    inputs = inputs_of("retrain", recipe, training_data, decided_by(False, parent.id))
     run_id = tracking.first_finished_run(INPUTS, inputs)
     try:
         if not run_id:
             made = retrain(training_data, None, recipe, registry=False, parent=parent.id)
             assert isinstance(made, Retrained)  # it skips only where it is asked to
             run_id = made.run.id
-    except NucleusError as error:  # it diverged, as some in a sweep do
-        get_run_logger().warning("%s: %s", " ".join(changes), error)
+    except StoppedError:
+        raise
+    except Exception as error:  # it diverged or took too much memory, as some in a sweep do
+        get_run_logger().warning("%s failed: %s", " ".join(changes), error)
         return Trial(changes, recipe.training.epochs, float("-inf"), None)
-    score = tracking.MlflowClient().get_run(run_id).data.metrics["validation/score"]
+    score = records.metric(run_id, "validation/score")
     return Trial(changes, recipe.training.epochs, score, run_id)

@@ -16,7 +16,6 @@ from numpy.typing import NDArray
 
 from nucleus_unet.errors import NucleusError
 from nucleus_unet.scoring import errors
-from nucleus_unet.sweep import Trial
 
 # Told apart in lightness as well as hue, so also with any kind of colour blindness; vivid against
 # black, gray, purple tissue and white.
@@ -92,35 +91,39 @@ def curves(history: Sequence[Mapping[str, float]]) -> bytes:
     return _png(figure)
 
 
-def parallel_coordinates(keys: Sequence[str], trials: Sequence[Trial]) -> bytes:
+def parallel_coordinates(
+    keys: Sequence[str], trials: Sequence[tuple[Sequence[str], float]]
+) -> bytes:
     """Draw each trial as a line over an axis for each key, with its values, and one for the score.
+
+    Parameters
+    ----------
+    trials : sequence of (sequence of str, float)
+        The value of each key, and the score.
 
     Returns
     -------
     bytes
-        PNG. Trials that failed are left out; better ones are brighter.
+        PNG. Better trials are brighter.
     """
-    shown = [trial for trial in trials if not trial.failed]
-    figure = Figure(figsize=(2.5 * (len(keys) + 2), 5), dpi=_DPI, layout="constrained")
+    figure = Figure(figsize=(2.5 * (len(keys) + 1), 5), dpi=_DPI, layout="constrained")
     axes = figure.subplots()
-    names = [*keys, "epochs", "score"]
+    names = [*keys, "score"]
     columns: list[list[float]] = []
-    for place, key in enumerate([*keys, "epochs"]):
-        texts = [
-            str(t.epochs) if key == "epochs" else t.changes[place].partition("=")[2] for t in shown
-        ]
+    for place in range(len(keys)):
+        texts = [trial[place] for trial, _ in trials]
         values = list(dict.fromkeys(texts))
         columns.append([(values.index(text) + 0.5) / len(values) for text in texts])
         for index, value in enumerate(values):
             height = (index + 0.5) / len(values)
             axes.text(place, height + 0.02, value, ha="center", va="bottom")
-    scores = np.array([trial.score for trial in shown])
+    scores = np.array([score for _, score in trials])
     low, high = scores.min(initial=np.inf), scores.max(initial=-np.inf)
     share = (scores - low) / ((high - low) or 1)
     columns.append(share.tolist())
     for index, line in enumerate(zip(*columns, strict=True)):
         axes.plot(line, color=colormaps["viridis"](share[index]), marker="o", markersize=4)
-    for value, height in ((low, 0), (high, 1)) if shown else ():
+    for value, height in ((low, 0), (high, 1)) if trials else ():
         axes.text(len(names) - 1, height + 0.02, f"{value:.3f}", ha="center", va="bottom")
     axes.set_xticks(range(len(names)), names)
     axes.set_yticks([])

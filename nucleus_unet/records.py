@@ -14,7 +14,7 @@ from mlflow.exceptions import MlflowException
 from nucleus_unet.errors import NucleusError
 from nucleus_unet.files import sha256_file
 from nucleus_unet.home import home
-from nucleus_unet.recipe import Recipe
+from nucleus_unet.recipe import Recipe, parse_recipe
 from nucleus_unet.reproduction import LoggedDataset, Record, environment_script
 from nucleus_unet.tracking import ABSENT, MODEL, MODEL_FILES
 
@@ -38,14 +38,19 @@ def require_run(run_id: str) -> dict[str, str]:
         ) from error
 
 
+def metric(run_id: str, name: str) -> float:
+    """The last value of a metric that a run logged."""
+    return float(MlflowClient().get_run(run_id).data.metrics[name])
+
+
 def fetch_model(run_id: str) -> tuple[Recipe, Path]:
     """The resolved recipe of a logged run and its ``model.keras``, fetched into the home.
 
     Raises
     ------
     NucleusError
-        No such run on this tracking server, it logged no model, or the model's files are not those
-        that it logged.
+        No such run on this tracking server, it logged no model, the model's files are not those
+        that it logged, or its recipe is none of today's.
     """
     digests = json.loads(require_run(run_id).get(MODEL_FILES, "{}"))
     if not digests:
@@ -59,7 +64,8 @@ def fetch_model(run_id: str) -> tuple[Recipe, Path]:
                 f"run {run_id}: its artifact {MODEL}/artifacts/{name} is damaged, other than what "
                 "was logged: restore it, or train again (nucleus reproduce --retrain)"
             )
-    return Recipe.model_validate_json((folder / "recipe.json").read_bytes()), folder / "model.keras"
+    values = json.loads((folder / "recipe.json").read_text())
+    return parse_recipe(values, f"recipe of run {run_id}"), folder / "model.keras"
 
 
 def fetch_record(run_id: str) -> Record:

@@ -1,6 +1,7 @@
 """Versions of the model in MLflow's registry, and which of them is the champion."""
 
-from collections.abc import Mapping
+import json
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
@@ -13,8 +14,8 @@ from nucleus_unet.tracking import ABSENT, Run
 
 NAME = "nucleus-unet"
 CHAMPION, CHALLENGER = "champion", "challenger"
-BEFORE = "champion.before"
-"""Tag of a champion: the version that it took the place of."""
+CHAMPIONS = "champions"
+"""Tag of the registered model: the numbers of its champions so far, in JSON, the latest last."""
 
 
 @dataclass(frozen=True)
@@ -79,10 +80,11 @@ def promote(number: str, who: str, why: str) -> Version:
     NucleusError
         There is no such version.
     """
-    version, before = require_version(number), champion()
-    if before and before.number != number:
-        MlflowClient().set_model_version_tag(NAME, number, BEFORE, before.number)
+    version = require_version(number)
     _crown(number, who, why)
+    before = _champions()
+    if before[-1:] != [number]:
+        _remember([*before, number])
     return version
 
 
@@ -94,11 +96,14 @@ def rollback(who: str, why: str) -> Version:
     NucleusError
         There is no champion, or none was before it.
     """
-    now = champion()
-    if not now or BEFORE not in now.tags:
+    now, before = champion(), _champions()
+    while now and before[-1:] == [now.number]:
+        before.pop()
+    if not before:
         raise NucleusError("no version was the champion before: choose one for nucleus promote")
-    version = require_version(now.tags[BEFORE])
+    version = require_version(before[-1])
     _crown(version.number, who, why)
+    _remember(before)
     return version
 
 
@@ -122,6 +127,22 @@ def _crown(number: str, who: str, why: str) -> None:
     client, now = MlflowClient(), datetime.now(UTC).isoformat(timespec="seconds")
     client.set_model_version_tag(NAME, number, "champion.note", f"{now} {who}: {why}")
     client.set_registered_model_alias(NAME, CHAMPION, number)
+    if str(client.get_registered_model(NAME).aliases.get(CHALLENGER)) == number:
+        client.delete_registered_model_alias(NAME, CHALLENGER)
+
+
+def _champions() -> list[str]:
+    try:
+        tags = MlflowClient().get_registered_model(NAME).tags
+    except MlflowException as error:
+        if error.error_code not in ABSENT:
+            raise
+        tags = {}
+    return list(json.loads(tags.get(CHAMPIONS, "[]")))
+
+
+def _remember(champions: Sequence[str]) -> None:
+    MlflowClient().set_registered_model_tag(NAME, CHAMPIONS, json.dumps(champions))
 
 
 def _version(found: ModelVersion) -> Version:

@@ -1,10 +1,14 @@
 """Which source code is running, and with which packages."""
 
+import os
+import shutil
 import subprocess
 import sys
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
+
+from nucleus_unet.errors import NucleusError
 
 # Whatever the user's git is set to.
 DIFF = ("diff", "--no-ext-diff", "--no-color", "--src-prefix=a/", "--dst-prefix=b/")
@@ -25,12 +29,17 @@ class Source:
 
 
 def source() -> Source:
-    """The revision of the checkout that this package lies in."""
-    try:
-        _git("ls-files", "--error-unmatch", __file__)  # not a checkout of something else
-        return Source(_git("rev-parse", "HEAD").strip(), _git(*DIFF, "HEAD") + _untracked())
-    except (subprocess.CalledProcessError, FileNotFoundError):
+    """The revision of the checkout that this package lies in.
+
+    Raises
+    ------
+    NucleusError
+        Git refuses to tell, as of a checkout that belongs to another user.
+    """
+    # It knows this file, unless the checkout is one of something else.
+    if not shutil.which("git") or not _git("ls-files", "--", __file__, absent=""):
         return Source("unknown", "")
+    return Source(_git("rev-parse", "HEAD").strip(), _git(*DIFF, "HEAD") + _untracked())
 
 
 def packages() -> list[str]:
@@ -40,11 +49,8 @@ def packages() -> list[str]:
 
 def requirements_lock() -> str | None:
     """The lock that the packages were installed from by ``make install``; None where they were not."""
-    root = Path(__file__).parents[1]
-    for mark in Path(sys.prefix).glob("installed-*.lock"):
-        path = root / "requirements" / mark.name.removeprefix("installed-")
-        if path.exists():
-            return path.read_text()
+    for path in Path(sys.prefix).glob("installed-*.lock"):  # one: the latest
+        return path.read_text()
     return None
 
 
@@ -56,9 +62,13 @@ def _untracked() -> str:
     )
 
 
-def _git(*args: str, allowed: tuple[int, ...] = (0,)) -> str:
+def _git(*args: str, allowed: tuple[int, ...] = (0,), absent: str | None = None) -> str:
+    """What git prints; `absent` where this is no checkout."""
     command = ["git", "-C", str(Path(__file__).parents[1]), *args]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    if done.returncode not in allowed:
-        raise subprocess.CalledProcessError(done.returncode, command, done.stdout, done.stderr)
-    return done.stdout
+    environment = os.environ | {"LC_ALL": "C"}
+    done = subprocess.run(command, capture_output=True, text=True, check=False, env=environment)
+    if done.returncode in allowed:
+        return done.stdout
+    if absent is not None and "not a git repository" in done.stderr:
+        return absent
+    raise NucleusError(f"the source's revision cannot be logged: {done.stderr.strip()}")

@@ -9,6 +9,8 @@ from typing import Any
 from nucleus_unet.errors import NucleusError
 
 EPOCHS = "training.epochs"
+FIXED = (EPOCHS, "data.split", "data.validation_fraction", "data.split_seed")
+"""What a sweep does not vary: its rounds do, or all are to be scored on the same images."""
 
 
 @dataclass(frozen=True)
@@ -37,12 +39,18 @@ def combinations(
     Raises
     ------
     NucleusError
-        There is nothing to vary, a key is without values, or the epochs are to be.
+        There is nothing to vary, a key has no values or one twice, or it must not vary.
     """
-    if EPOCHS in over:
-        raise NucleusError(f"the rounds of a sweep vary {EPOCHS}: sweep over other keys")
     if not over or not all(over.values()):
         raise NucleusError("a sweep needs keys with values: --over training.optimizer=sgd,adam")
+    for key, values in over.items():
+        if key in FIXED:
+            raise NucleusError(
+                f"a sweep does not vary {key}: its rounds set the epochs, and all are scored on the "
+                "same images"
+            )
+        if len({_text(value) for value in values}) < len(values):
+            raise NucleusError(f"a sweep tries each value once: {key} has one twice")
     keys = list(over)
     found = [
         tuple(f"{key}={_text(value)}" for key, value in zip(keys, values, strict=True))

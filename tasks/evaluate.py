@@ -8,13 +8,13 @@ from prefect import task
 from prefect.artifacts import create_table_artifact
 
 from nucleus_unet import evaluation
-from nucleus_unet.files import write_atomically
+from nucleus_unet.files import sha256_file, write_atomically
 from nucleus_unet.home import home
 from nucleus_unet.recipe import Inference, Recipe
 from nucleus_unet.stages import Stage, run_stage
 from tasks.predict import prediction_key, write_maps
 from tasks.reporting import progress, short, show, state_of
-from tasks.split import samples
+from tasks.split import SPLIT, samples
 from tasks.train import LIBRARIES, MODEL
 
 SCORES = "scores.json"
@@ -50,7 +50,7 @@ def evaluate(recipe: Recipe, images: Stage, labels: Stage, split: Stage, model: 
         prediction_key(recipe, network)
         | {
             "labels": labels.digest,
-            "split": split.digest,
+            "split": sha256_file(split.folder / SPLIT),
             "inference": recipe.inference.model_dump(mode="json"),
         },
         build,

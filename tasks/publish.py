@@ -140,13 +140,14 @@ def publish_nuclei(
         labels = figures.read_label_image(content)
         picture = figures.overlay_png(image, labels, title=f"{entry.id}: {labels.max()} nuclei")
         write_atomically(to / "overlays" / f"{entry.id}.png", picture)
-        rows += [{"image": entry.id} | row for row in exports.measurements(image, labels)]
+        measured = exports.measurements(image, labels, entry.stretch or (0, 255))
+        rows += [{"image": entry.id} | row for row in measured]
         if "geojson" in outlines:
             write_atomically(to / "outlines" / f"{entry.id}.geojson", exports.geojson(labels))
         if "imagej" in outlines:
             write_atomically(to / "outlines" / f"{entry.id}.zip", exports.imagej(labels))
         if "coco" in outlines:
-            found.append((entry.id, labels))
+            found.append((Path(entry.source).name, labels))
     write_atomically(to / "nuclei.csv", exports.table(rows))
     if "coco" in outlines:
         write_atomically(to / "coco.json", exports.coco(found))
@@ -167,7 +168,12 @@ def publish_sweep(trials: Sequence[Trial], best: Trial, winner: Recipe, run: tra
     ]
     create_table_artifact(rows, key="sweep", description="Trials in their order")
     tracking.log_json(run, "trials.json", rows)
-    picture = figures.parallel_coordinates(keys, trials)
+    lines = [
+        ([*dict(c.split("=", 1) for c in trial.changes).values(), str(trial.epochs)], trial.score)
+        for trial in trials
+        if not trial.failed
+    ]
+    picture = figures.parallel_coordinates([*keys, "epochs"], lines)
     show(picture, "trials", "Trials: a line each, better ones brighter")
     tracking.log_bytes(run, "trials.png", picture)
     tracking.log_bytes(run, "winner.toml", winner.to_toml().encode())

@@ -9,18 +9,18 @@ import numpy as np
 from prefect import task
 from prefect.artifacts import create_markdown_artifact
 from prefect.logging import get_run_logger
-from pydantic import ValidationError
 
 from nucleus_unet import evaluation, figures, records, registry, tracking
-from nucleus_unet.champion import compare
+from nucleus_unet.champion import LEAST_SLIDES, compare
 from nucleus_unet.dataset.sample import Sample
-from nucleus_unet.errors import NucleusError
 from nucleus_unet.files import write_atomically
 from nucleus_unet.home import home
 from nucleus_unet.instances import nuclei, upsample
+from nucleus_unet.interruption import StoppedError
 from nucleus_unet.recipe import Recipe
 from nucleus_unet.stages import Stage, run_stage
 from tasks.evaluate import BY_IMAGE
+from tasks.ingest import images_of
 from tasks.predict import prediction_key, write_maps
 from tasks.reporting import progress, show
 from tasks.split import SPLIT, samples
@@ -54,14 +54,16 @@ def rank(
     """
     ours = _scores(scores)
     tags = {"recipe": recipe.name, "score": f"{np.mean([*ours.values()]):.4f}"}
-    version, before = registry.register(run, model_id, tags), registry.champion()
-    if before and before.number == version.number:  # by an attempt that was cut short after it
-        return registry.CHAMPION
-    if before is None:
+    version, new = registry.register(run, model_id, tags), (recipe, model.folder / MODEL)
+    while True:
+        before = registry.champion()
+        if before and before.number == version.number:  # by an attempt that was cut short after it
+            return registry.CHAMPION
         better, said = True, "It is the first."
-    else:
-        new = recipe, model.folder / MODEL
-        better, said = _verdict(before, new, ours, (images, labels, split), run)
+        if before:
+            better, said = _verdict(before, new, ours, (images, labels, split), run)
+        if registry.champion() == before:  # else another was promoted meanwhile
+            break
     place = registry.CHAMPION if better else registry.CHALLENGER
     page = f"# Version {version.number}: {place}\n\n{said}"
     create_markdown_artifact(page, key="ranking", description="This model and the champion")
@@ -83,21 +85,17 @@ def _verdict(
     run: tracking.Run,
 ) -> tuple[bool, str]:
     """Whether a new model is better than the champion, and what shows it."""
-    images, labels, split = data
     name = f"Version {champion.number}, the champion,"
     try:
-        rival = records.fetch_model(champion.run_id)
-        before = json.loads(records.fetch_artifact(champion.run_id, SPLIT).read_text())
-    except (NucleusError, ValidationError) as error:  # the training was long, and is not lost by it
+        slides, unseen = _unseen(champion, new[0], *data)
+        if not unseen:
+            return False, f"Each validation image was trained on, here or for {name.lower()[:-1]}."
+        stage = _evaluated(records.fetch_model(champion.run_id), new, ours, unseen, data[1])
+    except StoppedError:
+        raise
+    except Exception as error:  # the training was long, and is not lost by it
         get_run_logger().warning("not compared with the champion: %s", error)
-        return False, f"{name} cannot be loaded: {error}"
-    sides = json.loads((split.folder / SPLIT).read_text())
-    slides = {row["id"]: row["slide"] for rows in sides.values() for row in rows}
-    seen = {slides.get(row["id"]) for row in before["training"]}
-    unseen = [s for s in samples(split, images, labels, "validation") if slides[s.id] not in seen]
-    if not unseen:
-        return False, f"{name} was trained on all its validation images."
-    stage = _evaluated(rival, new, ours, unseen, labels)
+        return False, f"{name} cannot be compared: {error}"
     theirs = _scores(stage)
     found = compare(theirs, ours, slides)
     tracking.log_metrics(run, {f"champion/{key}": value for key, value in asdict(found).items()})
@@ -110,7 +108,33 @@ def _verdict(
         f"| this one | {new_score:.4f} |\n\nDifference {found.difference:+.4f}, with chance from "
         f"{found.low:+.4f} to {found.high:+.4f}, on {found.images} images of {found.slides} slides that "
         "neither was trained on."
+        + f" To tell needs {LEAST_SLIDES} slides."
+        * (found.slides < LEAST_SLIDES)
     )
+
+
+def _unseen(
+    champion: registry.Version, recipe: Recipe, images: Stage, labels: Stage, split: Stage
+) -> tuple[dict[str, str], list[Sample]]:
+    """The slide of each image, and the validation images of slides that neither model has seen."""
+    seen = _trained_on(champion.run_id) | _trained_on(recipe.training.start_from)
+    sides = json.loads((split.folder / SPLIT).read_text())
+    slides = {row["id"]: row["slide"] for rows in sides.values() for row in rows}
+    gone = {slides[e.id] for e in images_of(images.folder) if e.source_sha256 in seen}
+    validation = samples(split, images, labels, "validation")
+    return slides, [sample for sample in validation if slides[sample.id] not in gone]
+
+
+def _trained_on(run_id: str | None) -> set[str]:
+    """SHA-256 of the image files that a logged model was trained on, and those it started from."""
+    found: set[str] = set()
+    while run_id:
+        record = records.fetch_record(run_id)
+        sides = json.loads(records.fetch_artifact(run_id, SPLIT).read_text())
+        digests = {file["id"]: file["image_sha256"] for file in record.data["training"].files}
+        found |= {digests[row["id"]] for row in sides["training"]}
+        run_id = record.recipe["training"]["start_from"]
+    return found
 
 
 def _scores(stage: Stage) -> dict[str, float]:

@@ -28,7 +28,7 @@ from nucleus_unet.recipe import Recipe
 from nucleus_unet.stages import Stage, run_stage
 from tasks.merge_masks import dataset_of
 from tasks.reporting import short, show, state_of
-from tasks.split import samples
+from tasks.split import SPLIT, samples
 
 MODEL = "model.keras"
 LIBRARIES = ("keras", "tensorflow", "numpy", "opencv-python-headless")
@@ -48,7 +48,7 @@ def train(
     with (
         # Training goes on while one of the servers is away.
         Delivery("MLflow", warn, tracking.refused) as to_mlflow,
-        Delivery("Prefect", warn, refused) as to_prefect,
+        Delivery("Prefect", warn) as to_prefect,
     ):
         follower = _Follower(recipe, run, to_mlflow, to_prefect)
         stage = _stage(recipe, images, labels, split, start_weights, follower)
@@ -83,7 +83,7 @@ def _stage(
         "train",
         {
             "dataset": dataset_of(images, labels),
-            "split": split.digest,
+            "split": sha256_file(split.folder / SPLIT),
             "recipe": recipe.model_dump(mode="json", exclude={"name", "inference"}),
             "validation_batch": recipe.inference.batch_size,
             "device": device_kind(),
@@ -140,7 +140,7 @@ class _Follower:
 
     def end(self) -> None:
         self.move(self.steps, self.steps)
-        self.to_prefect.put(update_progress_artifact, self.progress, 100.0)
+        self.to_prefect.put(self._show, 100.0)
 
     def _start(self, parameters: int, step: int, **hardware: Any) -> None:
         self.logger.info("training %d parameters on %s", parameters, hardware)
@@ -167,7 +167,19 @@ class _Follower:
     def _step(self, step: int) -> None:
         self.move(step, self.steps)
         share = min(100 * step / self.steps, 100.0)
-        self.to_prefect.put(update_progress_artifact, self.progress, share)
+        self.to_prefect.put(self._show, share)
+
+    def _show(self, share: float) -> None:
+        """Move Prefect's progress bar, in percent; where that is refused, train on without it."""
+        if self.progress is None:
+            return
+        try:
+            update_progress_artifact(self.progress, share)
+        except Exception as error:
+            if not refused(error):
+                raise
+            self.logger.warning("the progress is not shown in Prefect any more: %s", error)
+            self.progress = None
 
     def _epoch(self, **epoch: Any) -> None:
         self.epochs[epoch["epoch"]] = epoch

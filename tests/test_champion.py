@@ -34,6 +34,13 @@ def test_images_of_one_slide_count_as_one_draw() -> None:
     assert compare(first, second, {id_: id_ for id_ in first}).better
 
 
+@pytest.mark.parametrize(("slides", "better"), [(1, False), (9, False), (10, True)])
+def test_too_few_slides_do_not_tell(slides: int, better: bool) -> None:
+    ids = [str(k) for k in range(slides)]
+    found = compare(dict.fromkeys(ids, 0.25), dict.fromkeys(ids, 0.5), {id_: id_ for id_ in ids})
+    assert (found.low, found.slides, found.better) == (0.25, slides, better)
+
+
 def test_the_interval_is_that_of_the_mean() -> None:
     rng = np.random.default_rng(1)
     differences = rng.normal(0.02, 0.1, 400)

@@ -48,6 +48,8 @@ def test_measurements_by_hand() -> None:
     assert pair["mean_intensity"] == 40
     assert 0.8 < pair["eccentricity"] <= 1
     assert measurements(image, np.zeros((4, 6), int)) == []
+    # 40 of 255 between the file's values 1000 and 3550.
+    assert measurements(image, LABELS, (1000, 3550))[1]["mean_intensity"] == 1400
 
 
 def test_outlines_by_hand() -> None:
@@ -87,6 +89,8 @@ def test_imagej_reads_its_own_outlines() -> None:
     np.testing.assert_array_equal(pair.coordinates(), outlines(LABELS)[2][0][:-1])
     assert pair.name == "00002"
     assert imagej(LABELS) == content
+    kinds = {member.compress_type for member in zipfile.ZipFile(io.BytesIO(content)).infolist()}
+    assert kinds == {zipfile.ZIP_DEFLATED}
 
 
 def test_coco() -> None:

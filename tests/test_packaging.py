@@ -81,13 +81,12 @@ def deployments() -> list[dict[str, Any]]:
 
 
 @pytest.mark.parametrize("deployment", deployments(), ids=lambda deployment: deployment["name"])
-def test_each_deployment_names_a_flow_and_a_pool(deployment: dict[str, Any]) -> None:
+def test_each_deployment_names_a_flow(deployment: dict[str, Any]) -> None:
     from prefect import Flow
 
     path, _, name = deployment["entrypoint"].partition(":")
     module = ".".join(Path(path).with_suffix("").parts)
     assert isinstance(getattr(importlib.import_module(module), name), Flow)
-    assert deployment["work_pool"]["name"]
 
 
 def test_the_deployments_were_written_for_the_locked_prefect() -> None:

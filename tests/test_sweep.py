@@ -24,9 +24,15 @@ def test_some_are_drawn_by_the_seed() -> None:
     assert set(combinations(OVER, 9, 0)) == set(every)
 
 
-def test_the_rounds_vary_the_epochs() -> None:
-    with pytest.raises(NucleusError, match=r"the rounds of a sweep vary training\.epochs"):
-        combinations(OVER | {"training.epochs": [1, 2]}, None, 0)
+@pytest.mark.parametrize("key", ["training.epochs", "data.split_seed"])
+def test_what_is_the_same_for_all(key: str) -> None:
+    with pytest.raises(NucleusError, match=f"a sweep does not vary {key}"):
+        combinations(OVER | {key: [1, 2]}, None, 0)
+
+
+def test_a_value_twice() -> None:
+    with pytest.raises(NucleusError, match="tries each value once: a has one twice"):
+        combinations(OVER | {"a": [1, "1"]}, None, 0)
 
 
 @pytest.mark.parametrize("over", [{}, {"a": []}, {"a": [1], "b": []}])

@@ -99,11 +99,32 @@ def test_a_value_that_is_not_allowed(refused: Refused) -> None:
         ("training.optimizer", "a sweep needs keys with values"),
         ("training.optimizer=sgd,sdg", "training.optimizer = 'sdg': "),
         ("training.optimiser=sgd", "did you mean training.optimizer?"),
-        ("training.epochs=1,2", "the rounds of a sweep vary training.epochs"),
+        ("training.epochs=1,2", "a sweep does not vary training.epochs"),
     ],
 )
 def test_what_a_sweep_cannot_vary(refused: Refused, data: Path, over: str, answer: str) -> None:
     assert answer in refused("sweep", "--train", data, "--over", over)
+
+
+def test_a_key_of_a_sweep_given_twice(refused: Refused, data: Path) -> None:
+    twice = ("--over", "data.balance=0", "--over", "data.balance=1")
+    assert "--over has a key twice" in refused("sweep", "--train", data, *twice)
+
+
+def test_a_sweep_that_cannot_write_its_winner(refused: Refused, data: Path, tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    out = tmp_path / "file" / "winner.toml"
+    line = refused("sweep", "--train", data, "--over", "data.balance=0,1", "--out", out)
+    assert f"{tmp_path / 'file'}: cannot be made" in line
+    assert "name another file with --out" in line
+
+
+@pytest.mark.parametrize("option", ["--test", "--recipe", "--set", "--cron"])
+def test_a_schedule_without_data(
+    refused: Refused, option: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PREFECT_API_URL", "http://127.0.0.1:9/api")
+    assert "are of a schedule, and go with --train" in refused("deploy", option, "x")
 
 
 @pytest.mark.parametrize("command", [["retrain", "--recipe"], ["recipe", "show"]])

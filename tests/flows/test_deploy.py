@@ -25,8 +25,6 @@ def test_prefect_yaml_and_the_code_say_the_same() -> None:
     from flows.deploy import LOST_S, POOL
 
     for deployment in yaml.safe_load((CHECKOUT / "prefect.yaml").read_text())["deployments"]:
-        module, _, name = deployment["entrypoint"].partition(":")
-        assert name in (CHECKOUT / module).read_text()
         assert deployment["work_pool"]["name"] == POOL
         beat_s = deployment["work_pool"]["job_variables"]["env"][
             "PREFECT_FLOWS_HEARTBEAT_FREQUENCY"
@@ -95,10 +93,13 @@ def test_retraining_by_schedule_and_by_event_skips_where_nothing_changed(team: A
         assert run["state_name"] == "Scheduled"
         assert run["parameters"]["training_data"] == [str(team.place.train)]
         assert datetime.fromisoformat(run["expected_start_time"]).hour == 2
+    by_hand = {"schedule": {"cron": "0 5 * * 1"}, "active": False}
+    team.post(f"deployments/{deployed['id']}/schedules", [by_hand])
     changed = team.place.nucleus(*arguments, "0 3 * * *", **team.urls)
     assert "schedule of retrain: changed" in changed.stdout
-    [schedule] = team.get(f"deployments/{deployed['id']}/schedules")
-    assert schedule["schedule"]["cron"] == "0 3 * * *"
+    schedules = team.get(f"deployments/{deployed['id']}/schedules")
+    found = {(one["schedule"]["cron"], one["active"]) for one in schedules}
+    assert found == {("0 3 * * *", True), ("0 5 * * 1", False)}
 
     def by_event() -> list[dict[str, Any]]:
         return [run for run in team.runs() if run["created_by"]["type"] == "AUTOMATION"]

@@ -1,12 +1,16 @@
 """Which model predicts."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-FINE = ("--set", "training.epochs=30", "--set", "training.learning_rate=0.01")
-POOR = ("--set", "training.epochs=1", "--set", "training.learning_rate=1e-9")
+from nucleus_unet.dataset.synthetic import write_synthetic
+
+HALF = ("--set", "data.validation_fraction=0.5")
+FINE = (*HALF, "--set", "training.epochs=30", "--set", "training.learning_rate=0.01")
+POOR = (*HALF, "--set", "training.epochs=1", "--set", "training.learning_rate=1e-9")
 
 
 @pytest.mark.slow
@@ -15,7 +19,9 @@ def test_a_better_model_becomes_the_champion_and_a_worse_does_not(
 ) -> None:
     from mlflow import MlflowClient
 
-    here = place.elsewhere(tmp_path / "home")
+    # Twelve images, each a slide of its own, are the validation's.
+    train, test = write_synthetic(tmp_path / "data", train=24, test=2)
+    here = replace(place.elsewhere(tmp_path / "home"), train=train, test=test)
     client = MlflowClient(
         tracking_uri=f"sqlite:///{here.home}/mlflow.db",
         registry_uri=f"sqlite:///{here.home}/mlflow.db",
@@ -37,6 +43,7 @@ def test_a_better_model_becomes_the_champion_and_a_worse_does_not(
     run = client.get_run(version.run_id)
     assert run.data.tags["model.version"] == "3"
     assert run.data.metrics["champion/difference"] < 0
+    assert run.data.metrics["champion/slides"] == 12
     assert run.data.metrics["champion/high"] < 0
     folder = Path(run.info.artifact_uri.removeprefix("file://"))
     assert "| version 2, the champion | " in (folder / "ranking.md").read_text()
@@ -50,11 +57,17 @@ def test_a_better_model_becomes_the_champion_and_a_worse_does_not(
         done = here.nucleus(*command, "--why", "to see it", "--who", "ann")
         assert done.stdout.startswith(f"champion  version {number} of run ")
         assert alias("champion") == number
+    # Nobody trained further from the champion can be told from it by images of its training.
+    start = f"training.start_from={best.run_id}"
+    here.retrain(*POOR, "--set", start, "--set", "data.split_seed=1")
+    assert alias("champion") == "2"
+    run = client.get_run(client.get_model_version("nucleus-unet", "4").run_id)
+    assert 0 < run.data.metrics["champion/slides"] < 12
     # A champion that cannot be loaded does not cost the training.
     lost = Path(client.get_run(best.run_id).info.artifact_uri.removeprefix("file://"), "split.json")
     lost.unlink()
     here.retrain(*POOR, "--set", "training.seed=12")
-    assert (alias("champion"), alias("challenger")) == ("2", "4")
-    run = client.get_run(client.get_model_version("nucleus-unet", "4").run_id)
+    assert (alias("champion"), alias("challenger")) == ("2", "5")
+    run = client.get_run(client.get_model_version("nucleus-unet", "5").run_id)
     page = Path(run.info.artifact_uri.removeprefix("file://"), "ranking.md").read_text()
-    assert f"the champion, cannot be loaded: run {best.run_id} has no artifact split.json" in page
+    assert f"the champion, cannot be compared: run {best.run_id} has no artifact split.json" in page

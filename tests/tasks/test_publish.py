@@ -79,7 +79,7 @@ def test_nuclei_are_written_as_labels_overlays_outlines_and_a_table(
     names = {path.name for path in (out / "outlines").iterdir()}
     assert names == {"a.geojson", "a.zip", "b.geojson", "b.zip"}
     coco = json.loads((out / "coco.json").read_text())
-    assert [image["file_name"] for image in coco["images"]] == ["a", "b"]
+    assert [image["file_name"] for image in coco["images"]] == ["a.png", "b.png"]
     assert len(coco["annotations"]) == 1
 
 

@@ -26,7 +26,7 @@ def test_an_attempt_after_the_promotion_leaves_it_as_it_is(
     with tracking.open_run("retrain", tiny, "cells", {}, "", "work") as run:
         experiment = MlflowClient().get_run(run.id).info.experiment_id
         logged = MlflowClient().create_logged_model(experiment, "model", source_run_id=run.id)
-        arguments: Any = (tiny, None, None, None, None, scores, logged.model_id, run)
+        arguments: Any = (tiny, None, None, None, scores, scores, logged.model_id, run)
         assert module.rank.fn(*arguments) == registry.CHAMPION
         registry.promote("1", "ann", "by hand")
         assert module.rank.fn(*arguments) == registry.CHAMPION

@@ -1,6 +1,8 @@
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
+from prefect.exceptions import ObjectNotFound
 
 from nucleus_unet.errors import NucleusError
 from nucleus_unet.recipe import load_recipe
@@ -52,3 +54,22 @@ def test_weights_of_another_network_are_refused(
         NucleusError, match=rf"start_from = abc: its network\.{key} is {value}, the"
     ):
         train.start_weights_of(load_recipe("quick", ["training.start_from=abc"]))
+
+
+def test_a_progress_bar_that_is_refused_is_left_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    said: list[str] = []
+    shown: list[float] = []
+
+    def update(progress: str, share: float) -> None:
+        shown.append(share)
+        if share > 10:
+            raise ObjectNotFound(ValueError("404"))
+
+    monkeypatch.setattr(train, "update_progress_artifact", update)
+    logger = SimpleNamespace(warning=lambda text, error: said.append(text % error))
+    follower = SimpleNamespace(progress="an id", logger=logger)
+    for share in (10.0, 20.0, 30.0):
+        train._Follower._show(follower, share)  # type: ignore[arg-type]
+    assert shown == [10, 20]
+    assert len(said) == 1
+    assert said[0].startswith("the progress is not shown in Prefect any more: ")

@@ -434,16 +434,23 @@ def ui(run_id: str | None) -> None:
 @test_option
 @recipe_options
 @click.option("--cron", help="When, in UTC. Default: 0 2 * * *, each night at two.")
+@click.option(
+    "--notify",
+    metavar="TYPE/NAME",
+    help="Tell failures and new champions by this notification block, as slack-webhook/team.",
+)
 def deploy(
     training_data: tuple[Path, ...],
     test_data: Path | None,
     recipe_name: str | None,
     overrides: tuple[str, ...],
     cron: str | None,
+    notify: str | None,
 ) -> None:
     """Give the Prefect server at PREFECT_API_URL what scheduled runs need; may be repeated.
 
-    A scheduled run for which nothing changed ends at once. Without --train the schedule stays as it is.
+    A scheduled run for which nothing changed ends at once. Without --train the schedule stays as it
+    is, without --notify the notifications.
     """
     _prepare()
     if "PREFECT_API_URL" not in os.environ:
@@ -463,7 +470,7 @@ def deploy(
         recipe = load_recipe(recipe_name or "best", overrides)
         paths = [path.absolute() for path in training_data]
         schedule = Schedule(cron or "0 2 * * *", paths, test_data and test_data.absolute(), recipe)
-    deploy_to(schedule, click.echo)
+    deploy_to(schedule, notify, click.echo)
 
 
 def _prepare() -> None:

@@ -19,6 +19,7 @@ from prefect.automations import (
     Posture,
     ResourceSpecification,
     RunDeployment,
+    SendNotification,
 )
 from prefect.client.orchestration import SyncPrefectClient, get_client
 from prefect.client.schemas.actions import (
@@ -34,6 +35,7 @@ from prefect.exceptions import ObjectNotFound
 from flows.settings import SKIPPED
 from nucleus_unet.errors import NucleusError
 from nucleus_unet.recipe import Recipe
+from tasks.rank import NEW_CHAMPION
 
 POOL = "gpu"
 CHECKOUT = Path(__file__).parents[1]
@@ -86,6 +88,42 @@ def automations() -> list[AutomationCore]:
     ]
 
 
+def notifications(block_id: UUID) -> list[AutomationCore]:
+    """Failed runs of deployments and new champions are told by a notification block of Prefect's."""
+    return [
+        AutomationCore(
+            name="nucleus: a failed run is told",
+            description="With what is to be done.",
+            trigger=EventTrigger(
+                expect={f"{RUNS}.Failed"},
+                match=ResourceSpecification({"prefect.resource.id": f"{RUNS}.*"}),
+                match_related=ResourceSpecification({"prefect.resource.role": "deployment"}),
+                posture=Posture.Reactive,
+                threshold=1,
+            ),
+            actions=[
+                SendNotification(
+                    block_document_id=block_id,
+                    subject="nucleus: {{ flow_run.name }} failed",
+                    body="{{ flow_run.state.message }}\n{{ flow_run|ui_url }}",
+                )
+            ],
+        ),
+        AutomationCore(
+            name="nucleus: a new champion is told",
+            description="One that a retraining made.",
+            trigger=EventTrigger(expect={NEW_CHAMPION}, posture=Posture.Reactive, threshold=1),
+            actions=[
+                SendNotification(
+                    block_document_id=block_id,
+                    subject="nucleus: a new champion",
+                    body="{{ event.payload.said }}\n{{ event.payload.url }}",
+                )
+            ],
+        ),
+    ]
+
+
 @dataclass(frozen=True)
 class Schedule:
     """When to retrain, and on what; a run for which nothing changed ends at once."""
@@ -122,15 +160,21 @@ class Schedule:
         }
 
 
-def deploy(schedule: Schedule | None, say: Callable[[str], object]) -> None:
+def deploy(schedule: Schedule | None, notify: str | None, say: Callable[[str], object]) -> None:
     """Give the server what it lacks, change what is other, and say so.
 
-    Without a schedule the one that is there stays.
+    Without a schedule, or notifications, those that are there stay.
+
+    Parameters
+    ----------
+    notify : str, optional
+        The notification block that tells failures and new champions, as ``slack-webhook/team``.
 
     Raises
     ------
     NucleusError
-        The schedule is none, or the deployments of ``prefect.yaml`` are refused.
+        The schedule is none, there is no such block, or the deployments of ``prefect.yaml`` are
+        refused.
     """
     if schedule:
         schedule.in_prefect()
@@ -140,7 +184,8 @@ def deploy(schedule: Schedule | None, say: Callable[[str], object]) -> None:
         except ObjectNotFound:
             client.create_work_pool(WorkPoolCreate(name=POOL, type="process"))
             say(f"work pool {POOL}: made")
-        for wanted in automations():
+        told = notifications(_block_id(client, notify)) if notify else []
+        for wanted in [*automations(), *told]:
             say(f"automation {wanted.name}: {_create_or_update(client, wanted)}")
     done = subprocess.run(
         [sys.executable, "-m", "prefect", "--no-prompt", "deploy", "--all"],
@@ -160,6 +205,20 @@ def deploy(schedule: Schedule | None, say: Callable[[str], object]) -> None:
             wanted = _on_new_data(retrain.id, schedule)
             say(f"schedule of retrain: {_schedule(client, retrain, schedule)}")
             say(f"automation {wanted.name}: {_create_or_update(client, wanted)}")
+
+
+def _block_id(client: SyncPrefectClient, notify: str) -> UUID:
+    kind, _, name = notify.partition("/")
+    try:
+        block = client.read_block_document_by_name(name, kind)
+    except ObjectNotFound:
+        raise NucleusError(
+            f"--notify {notify}: no such block; make one on the server's page Blocks, and give its "
+            "type and name: slack-webhook/team"
+        ) from None
+    if not block.block_schema or "notify" not in block.block_schema.capabilities:
+        raise NucleusError(f"--notify {notify}: not a block for notifications")
+    return block.id
 
 
 def _schedule(client: SyncPrefectClient, retrain: DeploymentResponse, schedule: Schedule) -> str:

@@ -27,16 +27,13 @@ def predict(
 ) -> Submission:
     """Find the nuclei of images with a logged model.
 
-    Parameters
-    ----------
-    images : list of Path
-        Folders, zips or image files.
-    out : Path
-        Folder for ``submission.csv``, ``nuclei.csv``, ``labels/<id>.png`` and ``overlays/<id>.png``.
-    model : str
-        MLflow run that logged the model; ``champion`` for that of the registry.
-    outlines : sequence of str
-        More to write there: ``geojson`` for QuPath, ``imagej`` for its ROI manager, ``coco``.
+    Args:
+        images: Folders, zips or image files.
+        out: Folder for ``submission.csv``, ``nuclei.csv``, ``labels/<id>.png`` and
+            ``overlays/<id>.png``.
+        model: MLflow run that logged the model; ``champion`` for that of the registry.
+        outlines: More to write there: ``geojson`` for QuPath, ``imagej`` for its ROI manager,
+            ``coco``.
     """
     prepare_environment()
     run_id = registry.run_of(model)

@@ -29,16 +29,12 @@ def reproduce(
 ) -> Answer:
     """Make the submission of a logged run again, in a home of its own, and compare.
 
-    Parameters
-    ----------
-    run_id : str
-        MLflow run that made a submission.
-    retrain : bool
-        Train again from the raw data; otherwise the logged model predicts.
-    training_data : list of Path, optional
-        The run's raw training data, where they are not at the paths that it logged any more.
-    test_data : list of Path, optional
-        The run's test images, in the same way.
+    Args:
+        run_id: MLflow run that made a submission.
+        retrain: Train again from the raw data; otherwise the logged model predicts.
+        training_data: The run's raw training data, where they are not at the paths that it logged
+            any more.
+        test_data: The run's test images, in the same way.
     """
     prepare_environment()
     record = records.fetch_record(run_id)

@@ -47,22 +47,16 @@ def retrain(
 ) -> Retrained | State[None]:
     """Retrain from raw data.
 
-    Parameters
-    ----------
-    training_data : list of Path, optional
-        Raw data sets in Kaggle's layout, folders or zips. Without any: the built-in sample, and its
-        test set.
-    test_data : Path, optional
-        Images to predict. Without them the run ends with the model and its validation.
-    recipe : Recipe
-        Every choice of the run.
-    only_if_changed : bool
-        End at once, in a state called Skipped, where data, recipe, source and packages are those of a
-        retraining that has finished.
-    registry : bool
-        Add the model to the registry, and make it the champion where it is better than that one.
-    parent : str, optional
-        MLflow run of which this is a part, as of a sweep.
+    Args:
+        training_data: Raw data sets in Kaggle's layout, folders or zips. Without any: the
+            built-in sample, and its test set.
+        test_data: Images to predict. Without them the run ends with the model and its validation.
+        recipe: Every choice of the run.
+        only_if_changed: End at once, in a state called Skipped, where data, recipe, source and
+            packages are those of a retraining that has finished.
+        registry: Add the model to the registry, and make it the champion where it is better than
+            that one.
+        parent: MLflow run of which this is a part, as of a sweep.
     """
     prepare_environment()
     recipe = backend.resolve(recipe)

@@ -47,20 +47,15 @@ def sweep(
     All are trained for few epochs, the better half of them for twice as many, and so on (successive
     halving, Jamieson and Talwalkar 2016): the hopeless ones cost little.
 
-    Parameters
-    ----------
-    training_data : list of Path
-        Raw data sets in Kaggle's layout, folders or zips.
-    over : dict of str to list
-        Key of the recipe to the values that are tried, as ``training.optimizer: [sgd, adam]``.
-    recipe : Recipe
-        All other choices; its epochs are those of the last round.
-    halvings : int
-        Rounds before the last one, with half as many epochs each and twice as many recipes.
-    draws : int, optional
-        Try so many combinations, drawn at random, and not all.
-    seed : int
-        Of the draw.
+    Args:
+        training_data: Raw data sets in Kaggle's layout, folders or zips.
+        over: Key of the recipe to the values that are tried, as ``training.optimizer: [sgd,
+            adam]``.
+        recipe: All other choices; its epochs are those of the last round.
+        halvings: Rounds before the last one, with half as many epochs each and twice as many
+            recipes.
+        draws: Try so many combinations, drawn at random, and not all.
+        seed: Of the draw.
     """
     prepare_environment()
     candidates = combinations(over, draws, seed)

@@ -2,11 +2,13 @@
 
 import contextlib
 import os
-from collections.abc import Iterator
+import tempfile
+from collections.abc import Callable, Iterator
 from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+from nucleus_unet.files import locked
 from nucleus_unet.recipe import Recipe
 
 
@@ -63,6 +65,21 @@ def device_kind() -> dict[str, Any]:
     """What bits depend on beside the recipe: the Keras backend, and the GPU's compute capability."""
     name = os.environ.get("KERAS_BACKEND", "tensorflow")
     return {"backend": f"{name} {metadata.version(name)}", "gpu": gpu_compute_capability()}
+
+
+@contextlib.contextmanager
+def gpus_held(on_wait: Callable[[], None]) -> Iterator[None]:
+    """Hold the visible GPUs for a training, which takes all their memory; the others wait, and say so.
+
+    Where there is none nobody waits.
+    """
+    if gpu_compute_capability() is None:
+        yield
+        return
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES", "all")
+    name = f"nucleus-unet-{os.getuid()}-gpu-{visible.replace('/', '-')}.lock"
+    with locked(Path(tempfile.gettempdir()) / name, on_wait):
+        yield
 
 
 def usable_cores() -> int:

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 from prefect import task
 from prefect.artifacts import create_markdown_artifact
+from prefect.events import emit_event
 from prefect.logging import get_run_logger
 
 from nucleus_unet import evaluation, figures, records, registry, tracking
@@ -27,6 +28,8 @@ from tasks.split import SPLIT, samples
 from tasks.train import LIBRARIES, MODEL
 
 PICTURE = "disagreement.png"
+NEW_CHAMPION = "nucleus.champion.new"
+"""Event of a model that became the champion by its scores."""
 SHOWN = 6
 """Images in the picture of disagreement."""
 
@@ -71,6 +74,9 @@ def rank(
     tracking.log_tags(run, {"model.version": version.number, "model.place": place})
     if better:
         registry.promote(version.number, "retrain", said.splitlines()[-1])
+        resource = {"prefect.resource.id": f"nucleus.model.{version.number}"}
+        told = {"said": f"Version {version.number}: {said.splitlines()[-1]}", "url": run.url}
+        emit_event(NEW_CHAMPION, resource=resource, payload=told)
     else:
         registry.challenge(version)
     get_run_logger().info("version %s: %s. %s", version.number, place, said.splitlines()[-1])

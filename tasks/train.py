@@ -16,7 +16,7 @@ from prefect.exceptions import ObjectNotFound
 from prefect.logging import get_run_logger
 
 from nucleus_unet import figures, records, tracking
-from nucleus_unet.backend import device_kind, gpu_compute_capability
+from nucleus_unet.backend import device_kind, gpu_compute_capability, gpus_held
 from nucleus_unet.delivery import Delivery
 from nucleus_unet.errors import NucleusError
 from nucleus_unet.events import EVENTS, EventLog
@@ -74,7 +74,8 @@ def _stage(
         sides = [samples(split, images, labels, side) for side in ("training", "validation")]
         job = (recipe, *sides, folder, start_weights)
         events = follow("nucleus_unet.training:train", *job, poll=reader.new)
-        with closing(events):  # where telling fails the training ends at once
+        # Where telling fails the training ends at once.
+        with gpus_held(follower.waits), closing(events):
             for event in events:
                 follower.tell(event)
 
@@ -137,6 +138,9 @@ class _Follower:
         for event in events:
             if event["event"] not in ("estimate", "step"):
                 self.tell(event)
+
+    def waits(self) -> None:
+        self.logger.warning("another training is on the GPU of this machine: waiting for its end")
 
     def end(self) -> None:
         self.move(self.steps, self.steps)

@@ -1,4 +1,6 @@
 import os
+import tempfile
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -136,3 +138,32 @@ def test_one_device_needs_no_scope(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(keras.distribution, "list_devices", lambda: ["gpu:0"])
     with backend.all_devices():
         assert keras.distribution.distribution() is None
+
+
+def test_one_training_at_a_time_is_on_a_gpu(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    monkeypatch.setattr(backend, "gpu_compute_capability", lambda: (9, 0))
+    said, order = threading.Event(), []
+
+    def second() -> None:
+        with backend.gpus_held(said.set):
+            order.append("second")
+
+    thread = threading.Thread(target=second)
+    with backend.gpus_held(lambda: order.append("waited")):
+        thread.start()
+        assert said.wait(10)
+        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "1")
+        with backend.gpus_held(lambda: order.append("waited")):  # another GPU is free
+            order.append("first")
+    thread.join()
+    assert order == ["first", "second"]
+
+
+def test_without_a_gpu_nobody_waits(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(backend, "gpu_compute_capability", lambda: None)
+    waited: list[int] = []
+    with backend.gpus_held(lambda: waited.append(1)), backend.gpus_held(lambda: waited.append(2)):
+        assert waited == []

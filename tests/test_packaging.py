@@ -81,12 +81,19 @@ def deployments() -> list[dict[str, Any]]:
 
 
 @pytest.mark.parametrize("deployment", deployments(), ids=lambda deployment: deployment["name"])
-def test_each_deployment_names_a_flow(deployment: dict[str, Any]) -> None:
+def test_each_deployment_names_a_flow_whose_form_tells_of_each_field(
+    deployment: dict[str, Any],
+) -> None:
     from prefect import Flow
+    from prefect.utilities.callables import parameter_schema
 
     path, _, name = deployment["entrypoint"].partition(":")
     module = ".".join(Path(path).with_suffix("").parts)
-    assert isinstance(getattr(importlib.import_module(module), name), Flow)
+    flow = getattr(importlib.import_module(module), name)
+    assert isinstance(flow, Flow)
+    # Prefect's run form takes them from the docstring, in Google's style alone.
+    fields = parameter_schema(flow.fn).properties
+    assert [key for key, field in fields.items() if not field.get("description")] == []
 
 
 def test_the_deployments_were_written_for_the_locked_prefect() -> None:

@@ -8,6 +8,7 @@ import pytest
 
 from nucleus_unet.recipe import Recipe
 from nucleus_unet.stages import Stage
+from tasks import rank as module
 
 
 def test_an_attempt_after_the_promotion_leaves_it_as_it_is(
@@ -17,10 +18,13 @@ def test_an_attempt_after_the_promotion_leaves_it_as_it_is(
     from mlflow import MlflowClient
 
     from nucleus_unet import registry, tracking
-    from tasks import rank as module
 
     pages: list[str] = []
     monkeypatch.setattr(module, "create_markdown_artifact", lambda page, **_: pages.append(page))
+    events: list[tuple[str, dict[str, str]]] = []
+    monkeypatch.setattr(
+        module, "emit_event", lambda event, payload, **_: events.append((event, payload))
+    )
     (tmp_path / module.BY_IMAGE).write_text(json.dumps([{"id": "a", "score": 0.25}]))
     scores = Stage("evaluate", tmp_path, "d" * 64, cached=False, seconds=1.0)
     with tracking.open_run("retrain", tiny, "cells", {}, "", "work") as run:
@@ -34,4 +38,6 @@ def test_an_attempt_after_the_promotion_leaves_it_as_it_is(
     assert found is not None
     assert found.tags["champion.note"].endswith(" ann: by hand")
     assert pages == ["# Version 1: champion\n\nIt is the first."]
+    told = {"said": "Version 1: It is the first.", "url": run.url}
+    assert events == [("nucleus.champion.new", told)]
     assert MlflowClient().get_run(run.id).data.tags["model.place"] == "champion"

@@ -254,8 +254,10 @@ def servers(place: Any, tmp_path: Path, start_server: Any) -> dict[str, Server]:
         ]
 
     def prefect(port: int) -> list[str]:
+        # Its pages ask the usual port otherwise.
+        pages = ("env", f"PREFECT_UI_API_URL=http://127.0.0.1:{port}/api")
         command = (sys.executable, "-m", "prefect", "server", "start", "--host", "127.0.0.1")
-        return [*command, "--port", str(port)]
+        return [*pages, *command, "--port", str(port)]
 
     return {
         "MLflow": start_server(mlflow, "", environment),
@@ -332,3 +334,14 @@ def make_team(place: Any, tmp_path: Path) -> Iterator[Callable[..., Team]]:
                     worker.wait(60)
 
         yield make
+
+
+@pytest.fixture
+def team(servers: dict[str, Any], make_team: Any) -> Team:
+    """Whose servers are those two."""
+    urls = {
+        "PREFECT_API_URL": servers["Prefect"].url,
+        "MLFLOW_TRACKING_URI": servers["MLflow"].url,
+    }
+    made: Team = make_team(**urls)
+    return made

@@ -14,13 +14,6 @@ from nucleus_unet.recipe import load_recipe
 CHECKOUT = Path(__file__).parents[2]
 
 
-@pytest.fixture
-def team(servers: dict[str, Any], make_team: Any) -> Any:
-    return make_team(
-        PREFECT_API_URL=servers["Prefect"].url, MLFLOW_TRACKING_URI=servers["MLflow"].url
-    )
-
-
 def test_prefect_yaml_and_the_code_say_the_same() -> None:
     from flows.deploy import LOST_S, POOL
 

@@ -1,0 +1,41 @@
+"""The champion behind MLflow's own server."""
+
+import os
+import sys
+from pathlib import Path
+from typing import Any
+
+import cv2
+import httpx
+import numpy as np
+import pytest
+
+from nucleus_unet import rle
+from nucleus_unet.submission import read_submission
+
+
+@pytest.mark.slow
+def test_an_image_is_answered_with_its_labels(retrained: Any, start_server: Any) -> None:
+    place = retrained.place
+    environment = place.environment | {
+        "MLFLOW_TRACKING_URI": f"sqlite:///{place.home}/mlflow.db",
+        "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",  # it starts uvicorn
+    }
+
+    def command(port: int) -> list[str]:
+        serve = ("-m", "mlflow", "models", "serve", "--env-manager", "local", "--workers", "1")
+        where = ("--host", "127.0.0.1", "--port", str(port))
+        return [sys.executable, *serve, *where, "-m", "models:/nucleus-unet@champion"]
+
+    server = start_server(command, "", environment)
+    path = min(Path(place.test).glob("*/images/*.png"))
+    image = cv2.cvtColor(cv2.imread(str(path)), cv2.COLOR_BGR2RGB)
+    answer = httpx.post(
+        f"{server.url}/invocations", json={"inputs": [image.tolist()]}, timeout=120
+    ).raise_for_status()
+    [labels] = np.array(answer.json()["predictions"])
+    assert labels.shape == image.shape[:2]
+    submitted = read_submission(retrained.submission)[path.stem]
+    assert labels.max() == len(submitted) > 0
+    expected = rle.decode(submitted, *image.shape[:2])
+    assert np.mean((labels > 0) != (expected > 0)) < 0.001

@@ -143,7 +143,7 @@ def test_a_run_from_the_form_to_both_uis(team: Any, told: Any, page: Page, shots
     assert back.get_attribute("href") == f"{prefect}/runs/flow-run/{run['id']}"
     page.get_by_text("Model metrics", exact=True).click()
     page.get_by_placeholder("Search metric charts").fill("val_mean_iou")
-    expect(page.locator(".scatterlayer path.js-line")).to_be_visible()
+    expect(page.locator(".scatterlayer path.js-line").first).to_be_visible()
     page.screenshot(path=shots / "mlflow-curves.png")
     page.get_by_text("Artifacts", exact=True).click()
     page.get_by_text("submission.csv", exact=True).click()

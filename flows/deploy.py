@@ -42,6 +42,11 @@ CHECKOUT = Path(__file__).parents[1]
 LOST_S = 90
 """Three heartbeats of a flow run that do not come, as prefect.yaml sets them."""
 RUNS = "prefect.flow-run"
+OF_DEPLOYMENTS = {
+    "match": ResourceSpecification({"prefect.resource.id": f"{RUNS}.*"}),
+    "match_related": ResourceSpecification({"prefect.resource.role": "deployment"}),
+}
+"""Flow runs that the server can start again, and not those that somebody started in a shell."""
 SLUG = "retrain"
 NEW_DATA = "nucleus.data.changed"
 """Event after which the scheduled retraining is run at once."""
@@ -72,13 +77,7 @@ def automations() -> list[AutomationCore]:
         AutomationCore(
             name="nucleus: a run that crashed is taken up again",
             description="It goes on where it was, on any machine with the same home.",
-            trigger=EventTrigger(
-                expect={f"{RUNS}.Crashed"},
-                match=ResourceSpecification({"prefect.resource.id": f"{RUNS}.*"}),
-                match_related=ResourceSpecification({"prefect.resource.role": "deployment"}),
-                posture=Posture.Reactive,
-                threshold=1,
-            ),
+            trigger=_on(f"{RUNS}.Crashed", **OF_DEPLOYMENTS),
             actions=[
                 ChangeFlowRunState(
                     state=StateType.SCHEDULED, name="AwaitingRetry", message="taken up again"
@@ -94,13 +93,7 @@ def notifications(block_id: UUID) -> list[AutomationCore]:
         AutomationCore(
             name="nucleus: a failed run is told",
             description="With what is to be done.",
-            trigger=EventTrigger(
-                expect={f"{RUNS}.Failed"},
-                match=ResourceSpecification({"prefect.resource.id": f"{RUNS}.*"}),
-                match_related=ResourceSpecification({"prefect.resource.role": "deployment"}),
-                posture=Posture.Reactive,
-                threshold=1,
-            ),
+            trigger=_on(f"{RUNS}.Failed", **OF_DEPLOYMENTS),
             actions=[
                 SendNotification(
                     block_document_id=block_id,
@@ -112,7 +105,7 @@ def notifications(block_id: UUID) -> list[AutomationCore]:
         AutomationCore(
             name="nucleus: a new champion is told",
             description="One that a retraining made.",
-            trigger=EventTrigger(expect={NEW_CHAMPION}, posture=Posture.Reactive, threshold=1),
+            trigger=_on(NEW_CHAMPION),
             actions=[
                 SendNotification(
                     block_document_id=block_id,
@@ -246,7 +239,7 @@ def _on_new_data(deployment_id: UUID, schedule: Schedule) -> AutomationCore:
     return AutomationCore(
         name="nucleus: new data are trained on",
         description=f"Whoever adds data says so: prefect event emit {NEW_DATA} --resource-id data",
-        trigger=EventTrigger(expect={NEW_DATA}, posture=Posture.Reactive, threshold=1),
+        trigger=_on(NEW_DATA),
         actions=[
             RunDeployment(
                 source="selected", deployment_id=deployment_id, parameters=schedule.parameters()
@@ -265,6 +258,11 @@ def _create_or_update(client: SyncPrefectClient, wanted: AutomationCore) -> str:
         return "there"
     client.update_automation(there[0].id, wanted)
     return "changed"
+
+
+def _on(event: str, **of: ResourceSpecification) -> EventTrigger:
+    """Each time that an event happens."""
+    return EventTrigger(expect={event}, posture=Posture.Reactive, threshold=1, **of)
 
 
 def _comparable(automation: AutomationCore) -> dict[str, object]:

@@ -1,9 +1,10 @@
 """Versions of the model in MLflow's registry, and which of them is the champion."""
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from typing import Any
 
 from mlflow import MlflowClient
 from mlflow.entities.model_registry import ModelVersion
@@ -44,12 +45,8 @@ def register(run: Run, model_id: str, tags: Mapping[str, str]) -> Version:
 
 def champion() -> Version | None:
     """The version that predicts unless another is asked for; None before any."""
-    try:
-        return _version(MlflowClient().get_model_version_by_alias(NAME, CHAMPION))
-    except MlflowException as error:
-        if error.error_code not in ABSENT:
-            raise
-        return None
+    found = _if_there(lambda: MlflowClient().get_model_version_by_alias(NAME, CHAMPION))
+    return _version(found) if found else None
 
 
 def run_of(model: str) -> str:
@@ -132,17 +129,22 @@ def _crown(number: str, who: str, why: str) -> None:
 
 
 def _champions() -> list[str]:
-    try:
-        tags = MlflowClient().get_registered_model(NAME).tags
-    except MlflowException as error:
-        if error.error_code not in ABSENT:
-            raise
-        tags = {}
-    return list(json.loads(tags.get(CHAMPIONS, "[]")))
+    model = _if_there(lambda: MlflowClient().get_registered_model(NAME))
+    return list(json.loads(model.tags.get(CHAMPIONS, "[]"))) if model else []
 
 
 def _remember(champions: Sequence[str]) -> None:
     MlflowClient().set_registered_model_tag(NAME, CHAMPIONS, json.dumps(champions))
+
+
+def _if_there(read: Callable[[], Any]) -> Any:
+    """What MLflow has, or None."""
+    try:
+        return read()
+    except MlflowException as error:
+        if error.error_code not in ABSENT:
+            raise
+        return None
 
 
 def _version(found: ModelVersion) -> Version:

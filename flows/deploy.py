@@ -180,6 +180,7 @@ def deploy(schedule: Schedule | None, notify: str | None, say: Callable[[str], o
         told = notifications(_block_id(client, notify)) if notify else []
         for wanted in [*automations(), *told]:
             say(f"automation {wanted.name}: {_create_or_update(client, wanted)}")
+        before = _deployed(client)
     done = subprocess.run(
         [sys.executable, "-m", "prefect", "--no-prompt", "deploy", "--all"],
         cwd=CHECKOUT,
@@ -191,13 +192,25 @@ def deploy(schedule: Schedule | None, notify: str | None, say: Callable[[str], o
     if done.returncode:
         reason = " ".join(done.stdout.split())[-1000:]
         raise NucleusError(f"the deployments of prefect.yaml are refused: {reason}")
-    say("deployments of prefect.yaml: given")
-    if schedule:
-        with get_client(sync_client=True) as client:
+    with get_client(sync_client=True) as client:
+        for name, now in _deployed(client).items():
+            there = "there" if before.get(name) == now else "changed"
+            say(f"deployment {name}: {there if name in before else 'made'}")
+        if schedule:
             retrain = client.read_deployment_by_name("retrain/retrain")
             wanted = _on_new_data(retrain.id, schedule)
             say(f"schedule of retrain: {_schedule(client, retrain, schedule)}")
             say(f"automation {wanted.name}: {_create_or_update(client, wanted)}")
+
+
+def _deployed(client: SyncPrefectClient) -> dict[str, dict[str, object]]:
+    """What decides the runs of each deployment of our pool, by its name."""
+    decides = {
+        *("entrypoint", "path", "pull_steps", "job_variables", "description"),
+        *("parameters", "parameter_openapi_schema", "concurrency_options"),
+    }
+    found = client.read_deployments()
+    return {d.name: d.model_dump(include=decides) for d in found if d.work_pool_name == POOL}
 
 
 def _block_id(client: SyncPrefectClient, notify: str) -> UUID:

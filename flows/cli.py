@@ -139,7 +139,8 @@ def predict(images: tuple[Path, ...], model: str, out: Path, outlines: tuple[str
     """Find the nuclei in IMAGES: folders, zips or image files.
 
     Writes submission.csv, nuclei.csv (a row a nucleus: area, centre, mean intensity, eccentricity),
-    labels/<id>.png (16 bit, one number a nucleus) and overlays/<id>.png.
+    labels/<id>.png (16 bit, one number a nucleus; from 65,536 nuclei <id>.tif, 32 bit) and
+    overlays/<id>.png.
     """
     _require_raw(images)
     settings = _start()
@@ -259,6 +260,8 @@ def sweep(
     _require_raw(training_data, annotated=True)
     if out:
         make_folder(out.parent, "name another file with --out")
+        if out.is_dir():
+            raise NucleusError(f"{out}: a folder; name a file with --out")
     settings = _start()
     from flows.sweep import sweep as flow
 
@@ -267,9 +270,9 @@ def sweep(
     for trial in swept.trials:
         score = "failed" if trial.failed else f"{trial.score:.4f}"
         click.echo(f"{trial.epochs:4} epochs  {score}  {' '.join(trial.changes)}")
+    _table([("run", swept.run.id), ("see it in both UIs", f"{_typed()} ui {swept.run.id}")])
     if out:
         write_atomically(out, swept.winner.to_toml())
-    _table([("run", swept.run.id), ("see it in both UIs", f"{_typed()} ui {swept.run.id}")])
 
 
 @main.command()

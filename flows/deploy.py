@@ -209,8 +209,12 @@ def _deployed(client: SyncPrefectClient) -> dict[str, dict[str, object]]:
         *("entrypoint", "path", "pull_steps", "job_variables", "description"),
         *("parameters", "parameter_openapi_schema", "concurrency_options"),
     }
-    found = client.read_deployments()
-    return {d.name: d.model_dump(include=decides) for d in found if d.work_pool_name == POOL}
+    return {
+        one.name: one.model_dump(include=decides)
+        | {"limit": one.global_concurrency_limit and one.global_concurrency_limit.limit}
+        for one in client.read_deployments()
+        if one.work_pool_name == POOL
+    }
 
 
 def _block_id(client: SyncPrefectClient, notify: str) -> UUID:

@@ -29,8 +29,8 @@ def predict(
 
     Args:
         images: Folders, zips or image files.
-        out: Folder for ``submission.csv``, ``nuclei.csv``, ``labels/<id>.png`` and
-            ``overlays/<id>.png``.
+        out: Folder for ``submission.csv``, ``nuclei.csv``, ``labels/<id>.png`` (from 65,536 nuclei
+            ``.tif``) and ``overlays/<id>.png``.
         model: MLflow run that logged the model; ``champion`` for that of the registry.
         outlines: More to write there: ``geojson`` for QuPath, ``imagej`` for its ROI manager,
             ``coco``.
@@ -40,7 +40,7 @@ def predict(
     recipe, network = records.fetch_model(run_id)
     recipe = backend.resolve(recipe)
     make_folder(out, "name another folder for what is made")
-    with tracked("predict", recipe, images, **{"model.run_id": run_id}) as run:
+    with tracked("predict", recipe, images, {"model.run_id": run_id}) as run:
         prepared = ingest.submit(images, annotated=False).result()
         log_dataset(run, "test", images, prepared)
         found = segment(recipe, network, prepared)

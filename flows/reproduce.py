@@ -45,7 +45,7 @@ def reproduce(
         raise NucleusError("--retrain takes the test images from one place: name one --test")
     made = home() / "runs"
     with (
-        tracked("reproduce", recipe, [*training, *test], reproduces=run_id) as run,
+        tracked("reproduce", recipe, test, {"reproduces": run_id}, training) as run,
         fresh_home(run.id),
     ):
         images = ingest.submit(test, annotated=False).result()

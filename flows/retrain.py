@@ -71,7 +71,7 @@ def retrain(
         if before := tracking.first_finished_run(INPUTS, inputs):
             same = f"data, recipe, source and packages are those of {tracking.run_url(before)}"
             return Completed(name=SKIPPED, message=f"nothing to do: {same}")
-    with tracked("retrain", recipe, raws, **tags) as run:
+    with tracked("retrain", recipe, training_data, tags, raws[len(training_data) :]) as run:
         images = ingest.submit(training_data, annotated=True)
         # Before the long work: a damaged test image would be found too late.
         test_images = ingest.submit([test_data], annotated=False).result() if test_data else None

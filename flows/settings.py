@@ -16,6 +16,7 @@ from prefect.task_runners import ThreadPoolTaskRunner
 
 from nucleus_unet import tracking
 from nucleus_unet.dataset.fingerprint import fingerprint
+from nucleus_unet.dataset.raw import dataset_name
 from nucleus_unet.dataset.synthetic import write_synthetic
 from nucleus_unet.errors import NucleusError
 from nucleus_unet.files import locked
@@ -124,7 +125,13 @@ def inputs_of(kind: str, recipe: Recipe, raws: Sequence[Path], tags: Mapping[str
 
 
 @contextmanager
-def tracked(kind: str, recipe: Recipe, raws: Sequence[Path], **tags: str) -> Iterator[tracking.Run]:
+def tracked(
+    kind: str,
+    recipe: Recipe,
+    raws: Sequence[Path],
+    tags: Mapping[str, str],
+    also: Sequence[Path] = (),
+) -> Iterator[tracking.Run]:
     """An MLflow run for this flow run, each linked to the other.
 
     It is the run of an earlier attempt at the same work in this home that did not finish, where there
@@ -133,18 +140,21 @@ def tracked(kind: str, recipe: Recipe, raws: Sequence[Path], **tags: str) -> Ite
     Parameters
     ----------
     raws : sequence of Path
-        The raw data sets that the flow reads.
-    tags
+        The raw data sets that the flow is about; the run is named by them.
+    tags : mapping of str to str
         More that decides what it makes.
+    also : sequence of Path
+        Other raw data sets that it reads.
     """
     tracking.make_database()
     if flow_run.run_count > MOST_ATTEMPTS:
         raise NucleusError(f"crashed {MOST_ATTEMPTS} times: see its logs, and start it anew")
-    inputs = inputs_of(kind, recipe, raws, tags)
+    inputs = inputs_of(kind, recipe, [*raws, *also], tags)
     work = digest_of([home_id(), inputs])
     ui = PREFECT_UI_URL.value() or ui_url("prefect")
     url = f"{ui}/runs/flow-run/{flow_run.id}"
-    tags |= {INPUTS: inputs, "prefect.flow_run_id": str(flow_run.id), "prefect.url": url}
+    links = {"prefect.flow_run_id": str(flow_run.id), "prefect.url": url}
+    all_tags = {**tags, **links, INPUTS: inputs}
     note = f"[{flow_run.name}, this run in Prefect]({url})"
 
     def wait() -> None:
@@ -152,7 +162,7 @@ def tracked(kind: str, recipe: Recipe, raws: Sequence[Path], **tags: str) -> Ite
 
     with (
         locked(home() / "locks" / f"work-{work[:20]}", wait),
-        tracking.open_run(kind, recipe, raws[0].stem[:100], tags, note, work) as run,
+        tracking.open_run(kind, recipe, dataset_name(raws), all_tags, note, work) as run,
         abandoned_on_error(),
     ):
         if run.attempt > 1:

@@ -2,7 +2,6 @@
 
 import contextlib
 import os
-import tempfile
 from collections.abc import Callable, Iterator
 from importlib import metadata
 from pathlib import Path
@@ -69,17 +68,23 @@ def device_kind() -> dict[str, Any]:
 
 @contextlib.contextmanager
 def gpus_held(on_wait: Callable[[], None]) -> Iterator[None]:
-    """Hold the visible GPUs for a training, which takes all their memory; the others wait, and say so.
+    """Hold the visible GPUs; a training of the same user that is on one of them is waited for.
 
-    Where there is none nobody waits.
+    Two would slow each other, or run out of memory.
     """
+    folder = Path.home() / ".cache" / "nucleus-unet"
+    with contextlib.ExitStack() as held:
+        for index in visible_gpus():
+            held.enter_context(locked(folder / f"gpu-{index}.lock", on_wait))
+        yield
+
+
+def visible_gpus() -> list[int]:
+    """Indices of the NVIDIA GPUs that CUDA_VISIBLE_DEVICES names; all where it has none, or names."""
     if gpu_compute_capability() is None:
-        yield
-        return
-    visible = os.environ.get("CUDA_VISIBLE_DEVICES", "all")
-    name = f"nucleus-unet-{os.getuid()}-gpu-{visible.replace('/', '-')}.lock"
-    with locked(Path(tempfile.gettempdir()) / name, on_wait):
-        yield
+        return []
+    named = os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",")
+    return sorted(int(index) for index in named if index.isdigit()) or [*range(len(nvidia_gpus()))]
 
 
 def usable_cores() -> int:

@@ -8,7 +8,7 @@ import numpy as np
 DRAWS = 10_000
 CONFIDENCE = 0.95
 LEAST_SLIDES = 10
-"""With fewer the interval is too narrow: of 8 slides it is wrong 7 times in 100, not 2.5 times."""
+"""Of few slides the percentiles lie too close together."""
 
 
 @dataclass(frozen=True)

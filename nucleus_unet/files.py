@@ -23,17 +23,19 @@ def sha256_file(path: Path) -> str:
 
 
 def make_folder(folder: Path, way_out: str) -> None:
-    """Make a folder and those above it, where they are absent.
+    """Make a folder and those above it, where they are absent, and see that we may write there.
 
     Raises
     ------
     NucleusError
-        It cannot be made; `way_out` is what the user is told to do.
+        It cannot be made or written to; `way_out` is what the user is told to do.
     """
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise NucleusError(f"{folder}: cannot be made ({error.strerror}); {way_out}") from error
+    if not os.access(folder, os.W_OK):
+        raise NucleusError(f"{folder}: not writable; {way_out}")
 
 
 def write_atomically(path: Path, content: bytes | str) -> None:

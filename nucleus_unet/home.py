@@ -7,7 +7,6 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from nucleus_unet.errors import NucleusError
 from nucleus_unet.files import locked, make_folder, write_atomically
 
 
@@ -26,10 +25,7 @@ def home() -> Path:
         It cannot be made or written to.
     """
     folder = Path(os.environ.get("NUCLEUS_HOME", ".nucleus")).absolute()
-    way_out = "set NUCLEUS_HOME to a folder you can write"
-    make_folder(folder, way_out)
-    if not os.access(folder, os.W_OK):
-        raise NucleusError(f"{folder}: not writable; {way_out}")
+    make_folder(folder, "set NUCLEUS_HOME to a folder you can write")
     return folder
 
 

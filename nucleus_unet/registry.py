@@ -77,11 +77,12 @@ def promote(number: str, who: str, why: str) -> Version:
     NucleusError
         There is no such version.
     """
-    version = require_version(number)
+    version, now, before = require_version(number), champion(), _champions()
     _crown(number, who, why)
-    before = _champions()
-    if before[-1:] != [number]:
-        _remember([*before, number])
+    for one in (now.number if now else number, number):  # MLflow's page can make champions too
+        if before[-1:] != [one]:
+            before.append(one)
+    _remember(before)
     return version
 
 
@@ -93,15 +94,15 @@ def rollback(who: str, why: str) -> Version:
     NucleusError
         There is no champion, or none was before it.
     """
-    now, before = champion(), _champions()
+    now, there = champion(), _versions()
+    before = [number for number in _champions() if number in there]
     while now and before[-1:] == [now.number]:
         before.pop()
     if not before:
         raise NucleusError("no version was the champion before: choose one for nucleus promote")
-    version = require_version(before[-1])
-    _crown(version.number, who, why)
+    _crown(before[-1], who, why)
     _remember(before)
-    return version
+    return there[before[-1]]
 
 
 def require_version(number: str) -> Version:
@@ -112,12 +113,16 @@ def require_version(number: str) -> Version:
     NucleusError
         There is no such version.
     """
+    found = _versions()
+    if number not in found:
+        numbers = ", ".join(sorted(found, key=int)) or "none yet"
+        raise NucleusError(f"no version {number} of the model {NAME}: there are {numbers}")
+    return found[number]
+
+
+def _versions() -> dict[str, Version]:
     found = MlflowClient().search_model_versions(f"name = '{NAME}'")
-    for version in found:
-        if str(version.version) == number:
-            return _version(version)
-    numbers = ", ".join(sorted((str(v.version) for v in found), key=int)) or "none yet"
-    raise NucleusError(f"no version {number} of the model {NAME}: there are {numbers}")
+    return {str(one.version): _version(one) for one in found}
 
 
 def _crown(number: str, who: str, why: str) -> None:

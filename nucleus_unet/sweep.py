@@ -60,8 +60,16 @@ def combinations(
 
 
 def best_half(trials: Sequence[Trial]) -> list[tuple[str, ...]]:
-    """The better half of trials, rounded up, in their order; of equal ones the first."""
-    ranked = sorted(trials, key=lambda trial: -trial.score)
+    """The better half of trials, rounded up, in their order; of equal ones the first.
+
+    Raises
+    ------
+    NucleusError
+        All failed.
+    """
+    ranked = sorted((t for t in trials if not t.failed), key=lambda trial: -trial.score)
+    if not ranked:
+        raise NucleusError("every training of the sweep failed: its log says how each did")
     kept = {trial.changes for trial in ranked[: (len(trials) + 1) // 2]}
     return [trial.changes for trial in trials if trial.changes in kept]
 

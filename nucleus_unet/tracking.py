@@ -90,7 +90,7 @@ def make_database() -> None:
 
 @contextmanager
 def open_run(
-    kind: str, recipe: Recipe, data: str, tags: Mapping[str, str], note: str, work: str
+    kind: str, recipe: Recipe, dataset: str, tags: Mapping[str, str], note: str, work: str
 ) -> Iterator[Run]:
     """A run with the recipe as its parameters; finished, failed or killed as the block ends.
 
@@ -103,8 +103,8 @@ def open_run(
         Of the flow: ``retrain``, ``predict``.
     recipe : Recipe
         Resolved.
-    data : str
-        What the raw data are called, for the run's name.
+    dataset : str
+        What the raw data sets are called, for the run's name.
     tags : mapping of str to str
         Besides those of the source revision, which are added here.
     note : str
@@ -128,7 +128,7 @@ def open_run(
         MLFLOW_RUN_NOTE: note,
         **tags,
     }
-    run = _taken_up(client, tags) or _new_run(client, f"{kind} {recipe.name} {data}", tags)
+    run = _taken_up(client, tags) or _new_run(client, f"{kind} {recipe.name} {dataset}", tags)
     status = "FAILED"
     monitor = SystemMetricsMonitor(run.id, resume_logging=run.attempt > 1)
     monitor.start()

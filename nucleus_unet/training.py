@@ -11,6 +11,7 @@ import numpy as np
 from nucleus_unet import backend, interruption
 from nucleus_unet.batches import batches, validation_arrays
 from nucleus_unet.dataset.sample import Sample
+from nucleus_unet.events import EVENTS, EventLog
 from nucleus_unet.journal import Journal
 from nucleus_unet.losses import bce_dice_loss, mask_dice, nuclei_loss
 from nucleus_unet.metrics import MaskMeanIoU
@@ -28,7 +29,7 @@ def train(
     """Train a network in this process; goes on from the checkpoint in `folder` where there is one.
 
     Writes into `folder`, as it goes, ``events.jsonl`` (a line for each thing that happened: ``start``,
-    ``damaged``, ``estimate``, ``step``, ``epoch``, ``end``) and checkpoints, and at the end
+    ``waits``, ``damaged``, ``estimate``, ``step``, ``epoch``, ``end``) and checkpoints, and at the end
     ``model.keras`` with the weights of the epoch that the recipe keeps. SIGTERM and Ctrl-C are
     heeded between steps. For the main thread of a process.
 
@@ -58,6 +59,20 @@ def train(
         deterministic=settings.deterministic,
     )
     folder.mkdir(parents=True, exist_ok=True)
+    events = EventLog(folder / EVENTS)
+    events.mend()
+    with backend.gpus_held(lambda: events.tell("waits")):
+        _train(recipe, training_samples, validation_samples, folder, start_weights)
+
+
+def _train(
+    recipe: Recipe,
+    training_samples: Sequence[Sample],
+    validation_samples: Sequence[Sample],
+    folder: Path,
+    start_weights: Path | None,
+) -> None:
+    settings = recipe.training
     with backend.all_devices():
         model = _segmenter(recipe)
         if start_weights:

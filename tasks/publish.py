@@ -13,6 +13,7 @@ from prefect.logging import get_run_logger
 
 from nucleus_unet import exports, figures, submission, tracking
 from nucleus_unet.card import model_card
+from nucleus_unet.dataset.raw import dataset_name
 from nucleus_unet.errors import NucleusError
 from nucleus_unet.events import EVENTS, EventLog, epochs
 from nucleus_unet.files import sha256_file, write_atomically
@@ -202,12 +203,6 @@ def log_dataset(
     data = LoggedDataset([str(path.absolute()) for path in paths], files_of(images, labels))
     digest = dataset_of(images, labels)
     tracking.log_dataset(run, dataset_name(paths), data, digest, context, profile)
-
-
-def dataset_name(paths: Sequence[Path]) -> str:
-    """What a data set of many files is called, in the 500 characters that MLflow allows."""
-    more = f" and {len(paths) - 1} more" if len(paths) > 1 else ""
-    return f"{paths[0].name[:400]}{more}"
 
 
 def files_of(images: Stage, labels: Stage | None) -> list[dict[str, Any]]:

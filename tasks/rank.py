@@ -14,6 +14,7 @@ from prefect.logging import get_run_logger
 from nucleus_unet import evaluation, figures, records, registry, tracking
 from nucleus_unet.champion import LEAST_SLIDES, compare
 from nucleus_unet.dataset.sample import Sample
+from nucleus_unet.errors import NucleusError
 from nucleus_unet.files import write_atomically
 from nucleus_unet.home import home
 from nucleus_unet.instances import nuclei, upsample
@@ -99,7 +100,8 @@ def _verdict(
         stage = _evaluated(records.fetch_model(champion.run_id), new, ours, unseen, data[1])
     except StoppedError:
         raise
-    except Exception as error:  # the training was long, and is not lost by it
+    # An older model, which this code cannot read; what passes by ends the run, and it is taken up.
+    except (NucleusError, LookupError, TypeError, ValueError) as error:
         get_run_logger().warning("not compared with the champion: %s", error)
         return False, f"{name} cannot be compared: {error}"
     theirs = _scores(stage)
@@ -127,6 +129,7 @@ def _unseen(
     sides = json.loads((split.folder / SPLIT).read_text())
     slides = {row["id"]: row["slide"] for rows in sides.values() for row in rows}
     gone = {slides[e.id] for e in images_of(images.folder) if e.source_sha256 in seen}
+    gone |= {row["slide"] for row in sides["training"]}
     validation = samples(split, images, labels, "validation")
     return slides, [sample for sample in validation if slides[sample.id] not in gone]
 

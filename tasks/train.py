@@ -16,7 +16,7 @@ from prefect.exceptions import ObjectNotFound
 from prefect.logging import get_run_logger
 
 from nucleus_unet import figures, records, tracking
-from nucleus_unet.backend import device_kind, gpu_compute_capability, gpus_held
+from nucleus_unet.backend import device_kind, gpu_compute_capability
 from nucleus_unet.delivery import Delivery
 from nucleus_unet.errors import NucleusError
 from nucleus_unet.events import EVENTS, EventLog
@@ -74,8 +74,7 @@ def _stage(
         sides = [samples(split, images, labels, side) for side in ("training", "validation")]
         job = (recipe, *sides, folder, start_weights)
         events = follow("nucleus_unet.training:train", *job, poll=reader.new)
-        # Where telling fails the training ends at once.
-        with gpus_held(follower.waits), closing(events):
+        with closing(events):  # where telling fails the training ends at once
             for event in events:
                 follower.tell(event)
 
@@ -136,15 +135,15 @@ class _Follower:
     def catch_up(self, events: list[dict[str, Any]]) -> None:
         """Tell what lasts of an earlier attempt."""
         for event in events:
-            if event["event"] not in ("estimate", "step"):
+            if event["event"] not in ("waits", "estimate", "step"):
                 self.tell(event)
-
-    def waits(self) -> None:
-        self.logger.warning("another training is on the GPU of this machine: waiting for its end")
 
     def end(self) -> None:
         self.move(self.steps, self.steps)
         self.to_prefect.put(self._show, 100.0)
+
+    def _waits(self) -> None:
+        self.logger.warning("another training is on the GPU of this machine: waiting for its end")
 
     def _start(self, parameters: int, step: int, **hardware: Any) -> None:
         self.logger.info("training %d parameters on %s", parameters, hardware)

@@ -1,5 +1,4 @@
 import os
-import tempfile
 import threading
 from pathlib import Path
 from typing import Any
@@ -140,23 +139,43 @@ def test_one_device_needs_no_scope(monkeypatch: pytest.MonkeyPatch) -> None:
         assert keras.distribution.distribution() is None
 
 
-def test_one_training_at_a_time_is_on_a_gpu(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
-    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+@pytest.fixture
+def two_gpus(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(backend, "nvidia_gpus", lambda: ["a", "b"])
     monkeypatch.setattr(backend, "gpu_compute_capability", lambda: (9, 0))
+    monkeypatch.setenv("HOME", str(tmp_path))
+
+
+@pytest.mark.parametrize(
+    ("named", "seen"),
+    [(None, [0, 1]), ("1", [1]), ("1,0", [0, 1]), ("GPU-8932f937", [0, 1]), ("0", [0])],
+)
+def test_visible_gpus(
+    two_gpus: None, monkeypatch: pytest.MonkeyPatch, named: str | None, seen: list[int]
+) -> None:
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    if named:
+        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", named)
+    assert backend.visible_gpus() == seen
+
+
+def test_one_training_at_a_time_is_on_a_gpu(
+    two_gpus: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
     said, order = threading.Event(), []
 
-    def second() -> None:
+    def second() -> None:  # sees both
         with backend.gpus_held(said.set):
             order.append("second")
 
     thread = threading.Thread(target=second)
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0")
     with backend.gpus_held(lambda: order.append("waited")):
+        monkeypatch.delenv("CUDA_VISIBLE_DEVICES")
         thread.start()
         assert said.wait(10)
         monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "1")
-        with backend.gpus_held(lambda: order.append("waited")):  # another GPU is free
+        with backend.gpus_held(lambda: order.append("waited")):  # the other one is free
             order.append("first")
     thread.join()
     assert order == ["first", "second"]

@@ -64,6 +64,20 @@ def test_rolling_back_goes_back_step_by_step(registry: Any, versions: list[Any])
     assert registry.champion().number == "1"
 
 
+def test_rolling_back_knows_champions_of_mlflow_s_page_and_passes_over_deleted_ones(
+    registry: Any, versions: list[Any]
+) -> None:
+    from mlflow import MlflowClient
+
+    registry.promote("1", "ann", "better")
+    MlflowClient().set_registered_model_alias("nucleus-unet", "champion", "2")
+    registry.promote("3", "ann", "better")
+    assert registry.rollback("bob", "merges").number == "2"
+    registry.promote("3", "ann", "better")
+    MlflowClient().delete_model_version("nucleus-unet", "2")
+    assert registry.rollback("bob", "merges").number == "1"
+
+
 def test_a_challenger_leaves_the_champion(registry: Any, versions: list[Any]) -> None:
     from mlflow import MlflowClient
 

@@ -52,3 +52,6 @@ def test_the_better_half_goes_on() -> None:
     assert best_half(trials[:2]) == [("b",)]
     assert best_half([trials[1], trials[3]]) == [("b",)]  # the first of equal ones
     assert best_half(trials[:1]) == [("a",)]
+    assert best_half(trials[1:3]) == [("b",)]  # and no failure beside it
+    with pytest.raises(NucleusError, match="every training of the sweep failed"):
+        best_half(trials[2:3])

@@ -4,8 +4,9 @@ import os
 import re
 import shutil
 import signal
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -232,16 +233,31 @@ def test_a_damaged_checkpoint_is_told_and_the_one_before_it_taken(
 
 
 @pytest.mark.usefixtures("here")
-def test_finished_it_does_not_train_again(
-    undisturbed: Trained, tiny: Recipe, samples: list[Sample], tmp_path: Path
+def test_finished_it_does_not_train_again_and_holds_the_gpu_meanwhile(
+    undisturbed: Trained,
+    tiny: Recipe,
+    samples: list[Sample],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     folder = tmp_path / "c"
     shutil.copytree(undisturbed.folder, folder)
     (folder / "model.keras").unlink()
     log = EventLog(folder / EVENTS)
     log.new()
+    held: list[bool] = []
+
+    @contextmanager
+    def gpus_held(on_wait: Callable[[], None]) -> Iterator[None]:
+        on_wait()
+        held.append(not (folder / "model.keras").exists())
+        yield
+        held.append((folder / "model.keras").exists())
+
+    monkeypatch.setattr(training.backend, "gpus_held", gpus_held)
     train(tiny, samples[:5], samples[5:], folder)
-    assert [event["event"] for event in log.new()] == ["start", "end"]
+    assert [event["event"] for event in log.new()] == ["waits", "start", "end"]
+    assert held == [True, True]
     assert_equal(state(folder), state(undisturbed.folder))
     assert_same_weights(folder / "model.keras", undisturbed.folder / "model.keras")
 

@@ -6,7 +6,7 @@ import re
 import zipfile
 import zlib
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import partial
@@ -153,6 +153,12 @@ def open_raw(path: Path, *, annotated: bool = False) -> RawDataset:
                     f"data are {LAYOUT}"
                 )
         return RawDataset(path, samples, members, resources.pop_all())
+
+
+def dataset_name(paths: Sequence[Path]) -> str:
+    """What a raw data set of several places is called, in the 500 characters that MLflow allows."""
+    more = f" and {len(paths) - 1} more" if len(paths) > 1 else ""
+    return f"{paths[0].absolute().name[:400]}{more}"
 
 
 def _walk(folder: Path, depth: int, prefix: str = "") -> Iterator[str]:

@@ -3,7 +3,7 @@ from pathlib import Path
 
 import pytest
 
-from nucleus_unet.dataset.raw import RawSample, open_raw
+from nucleus_unet.dataset.raw import RawSample, dataset_name, open_raw
 from nucleus_unet.errors import NucleusError
 from nucleus_unet.files import sha256_file
 
@@ -211,3 +211,14 @@ def test_real_zips(dsb2018: Path) -> None:
     with open_raw(dsb2018 / "stage1_test.zip") as test:
         assert len(test.samples) == 65
         assert not any(sample.annotated for sample in test.samples)
+
+
+@pytest.mark.parametrize(
+    ("count", "name"), [(1, "0.png"), (2, "0.png and 1 more"), (900, "0.png and 899 more")]
+)
+def test_the_name_of_a_data_set_of_many_files(count: int, name: str) -> None:
+    assert dataset_name([Path(f"/images/{index}.png") for index in range(count)]) == name
+
+
+def test_a_long_file_name_leaves_room() -> None:
+    assert len(dataset_name([Path("x" * 600), Path("y")])) < 500

@@ -255,7 +255,8 @@ def servers(place: Any, tmp_path: Path, start_server: Any) -> dict[str, Server]:
 
     def prefect(port: int) -> list[str]:
         # Its pages ask the usual port otherwise.
-        pages = ("env", f"PREFECT_UI_API_URL=http://127.0.0.1:{port}/api")
+        url = f"http://127.0.0.1:{port}"
+        pages = ("env", f"PREFECT_UI_URL={url}", f"PREFECT_UI_API_URL={url}/api")
         command = (sys.executable, "-m", "prefect", "server", "start", "--host", "127.0.0.1")
         return [*pages, *command, "--port", str(port)]
 

@@ -118,12 +118,14 @@ def test_a_run_from_the_form_to_both_uis(team: Any, told: Any, page: Page, shots
 
     # The chain of tasks, and the artifacts with a picture that is drawn.
     page.goto(f"{prefect}/runs/flow-run/{run['id']}")
+    page.set_viewport_size({"width": 1300, "height": 1500})
     page.get_by_text("Task Runs", exact=True).click()
     for task in ("ingest", "merge_masks", "split", "train", "evaluate", "publish_model", "rank"):
         expect(page.get_by_text(f"{task}-").first).to_be_visible()
+    page.screenshot(path=shots / "prefect-run.png")
     page.get_by_text("Artifacts", exact=True).click()
     expect(page.get_by_text("mlflow-run", exact=True)).to_be_visible()
-    page.screenshot(path=shots / "prefect-run.png")
+    page.set_viewport_size({"width": 1300, "height": 900})
     wanted = {"artifacts": {"flow_run_id": {"any_": [run["id"]]}}}
     made = {one["key"]: one["id"] for one in team.post("artifacts/filter", wanted)}
     page.goto(f"{prefect}/artifacts/artifact/{made['worst-images']}")
@@ -142,7 +144,10 @@ def test_a_run_from_the_form_to_both_uis(team: Any, told: Any, page: Page, shots
     back = page.get_by_role("link", name="retrain best, this run in Prefect")
     assert back.get_attribute("href") == f"{prefect}/runs/flow-run/{run['id']}"
     page.get_by_text("Model metrics", exact=True).click()
-    page.get_by_placeholder("Search metric charts").fill("val_mean_iou")
+    page.get_by_placeholder("Search metric charts").fill("mean_iou")
+    page.set_viewport_size({"width": 1300, "height": 1100})
+    for curve in ("mean_iou", "val_mean_iou"):
+        expect(page.get_by_text(curve, exact=True).last).to_be_visible()
     expect(page.locator(".scatterlayer path.js-line").first).to_be_visible()
     page.screenshot(path=shots / "mlflow-curves.png")
     page.get_by_text("Artifacts", exact=True).click()
@@ -157,6 +162,7 @@ def test_a_run_from_the_form_to_both_uis(team: Any, told: Any, page: Page, shots
     team.wait(lambda: len(sent) == 2)
     assert sent[1]["subject"].endswith(" failed")
     assert "/nowhere: no such file or folder" in sent[1]["body"]
+    assert sent[1]["body"].endswith(f"\n{prefect}/runs/flow-run/{failed}")
     page.goto(f"{prefect}/runs/flow-run/{failed}")
     expect(page.get_by_text("/nowhere: no such file or folder").first).to_be_visible()
     [logged] = MlflowClient(team.urls["MLFLOW_TRACKING_URI"]).search_runs(

@@ -41,6 +41,11 @@ def postgres(tmp_path: Path) -> Iterator[str]:
         run("rm", "-r", str(folder))
 
 
+def server(name: str) -> Any:
+    """The command that starts a server at a port."""
+    return lambda port: ["env", f"{name.upper()}_PORT={port}", str(DEPLOY / f"{name}-server.sh")]
+
+
 @pytest.fixture
 def team(place: Any, postgres: str, start_server: Any, make_team: Any, tmp_path: Path) -> Any:
     users = (DEPLOY / "mlflow-auth.ini.example").read_text()
@@ -62,15 +67,9 @@ def team(place: Any, postgres: str, start_server: Any, make_team: Any, tmp_path:
         "MLFLOW_FLASK_SERVER_SECRET_KEY": "of the test",
         "MLFLOW_AUTH_CONFIG_PATH": str(tmp_path / "auth.ini"),
         "PREFECT_UI_API_URL": "https://nuclei.example/api",
+        "MLFLOW_SERVER_CORS_ALLOWED_ORIGINS": "https://mlflow.example",
         "PREFECT_HOME": str(tmp_path / "prefect"),
     }
-
-    def server(name: str) -> Any:
-        return lambda port: [
-            "env",
-            f"{name.upper()}_PORT={port}",
-            str(DEPLOY / f"{name}-server.sh"),
-        ]
 
     return make_team(
         PREFECT_API_URL=start_server(server("prefect"), "/api", settings).url,
@@ -116,8 +115,34 @@ def test_two_workers_on_postgres_and_one_retraining_at_a_time(team: Any) -> None
     assert "AwaitingConcurrencySlot" in {state["name"] for state in states}
     versions = f"{team.urls['MLFLOW_TRACKING_URI']}/api/2.0/mlflow/model-versions/search"
     found = httpx.get(versions, auth=(USER, PASSWORD)).raise_for_status().json()
+    search = f"{team.urls['MLFLOW_TRACKING_URI']}/api/2.0/mlflow/experiments/search"
+    for page, status in (("https://mlflow.example", 200), ("https://elsewhere.example", 403)):
+        asked = httpx.post(
+            search, auth=(USER, PASSWORD), json={"max_results": 1}, headers={"origin": page}
+        )
+        assert asked.status_code == status
     assert [version["version"] for version in found["model_versions"]] == ["2", "1"]
     assert PASSWORD not in done.stdout + done.stderr
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("name", "api"), [("prefect", "/api"), ("mlflow", "")])
+def test_a_server_starts_by_loopback_env(
+    name: str, api: str, place: Any, start_server: Any, tmp_path: Path
+) -> None:
+    lines = (DEPLOY / "loopback.env").read_text().replace(".nucleus/", f"{tmp_path}/").splitlines()
+    settings = dict(line.split("=", 1) for line in lines if not line.startswith("#"))
+    url = start_server(server(name), api, place.environment | settings).url
+    assert url.startswith("http://127.0.0.1:")
+    assert {path.name for path in tmp_path.iterdir()} & {"prefect-server", "mlflow-server.db"}
+
+
+def test_mlflow_does_not_start_without_its_stores() -> None:
+    settings = {"HOST": "127.0.0.1", "WITHOUT_LOGIN": "1"}
+    command = [str(DEPLOY / "mlflow-server.sh")]
+    done = subprocess.run(command, env=settings, capture_output=True, text=True)
+    assert done.returncode != 0
+    assert "MLFLOW_BACKEND_STORE_URI: the database" in done.stderr
 
 
 @pytest.mark.parametrize(

@@ -11,7 +11,7 @@ from nucleus_unet.recipe import Inference
 from nucleus_unet.stages import Stage
 from tasks.encode import ROWS, encode
 from tasks.ingest import ingest_stage
-from tasks.publish import dataset_name, publish_nuclei, publish_submission
+from tasks.publish import publish_nuclei, publish_submission
 from tasks.upsample import upsample
 
 RUN = tracking.Run("0" * 32, "http://127.0.0.1:5000")
@@ -96,14 +96,3 @@ def test_rows_that_share_a_pixel_are_never_logged(
     submission.write_submission(encoded.folder / ROWS, [("a", "1 2"), ("a", "2 2"), ("b", "")])
     with pytest.raises(NucleusError, match=r"row 3, image a: .*pixel 2.*; please report this"):
         publish_submission.fn(images, [[encoded]], RUN, tmp_path / "out")
-
-
-@pytest.mark.parametrize(
-    ("count", "name"), [(1, "0.png"), (2, "0.png and 1 more"), (900, "0.png and 899 more")]
-)
-def test_the_name_of_a_data_set_of_many_files(count: int, name: str) -> None:
-    assert dataset_name([Path(f"/images/{index}.png") for index in range(count)]) == name
-
-
-def test_a_long_file_name_leaves_room() -> None:
-    assert len(dataset_name([Path("x" * 600), Path("y")])) < 500

@@ -285,7 +285,6 @@ def _on(event: str, **of: ResourceSpecification) -> EventTrigger:
 def _comparable(automation: AutomationCore) -> dict[str, object]:
     """What was asked for, without what the server adds."""
     return automation.model_dump(
-        mode="json",
         include={"name", "description", "trigger", "actions"},
         exclude={"trigger": {"id"}},
     )

@@ -1,6 +1,7 @@
 """What a server is given, and what it then does by itself."""
 
 import subprocess
+import uuid
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -24,6 +25,19 @@ def test_prefect_yaml_and_the_code_say_the_same() -> None:
         ]
         assert 3 * int(beat_s) == LOST_S
     assert f"worker start --pool {POOL} " in (CHECKOUT / "Makefile").read_text()
+
+
+def test_an_automation_is_the_same_in_whatever_order_its_events_are_named() -> None:
+    from prefect.automations import Automation
+
+    from flows.deploy import _comparable, automations
+
+    for wanted in automations():
+        served = wanted.model_dump(mode="json") | {"id": str(uuid.uuid4())}
+        served["trigger"]["expect"].reverse()
+        assert _comparable(Automation.model_validate(served)) == _comparable(wanted)
+        served["trigger"]["expect"].pop()
+        assert _comparable(Automation.model_validate(served)) != _comparable(wanted)
 
 
 def die(worker: subprocess.Popen[bytes]) -> None:

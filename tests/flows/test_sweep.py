@@ -2,10 +2,13 @@
 
 import json
 import tomllib
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
+
+from nucleus_unet.dataset.synthetic import write_synthetic
 
 
 @pytest.mark.slow
@@ -14,8 +17,10 @@ def test_a_sweep_gives_up_the_worse_half_and_leaves_the_best_as_a_recipe(
 ) -> None:
     from mlflow import MlflowClient
 
-    here = place.elsewhere(tmp_path / "home")
-    _, *arguments = here.retraining("--set", "training.epochs=8")
+    train, _ = write_synthetic(tmp_path / "data", train=12, test=1)
+    here = replace(place.elsewhere(tmp_path / "home"), train=train)
+    more = ("--set", "training.epochs=16", "--set", "data.validation_fraction=0.4")
+    _, *arguments = here.retraining(*more)
     winner = tmp_path / "winner.toml"
     # The highest rate diverges, the lowest learns nothing.
     rates = "training.learning_rate=1e38,1e-9,0.01"
@@ -23,13 +28,13 @@ def test_a_sweep_gives_up_the_worse_half_and_leaves_the_best_as_a_recipe(
     done = here.nucleus("sweep", *arguments, *options, "--out", winner)
     assert done.returncode == 0, done.stderr
     rows = [line.split() for line in done.stdout.splitlines() if " epochs  " in line]
-    assert [int(row[0]) for row in rows] == [4] * 6 + [8] * 3
+    assert [int(row[0]) for row in rows] == [8] * 6 + [16] * 3
     assert [row[2] for row in rows].count("failed") >= 1
     assert "failed" not in [row[2] for row in rows[6:]]
     best = max(rows[6:], key=lambda row: float(row[2]))
     assert best[3] == "training.learning_rate=0.01"
     made = tomllib.loads(winner.read_text())
-    assert (made["training"]["learning_rate"], made["training"]["epochs"]) == (0.01, 8)
+    assert (made["training"]["learning_rate"], made["training"]["epochs"]) == (0.01, 16)
     client = MlflowClient(tracking_uri=f"sqlite:///{here.home}/mlflow.db")
     [parent] = client.search_runs(["1"], "tags.kind = 'sweep'")
     children = f"tags.`mlflow.parentRunId` = '{parent.info.run_id}' and status = 'FINISHED'"

@@ -117,6 +117,8 @@ def test_a_sweep_that_cannot_write_its_winner(refused: Refused, data: Path, tmp_
     line = refused("sweep", "--train", data, "--over", "data.balance=0,1", "--out", out)
     assert f"{tmp_path / 'file'}: cannot be made" in line
     assert "name another file with --out" in line
+    line = refused("sweep", "--train", data, "--over", "data.balance=0,1", "--out", tmp_path)
+    assert f"{tmp_path}: a folder; name a file with --out" in line
 
 
 @pytest.mark.parametrize("option", ["--test", "--recipe", "--set", "--cron"])

@@ -16,6 +16,7 @@ import click
 from nucleus_unet.errors import NucleusError
 
 PATH = click.Path(path_type=Path)
+NIGHTLY = "0 2 * * *"
 
 
 def training_option(help: str, **more: Any) -> Callable[..., Any]:
@@ -247,7 +248,7 @@ def sweep(
     """Train with combinations of values, and find the recipe that scores best."""
     from nucleus_unet.files import make_folder, write_atomically
     from nucleus_unet.recipe import load_recipe
-    from nucleus_unet.sweep import combinations
+    from nucleus_unet.sweep import candidates
 
     recipe = load_recipe(recipe_name or "best", overrides)
     pairs = [word.partition("=") for word in over]
@@ -255,8 +256,7 @@ def sweep(
     values = {key: re.split(r",(?![^\[]*\])", text) if text else [] for key, _, text in pairs}
     if len(values) < len(over):
         raise NucleusError("--over has a key twice: give all its values at once, KEY=VALUE,VALUE")
-    for changes in combinations(values, draws, seed):
-        recipe.with_overrides(changes)
+    candidates(recipe, values, draws, seed)  # a refused one ends it here
     _require_raw(training_data, annotated=True)
     if out:
         make_folder(out.parent, "name another file with --out")
@@ -436,7 +436,7 @@ def ui(run_id: str | None) -> None:
 @training_option("Retrain on these by schedule, and at once on the event nucleus.data.changed.")
 @test_option
 @recipe_options
-@click.option("--cron", help="When, in UTC. Default: 0 2 * * *, each night at two.")
+@click.option("--cron", help=f"When, in UTC. Default: {NIGHTLY}, each night at two.")
 @click.option(
     "--notify",
     metavar="TYPE/NAME",
@@ -472,7 +472,7 @@ def deploy(
     if training_data:
         recipe = load_recipe(recipe_name or "best", overrides)
         paths = [path.absolute() for path in training_data]
-        schedule = Schedule(cron or "0 2 * * *", paths, test_data and test_data.absolute(), recipe)
+        schedule = Schedule(cron or NIGHTLY, paths, test_data and test_data.absolute(), recipe)
     deploy_to(schedule, notify, click.echo)
 
 

@@ -89,31 +89,30 @@ def automations() -> list[AutomationCore]:
 
 def notifications(block_id: UUID) -> list[AutomationCore]:
     """Failed runs of deployments and new champions are told by a notification block of Prefect's."""
+    told = (
+        (
+            "a failed run",
+            "With what is to be done.",
+            _on(f"{RUNS}.Failed", **OF_DEPLOYMENTS),
+            "nucleus: {{ flow_run.name }} failed",
+            "{{ flow_run.state.message }}\n{{ flow_run|ui_url }}",
+        ),
+        (
+            "a new champion",
+            "One that a retraining made.",
+            _on(NEW_CHAMPION),
+            "nucleus: a new champion",
+            "{{ event.payload.said }}\n{{ event.payload.url }}",
+        ),
+    )
     return [
         AutomationCore(
-            name="nucleus: a failed run is told",
-            description="With what is to be done.",
-            trigger=_on(f"{RUNS}.Failed", **OF_DEPLOYMENTS),
-            actions=[
-                SendNotification(
-                    block_document_id=block_id,
-                    subject="nucleus: {{ flow_run.name }} failed",
-                    body="{{ flow_run.state.message }}\n{{ flow_run|ui_url }}",
-                )
-            ],
-        ),
-        AutomationCore(
-            name="nucleus: a new champion is told",
-            description="One that a retraining made.",
-            trigger=_on(NEW_CHAMPION),
-            actions=[
-                SendNotification(
-                    block_document_id=block_id,
-                    subject="nucleus: a new champion",
-                    body="{{ event.payload.said }}\n{{ event.payload.url }}",
-                )
-            ],
-        ),
+            name=f"nucleus: {what} is told",
+            description=description,
+            trigger=trigger,
+            actions=[SendNotification(block_document_id=block_id, subject=subject, body=body)],
+        )
+        for what, description, trigger, subject, body in told
     ]
 
 

@@ -64,14 +64,14 @@ def retrain(
         training, test_data = sample_data()
         training_data = [training]
     start_weights = start_weights_of(recipe)
-    raws = [*training_data, *([test_data] if test_data else [])]
+    tests = [test_data] if test_data else []
     tags = decided_by(registry, parent)
     if only_if_changed:
-        inputs = inputs_of("retrain", recipe, raws, tags)
+        inputs = inputs_of("retrain", recipe, [*training_data, *tests], tags)
         if before := tracking.first_finished_run(INPUTS, inputs):
             same = f"data, recipe, source and packages are those of {tracking.run_url(before)}"
             return Completed(name=SKIPPED, message=f"nothing to do: {same}")
-    with tracked("retrain", recipe, training_data, tags, raws[len(training_data) :]) as run:
+    with tracked("retrain", recipe, training_data, tags, tests) as run:
         images = ingest.submit(training_data, annotated=True)
         # Before the long work: a damaged test image would be found too late.
         test_images = ingest.submit([test_data], annotated=False).result() if test_data else None

@@ -153,8 +153,8 @@ def tracked(
     work = digest_of([home_id(), inputs])
     ui = PREFECT_UI_URL.value() or ui_url("prefect")
     url = f"{ui}/runs/flow-run/{flow_run.id}"
-    links = {"prefect.flow_run_id": str(flow_run.id), "prefect.url": url}
-    all_tags = {**tags, **links, INPUTS: inputs}
+    from_prefect = {"prefect.flow_run_id": str(flow_run.id), "prefect.url": url}
+    run_tags = {**tags, **from_prefect, INPUTS: inputs}
     note = f"[{flow_run.name}, this run in Prefect]({url})"
 
     def wait() -> None:
@@ -162,7 +162,7 @@ def tracked(
 
     with (
         locked(home() / "locks" / f"work-{work[:20]}", wait),
-        tracking.open_run(kind, recipe, dataset_name(raws), all_tags, note, work) as run,
+        tracking.open_run(kind, recipe, dataset_name(raws), run_tags, note, work) as run,
         abandoned_on_error(),
     ):
         if run.attempt > 1:

@@ -16,7 +16,7 @@ from nucleus_unet import backend, records, tracking
 from nucleus_unet.home import prepare_environment
 from nucleus_unet.interruption import StoppedError
 from nucleus_unet.recipe import Recipe, load_recipe
-from nucleus_unet.sweep import EPOCHS, Trial, best_half, combinations
+from nucleus_unet.sweep import EPOCHS, Trial, best_half, candidates
 from tasks.publish import publish_sweep
 
 BEST = load_recipe("best")
@@ -57,19 +57,19 @@ def sweep(
         seed: Of the draw.
     """
     prepare_environment()
-    candidates = combinations(over, draws, seed)
-    recipes = {one: recipe.with_overrides(one) for one in candidates}  # refused before the first
+    recipes = candidates(recipe, over, draws, seed)  # all are refused before the first trains
+    left = [*recipes]
     trials: list[Trial] = []
     asked = json.dumps({"over": over, "halvings": halvings, "draws": draws, "seed": seed})
     with tracked("sweep", backend.resolve(recipe), training_data, {"sweep": asked}) as run:
         for rung in range(halvings, -1, -1):
             epochs = max(1, recipe.training.epochs >> rung)
             tried = []
-            for one in candidates:
+            for one in left:
                 short = recipes[one].with_overrides([f"{EPOCHS}={epochs}"])
                 tried.append(_trial(one, training_data, backend.resolve(short), run))
             trials += tried
-            candidates = best_half(tried)
+            left = best_half(tried)
         best = max(tried, key=lambda trial: trial.score)
         winner = recipes[best.changes]
         publish_sweep(trials, best, winner, run)

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from nucleus_unet import backend, checkpoints
 from nucleus_unet.errors import NucleusError
-from nucleus_unet.events import EVENTS, EventLog, epochs
+from nucleus_unet.events import EventLog, epochs
 from nucleus_unet.interruption import StoppedError
 from nucleus_unet.recipe import Recipe
 
@@ -50,18 +50,17 @@ class Journal(keras.callbacks.Callback):
         recipe: Recipe,
         validation_images: int,
         folder: Path,
+        events: EventLog,
         asked_to_stop: Callable[[], bool],
     ) -> None:
         super().__init__()
-        self.folder, self.settings = folder, recipe.training
+        self.folder, self.events, self.settings = folder, events, recipe.training
         self.validation_images = validation_images
         self.asked_to_stop = asked_to_stop
         self._model = model
         self._step_started: list[float] = []
         self._epoch_started = self._told_step = 0.0
         self._training_ended: float | None = None
-        self.events = EventLog(folder / EVENTS)
-        self.events.mend()
         told = {event["epoch"] for event in epochs(self.events.new())}
         self.restore()
         start = {"parameters": model.count_params(), "step": self.step}

@@ -1,6 +1,5 @@
 """Which source code is running, and with which packages."""
 
-import os
 import shutil
 import subprocess
 import sys
@@ -36,8 +35,9 @@ def source() -> Source:
     NucleusError
         Git refuses to tell, as of a checkout that belongs to another user.
     """
+    in_checkout = any((folder / ".git").exists() for folder in Path(__file__).parents)
     # It knows this file, unless the checkout is one of something else.
-    if not shutil.which("git") or not _git("ls-files", "--", __file__, absent=""):
+    if not shutil.which("git") or not in_checkout or not _git("ls-files", "--", __file__):
         return Source("unknown", "")
     return Source(_git("rev-parse", "HEAD").strip(), _git(*DIFF, "HEAD") + _untracked())
 
@@ -62,13 +62,9 @@ def _untracked() -> str:
     )
 
 
-def _git(*args: str, allowed: tuple[int, ...] = (0,), absent: str | None = None) -> str:
-    """What git prints; `absent` where this is no checkout."""
+def _git(*args: str, allowed: tuple[int, ...] = (0,)) -> str:
     command = ["git", "-C", str(Path(__file__).parents[1]), *args]
-    environment = os.environ | {"LC_ALL": "C"}
-    done = subprocess.run(command, capture_output=True, text=True, check=False, env=environment)
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode in allowed:
         return done.stdout
-    if absent is not None and "not a git repository" in done.stderr:
-        return absent
     raise NucleusError(f"the source's revision cannot be logged: {done.stderr.strip()}")

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from nucleus_unet.errors import NucleusError
+from nucleus_unet.recipe import Recipe
 
 EPOCHS = "training.epochs"
 FIXED = (EPOCHS, "data.split", "data.validation_fraction", "data.split_seed")
@@ -24,6 +25,11 @@ class Trial:
     """On the validation images; minus infinity where the training failed."""
     run_id: str | None
     """In MLflow; None where the training failed."""
+
+    @property
+    def values(self) -> dict[str, str]:
+        """The value of each key that the sweep varies."""
+        return dict(change.split("=", 1) for change in self.changes)
 
     @property
     def failed(self) -> bool:
@@ -57,6 +63,19 @@ def combinations(
         for values in itertools.product(*over.values())
     ]
     return found if draws is None else random.Random(seed).sample(found, min(draws, len(found)))
+
+
+def candidates(
+    recipe: Recipe, over: Mapping[str, Sequence[Any]], draws: int | None, seed: int
+) -> dict[tuple[str, ...], Recipe]:
+    """The recipe with each of the `combinations`.
+
+    Raises
+    ------
+    NucleusError
+        As of `combinations`; or the recipe does not have such a key or value.
+    """
+    return {one: recipe.with_overrides(one) for one in combinations(over, draws, seed)}
 
 
 def best_half(trials: Sequence[Trial]) -> list[tuple[str, ...]]:

@@ -62,55 +62,49 @@ def train(
     events = EventLog(folder / EVENTS)
     events.mend()
     with backend.gpus_held(lambda: events.tell("waits")):
-        _train(recipe, training_samples, validation_samples, folder, start_weights)
+        model = _compiled(recipe, start_weights)
+        # The mean of weights takes their place while the epoch is validated, and is what is kept.
+        averaging = [keras.callbacks.SwapEMAWeights()] if settings.ema else []
+        validation = validation_arrays(recipe, validation_samples)
+        with interruption.deferred() as asked_to_stop:
+            journal = Journal(model, recipe, len(validation_samples), folder, events, asked_to_stop)
+            while not journal.finished:
+                journal.restore()  # the end of `fit` may leave other weights than it trained
+                # The rest of an epoch that was cut short is a `fit` of its own.
+                epoch, done = divmod(journal.step, settings.steps_per_epoch)
+                batch_size = recipe.inference.batch_size
+                if done:  # makes the variables of the metrics, which hold what is done
+                    model.evaluate(*validation, batch_size=batch_size, steps=1, verbose=0)
+                model.fit(
+                    batches(recipe, training_samples, journal.step),
+                    steps_per_epoch=settings.steps_per_epoch - done,
+                    epochs=epoch + 1 if done else settings.epochs,
+                    initial_epoch=epoch,
+                    validation_data=validation,
+                    validation_batch_size=batch_size,
+                    callbacks=[journal, *averaging],
+                    shuffle=False,
+                    verbose=0,
+                )
+        kept = _segmenter(recipe)
+        kept.set_weights(journal.kept_weights)
+        kept.save(folder / "model.keras")
+        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024  # in KiB on Linux
+        events.tell("end", kept_epoch=journal.kept_epoch, peak_memory_bytes=peak)
 
 
-def _train(
-    recipe: Recipe,
-    training_samples: Sequence[Sample],
-    validation_samples: Sequence[Sample],
-    folder: Path,
-    start_weights: Path | None,
-) -> None:
-    settings = recipe.training
+def _compiled(recipe: Recipe, start_weights: Path | None) -> keras.Model:
     with backend.all_devices():
         model = _segmenter(recipe)
         if start_weights:
             model.set_weights(keras.models.load_model(start_weights, compile=False).get_weights())
         model.compile(
-            optimizer=_optimizer(settings),
+            optimizer=_optimizer(recipe.training),
             loss=nuclei_loss if recipe.network.outputs == "nuclei" else bce_dice_loss,
             metrics=[_named(mask_dice, "dice"), MaskMeanIoU()],
         )
     model.optimizer.build(model.trainable_variables)
-    # The mean of weights takes their place while the epoch is validated, and is what is kept.
-    averaging = [keras.callbacks.SwapEMAWeights()] if settings.ema else []
-    validation = validation_arrays(recipe, validation_samples)
-    with interruption.deferred() as asked_to_stop:
-        journal = Journal(model, recipe, len(validation_samples), folder, asked_to_stop)
-        while not journal.finished:
-            journal.restore()  # the end of `fit` may leave other weights than it trained
-            # The rest of an epoch that was cut short is a `fit` of its own.
-            epoch, done = divmod(journal.step, settings.steps_per_epoch)
-            batch_size = recipe.inference.batch_size
-            if done:  # makes the variables of the metrics, which hold what is done
-                model.evaluate(*validation, batch_size=batch_size, steps=1, verbose=0)
-            model.fit(
-                batches(recipe, training_samples, journal.step),
-                steps_per_epoch=settings.steps_per_epoch - done,
-                epochs=epoch + 1 if done else settings.epochs,
-                initial_epoch=epoch,
-                validation_data=validation,
-                validation_batch_size=batch_size,
-                callbacks=[journal, *averaging],
-                shuffle=False,
-                verbose=0,
-            )
-    kept = _segmenter(recipe)
-    kept.set_weights(journal.kept_weights)
-    kept.save(folder / "model.keras")
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024  # in KiB on Linux
-    journal.events.tell("end", kept_epoch=journal.kept_epoch, peak_memory_bytes=peak)
+    return model
 
 
 @keras.saving.register_keras_serializable("nucleus_unet")

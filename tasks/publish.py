@@ -157,10 +157,9 @@ def publish_nuclei(
 @task
 def publish_sweep(trials: Sequence[Trial], best: Trial, winner: Recipe, run: tracking.Run) -> None:
     """Log the table and picture of a sweep's trials, and the recipe of the best."""
-    keys = [change.partition("=")[0] for change in trials[0].changes]
     rows = [
         {
-            **dict(change.split("=", 1) for change in trial.changes),
+            **trial.values,
             "epochs": trial.epochs,
             "score": "failed" if trial.failed else round(trial.score, 4),
             "run": trial.run_id or "",
@@ -170,11 +169,11 @@ def publish_sweep(trials: Sequence[Trial], best: Trial, winner: Recipe, run: tra
     create_table_artifact(rows, key="sweep", description="Trials in their order")
     tracking.log_json(run, "trials.json", rows)
     lines = [
-        ([*dict(c.split("=", 1) for c in trial.changes).values(), str(trial.epochs)], trial.score)
+        ([*trial.values.values(), str(trial.epochs)], trial.score)
         for trial in trials
         if not trial.failed
     ]
-    picture = figures.parallel_coordinates([*keys, "epochs"], lines)
+    picture = figures.parallel_coordinates([*best.values, "epochs"], lines)
     show(picture, "trials", "Trials: a line each, better ones brighter")
     tracking.log_bytes(run, "trials.png", picture)
     tracking.log_bytes(run, "winner.toml", winner.to_toml().encode())

@@ -69,18 +69,19 @@ def rank(
         if registry.champion() == before:  # else another was promoted meanwhile
             break
     place = registry.CHAMPION if better else registry.CHALLENGER
+    last_line = said.splitlines()[-1]
     page = f"# Version {version.number}: {place}\n\n{said}"
     create_markdown_artifact(page, key="ranking", description="This model and the champion")
     tracking.log_bytes(run, "ranking.md", page.encode())
     tracking.log_tags(run, {"model.version": version.number, "model.place": place})
     if better:
-        registry.promote(version.number, "retrain", said.splitlines()[-1])
+        registry.promote(version.number, "retrain", last_line)
         resource = {"prefect.resource.id": f"nucleus.model.{version.number}"}
-        told = {"said": f"Version {version.number}: {said.splitlines()[-1]}", "url": run.url}
+        told = {"said": f"Version {version.number}: {last_line}", "url": run.url}
         emit_event(NEW_CHAMPION, resource=resource, payload=told)
     else:
         registry.challenge(version)
-    get_run_logger().info("version %s: %s. %s", version.number, place, said.splitlines()[-1])
+    get_run_logger().info("version %s: %s. %s", version.number, place, last_line)
     return place
 
 
@@ -92,18 +93,17 @@ def _verdict(
     run: tracking.Run,
 ) -> tuple[bool, str]:
     """Whether a new model is better than the champion, and what shows it."""
-    name = f"Version {champion.number}, the champion,"
     try:
         slides, unseen = _unseen(champion, new[0], *data)
         if not unseen:
-            return False, f"Each validation image was trained on, here or for {name.lower()[:-1]}."
+            return False, "The champion or this model was trained on each validation slide."
         stage = _evaluated(records.fetch_model(champion.run_id), new, ours, unseen, data[1])
     except StoppedError:
         raise
     # An older model, which this code cannot read; what passes by ends the run, and it is taken up.
     except (NucleusError, LookupError, TypeError, ValueError) as error:
         get_run_logger().warning("not compared with the champion: %s", error)
-        return False, f"{name} cannot be compared: {error}"
+        return False, f"Version {champion.number}, the champion, cannot be compared: {error}"
     theirs = _scores(stage)
     found = compare(theirs, ours, slides)
     tracking.log_metrics(run, {f"champion/{key}": value for key, value in asdict(found).items()})
@@ -111,14 +111,15 @@ def _verdict(
     picture = (stage.folder / PICTURE).read_bytes()
     show(picture, "disagreement", "Images on which this model and the champion differ most")
     old_score, new_score = (np.mean([scores[id_] for id_ in theirs]) for scores in (theirs, ours))
-    return found.better, (
+    said = (
         f"| model | score |\n|---|---|\n| version {champion.number}, the champion | {old_score:.4f} |\n"
         f"| this one | {new_score:.4f} |\n\nDifference {found.difference:+.4f}, with chance from "
         f"{found.low:+.4f} to {found.high:+.4f}, on {found.images} images of {found.slides} slides that "
         "neither was trained on."
-        + f" To tell needs {LEAST_SLIDES} slides."
-        * (found.slides < LEAST_SLIDES)
     )
+    if found.slides < LEAST_SLIDES:
+        said += f" To tell needs {LEAST_SLIDES} slides."
+    return found.better, said
 
 
 def _unseen(

@@ -1,7 +1,8 @@
 import pytest
 
 from nucleus_unet.errors import NucleusError
-from nucleus_unet.sweep import Trial, best_half, combinations
+from nucleus_unet.recipe import Recipe
+from nucleus_unet.sweep import Trial, best_half, candidates, combinations
 
 OVER = {"training.optimizer": ["sgd", "adam"], "data.normalize": [True, False], "a": [1]}
 
@@ -39,6 +40,19 @@ def test_a_value_twice() -> None:
 def test_nothing_to_vary(over: dict[str, list[int]]) -> None:
     with pytest.raises(NucleusError, match="a sweep needs keys with values"):
         combinations(over, None, 0)
+
+
+def test_each_candidate_is_the_recipe_with_its_values(tiny: Recipe) -> None:
+    found = candidates(tiny, {"data.normalize": [True, False]}, None, 0)
+    assert [*found] == [("data.normalize=true",), ("data.normalize=false",)]
+    assert [recipe.data.normalize for recipe in found.values()] == [True, False]
+    with pytest.raises(NucleusError, match="no_such"):
+        candidates(tiny, {"training.optimizer": ["sgd", "no_such"]}, None, 0)
+
+
+def test_the_values_of_a_trial() -> None:
+    values = {"data.balance": "0.5", "training.start_from": "a=b"}
+    assert Trial(("data.balance=0.5", "training.start_from=a=b"), 1, 0.5, "run").values == values
 
 
 def test_the_better_half_goes_on() -> None:

@@ -83,8 +83,7 @@ def training_view(
     image, labels = warp(image, labels, matrix, size, mirrored=crop)
     if table is not None:
         image = apply_table(image, table)
-    if augmentation.intensity_range:
-        image = random_intensities(image, augmentation, draws)
+    image = random_intensities(image, augmentation, draws)
     return image, targets(labels, recipe.network.outputs)
 
 

@@ -69,7 +69,9 @@ class Augmentation(Part):
         (1, 1), description="Smallest and largest magnification of crops"
     )
     intensity_range: Fraction = Field(0, description="Gamma and contrast, about ± this share")
-    stain_range: Fraction = Field(0, description="The same by channel, and mixing of channels")
+    stain_range: float = Field(
+        0, ge=0, le=0.25, description="The same by channel, and mixing of channels"
+    )
     blur_probability: float = Field(0, ge=0, le=1, description="Share of images that are blurred")
     noise_probability: float = Field(0, ge=0, le=1, description="Share of images that get noise")
 

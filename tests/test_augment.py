@@ -338,7 +338,7 @@ def test_without_ranges_intensities_stay() -> None:
     "ranges",
     [
         {"intensity_range": 0.3},
-        {"stain_range": 0.3},
+        {"stain_range": 0.25},
         {"blur_probability": 1},
         {"noise_probability": 1},
     ],

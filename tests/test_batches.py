@@ -46,6 +46,19 @@ def test_draws_differ_by_seed_epoch_and_position(tiny: Recipe, samples: list[Sam
     assert len(set(drawn(1)) | set(drawn(2))) == 2 * 12 * 4
 
 
+@pytest.mark.parametrize(
+    "override",
+    ["intensity_range=0.3", "stain_range=0.2", "blur_probability=1", "noise_probability=1"],
+)
+def test_each_change_of_intensities_needs_no_other(
+    tiny: Recipe, samples: list[Sample], override: str
+) -> None:
+    changed = tiny.with_overrides([f"augmentation.{override}"])
+    for (a, b), (c, d) in zip(batches(tiny, samples), batches(changed, samples), strict=True):
+        assert (a != c).any()
+        np.testing.assert_array_equal(b, d)
+
+
 def test_every_image_is_seen_once_in_a_turn(tiny: Recipe, samples: list[Sample]) -> None:
     plain = tiny.with_overrides(PLAIN)
     known = {resize(np.asarray(s.load()[0]), 32).tobytes(): s.id for s in samples}

@@ -43,10 +43,10 @@ def gpu_compute_capability() -> tuple[int, int] | None:
     """The lowest compute capability of the visible NVIDIA GPUs; None where there is none."""
     import pynvml
 
-    if os.environ.get("CUDA_VISIBLE_DEVICES") in ("", "-1"):
-        return None
-    capabilities = [tuple(pynvml.nvmlDeviceGetCudaComputeCapability(h)) for h in nvidia_gpus()]
-    return min(capabilities, default=None)
+    visible = visible_gpus()
+    gpus = nvidia_gpus() if visible else []
+    found = [tuple(pynvml.nvmlDeviceGetCudaComputeCapability(gpus[index])) for index in visible]
+    return min(found, default=None)
 
 
 def nvidia_gpus() -> list[Any]:
@@ -81,10 +81,12 @@ def gpus_held(on_wait: Callable[[], None]) -> Iterator[None]:
 
 def visible_gpus() -> list[int]:
     """Indices of the NVIDIA GPUs that CUDA_VISIBLE_DEVICES names; all where it has none, or names."""
-    if gpu_compute_capability() is None:
+    named = os.environ.get("CUDA_VISIBLE_DEVICES")
+    if named in ("", "-1"):
         return []
-    named = os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",")
-    return sorted(int(index) for index in named if index.isdigit()) or [*range(len(nvidia_gpus()))]
+    gpus = [*range(len(nvidia_gpus()))]
+    indices = [int(index) for index in (named or "").split(",") if index.isdigit()]
+    return [index for index in gpus if index in indices or not indices]
 
 
 def usable_cores() -> int:
@@ -166,7 +168,8 @@ def fused_batch_norm(
     Returns
     -------
     tuple of three tensors, or None
-        The outputs, and the mean and variance by which they were normalised.
+        The outputs, the mean and the variance; in training those of the batch, the variance over
+        n - 1, where the outputs are normalised by that over n.
     """
     import keras
 

@@ -38,10 +38,13 @@ def model_card(
     start = next(event for event in events if event["event"] == "start")
     end = next(event for event in events if event["event"] == "end")
     minutes = sum(epoch["seconds"] for epoch in history) / 60
-    kinds = [
-        [kind, _count(sides["training"], kind), f"{row['images']}", f"{row['score']:.3f}"]
-        for kind, row in scores["by_kind"].items()
+    by_kind = scores["by_kind"]
+    trained = Counter(row["kind"] for row in sides["training"])
+    kinds: list[list[object]] = [
+        [kind, trained[kind], row["images"], f"{row['score']:.3f}"] for kind, row in by_kind.items()
     ]
+    unseen = sorted(trained.keys() - by_kind.keys())
+    kinds += [[kind, trained[kind], 0, "not known"] for kind in unseen]
     thresholds = [
         [f"{row[key]:.2f}" if key == "iou_above" else f"{row[key]:.3f}" for key in row]
         for row in scores["by_threshold"]
@@ -76,6 +79,7 @@ def model_card(
             f"{end['peak_memory_bytes'] / 1e9:.1f} GB; {start['backend']} on "
             f"{', '.join(start['devices'])}, {start['cores']} cores, {recipe.training.precision}.",
             "## Known failures",
+            *(f"Not validated: {kind}." for kind in unseen),
             f"{_weak(scores)}The worst of {scores['images']} validation images:",
             _table(columns, worst),
         ]
@@ -88,10 +92,6 @@ def _differences(recipe: Recipe) -> str:
     changed = [item for item in recipe.flat().items() if item not in own]
     values = ", ".join(f"{key} = {value}" for key, value in changed)
     return f"`{recipe.name}`" + (f" with {values}" if values else "") + "."
-
-
-def _count(rows: Sequence[Mapping[str, str]], kind: str) -> str:
-    return str(Counter(row["kind"] for row in rows)[kind])
 
 
 def _weak(scores: Mapping[str, Any]) -> str:

@@ -136,7 +136,7 @@ def pictures(
             image, y_true = sample.load()
             y_pred = nuclei(upsample(np.load(path), *y_true.shape), inference)
             counted = f"{row['true']} nuclei, {row['predicted']} found"
-            title = f"{row['id'][:8]}  score {row['score']:.2f}, {counted}"
+            title = f"{figures.short_name(row['id'])}  score {row['score']:.2f}, {counted}"
             tiles.append((title, figures.comparison(image, y_true, y_pred, side_px=400)))
         sheets[name] = figures.contact_sheet(tiles, columns=2)
     return sheets

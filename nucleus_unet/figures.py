@@ -225,6 +225,19 @@ def overlay_png(
     return contact_sheet([(title, overlay(image, labels, side_px=side_px))])
 
 
+def short_name(id_: str) -> str:
+    """An image's id as it fits above a picture: a long one without its middle.
+
+    Examples
+    --------
+    >>> short_name("plate_7_well_B03")
+    'plate_7_well_B03'
+    >>> short_name("0121d6759c5adb290c8e828fc882f37dfaf3663ec885c663859948c154a443ed")
+    '0121d675..54a443ed'
+    """
+    return id_ if len(id_) <= 20 else f"{id_[:8]}..{id_[-8:]}"
+
+
 def contact_sheet(tiles: Sequence[tuple[str, NDArray[np.uint8]]], columns: int = 4) -> bytes:
     """Lay (title, image) tiles out in rows of up to `columns`, over a legend of the outlines.
 

@@ -196,6 +196,11 @@ class Recipe(Part):
         if self.data.framing == "crop":
             if self.network.padding == "valid":
                 raise ValueError("data.framing = crop goes with network.padding = same")
+            if self.network.depth > 4:
+                raise ValueError(
+                    f"data.framing = crop goes with network.depth up to 4, not {self.network.depth}: "
+                    "a deeper network looks further than the tiles of large images overlap"
+                )
             if self.data.image_size % 2**self.network.depth:
                 raise ValueError(
                     f"data.image_size = {self.data.image_size} cannot be halved "

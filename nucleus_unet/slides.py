@@ -15,7 +15,11 @@ PLAIN_SPREAD = 2.0
 """Standard deviation, of 255, below which an edge is too plain to tell what it continues."""
 THUMBNAIL_PX = 48
 
-Pairs = list[tuple[int, int]]
+BLOCK = 1024
+"""Images that are compared with all others at once: memory grows with their number, not its square."""
+
+Pairs = NDArray[np.int64]
+"""(N, 2), the positions of two images of one slide."""
 Line = NDArray[np.float32]
 
 
@@ -43,11 +47,13 @@ def slides(images: Iterable[tuple[str, str, NDArray[np.uint8]]]) -> dict[str, st
         by_size.setdefault(image.shape[:2], []).append(_traits(id_, digest, image))
     names: dict[str, str] = {}
     for traits in by_size.values():
-        pairs = [
-            *_continued(*(np.stack([t.columns[k] for t in traits]) for k in range(3))),
-            *_continued(*(np.stack([t.rows[k] for t in traits]) for k in range(3))),
-            *_same_field(np.stack([t.thumbnail for t in traits])),
-        ]
+        pairs = np.concatenate(
+            [
+                _continued(*(np.stack([t.columns[k] for t in traits]) for k in range(3))),
+                _continued(*(np.stack([t.rows[k] for t in traits]) for k in range(3))),
+                _same_field(np.stack([t.thumbnail for t in traits])),
+            ]
+        )
         for members in _components(len(traits), pairs):
             name = min(traits[i].digest for i in members)
             names |= {traits[i].id: name for i in members}
@@ -76,22 +82,27 @@ def _traits(id_: str, digest: str, image: NDArray[np.uint8]) -> _Traits:
 
 def _continued(last: Line, inner: Line, first: Line) -> Pairs:
     """Pairs of which the second goes on where the first ends, the best for each first."""
-    correlation = _unit(last) @ _unit(first).T
-    np.fill_diagonal(correlation, -1)
-    pairs = []
-    for before, after in enumerate(correlation.argmax(1).tolist()):
-        step = np.abs(last[before] - first[after]).mean()
-        # Neighbouring lines differ by as much inside an image; 1 is for its noise.
-        usual = 1.5 * np.abs(last[before] - inner[before]).mean() + 1
-        if correlation[before, after] > CONTINUED_CORRELATION and step < usual:
-            pairs.append((before, after))
-    return pairs
+    ends, starts, pairs = _unit(last), _unit(first), []
+    for at in range(0, len(last), BLOCK):
+        correlation = ends[at : at + BLOCK] @ starts.T
+        np.fill_diagonal(correlation[:, at:], -1)  # an image does not continue itself
+        for before, after in enumerate(correlation.argmax(1), at):
+            step = np.abs(last[before] - first[after]).mean()
+            # Neighbouring lines differ by as much inside an image; 1 is for its noise.
+            usual = 1.5 * np.abs(last[before] - inner[before]).mean() + 1
+            if correlation[before - at, after] > CONTINUED_CORRELATION and step < usual:
+                pairs.append((before, after))
+    return np.array(pairs, np.int64).reshape(-1, 2)
 
 
 def _same_field(thumbnails: Line) -> Pairs:
     unit = _unit(thumbnails)
-    first, second = np.nonzero(np.triu(unit @ unit.T > SAME_FIELD_CORRELATION, k=1))
-    return list(zip(first.tolist(), second.tolist(), strict=True))
+    pairs = []
+    for at in range(0, len(unit), BLOCK):
+        alike = unit[at : at + BLOCK] @ unit.T > SAME_FIELD_CORRELATION
+        first, second = np.nonzero(np.triu(alike, k=at + 1))
+        pairs.append(np.stack([first + at, second], axis=1))
+    return np.concatenate(pairs)
 
 
 def _unit(lines: NDArray[np.float32]) -> NDArray[np.float32]:
@@ -104,7 +115,6 @@ def _unit(lines: NDArray[np.float32]) -> NDArray[np.float32]:
 
 
 def _components(count: int, pairs: Pairs) -> list[list[int]]:
-    ends = np.array(pairs, dtype=np.int64).reshape(-1, 2).T
-    graph = coo_array((np.ones(ends.shape[1]), (ends[0], ends[1])), (count, count))
+    graph = coo_array((np.ones(len(pairs)), (pairs[:, 0], pairs[:, 1])), (count, count))
     owners = connected_components(graph, directed=False)[1]
     return [np.flatnonzero(owners == owner).tolist() for owner in np.unique(owners)]

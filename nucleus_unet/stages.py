@@ -69,7 +69,7 @@ def run_stage(
         "stage": name,
         "inputs": dict(inputs),
         "code": code_digest(*code),
-        "libraries": {library: metadata.version(library) for library in libraries},
+        "libraries": versions(libraries),
     }
     digest = digest_of(key)
     folder = home / "stages" / name / digest[:20]
@@ -90,6 +90,11 @@ def is_whole(folder: Path) -> bool:
         (folder / name).is_file() and sha256_file(folder / name) == digest
         for name, digest in files.items()
     )
+
+
+def versions(libraries: Sequence[str]) -> dict[str, str]:
+    """Installed version of each distribution."""
+    return {library: metadata.version(library) for library in libraries}
 
 
 def code_digest(*modules: str) -> str:

@@ -1,6 +1,6 @@
 """Which recipes a sweep tries."""
 
-import itertools
+import math
 import random
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -57,12 +57,11 @@ def combinations(
             )
         if len({_text(value) for value in values}) < len(values):
             raise NucleusError(f"a sweep tries each value once: {key} has one twice")
-    keys = list(over)
-    found = [
-        tuple(f"{key}={_text(value)}" for key, value in zip(keys, values, strict=True))
-        for values in itertools.product(*over.values())
-    ]
-    return found if draws is None else random.Random(seed).sample(found, min(draws, len(found)))
+    count = math.prod(map(len, over.values()))
+    places: Sequence[int] = range(count)
+    if draws is not None:
+        places = random.Random(seed).sample(places, min(draws, count))
+    return [_combination(over, place) for place in places]
 
 
 def candidates(
@@ -91,6 +90,15 @@ def best_half(trials: Sequence[Trial]) -> list[tuple[str, ...]]:
         raise NucleusError("every training of the sweep failed: its log says how each did")
     kept = {trial.changes for trial in ranked[: (len(trials) + 1) // 2]}
     return [trial.changes for trial in trials if trial.changes in kept]
+
+
+def _combination(over: Mapping[str, Sequence[Any]], place: int) -> tuple[str, ...]:
+    """One of all combinations, of which the last key's values come first."""
+    changes: list[str] = []
+    for key, values in reversed(list(over.items())):
+        place, index = divmod(place, len(values))
+        changes.insert(0, f"{key}={_text(values[index])}")
+    return tuple(changes)
 
 
 def _text(value: Any) -> str:

@@ -20,6 +20,7 @@ from tasks.train import LIBRARIES, MODEL
 SCORES = "scores.json"
 BY_IMAGE = "scores_by_image.json"
 TUNED = "inference.json"
+SCORING_LIBRARIES = ("scikit-image", "scipy")
 
 
 @task
@@ -55,13 +56,13 @@ def evaluate(recipe: Recipe, images: Stage, labels: Stage, split: Stage, model: 
         },
         build,
         code=["inference", "evaluation"],
-        libraries=LIBRARIES,
+        libraries=[*LIBRARIES, *SCORING_LIBRARIES],
     )
     by_image = json.loads((stage.folder / BY_IMAGE).read_text())
     scores = scores_of(stage)
     create_table_artifact([short(scores)], key="scores", description="Scores on validation images")
     create_table_artifact(
-        [short(row) | {"id": row["id"][:8]} for row in by_image],
+        [short(row) for row in by_image],
         key="scores-by-image",
         description="Scores by validation image, worst first",
     )

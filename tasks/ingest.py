@@ -1,5 +1,6 @@
 """Images of raw data sets, decoded once and kept as arrays on disk."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -8,10 +9,12 @@ from prefect import task
 from nucleus_unet.dataset import prepared
 from nucleus_unet.dataset.raw import open_raw
 from nucleus_unet.home import home
-from nucleus_unet.stages import Stage, code_digest, is_whole, run_stage
+from nucleus_unet.stages import Stage, code_digest, is_whole, run_stage, versions
 from tasks.reporting import progress, state_of
 
 INDEX = "images.json"
+DECODERS = ("opencv-python-headless", "tifffile")
+"""Libraries that decide the pixels of what is read."""
 
 
 @task
@@ -24,7 +27,7 @@ def ingest_stage(raws: list[Path], annotated: bool) -> Stage:
     """The images of raw data sets as an index over the store."""
 
     def build(folder: Path) -> None:
-        code = code_digest("dataset.images")
+        code = f"{code_digest('dataset.images')} {versions(DECODERS)}"
         images = prepared.ingest(
             raws, home(), code, progress("decoding images"), annotated=annotated
         )
@@ -36,7 +39,7 @@ def ingest_stage(raws: list[Path], annotated: bool) -> Stage:
         {"raws": digests(raws), "annotated": annotated},
         build,
         code=["dataset.prepared"],
-        libraries=["opencv-python-headless", "tifffile"],
+        libraries=DECODERS,
         whole=lambda folder: is_whole(folder) and not prepared.verify(home(), images_of(folder)),
     )
 
@@ -44,6 +47,11 @@ def ingest_stage(raws: list[Path], annotated: bool) -> Stage:
 def images_of(folder: Path) -> tuple[prepared.ImageEntry, ...]:
     """The entries of an ingest stage, sorted by id."""
     return prepared.read_index(folder / INDEX, prepared.Images).entries
+
+
+def identities(entries: Sequence[prepared.Entry]) -> list[list[str]]:
+    """Id of each entry, and the digest of its content and of the code and libraries that read it."""
+    return [[entry.id, entry.digest] for entry in entries]
 
 
 def digests(raws: list[Path]) -> list[str]:

@@ -13,7 +13,7 @@ from nucleus_unet.home import home
 from nucleus_unet.isolation import run_in_worker
 from nucleus_unet.recipe import Recipe
 from nucleus_unet.stages import Stage, run_stage
-from tasks.ingest import images_of
+from tasks.ingest import identities, images_of
 from tasks.reporting import progress, state_of
 from tasks.train import LIBRARIES
 
@@ -76,8 +76,3 @@ def prediction_key(recipe: Recipe, network: Path) -> dict[str, Any]:
 def images_in(images: Stage, shard: range) -> Sequence[ImageEntry]:
     """The entries of a shard."""
     return images_of(images.folder)[shard.start : shard.stop]
-
-
-def identities(entries: Sequence[ImageEntry]) -> list[list[str]]:
-    """Id and content of each image."""
-    return [[entry.id, entry.digest] for entry in entries]

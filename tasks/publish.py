@@ -133,7 +133,7 @@ def publish_nuclei(
     """
     files = (path for stage in encoded for path in stage.folder.iterdir())
     label_files = {path.stem: path for path in files if path.suffix in (".png", ".tif")}
-    rows, found = [], []
+    rows = []
     for entry in images_of(images.folder):
         content = label_files[entry.id].read_bytes()
         write_atomically(to / "labels" / label_files[entry.id].name, content)
@@ -147,11 +147,16 @@ def publish_nuclei(
             write_atomically(to / "outlines" / f"{entry.id}.geojson", exports.geojson(labels))
         if "imagej" in outlines:
             write_atomically(to / "outlines" / f"{entry.id}.zip", exports.imagej(labels))
-        if "coco" in outlines:
-            found.append((Path(entry.source).name, labels))
     write_atomically(to / "nuclei.csv", exports.table(rows))
     if "coco" in outlines:
-        write_atomically(to / "coco.json", exports.coco(found))
+        named = (
+            (
+                f"{e.id}{Path(e.source).suffix}",
+                figures.read_label_image(label_files[e.id].read_bytes()),
+            )
+            for e in images_of(images.folder)
+        )
+        write_atomically(to / "coco.json", exports.coco(named))
 
 
 @task

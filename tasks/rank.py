@@ -21,7 +21,7 @@ from nucleus_unet.instances import nuclei, upsample
 from nucleus_unet.interruption import StoppedError
 from nucleus_unet.recipe import Recipe
 from nucleus_unet.stages import Stage, run_stage
-from tasks.evaluate import BY_IMAGE
+from tasks.evaluate import BY_IMAGE, SCORING_LIBRARIES
 from tasks.ingest import images_of
 from tasks.predict import prediction_key, write_maps
 from tasks.reporting import progress, show
@@ -162,13 +162,16 @@ def _evaluated(
 ) -> Stage:
     """The champion's scores on images, and a picture of those where the new model's differ most."""
     (theirs, rival), (recipe, network) = champion, new
-    # It computes as the new model does; its weights and cutoffs are its own.
+    # It computes as the new model does; its weights are its own.
     theirs = theirs.model_copy(update={"training": recipe.training})
     by_id = {sample.id: sample for sample in unseen}
 
     def build(folder: Path) -> None:
         maps = write_maps(theirs, rival, {s.id: s.image for s in unseen}, folder)
-        scored = evaluation.score(unseen, maps, theirs.inference, progress("scoring the champion"))
+        cutoffs = theirs.inference
+        if recipe.inference.tune:  # by these images, as the new model's were
+            cutoffs = evaluation.tune(unseen, maps, cutoffs)
+        scored = evaluation.score(unseen, maps, cutoffs, progress("scoring the champion"))
         rows = scored["by_image"]
         rows.sort(key=lambda row: -abs(ours[row["id"]] - row["score"]))
         shown = [by_id[row["id"]] for row in rows[:SHOWN]]
@@ -178,15 +181,15 @@ def _evaluated(
         tiles = []
         for row, sample, *paths in zip(rows, shown, old, beside, strict=False):
             image, y_true = sample.load()
-            for name, path, one, score in zip(
+            for name, path, inference, score in zip(
                 ("champion", "new"),
                 paths,
-                (theirs, recipe),
+                (cutoffs, recipe.inference),
                 (row["score"], ours[sample.id]),
                 strict=True,
             ):
-                y_pred = nuclei(upsample(np.load(path), *y_true.shape), one.inference)
-                title = f"{sample.id[:8]}  {name}: score {score:.2f}"
+                y_pred = nuclei(upsample(np.load(path), *y_true.shape), inference)
+                title = f"{figures.short_name(sample.id)}  {name}: score {score:.2f}"
                 tiles.append((title, figures.comparison(image, y_true, y_pred, side_px=400)))
         write_atomically(folder / PICTURE, figures.contact_sheet(tiles, columns=2))
         for path in [*maps, *beside]:
@@ -207,5 +210,5 @@ def _evaluated(
         },
         build,
         code=["inference", "evaluation"],
-        libraries=LIBRARIES,
+        libraries=[*LIBRARIES, *SCORING_LIBRARIES],
     )

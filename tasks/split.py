@@ -19,7 +19,7 @@ from nucleus_unet.recipe import Data
 from nucleus_unet.slides import slides
 from nucleus_unet.split import random_split, slide_split
 from nucleus_unet.stages import Stage, run_stage
-from tasks.ingest import images_of
+from tasks.ingest import identities, images_of
 from tasks.merge_masks import labels_of
 from tasks.reporting import state_of
 
@@ -50,7 +50,7 @@ def split(images: Stage, data: Data) -> Any:
         write_atomically(folder / PICTURE, picture)
 
     inputs = {
-        "images": [[entry.id, entry.source_sha256] for entry in entries],
+        "images": identities(entries),
         "data": data.model_dump(include={"split", "validation_fraction", "split_seed"}),
     }
     return state_of(

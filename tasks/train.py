@@ -26,7 +26,8 @@ from nucleus_unet.isolation import follow
 from nucleus_unet.progress import reporter
 from nucleus_unet.recipe import Recipe
 from nucleus_unet.stages import Stage, run_stage
-from tasks.merge_masks import dataset_of
+from tasks.ingest import identities, images_of
+from tasks.merge_masks import labels_of
 from tasks.reporting import short, show, state_of
 from tasks.split import SPLIT, samples
 
@@ -82,7 +83,8 @@ def _stage(
         home(),
         "train",
         {
-            "dataset": dataset_of(images, labels),
+            "images": identities(images_of(images.folder)),
+            "labels": identities(labels_of(labels.folder)),
             "split": sha256_file(split.folder / SPLIT),
             "recipe": recipe.model_dump(mode="json", exclude={"name", "inference"}),
             "validation_batch": recipe.inference.batch_size,

@@ -84,14 +84,22 @@ def test_a_machine_without_the_driver(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.parametrize(
-    ("capabilities", "lowest"), [([(9, 0), (7, 5), (8, 0)], (7, 5)), ([], None)]
+    ("capabilities", "visible", "lowest"),
+    [
+        ([(9, 0), (7, 5), (8, 0)], None, (7, 5)),
+        ([(9, 0), (7, 5), (8, 0)], "2,0", (8, 0)),
+        ([], None, None),
+    ],
 )
 def test_the_lowest_of_several_gpus(
     monkeypatch: pytest.MonkeyPatch,
     capabilities: list[tuple[int, int]],
+    visible: str | None,
     lowest: tuple[int, int] | None,
 ) -> None:
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    if visible:
+        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
     monkeypatch.setattr(pynvml, "nvmlInit", lambda: None)
     monkeypatch.setattr(pynvml, "nvmlDeviceGetCount", lambda: len(capabilities))
     monkeypatch.setattr(pynvml, "nvmlDeviceGetHandleByIndex", lambda index: index)
@@ -142,13 +150,12 @@ def test_one_device_needs_no_scope(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.fixture
 def two_gpus(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr(backend, "nvidia_gpus", lambda: ["a", "b"])
-    monkeypatch.setattr(backend, "gpu_compute_capability", lambda: (9, 0))
     monkeypatch.setenv("HOME", str(tmp_path))
 
 
 @pytest.mark.parametrize(
     ("named", "seen"),
-    [(None, [0, 1]), ("1", [1]), ("1,0", [0, 1]), ("GPU-8932f937", [0, 1]), ("0", [0])],
+    [(None, [0, 1]), ("1", [1]), ("1,0", [0, 1]), ("GPU-8932f937", [0, 1]), ("0", [0]), ("7", [])],
 )
 def test_visible_gpus(
     two_gpus: None, monkeypatch: pytest.MonkeyPatch, named: str | None, seen: list[int]
@@ -182,7 +189,7 @@ def test_one_training_at_a_time_is_on_a_gpu(
 
 
 def test_without_a_gpu_nobody_waits(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(backend, "gpu_compute_capability", lambda: None)
+    monkeypatch.setattr(backend, "nvidia_gpus", list)
     waited: list[int] = []
     with backend.gpus_held(lambda: waited.append(1)), backend.gpus_held(lambda: waited.append(2)):
         assert waited == []

@@ -109,6 +109,19 @@ def test_touching_nuclei_come_back_from_their_own_maps() -> None:
         assert values[counts.argmax()] > 0
 
 
+@pytest.mark.parametrize(
+    ("border", "seed_cutoff", "count"), [(0, 0.5, 1), (0.3, 0.5, 1), (0.6, 0.5, 2), (0.3, 0.7, 2)]
+)
+def test_a_border_parts_what_the_distance_does_not(
+    border: float, seed_cutoff: float, count: int
+) -> None:
+    maps = np.full((4, 9, 3), (1, 0, 0.9), np.float32)
+    maps[:, 4, 1] = border  # 0.9 * (1 - border) is above the cutoff or not
+    found = nuclei(maps, Inference(seed_cutoff=seed_cutoff))
+    assert np.unique(found).tolist() == [*range(1, count + 1)]
+    assert len(np.unique(found[:, :4])) == len(np.unique(found[:, 5:])) == 1
+
+
 def test_a_mask_without_a_seed_is_one_nucleus() -> None:
     maps = targets(discs((20, 12), (8, 50)), "nuclei")
     maps[..., 2] *= 0.3

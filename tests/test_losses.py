@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from numpy.typing import ArrayLike
 
-from nucleus_unet.losses import bce_dice_loss, dice_coefficient
+from nucleus_unet.losses import bce_dice_loss, dice_coefficient, mask_dice, nuclei_loss
 
 
 def batch(values: ArrayLike) -> np.ndarray:
@@ -43,6 +43,27 @@ def test_loss_of_a_perfect_and_of_a_wrong_prediction_is_finite() -> None:
     assert float(bce_dice_loss(y_true, 1 - y_true)) == pytest.approx(
         -0.5 * math.log(1e-7) - 1 / 3, abs=0.1
     )
+
+
+def maps(mask: ArrayLike, border: ArrayLike, distance: ArrayLike) -> np.ndarray:
+    """Three (N, H) as (N, H, 1, 3)."""
+    return np.concatenate([batch(mask), batch(border), batch(distance)], axis=-1)
+
+
+def test_the_loss_of_all_maps_by_hand() -> None:
+    y_true, y_pred = (
+        maps([[1, 0]], [[0, 1]], [[0.5, 0]]),
+        maps([[0.8, 0.4]], [[0.1, 0.7]], [[0.6, 0.2]]),
+    )
+    mask = -(math.log(0.8) + math.log(0.6)) / 4 - (2 * 0.8 + 1) / (1 + 1.2 + 1)
+    border = -(math.log(0.9) + math.log(0.7)) / 4 - (2 * 0.7 + 1) / (1 + 0.8 + 1)
+    distance = -(0.5 * math.log(0.6) + 0.5 * math.log(0.4) + math.log(0.8)) / 2
+    assert float(nuclei_loss(y_true, y_pred)) == pytest.approx(mask + border + distance, abs=1e-5)
+
+
+def test_the_dice_of_all_maps_is_the_mask_s() -> None:
+    y_true, y_pred = maps([[1, 0]], [[0, 1]], [[1, 1]]), maps([[0.8, 0.4]], [[0, 0]], [[0, 0]])
+    assert float(mask_dice(y_true, y_pred)) == pytest.approx((2 * 0.8 + 1) / (1 + 1.2 + 1))
 
 
 def test_integer_truth_is_as_good() -> None:

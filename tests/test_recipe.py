@@ -154,6 +154,7 @@ def test_overrides_are_checked_together() -> None:
         ("data.validation_fraction=1", r"data\.validation_fraction = 1"),
         ("inference.cutoff=1.5", r"inference\.cutoff = 1\.5"),
         ("augmentation.zoom_range=1", r"augmentation\.zoom_range = 1"),
+        ("augmentation.stain_range=0.3", r"augmentation\.stain_range = 0\.3: .*0\.25"),
         ("network.activation=sigmoid", r"network\.activation = 'sigmoid': .*'tanh'"),
         ("network.depth=3", r"network: .*dropout has 5 values; a network of depth 3 has 4 levels"),
         ("training.threads=0", r"training\.threads = 0: .*greater than or equal to 1"),
@@ -264,6 +265,10 @@ def _toml(value: Any) -> str:
     ("overrides", "message"),
     [
         (["network.padding=valid"], "data.framing = crop goes with network.padding = same"),
+        (
+            ["network.depth=5", "network.dropout=[0, 0, 0, 0, 0, 0]"],
+            "data.framing = crop goes with network.depth up to 4, not 5",
+        ),
         (["data.image_size=100"], "cannot be halved 4 times, .* take a multiple of 16"),
     ],
 )

@@ -3,6 +3,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
+from nucleus_unet import slides as module
 from nucleus_unet.slides import slides
 
 Images = list[tuple[str, str, NDArray[np.uint8]]]
@@ -30,6 +31,16 @@ def test_tiles_of_one_slide_are_found_in_any_order() -> None:
     assert slides(images) == expected
     shuffled = [images[i] for i in np.random.default_rng(0).permutation(len(images))]
     assert slides(shuffled) == expected
+
+
+def test_many_images_are_compared_block_by_block(monkeypatch: pytest.MonkeyPatch) -> None:
+    again = [(f"{id_}+", f"{id_}+", image) for id_, _, image in tiles("a", slide(1))]
+    images = tiles("a", slide(1)) + tiles("b", slide(2)) + again
+    expected = slides(images)
+    assert sorted({*expected.values()}) == ["a00", "b00"]
+    for block in (1, 5, 12):
+        monkeypatch.setattr(module, "BLOCK", block)
+        assert slides(images) == expected
 
 
 def test_images_of_other_slides_change_no_name() -> None:

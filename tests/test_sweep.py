@@ -23,6 +23,8 @@ def test_some_are_drawn_by_the_seed() -> None:
     assert len({tuple(some) for some in drawn.values()}) > 1
     assert combinations(OVER, 2, 3) == drawn[3]
     assert set(combinations(OVER, 9, 0)) == set(every)
+    enormous = {f"key{k}": range(10) for k in range(15)}  # which nobody can list
+    assert len(set(combinations(enormous, 3, 0))) == 3
 
 
 @pytest.mark.parametrize("key", ["training.epochs", "data.split_seed"])

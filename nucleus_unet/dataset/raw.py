@@ -94,13 +94,14 @@ class RawDataset:
             ) from error
 
     def digest(self) -> str:
-        """SHA-256 of the zip or image file, or over a folder's sorted names and contents."""
-        if self.path.is_file():
+        """SHA-256 of the zip; of a folder or an image file over the names and contents of its files."""
+        if self.path.is_file() and not _PICTURE.fullmatch(self.path.name):
             return sha256_file(self.path)
         digest = hashlib.sha256()
-        annotation = (name for sample in self.samples for _, name in sample.annotation)
-        for name in sorted({*annotation, *(sample.image for sample in self.samples)}):
-            digest.update(f"{name}\0{sha256_bytes(self.read(name))}\n".encode())
+        for sample in self.samples:
+            digest.update(f"{sample.id}\0{sample.annotated}\n".encode())
+            for name in (sample.image, *(member for _, member in sample.annotation)):
+                digest.update(f"{name}\0{sha256_bytes(self.read(name))}\n".encode())
         return digest.hexdigest()
 
 

@@ -62,6 +62,8 @@ def _read_solution(path: Path) -> Iterator[tuple[str, NDArray[np.int32]]]:
         raise NucleusError(f"{path}: no solution: its columns are {', '.join(SOLUTION)}")
     by_image: dict[str, list[Mapping[str, str]]] = {}
     for line, row in enumerate(rows, 2):
+        if None in row.values():
+            raise NucleusError(f"{path}, line {line}: a row is cut off: fetch it again")
         if row["Usage"] != "Ignored":
             by_image.setdefault(row["ImageId"], []).append(row | {"line": f"{path}, line {line}"})
     for image_id, nuclei in sorted(by_image.items()):

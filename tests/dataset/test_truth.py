@@ -47,7 +47,9 @@ def test_nuclei_that_overlap_go_to_the_smaller(tmp_path: Path) -> None:
     [
         ("a,1 1,,3,Public", "line 2: Height and Width are no size in pixels"),
         ("a,1 1,0,3,Public", "line 2: Height and Width are no size in pixels"),
-        ("a,1 1,4", "line 2: Height and Width are no size in pixels"),
+        ("a,1 1,4", "line 2: a row is cut off: fetch it again"),
+        ("a,1 1,4,4,Public\na", "line 3: a row is cut off: fetch it again"),
+        ("a,1 1,4,4,Public\nb,1 1 9,4,4,Public", "line 3: "),
         ("a,5 1,2,2,Public", "line 2: RLE 1 of 1, '5 1', leaves the image"),
     ],
 )

@@ -5,15 +5,14 @@ import numpy as np
 import pytest
 
 from nucleus_unet.errors import NucleusError
-from nucleus_unet.files import sha256_file
 from nucleus_unet.stages import Stage
-from tasks.ingest import digests, images_of, ingest_stage
+from tasks.ingest import digests, identities, images_of, ingest_stage
 from tasks.merge_masks import dataset_of
-from tasks.predict import SHARD, identities, images_in, shards
+from tasks.predict import SHARD, images_in, shards
 
 
 def write_images(folder: Path, count: int) -> Path:
-    folder.mkdir(exist_ok=True)
+    folder.mkdir(parents=True, exist_ok=True)
     for index in range(count):
         image = np.full((2, 3, 3), index, np.uint8)
         cv2.imwrite(str(folder / f"{index:03}.png"), image)
@@ -53,11 +52,29 @@ def test_where_an_image_is_truncated_no_stage_is_left(home: Path, tmp_path: Path
 def test_digests_of_a_file_and_of_a_folder(home: Path, tmp_path: Path) -> None:
     raw = write_images(tmp_path / "raw", 1)
     file, folder = digests([raw / "000.png", raw])
-    assert file == sha256_file(raw / "000.png")
+    renamed = tmp_path / "renamed.png"
+    renamed.write_bytes((raw / "000.png").read_bytes())
+    assert digests([renamed]) != [file]  # its id is its name
     moved = raw.rename(tmp_path / "moved")
     assert digests([moved]) == [folder]
     write_images(moved, 2)
     assert digests([moved]) != [folder]
+
+
+def test_the_digest_of_a_folder_sees_that_an_annotation_is_gone(home: Path, tmp_path: Path) -> None:
+    write_images(tmp_path / "raw" / "a" / "images", 1)
+    (tmp_path / "raw" / "a" / "masks").mkdir()  # empty: no nucleus
+    before = digests([tmp_path / "raw"])
+    (tmp_path / "raw" / "a" / "masks").rmdir()
+    assert digests([tmp_path / "raw"]) != before
+
+
+def test_an_image_under_another_name_is_another_image(home: Path, tmp_path: Path) -> None:
+    [first] = write_images(tmp_path / "raw", 1).iterdir()
+    ingest_stage([first], annotated=False)
+    second = first.rename(first.with_name("second.png"))
+    [entry] = images_of(ingest_stage([second], annotated=False).folder)
+    assert (entry.id, entry.source) == ("second", str(second))
 
 
 def test_the_digest_of_a_data_set_is_of_its_contents(home: Path, tmp_path: Path) -> None:

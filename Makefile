@@ -35,7 +35,7 @@ deploy: install
 
 worker: install
 	@: $${PREFECT_API_URL:?set it to the Prefect server whose work the worker is to do}
-	$(BIN)/prefect worker start --pool gpu --limit 1
+	$(BIN)/prefect worker start --pool nucleus --limit 1
 
 lint: install
 	$(BIN)/ruff check .

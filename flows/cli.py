@@ -186,26 +186,30 @@ def reproduce(
     Exit code 0 where it is identical, 1 where it differs, 2 where it could not be tried.
     """
     if in_env:
-        _find_mlflow()
-        from nucleus_unet.records import reproduction_script
-
         options = ["--retrain"] * retrain
         options += [f"--train={path.absolute()}" for path in training_data]
         options += [f"--test={path.absolute()}" for path in test_data]
-        click.echo(reproduction_script(run_id, ["reproduce", run_id, *options]))
-        return
-    settings = _start()
-    from flows.reproduce import reproduce as flow
-    from nucleus_unet.records import fetch_record
-    from tasks.compare import report
+        try:
+            _find_mlflow()
+            from nucleus_unet.records import reproduction_script
 
-    fetch_record(run_id)
+            click.echo(reproduction_script(run_id, ["reproduce", run_id, *options]))
+        except BaseException:
+            click.echo("exit 2")  # of the shell that it is piped to
+            raise
+        return
     data = [list(paths) or None for paths in (training_data, test_data)]
     try:
+        settings = _start()
+        from flows.reproduce import reproduce as flow
+        from nucleus_unet.records import fetch_record
+        from tasks.compare import report
+
+        fetch_record(run_id)
         answer = settings.run_flow(flow, run_id, retrain, *data)
     except NucleusError:
         raise
-    except Exception:  # 1 would say that it differs
+    except BaseException:  # 1 would say that it differs
         traceback.print_exc()
         sys.exit(2)
     click.echo(f"\n{report(answer)}\n")
@@ -426,7 +430,7 @@ def ui(run_id: str | None) -> None:
 
     With RUN_ID, say where that run is in both.
     """
-    _prepare()
+    _find_mlflow()
     from flows.ui import serve
 
     serve(run_id, click.echo)
@@ -462,12 +466,12 @@ def deploy(
         raise NucleusError(
             "--test, --recipe, --set and --cron are of a schedule, and go with --train"
         )
-    from flows import settings
     from flows.deploy import Schedule
     from flows.deploy import deploy as deploy_to
     from nucleus_unet.recipe import load_recipe
+    from nucleus_unet.servers import check_servers
 
-    settings.check_servers()
+    check_servers()
     schedule = None
     if training_data:
         recipe = load_recipe(recipe_name or "best", overrides)
@@ -483,10 +487,12 @@ def _prepare() -> None:
 
 
 def _find_mlflow() -> None:
-    """The environment settled and MLflow's database there; then MLflow may be asked."""
+    """The environment settled, MLflow's database there, the servers up; then MLflow may be asked."""
     _prepare()
     from nucleus_unet import tracking
+    from nucleus_unet.servers import check_servers
 
+    check_servers()
     tracking.make_database()
 
 
@@ -505,11 +511,11 @@ def _start() -> Any:
     click.echo("Starting Prefect and MLflow ...", err=True)
     from flows import server
     from nucleus_unet.files import locked
-    from nucleus_unet.home import home, names_prefect, ui_url
+    from nucleus_unet.home import home, ui_url
 
     # Two that make the same database at once both fail.
     with locked(home() / "locks" / "databases"):
-        own = not names_prefect()
+        own = "PREFECT_API_URL" not in os.environ
         if own and "DASK_SCHEDULER_ADDRESS" in os.environ:
             raise NucleusError(
                 "DASK_SCHEDULER_ADDRESS names workers of other machines, which need a Prefect server "
@@ -522,7 +528,6 @@ def _start() -> Any:
 
         if own:
             server.wait_for(url, process)
-        settings.check_servers()
         _find_mlflow()
     return settings
 

@@ -37,25 +37,25 @@ from nucleus_unet.errors import NucleusError
 from nucleus_unet.recipe import Recipe
 from tasks.rank import NEW_CHAMPION
 
-POOL = "gpu"
+POOL = "nucleus"
+TAG = "nucleus-unet"
+"""Of our deployments in prefect.yaml, and so of their runs: what our automations are about."""
 CHECKOUT = Path(__file__).parents[1]
 LOST_S = 90
 """Three heartbeats of a flow run that do not come, as prefect.yaml sets them."""
 RUNS = "prefect.flow-run"
-OF_DEPLOYMENTS = {
-    "match": ResourceSpecification({"prefect.resource.id": f"{RUNS}.*"}),
-    "match_related": ResourceSpecification({"prefect.resource.role": "deployment"}),
-}
-"""Flow runs that the server can start again, and not those that somebody started in a shell."""
+NOT_LOADED = "*status code* 1. *"
+"""What a worker says of a run that ended before its flow began: of wrong settings or packages."""
 SLUG = "retrain"
 NEW_DATA = "nucleus.data.changed"
 """Event after which the scheduled retraining is run at once."""
 
 
 def automations() -> list[AutomationCore]:
-    """Runs that do not beat any more have crashed; those of deployments are scheduled again.
+    """Runs of our deployments that do not beat any more have crashed; what crashed is scheduled again.
 
-    A run that was stopped by SIGTERM, as on a spot machine, has crashed as well.
+    A run that was stopped by SIGTERM, as on a spot machine, has crashed as well. One whose flow could
+    not be loaded would crash each time, and is left.
     """
     ends = {f"{RUNS}.{state}" for state in ("Completed", SKIPPED, "Failed", "Cancelled", "Crashed")}
     beat = f"{RUNS}.heartbeat"
@@ -66,7 +66,7 @@ def automations() -> list[AutomationCore]:
             trigger=EventTrigger(
                 after={beat},
                 expect={beat, *ends},
-                match=ResourceSpecification({"prefect.resource.id": f"{RUNS}.*"}),
+                **_of_ours(),
                 for_each={"prefect.resource.id"},
                 posture=Posture.Proactive,
                 threshold=1,
@@ -77,7 +77,7 @@ def automations() -> list[AutomationCore]:
         AutomationCore(
             name="nucleus: a run that crashed is taken up again",
             description="It goes on where it was, on any machine with the same home.",
-            trigger=_on(f"{RUNS}.Crashed", **OF_DEPLOYMENTS),
+            trigger=_on(f"{RUNS}.Crashed", **_of_ours(f"!{NOT_LOADED}")),
             actions=[
                 ChangeFlowRunState(
                     state=StateType.SCHEDULED, name="AwaitingRetry", message="taken up again"
@@ -88,14 +88,21 @@ def automations() -> list[AutomationCore]:
 
 
 def notifications(block_id: UUID) -> list[AutomationCore]:
-    """Failed runs of deployments and new champions are told by a notification block of Prefect's."""
+    """Failed runs of ours and new champions are told by a notification block of Prefect's."""
     told = (
         (
             "a failed run",
             "With what is to be done.",
-            _on(f"{RUNS}.Failed", **OF_DEPLOYMENTS),
+            _on(f"{RUNS}.Failed", **_of_ours()),
             "nucleus: {{ flow_run.name }} failed",
             "{{ flow_run.state.message }}\n{{ flow_run|ui_url }}",
+        ),
+        (
+            "a run that cannot start",
+            "Its worker's log says why.",
+            _on(f"{RUNS}.Crashed", **_of_ours(NOT_LOADED)),
+            "nucleus: {{ flow_run.name }} cannot start",
+            "Its settings or packages are wrong: see its log. {{ flow_run|ui_url }}",
         ),
         (
             "a new champion",
@@ -172,7 +179,10 @@ def deploy(schedule: Schedule | None, notify: str | None, say: Callable[[str], o
         schedule.in_prefect()
     with get_client(sync_client=True) as client:
         try:
-            client.read_work_pool(POOL)
+            if (kind := client.read_work_pool(POOL).type) != "process":
+                raise NucleusError(
+                    f"the work pool {POOL} is there, of type {kind}: rename or remove it"
+                )
         except ObjectNotFound:
             client.create_work_pool(WorkPoolCreate(name=POOL, type="process"))
             say(f"work pool {POOL}: made")
@@ -206,7 +216,7 @@ def _deployed(client: SyncPrefectClient) -> dict[str, dict[str, object]]:
     """What decides the runs of each deployment of our pool, by its name."""
     decides = {
         *("entrypoint", "path", "pull_steps", "job_variables", "description"),
-        *("parameters", "parameter_openapi_schema", "concurrency_options"),
+        *("parameters", "parameter_openapi_schema", "concurrency_options", "tags"),
     }
     return {
         one.name: one.model_dump(include=decides)
@@ -279,6 +289,15 @@ def _create_or_update(client: SyncPrefectClient, wanted: AutomationCore) -> str:
 def _on(event: str, **of: ResourceSpecification) -> EventTrigger:
     """Each time that an event happens."""
     return EventTrigger(expect={event}, posture=Posture.Reactive, threshold=1, **of)
+
+
+def _of_ours(message: str | None = None) -> dict[str, ResourceSpecification]:
+    """Runs of our deployments, and not those that somebody started in a shell; by state message."""
+    of_run: dict[str, str | list[str]] = {"prefect.resource.id": f"{RUNS}.*"}
+    if message:
+        of_run["prefect.state-message"] = message
+    tagged = ResourceSpecification({"prefect.resource.id": f"prefect.tag.{TAG}"})
+    return {"match": ResourceSpecification(of_run), "match_related": tagged}
 
 
 def _comparable(automation: AutomationCore) -> dict[str, object]:

@@ -7,7 +7,6 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import httpx
 from prefect.artifacts import create_link_artifact
 from prefect.logging import get_run_logger
 from prefect.runtime import flow_run
@@ -20,7 +19,7 @@ from nucleus_unet.dataset.raw import dataset_name
 from nucleus_unet.dataset.synthetic import write_synthetic
 from nucleus_unet.errors import NucleusError
 from nucleus_unet.files import locked
-from nucleus_unet.home import home, home_id, names_prefect, ui_url
+from nucleus_unet.home import home, home_id, ui_url
 from nucleus_unet.isolation import abandoned_on_error
 from nucleus_unet.recipe import Recipe, digest_of
 from nucleus_unet.source import packages, source
@@ -33,25 +32,6 @@ SKIPPED = "Skipped"
 """State of a flow run that ended at once, as nothing had changed."""
 MOST_ATTEMPTS = 10
 """Of a flow run that crashes and is taken up again by the server."""
-
-
-def check_servers() -> None:
-    """See that the servers that the environment names answer.
-
-    Raises
-    ------
-    NucleusError
-        One does not.
-    """
-    for variable in ("PREFECT_API_URL", "MLFLOW_TRACKING_URI"):
-        url = os.environ.get(variable, "").rstrip("/")
-        if url.startswith("http"):
-            try:
-                httpx.get(f"{url}/health", timeout=10).raise_for_status()
-            except httpx.HTTPError as error:
-                raise NucleusError(
-                    f"{variable}={url} does not answer ({error}): start that server, or unset it"
-                ) from error
 
 
 def run_flow(flow: Any, *args: Any, **kwargs: Any) -> Any:
@@ -84,7 +64,7 @@ def task_runner() -> Any:
         return threads()
     if asked != "dask":
         raise NucleusError(f"NUCLEUS_TASK_RUNNER={asked} is unknown: set threads or dask")
-    if not names_prefect():
+    if "PREFECT_API_URL" not in os.environ:
         raise NucleusError(
             "NUCLEUS_TASK_RUNNER=dask needs a Prefect server for its workers: start one and set "
             "PREFECT_API_URL, or unset it"

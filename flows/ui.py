@@ -13,6 +13,7 @@ import httpx
 
 from nucleus_unet import records, tracking
 from nucleus_unet.errors import NucleusError
+from nucleus_unet.files import locked
 from nucleus_unet.home import home, ui_url
 
 
@@ -41,25 +42,26 @@ def serve(run_id: str | None, say: Callable[[str], None]) -> None:
             *("-m", "mlflow", "server", "--host", "127.0.0.1", "--port", _free_port("mlflow")),
             *("--backend-store-uri", os.environ["MLFLOW_TRACKING_URI"], "--workers", "1"),
         ]
-    tracking.make_database()
     for end in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
         signal.signal(end, signal.default_int_handler)
     # At another port than its own Prefect's pages would ask the usual one all the same.
     environment = os.environ | {"PREFECT_UI_API_URL": f"{ui_url('prefect')}/api"}
-    processes = {}
-    for name, command in commands.items():
-        log = (home() / f"{name}-server.log").open("wb")
-        # A session of its own: Ctrl-C comes to this process, which ends the servers in order.
-        processes[name] = subprocess.Popen(
-            [sys.executable, *command],
-            env=environment,
-            stdout=log,
-            stderr=log,
-            start_new_session=True,
-        )
+    processes: dict[str, subprocess.Popen[bytes]] = {}
     try:
-        for name in processes:
-            _wait_for(name, processes[name])
+        # Two that make the same database at once both fail.
+        with locked(home() / "locks" / "databases"):
+            for name, command in commands.items():
+                log = (home() / f"{name}-server.log").open("wb")
+                # A session of its own: Ctrl-C comes to this process, which ends them in order.
+                processes[name] = subprocess.Popen(
+                    [sys.executable, *command],
+                    env=environment,
+                    stdout=log,
+                    stderr=log,
+                    start_new_session=True,
+                )
+            for name, process in processes.items():
+                _wait_for(name, process)
         say("\n".join([*lines, "Ctrl-C ends both." if processes else "Served elsewhere."]))
         while processes:
             time.sleep(1)

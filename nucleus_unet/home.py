@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from nucleus_unet.errors import NucleusError
 from nucleus_unet.files import locked, make_folder, write_atomically
 
 
@@ -54,17 +55,17 @@ def fresh_home(name: str) -> Iterator[None]:
     shutil.rmtree(inner)
 
 
-def names_prefect() -> bool:
-    """Whether the environment names a Prefect server."""
-    return bool({"PREFECT_API_URL", "PREFECT_PROFILE"} & os.environ.keys())
-
-
 def prepare_environment() -> None:
     """Point Prefect and MLflow at the home, where no server is named; before either is imported.
 
-    ``PREFECT_API_URL`` or ``PREFECT_PROFILE`` name a Prefect server, ``MLFLOW_TRACKING_URI`` an MLflow
-    server. Without the former two Prefect's own home moves below ours, so that a profile that happens
-    to be active, of a cloud account perhaps, is not used. Neither tool calls its makers.
+    ``PREFECT_API_URL`` names a Prefect server, ``MLFLOW_TRACKING_URI`` an MLflow server. Without the
+    former Prefect's own home moves below ours, so that a profile that happens to be active, of a
+    cloud account perhaps, is not used. Neither tool calls its makers.
+
+    Raises
+    ------
+    NucleusError
+        The home cannot be made; or a Prefect profile is named, and not its server.
     """
     folder = home()
     defaults = {
@@ -83,7 +84,12 @@ def prepare_environment() -> None:
         # A first start on a slow disk makes the database: about 20 s, which is Prefect's limit.
         "PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS": "120",
     }
-    if not names_prefect():
+    if "PREFECT_API_URL" not in os.environ:
+        if profile := os.environ.get("PREFECT_PROFILE"):
+            raise NucleusError(
+                f"PREFECT_PROFILE={profile} is not read: set PREFECT_API_URL, and its log-in, to what "
+                "that profile has (prefect profile inspect), or unset it"
+            )
         defaults |= {"PREFECT_SERVER_ALLOW_EPHEMERAL_MODE": "true"}
         os.environ["PREFECT_HOME"] = str(folder / "prefect")
     for name, value in defaults.items():

@@ -16,6 +16,7 @@ from nucleus_unet.files import sha256_file
 from nucleus_unet.home import home
 from nucleus_unet.recipe import Recipe, parse_recipe
 from nucleus_unet.reproduction import LoggedDataset, Record, environment_script
+from nucleus_unet.servers import without_credentials
 from nucleus_unet.tracking import ABSENT, MODEL, MODEL_FILES
 
 
@@ -33,8 +34,8 @@ def require_run(run_id: str) -> dict[str, str]:
         if error.error_code not in ABSENT:
             raise
         raise NucleusError(
-            f"no run {run_id} at {mlflow.get_tracking_uri()}: take a run id from its UI "
-            "(nucleus ui), or set MLFLOW_TRACKING_URI to the server that has it"
+            f"no run {run_id} at {without_credentials(mlflow.get_tracking_uri())}: take a run id from "
+            "its UI (nucleus ui), or set MLFLOW_TRACKING_URI to the server that has it"
         ) from error
 
 

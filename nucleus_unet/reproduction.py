@@ -160,7 +160,9 @@ def environment_script(
         install = f"{pip} {' '.join(map(shlex.quote, pins))}"
     lines = [
         f"# Run {record.run_id}: commit {record.commit}, Python {record.machine['python']}",
-        "set -e",
+        # 1 would say that the submission differs.
+        "set -e; trap 'exit 2' EXIT",
+        f"rm -rf {folder}",
         f"git clone --quiet {shlex.quote(str(Path(__file__).parents[1]))} {folder}",
         f"cd {folder}",
         f"git checkout --quiet {record.commit}",
@@ -168,6 +170,7 @@ def environment_script(
         f"python{python} -m venv .venv",
         install,
         f"{pip} --no-build-isolation --editable .",
+        "trap - EXIT",
         f".venv/bin/nucleus {shlex.join(command)}",
     ]
     return "\n".join(lines)

@@ -10,7 +10,9 @@ from pathlib import Path
 from nucleus_unet.errors import NucleusError
 
 # Whatever the user's git is set to.
-DIFF = ("diff", "--no-ext-diff", "--no-color", "--src-prefix=a/", "--dst-prefix=b/")
+DIFF = ("diff", "--binary", "--no-ext-diff", "--no-color", "--src-prefix=a/", "--dst-prefix=b/")
+OURS = ("flows", "tasks", "nucleus_unet", "requirements", "pyproject.toml")
+"""Of the checkout; a file of settings beside them may hold a password."""
 
 
 @dataclass(frozen=True)
@@ -19,7 +21,7 @@ class Source:
 
     commit: str
     diff: str
-    """What the working tree has besides, as a patch; empty where it is clean."""
+    """What the working tree has besides, of `OURS`, as a patch; empty where it is clean."""
 
     @property
     def dirty(self) -> bool:
@@ -39,7 +41,9 @@ def source() -> Source:
     # It knows this file, unless the checkout is one of something else.
     if not shutil.which("git") or not in_checkout or not _git("ls-files", "--", __file__):
         return Source("unknown", "")
-    return Source(_git("rev-parse", "HEAD").strip(), _git(*DIFF, "HEAD") + _untracked())
+    return Source(
+        _git("rev-parse", "HEAD").strip(), _git(*DIFF, "HEAD", "--", *OURS) + _untracked()
+    )
 
 
 def packages() -> list[str]:
@@ -55,10 +59,12 @@ def requirements_lock() -> str | None:
 
 
 def _untracked() -> str:
-    """Patches that add the files of the package that git does not know yet."""
-    files = _git("ls-files", "--others", "--exclude-standard", "--", "*.py", "*.toml").split("\n")
+    """Patches that add the files of ours that git does not know yet."""
+    files = _git("ls-files", "--others", "--exclude-standard", "--", *OURS).split("\n")
     return "".join(
-        _git(*DIFF, "--no-index", "/dev/null", file, allowed=(0, 1)) for file in files if file
+        _git(*DIFF, "--no-index", "/dev/null", file, allowed=(0, 1))
+        for file in files
+        if file.endswith((".py", ".toml"))
     )
 
 

@@ -37,6 +37,7 @@ from nucleus_unet.interruption import StoppedError
 from nucleus_unet.machine import machine
 from nucleus_unet.recipe import Recipe
 from nucleus_unet.reproduction import LoggedDataset
+from nucleus_unet.servers import without_credentials
 from nucleus_unet.source import packages, requirements_lock, source
 
 EXPERIMENT = "nucleus-unet"
@@ -325,7 +326,7 @@ def run_url(run_id: str) -> str:
 
 def ui_address() -> str:
     """MLflow's UI: the tracking server, or where ``nucleus ui`` serves the local database."""
-    uri = mlflow.get_tracking_uri()
+    uri = without_credentials(mlflow.get_tracking_uri())
     return uri.rstrip("/") if uri.startswith("http") else ui_url("mlflow")
 
 

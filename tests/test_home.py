@@ -75,18 +75,23 @@ def test_nobody_is_called() -> None:
     assert os.environ["DO_NOT_TRACK"] == os.environ["MLFLOW_DISABLE_TELEMETRY"] == "true"
 
 
-@pytest.mark.parametrize(
-    ("name", "value"),
-    [("PREFECT_API_URL", "http://prefect:4200/api"), ("PREFECT_PROFILE", "team")],
-)
+@pytest.mark.parametrize("profile", [None, "team"])
 def test_a_named_prefect_server_is_left_alone(
-    monkeypatch: pytest.MonkeyPatch, name: str, value: str
+    monkeypatch: pytest.MonkeyPatch, profile: str | None
 ) -> None:
-    monkeypatch.setenv(name, value)
-    monkeypatch.setenv("PREFECT_HOME", "/theirs")
+    named = {"PREFECT_API_URL": "http://prefect:4200/api", "PREFECT_HOME": "/theirs"}
+    named |= {"PREFECT_PROFILE": profile} if profile else {}
+    for name, value in named.items():
+        monkeypatch.setenv(name, value)
     prepare_environment()
-    assert (os.environ[name], os.environ["PREFECT_HOME"]) == (value, "/theirs")
+    assert named.items() <= os.environ.items()
     assert "PREFECT_SERVER_ALLOW_EPHEMERAL_MODE" not in os.environ
+
+
+def test_a_profile_alone_names_no_server(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PREFECT_PROFILE", "team")
+    with pytest.raises(NucleusError, match="PREFECT_PROFILE=team is not read: set PREFECT_API_URL"):
+        prepare_environment()
 
 
 def test_a_named_mlflow_server_is_left_alone(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,3 +1,4 @@
+import os
 import subprocess
 from dataclasses import replace
 from pathlib import Path
@@ -148,12 +149,37 @@ def test_the_script_of_a_run_s_revision_and_packages(tmp_path: Path, locked: boo
     subprocess.run(["sh", "-n"], input=text, text=True, check=True)
     lines = text.splitlines()
     assert lines[0] == f"# Run {record.run_id}: commit {record.commit}, Python 3.11.7"
-    assert lines[1] == "set -e"
-    assert lines[2].startswith("git clone --quiet ")
-    assert lines[4] == f"git checkout --quiet {record.commit}"
+    assert lines[1] == "set -e; trap 'exit 2' EXIT"
+    assert lines[3].startswith("git clone --quiet ")
+    assert lines[5] == f"git checkout --quiet {record.commit}"
     assert (f"git apply {diff}" in lines) == locked
     assert "python3.11 -m venv .venv" in lines
     [install] = [line for line in lines if "--no-deps" in line and "--editable" not in line]
     end = f" --require-hashes --requirement '{lock}'" if locked else " numpy==2.3.5"
     assert install.endswith(end)
     assert lines[-1] == ".venv/bin/nucleus reproduce 'it'\"'\"'s'"
+
+
+@pytest.mark.parametrize(("pip", "nucleus", "answer"), [(0, 0, 0), (0, 1, 1), (0, 2, 2), (1, 0, 2)])
+def test_the_script_ends_as_the_command_does_and_with_2_where_it_cannot_be_tried(
+    tmp_path: Path, pip: int, nucleus: int, answer: int
+) -> None:
+    (tmp_path / "bin").mkdir()
+    stubs = {
+        "git": 'if [ "$1" = clone ]; then mkdir "$4"; fi',  # which refuses where it is there
+        "python3.11": f"""mkdir -p .venv/bin
+            printf '#!/bin/sh\nexit {pip}' > .venv/bin/pip
+            printf '#!/bin/sh\nexit {nucleus}' > .venv/bin/nucleus
+            chmod +x .venv/bin/*""",
+    }
+    for name, text in stubs.items():
+        (tmp_path / "bin" / name).write_text(f"#!/bin/sh\n{text}")
+        (tmp_path / "bin" / name).chmod(0o755)
+    record = replace(RECORD, machine={"python": "3.11.7"}, packages={"numpy": "2.3.5"})
+    script = environment_script(record, None, None, ["reproduce", "it"])
+    path = f"{tmp_path / 'bin'}:{os.environ['PATH']}"
+    for _ in "ab":  # the second finds the folder of the first
+        done = subprocess.run(
+            ["sh"], input=script, text=True, cwd=tmp_path, env=os.environ | {"PATH": path}
+        )
+        assert done.returncode == answer

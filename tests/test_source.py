@@ -57,6 +57,15 @@ def test_the_patch_makes_the_working_tree_from_the_commit(checkout: Path, tmp_pa
     assert not (tmp_path / "clone" / "notes.txt").exists()
 
 
+def test_files_of_settings_are_not_logged(checkout: Path) -> None:
+    (checkout / "prefect.yaml").write_text("password: none\n")
+    git(checkout, "add", ".")
+    git(checkout, "commit", "--quiet", "-m", "settings")
+    (checkout / "prefect.yaml").write_text("password: secret\n")
+    (checkout / "winner.toml").write_text("password = 'secret'\n")
+    assert source().diff == ""
+
+
 def test_outside_of_a_checkout(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "__file__", str(tmp_path / "nucleus_unet" / "source.py"))
     assert (source().commit, source().diff, source().dirty) == ("unknown", "", False)

@@ -298,7 +298,7 @@ class Team:
 
     def work(self) -> subprocess.Popen[bytes]:
         """Start a worker."""
-        self.workers.append(self.prefect("worker", "start", "--pool", "gpu"))
+        self.workers.append(self.prefect("worker", "start", "--pool", "nucleus"))
         return self.workers[-1]
 
     def runs(self) -> list[dict[str, Any]]:

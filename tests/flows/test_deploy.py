@@ -16,10 +16,11 @@ CHECKOUT = Path(__file__).parents[2]
 
 
 def test_prefect_yaml_and_the_code_say_the_same() -> None:
-    from flows.deploy import LOST_S, POOL
+    from flows.deploy import LOST_S, POOL, TAG
 
     for deployment in yaml.safe_load((CHECKOUT / "prefect.yaml").read_text())["deployments"]:
         assert deployment["work_pool"]["name"] == POOL
+        assert deployment["tags"] == [TAG]
         beat_s = deployment["work_pool"]["job_variables"]["env"][
             "PREFECT_FLOWS_HEARTBEAT_FREQUENCY"
         ]
@@ -38,6 +39,55 @@ def test_an_automation_is_the_same_in_whatever_order_its_events_are_named() -> N
         assert _comparable(Automation.model_validate(served)) == _comparable(wanted)
         served["trigger"]["expect"].pop()
         assert _comparable(Automation.model_validate(served)) != _comparable(wanted)
+
+
+@pytest.mark.parametrize(
+    ("event", "message", "tags", "does"),
+    [
+        ("heartbeat", None, ["nucleus-unet"], {"a run that is lost has crashed"}),
+        ("heartbeat", None, ["other"], set()),
+        ("Crashed", "no heartbeat", ["nucleus-unet"], {"a run that crashed is taken up again"}),
+        (
+            "Crashed",
+            "Process exited with status code: -9. It was killed.",
+            ["a", "nucleus-unet"],
+            {"a run that crashed is taken up again"},
+        ),
+        (
+            "Crashed",
+            "Process exited with status code: 1. It caught an error.",
+            ["nucleus-unet"],
+            {"a run that cannot start is told"},
+        ),
+        ("Crashed", "no heartbeat", [], set()),  # of a shell, or of somebody else
+        ("Failed", "no data", ["nucleus-unet"], {"a failed run is told"}),
+        ("Failed", "no data", ["other"], set()),
+    ],
+)
+def test_what_is_done_about_a_run(
+    event: str, message: str | None, tags: list[str], does: set[str]
+) -> None:
+    from prefect.server.events.schemas.automations import EventTrigger
+    from prefect.server.events.schemas.events import RelatedResource, Resource
+
+    from flows.deploy import automations, notifications
+
+    resource = Resource({"prefect.resource.id": f"prefect.flow-run.{uuid.uuid4()}"})
+    if message:
+        resource = Resource(resource.root | {"prefect.state-message": message})
+    related = [
+        RelatedResource({"prefect.resource.id": f"prefect.tag.{t}", "prefect.resource.role": "tag"})
+        for t in tags
+    ]
+    found = set()
+    for one in [*automations(), *notifications(uuid.uuid4())]:
+        trigger = EventTrigger.model_validate(one.trigger.model_dump(mode="json"))
+        expected = f"prefect.flow-run.{event}" in trigger.expect
+        if expected and trigger.covers_resources(resource, related):
+            found.add(one.name.removeprefix("nucleus: "))
+    if event != "heartbeat":
+        found.discard("a run that is lost has crashed")  # which this event only ends the wait of
+    assert found == does
 
 
 def die(worker: subprocess.Popen[bytes]) -> None:

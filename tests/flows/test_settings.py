@@ -1,11 +1,7 @@
 import logging
-import socket
 import sys
-from collections.abc import Iterator
-from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
-from threading import Thread
-from typing import Any, ClassVar
+from typing import Any
 
 import pytest
 
@@ -18,61 +14,6 @@ def settings(bare: Path) -> Any:
     from flows import settings
 
     return settings
-
-
-class Health(BaseHTTPRequestHandler):
-    asked: ClassVar[list[str]] = []
-
-    def do_GET(self) -> None:
-        self.asked.append(self.path)
-        self.send_response(200 if self.path in ("/health", "/api/health") else 404)
-        self.end_headers()
-
-    def log_message(self, *_: Any) -> None:
-        pass
-
-
-@pytest.fixture
-def server() -> Iterator[str]:
-    Health.asked.clear()
-    with HTTPServer(("127.0.0.1", 0), Health) as server:
-        Thread(target=server.serve_forever, daemon=True).start()
-        yield f"http://127.0.0.1:{server.server_port}"
-        server.shutdown()
-
-
-def test_no_server_is_asked_where_none_is_named(
-    settings: Any, server: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv("MLFLOW_TRACKING_URI", "sqlite:///nowhere.db")
-    settings.check_servers()
-    assert Health.asked == []
-
-
-def test_servers_that_answer(settings: Any, server: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("PREFECT_API_URL", f"{server}/api")
-    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"{server}/")
-    settings.check_servers()
-    assert Health.asked == ["/api/health", "/health"]
-
-
-@pytest.mark.parametrize("variable", ["PREFECT_API_URL", "MLFLOW_TRACKING_URI"])
-def test_a_server_that_does_not_answer(
-    settings: Any, variable: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    with socket.create_server(("127.0.0.1", 0)) as taken:
-        port = taken.getsockname()[1]
-    monkeypatch.setenv(variable, f"http://127.0.0.1:{port}")
-    with pytest.raises(NucleusError, match=f"^{variable}=http://127.0.0.1:{port} does not answer"):
-        settings.check_servers()
-
-
-def test_another_address_on_a_server_is_refused(
-    settings: Any, server: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv("PREFECT_API_URL", f"{server}/ui")
-    with pytest.raises(NucleusError, match="404"):
-        settings.check_servers()
 
 
 def test_what_the_user_can_mend_is_logged_as_one_line(

@@ -1,0 +1,98 @@
+import socket
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, HTTPServer
+from threading import Thread
+from typing import Any, ClassVar
+
+import pytest
+
+from nucleus_unet.errors import NucleusError
+from nucleus_unet.servers import check_servers, without_credentials
+
+
+@pytest.fixture(autouse=True)
+def bare(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No server is named."""
+    for name in ("PREFECT_API_URL", "MLFLOW_TRACKING_URI"):
+        monkeypatch.delenv(name, raising=False)
+
+
+class Health(BaseHTTPRequestHandler):
+    asked: ClassVar[list[str]] = []
+
+    def do_GET(self) -> None:
+        self.asked.append(self.path)
+        self.send_response(200 if self.path in ("/health", "/api/health") else 404)
+        self.end_headers()
+
+    def log_message(self, *_: Any) -> None:
+        pass
+
+
+@pytest.fixture
+def server() -> Iterator[str]:
+    Health.asked.clear()
+    with HTTPServer(("127.0.0.1", 0), Health) as server:
+        Thread(target=server.serve_forever, daemon=True).start()
+        yield f"http://127.0.0.1:{server.server_port}"
+        server.shutdown()
+
+
+def test_no_server_is_asked_where_none_is_named(
+    server: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "sqlite:///nowhere.db")
+    check_servers()
+    assert Health.asked == []
+
+
+def test_servers_that_answer(server: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PREFECT_API_URL", f"{server}/api")
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"{server}/")
+    check_servers()
+    assert Health.asked == ["/api/health", "/health"]
+
+
+@pytest.mark.parametrize("variable", ["PREFECT_API_URL", "MLFLOW_TRACKING_URI"])
+def test_a_server_that_does_not_answer(variable: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+    monkeypatch.setenv(variable, f"http://127.0.0.1:{port}")
+    with pytest.raises(NucleusError, match=f"^{variable}=http://127.0.0.1:{port} does not answer"):
+        check_servers()
+
+
+def test_another_address_on_a_server_is_refused(
+    server: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PREFECT_API_URL", f"{server}/ui")
+    with pytest.raises(NucleusError, match="404"):
+        check_servers()
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1:9", "{server}/elsewhere"])
+def test_a_password_is_not_shown(server: str, host: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    address = host.format(server=server.removeprefix("http://"))
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"http://ann:secret@{address}")
+    with pytest.raises(NucleusError) as caught:
+        check_servers()
+    assert str(caught.value).startswith(f"MLFLOW_TRACKING_URI=http://{address} does not answer")
+    assert "secret" not in str(caught.value)
+    assert caught.value.__suppress_context__
+
+
+@pytest.mark.parametrize(
+    ("address", "shown"),
+    [
+        ("http://mlflow:5000/", "http://mlflow:5000/"),
+        ("http://ann:s%40cret@mlflow:5000", "http://mlflow:5000"),
+        (
+            "postgresql+psycopg2://ann:s@cret@[::1]/db?sslmode=on",
+            "postgresql+psycopg2://[::1]/db?sslmode=on",
+        ),
+        ("sqlite:////srv/mlflow.db", "sqlite:////srv/mlflow.db"),
+        ("databricks", "databricks"),
+    ],
+)
+def test_an_address_without_credentials(address: str, shown: str) -> None:
+    assert without_credentials(address) == shown

@@ -9,6 +9,7 @@ case $HOST:${WITHOUT_LOGIN:-} in
     : "${MLFLOW_AUTH_CONFIG_PATH:?needed, unless WITHOUT_LOGIN=1 on loopback}"
     ;;
 esac
+[ "${MLFLOW_FLASK_SERVER_SECRET_KEY:-}" != A-LONG-RANDOM-TEXT ] || { echo "servers.env is to be filled in" >&2; exit 2; }
 # It takes them from the environment, which other users cannot see.
 : "${MLFLOW_BACKEND_STORE_URI:?the database}" "${MLFLOW_ARTIFACTS_DESTINATION:?where artifacts are stored}"
 exec .venv/bin/mlflow server --host "$HOST" --port "${MLFLOW_PORT:-5000}" --allowed-hosts "$ALLOWED_HOSTS" \

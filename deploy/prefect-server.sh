@@ -6,5 +6,6 @@ case $HOST:${WITHOUT_LOGIN:-} in
 127.*:1 | localhost:1) ;;
 *) : "${PREFECT_SERVER_API_AUTH_STRING:?needed, unless WITHOUT_LOGIN=1 on loopback}" ;;
 esac
+[ "${PREFECT_SERVER_API_AUTH_STRING:-}" != USER:PASSWORD ] || { echo "servers.env is to be filled in" >&2; exit 2; }
 : "${PREFECT_UI_API_URL:?the address of the API as browsers reach it}"
 exec .venv/bin/prefect server start --host "$HOST" --port "${PREFECT_PORT:-4200}"

@@ -69,7 +69,7 @@ def run_stage(
         "stage": name,
         "inputs": dict(inputs),
         "code": code_digest(*code),
-        "libraries": versions(libraries),
+        "libraries": _versions(libraries),
     }
     digest = digest_of(key)
     folder = home / "stages" / name / digest[:20]
@@ -92,15 +92,10 @@ def is_whole(folder: Path) -> bool:
     )
 
 
-def versions(libraries: Sequence[str]) -> dict[str, str]:
-    """Installed version of each distribution."""
-    return {library: metadata.version(library) for library in libraries}
-
-
-def code_digest(*modules: str) -> str:
+def code_digest(*modules: str, libraries: Sequence[str] = ()) -> str:
     """SHA-256 over the syntax of modules of this package and all that they import from it.
 
-    Comments, docstrings and layout do not count.
+    Comments, docstrings and layout do not count. The versions of `libraries` do.
     """
     found: dict[str, str] = {}
     waiting = [f"{PACKAGE}.{module}" for module in modules]
@@ -121,7 +116,7 @@ def code_digest(*modules: str) -> str:
             if isinstance(body := getattr(node, "body", None), list):
                 body[:] = [line for line in body if not _is_docstring(line)]
         found[module] = sha256_bytes(ast.dump(tree).encode())
-    return digest_of(found)
+    return digest_of(found | _versions(libraries))
 
 
 def _build(
@@ -149,6 +144,10 @@ def _build(
 
 def _source_of(module: str) -> Path:
     return Path(__file__).parents[1].joinpath(*module.split(".")).with_suffix(".py")
+
+
+def _versions(libraries: Sequence[str]) -> dict[str, str]:
+    return {library: metadata.version(library) for library in libraries}
 
 
 def _is_docstring(line: ast.stmt) -> bool:

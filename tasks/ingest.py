@@ -9,12 +9,10 @@ from prefect import task
 from nucleus_unet.dataset import prepared
 from nucleus_unet.dataset.raw import open_raw
 from nucleus_unet.home import home
-from nucleus_unet.stages import Stage, code_digest, is_whole, run_stage, versions
+from nucleus_unet.stages import Stage, code_digest, is_whole, run_stage
 from tasks.reporting import progress, state_of
 
 INDEX = "images.json"
-DECODERS = ("opencv-python-headless", "tifffile")
-"""Libraries that decide the pixels of what is read."""
 
 
 @task
@@ -27,7 +25,7 @@ def ingest_stage(raws: list[Path], annotated: bool) -> Stage:
     """The images of raw data sets as an index over the store."""
 
     def build(folder: Path) -> None:
-        code = f"{code_digest('dataset.images')} {versions(DECODERS)}"
+        code = code_digest("dataset.images", libraries=prepared.DECODERS)
         images = prepared.ingest(
             raws, home(), code, progress("decoding images"), annotated=annotated
         )
@@ -39,7 +37,7 @@ def ingest_stage(raws: list[Path], annotated: bool) -> Stage:
         {"raws": digests(raws), "annotated": annotated},
         build,
         code=["dataset.prepared"],
-        libraries=DECODERS,
+        libraries=prepared.DECODERS,
         whole=lambda folder: is_whole(folder) and not prepared.verify(home(), images_of(folder)),
     )
 

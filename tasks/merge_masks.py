@@ -10,9 +10,9 @@ from prefect.logging import get_run_logger
 
 from nucleus_unet.dataset import prepared
 from nucleus_unet.home import home
-from nucleus_unet.stages import Stage, code_digest, is_whole, run_stage, versions
-from tasks.ingest import DECODERS, digests
+from nucleus_unet.stages import Stage, code_digest, is_whole, run_stage
 from tasks.ingest import INDEX as IMAGES
+from tasks.ingest import digests
 from tasks.reporting import progress, state_of
 
 INDEX = "labels.json"
@@ -24,7 +24,7 @@ def merge_masks(raws: list[Path], images: Stage) -> Any:
 
     def build(folder: Path) -> None:
         index = prepared.read_index(images.folder / IMAGES, prepared.Images)
-        code = f"{code_digest('dataset.prepared')} {versions(DECODERS)}"
+        code = code_digest("dataset.prepared", libraries=prepared.DECODERS)
         labels = prepared.merge(raws, index, home(), code, progress("merging masks"))
         prepared.write_index(folder / INDEX, labels)
 
@@ -34,7 +34,7 @@ def merge_masks(raws: list[Path], images: Stage) -> Any:
         {"raws": digests(raws), "images": images.digest},
         build,
         code=["dataset.prepared"],
-        libraries=DECODERS,
+        libraries=prepared.DECODERS,
         whole=lambda folder: is_whole(folder) and not prepared.verify(home(), labels_of(folder)),
     )
     problems = prepared.read_index(stage.folder / INDEX, prepared.Labels).problems

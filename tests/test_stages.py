@@ -178,6 +178,13 @@ def test_code_counts_also_where_it_is_only_imported(package: Path, file: str, te
     assert code_digest("d") == of_d
 
 
+def test_versions_of_libraries_count(package: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    before = code_digest("a", libraries=["numpy"])
+    assert len({before, code_digest("a"), code_digest("a", libraries=["scipy"])}) == 3
+    monkeypatch.setattr(stages.metadata, "version", lambda _: "0")
+    assert code_digest("a", libraries=["numpy"]) != before
+
+
 def test_other_modules_do_not_count(package: Path) -> None:
     before = code_digest("a")
     (package / "d.py").write_text("y = 2\n")

@@ -30,6 +30,9 @@ from nucleus_unet.dataset.raw import RawDataset, RawSample, open_raw
 from nucleus_unet.errors import NucleusError
 from nucleus_unet.files import sha256_bytes, sha256_file, write_atomically
 
+DECODERS = ("opencv-python-headless", "tifffile")
+"""Distributions that decide pixels beside our code."""
+
 Progress = Callable[[int, int], None]
 """Called with how many are done and how many there are."""
 
@@ -123,7 +126,7 @@ def ingest(
     store
         The folder of entries, made where absent.
     code
-        Digest of the code that decides the pixels; another code makes other entries.
+        Digest of the code, with `DECODERS`, that decides the pixels; another makes other entries.
     annotated
         Demand annotation of every image, before anything is decoded.
 

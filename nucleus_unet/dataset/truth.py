@@ -46,9 +46,12 @@ def read_truth(
     if path.suffix.lower() == ".csv":
         yield from _read_solution(path)
         return
-    images = prepared.ingest([path], store, code_digest("dataset.images"), annotated=True)
-    code = code_digest("dataset.prepared")
-    for entry in prepared.merge([path], images, store, code, progress).entries:
+    images_code, labels_code = (
+        code_digest(module, libraries=prepared.DECODERS)
+        for module in ("dataset.images", "dataset.prepared")
+    )
+    images = prepared.ingest([path], store, images_code, annotated=True)
+    for entry in prepared.merge([path], images, store, labels_code, progress).entries:
         yield entry.id, prepared.load_labels(store, entry)
 
 

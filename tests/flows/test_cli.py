@@ -311,7 +311,8 @@ def test_recipe_diff_shows_what_differs() -> None:
 
 
 def test_check_of_a_whole_data_set(data: Path) -> None:
-    assert "2" in output("check", data)
+    rows = re.findall(r"^(images|annotated) +(\d+)$", output("check", data), re.MULTILINE)
+    assert rows == [("images", "2"), ("annotated", "2")]
 
 
 def test_check_ends_with_1_where_something_is_wrong(data: Path, tmp_path: Path) -> None:

@@ -1,6 +1,7 @@
 """What a server is given, and what it then does by itself."""
 
 import subprocess
+import time
 import uuid
 from datetime import datetime
 from pathlib import Path
@@ -133,6 +134,23 @@ def test_a_run_whose_machine_died_is_taken_up_by_another(team: Any) -> None:
     assert run.data.tags["attempt"] == "2"
     steps = [point.step for point in client.get_metric_history(run.info.run_id, "loss")]
     assert steps == [*range(1, 41)]
+
+
+@pytest.mark.slow
+def test_a_run_whose_flow_cannot_be_loaded_is_left_crashed(team: Any) -> None:
+    assert team.place.nucleus("deploy", **team.urls).returncode == 0
+    deployment = team.get("deployments/name/predict/predict")["id"]
+    asked = {"parameters": {"images": [], "out": "nowhere"}, "state": {"type": "SCHEDULED"}}
+    run_id = team.post(f"deployments/{deployment}/create_flow_run", asked)["id"]
+    team.urls["NUCLEUS_TASK_RUNNER"] = "misspelt"
+    team.work()
+    team.wait(lambda: team.get(f"flow_runs/{run_id}")["state_name"] == "Crashed")
+    time.sleep(20)  # in which it would be taken up
+    states = team.get(f"flow_run_states/?flow_run_id={run_id}")
+    assert [s["name"] for s in states if s["type"] in ("CRASHED", "SCHEDULED")] == [
+        "Scheduled",
+        "Crashed",
+    ]
 
 
 @pytest.mark.slow

@@ -5,6 +5,7 @@ import cv2
 import numpy as np
 import pytest
 
+from nucleus_unet.dataset.truth import read_truth
 from nucleus_unet.recipe import Data
 from nucleus_unet.stages import Stage
 from tasks.ingest import ingest_stage
@@ -38,6 +39,14 @@ def test_masks_are_merged_to_labels(home: Path, stages: tuple[Stage, Stage]) -> 
     entries = labels_of(stages[1].folder)
     assert [(entry.id, entry.nuclei) for entry in entries] == [(f"id{i}", i) for i in range(4)]
     np.testing.assert_array_equal(np.load(entries[2].path(home)), [[1, 2, 0], [0, 0, 0]])
+
+
+def test_what_is_prepared_to_score_is_not_prepared_again(
+    home: Path, stages: tuple[Stage, Stage], raw: Path
+) -> None:
+    before = {*home.rglob("*.npy")}
+    assert len(dict(read_truth(raw, home, lambda *_: None))) == 4
+    assert {*home.rglob("*.npy")} == before
 
 
 def test_the_split_is_over_all_ids_and_is_made_once(stages: tuple[Stage, Stage]) -> None:

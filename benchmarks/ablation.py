@@ -3,8 +3,8 @@
     python benchmarks/ablation.py --train ZIP      # some ten minutes a part on two cores
     python benchmarks/ablation.py > benchmarks/ablation.md   # all runs of these experiments
 
-What has been run is not run again: always give the same data. Each row names what its recipe has other than the first run's.
-A table for each experiment whose name starts with "ablation".
+What has been run is not run again: always give the same data. Each row names what its recipe has
+other than the first run's. A table for each experiment whose name starts with "ablation".
 """
 
 import argparse
@@ -41,13 +41,14 @@ PARTS = (
 HEADING = """# Parts of the recipe best, on and off
 
 Printed by `python benchmarks/ablation.py` from runs logged to MLflow, of the Data Science
-Bowl's training set as corrected (664 images) on 2 cores, 2,500 steps each: mean average precision on the validation images, of
-slides that the network never saw, overall and by imaging kind; average precision at two thresholds;
-minutes of training, most of them on a machine that did other work besides. The last epoch is kept; in
-the older runs, of the second table, the one of the best pixel mean IoU. A key that the recipe does not
-have was tried and left out: `mean_level` brightens dark images by a gamma, `encoder=lite0` is
-EfficientNet-Lite0 with its weights of ImageNet (1,600 steps, which take as long; it gains less than the
-0.02 for which another package would be worth while), `stem=half` computes at half the resolution inside."""
+Bowl's training set as corrected (664 images) on 2 cores, 2,500 steps each: mean average precision on
+the validation images, of slides that the network never saw, overall and by imaging kind; average
+precision at two thresholds; minutes of training, most of them on a machine that did other work besides.
+The last epoch is kept; in the older runs, of the second table, the one of the best pixel mean IoU. A
+key that the recipe does not have was tried and left out: `mean_level` brightens dark images by a gamma,
+`encoder=lite0` is EfficientNet-Lite0 with its weights of ImageNet (1,600 steps, which take as long; it
+gains less than the 0.02 for which another package would be worth while), `stem=half` computes at half
+the resolution inside."""
 IGNORED = ("training.threads", "training.precision", "training.deterministic")
 
 

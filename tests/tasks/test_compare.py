@@ -1,7 +1,11 @@
+from pathlib import Path
 from typing import Any
 
 import pytest
 
+from nucleus_unet import submission
+from nucleus_unet.dataset.synthetic import write_synthetic
+from nucleus_unet.dataset.truth import read_truth
 from nucleus_unet.reproduction import ImageDifference
 from nucleus_unet.tracking import Run
 
@@ -43,3 +47,17 @@ def test_the_report_of_another_names_causes_then_the_worst_images(compare: Any) 
     rows = parts[6].splitlines()
     assert rows[2] == "| i0 | 1 | 2 | 100 |"
     assert len(rows) == 2 + 20
+
+
+def test_scores_where_the_test_images_are_annotated(
+    home: Path, tmp_path: Path, compare: Any
+) -> None:
+    train, test = write_synthetic(tmp_path / "data", train=2, test=1)
+    truth = dict(read_truth(train, home, lambda *_: None))
+    whole, nothing = tmp_path / "whole.csv", tmp_path / "nothing.csv"
+    rows = [row for id_, labels in truth.items() for row in submission.rows(id_, labels)]
+    submission.write_submission(whole, rows)
+    submission.write_submission(nothing, [(id_, "") for id_ in truth])
+    assert compare._scores([train], whole, nothing) == (1, 0)
+    assert compare._scores([test], whole, nothing) is None
+    assert compare._scores([train, test], whole, nothing) is None

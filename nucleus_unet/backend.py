@@ -7,6 +7,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+from nucleus_unet.errors import NucleusError
 from nucleus_unet.files import locked
 from nucleus_unet.recipe import Recipe
 
@@ -61,9 +62,21 @@ def nvidia_gpus() -> list[Any]:
 
 
 def device_kind() -> dict[str, Any]:
-    """What bits depend on beside the recipe: the Keras backend, and the GPU's compute capability."""
+    """What bits depend on beside the recipe: the Keras backend, and the GPU's compute capability.
+
+    Raises
+    ------
+    NucleusError
+        The backend that KERAS_BACKEND names is not installed.
+    """
     name = os.environ.get("KERAS_BACKEND", "tensorflow")
-    return {"backend": f"{name} {metadata.version(name)}", "gpu": gpu_compute_capability()}
+    try:
+        version = metadata.version(name)
+    except metadata.PackageNotFoundError:
+        raise NucleusError(
+            f"KERAS_BACKEND={name} is not installed here: install it, or unset the variable"
+        ) from None
+    return {"backend": f"{name} {version}", "gpu": gpu_compute_capability()}
 
 
 @contextlib.contextmanager

@@ -9,6 +9,7 @@ import pynvml
 import pytest
 
 from nucleus_unet import backend
+from nucleus_unet.errors import NucleusError
 from nucleus_unet.recipe import Recipe, load_recipe
 
 
@@ -107,6 +108,12 @@ def test_the_lowest_of_several_gpus(
         pynvml, "nvmlDeviceGetCudaComputeCapability", lambda index: list(capabilities[index])
     )
     assert backend.gpu_compute_capability() == lowest
+
+
+def test_a_backend_that_is_not_installed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("KERAS_BACKEND", "torchlight")
+    with pytest.raises(NucleusError, match="KERAS_BACKEND=torchlight is not installed here"):
+        backend.device_kind()
 
 
 def test_usable_cores_are_those_of_this_process(monkeypatch: pytest.MonkeyPatch) -> None:

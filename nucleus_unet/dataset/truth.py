@@ -1,6 +1,7 @@
 """The nuclei that a submission is scored against: a data set with masks, or the organisers' file."""
 
 import csv
+import sys
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from pathlib import Path
@@ -56,6 +57,7 @@ def read_truth(
 
 
 def _read_solution(path: Path) -> Iterator[tuple[str, NDArray[np.int32]]]:
+    csv.field_size_limit(sys.maxsize)  # a large nucleus has a long RLE
     try:
         with path.open(newline="", encoding="utf-8") as file:
             rows = list(csv.DictReader(file))

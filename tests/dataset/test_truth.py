@@ -1,3 +1,4 @@
+import csv
 from pathlib import Path
 
 import numpy as np
@@ -35,6 +36,17 @@ def test_the_organisers_solution(tmp_path: Path) -> None:
     )
     assert read(path, tmp_path) == {"a": [[1, 0]], "b": [[1, 0, 0], [1, 0, 2]], "d": [[0]]}
     assert list(tmp_path.iterdir()) == [path]
+
+
+def test_a_nucleus_of_very_many_runs(tmp_path: Path) -> None:
+    before = csv.field_size_limit(131072)  # Python's own
+    try:
+        runs = " ".join(f"{start} 1" for start in range(1, 40000, 2))
+        path = solution(tmp_path, f"a,{runs},40000,1,Public")
+        [(_, labels)] = read_truth(path, tmp_path, silent)
+        assert labels.sum() == 20000
+    finally:
+        csv.field_size_limit(before)
 
 
 def test_nuclei_that_overlap_go_to_the_smaller(tmp_path: Path) -> None:

@@ -430,8 +430,11 @@ def ui(run_id: str | None) -> None:
 
     With RUN_ID, say where that run is in both.
     """
-    _find_mlflow()
+    _prepare()
     from flows.ui import serve
+    from nucleus_unet.servers import check_servers
+
+    check_servers()
 
     serve(run_id, click.echo)
 
@@ -444,7 +447,7 @@ def ui(run_id: str | None) -> None:
 @click.option(
     "--notify",
     metavar="TYPE/NAME",
-    help="Tell failures and new champions by this notification block, as slack-webhook/team.",
+    help="Tell of failures and new champions by this notification block, as slack-webhook/team.",
 )
 def deploy(
     training_data: tuple[Path, ...],
@@ -487,12 +490,12 @@ def _prepare() -> None:
 
 
 def _find_mlflow() -> None:
-    """The environment settled, MLflow's database there, the servers up; then MLflow may be asked."""
+    """The environment settled, MLflow's database there or its server up; then it may be asked."""
     _prepare()
     from nucleus_unet import tracking
     from nucleus_unet.servers import check_servers
 
-    check_servers()
+    check_servers("MLFLOW_TRACKING_URI")
     tracking.make_database()
 
 
@@ -512,6 +515,7 @@ def _start() -> Any:
     from flows import server
     from nucleus_unet.files import locked
     from nucleus_unet.home import home, ui_url
+    from nucleus_unet.servers import check_servers
 
     # Two that make the same database at once both fail.
     with locked(home() / "locks" / "databases"):
@@ -528,6 +532,7 @@ def _start() -> Any:
 
         if own:
             server.wait_for(url, process)
+        check_servers()
         _find_mlflow()
     return settings
 

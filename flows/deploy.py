@@ -17,7 +17,6 @@ from prefect.automations import (
     ChangeFlowRunState,
     EventTrigger,
     Posture,
-    ResourceSpecification,
     RunDeployment,
     SendNotification,
 )
@@ -32,20 +31,18 @@ from prefect.client.schemas.responses import DeploymentResponse
 from prefect.client.schemas.schedules import CronSchedule
 from prefect.exceptions import ObjectNotFound
 
-from flows.settings import SKIPPED
+from flows.settings import SKIPPED, TAG
 from nucleus_unet.errors import NucleusError
 from nucleus_unet.recipe import Recipe
 from tasks.rank import NEW_CHAMPION
 
 POOL = "nucleus"
-TAG = "nucleus-unet"
-"""Of our deployments in prefect.yaml, and so of their runs: what our automations are about."""
 CHECKOUT = Path(__file__).parents[1]
 LOST_S = 90
 """Three heartbeats of a flow run that do not come, as prefect.yaml sets them."""
 RUNS = "prefect.flow-run"
-NOT_LOADED = "*status code* 1. *"
-"""What a worker says of a run that ended before its flow began: of wrong settings or packages."""
+BROKEN_OFF = "*status code* 1. *"
+"""What a worker says of a run that ended outside its flow: it could not be loaded, or told no end."""
 SLUG = "retrain"
 NEW_DATA = "nucleus.data.changed"
 """Event after which the scheduled retraining is run at once."""
@@ -54,8 +51,8 @@ NEW_DATA = "nucleus.data.changed"
 def automations() -> list[AutomationCore]:
     """Runs of our deployments that do not beat any more have crashed; what crashed is scheduled again.
 
-    A run that was stopped by SIGTERM, as on a spot machine, has crashed as well. One whose flow could
-    not be loaded would crash each time, and is left.
+    A run that was stopped by SIGTERM, as on a spot machine, has crashed as well. One that broke
+    off outside its flow, as it cannot be loaded, would do so each time, and is left.
     """
     ends = {f"{RUNS}.{state}" for state in ("Completed", SKIPPED, "Failed", "Cancelled", "Crashed")}
     beat = f"{RUNS}.heartbeat"
@@ -66,7 +63,7 @@ def automations() -> list[AutomationCore]:
             trigger=EventTrigger(
                 after={beat},
                 expect={beat, *ends},
-                **_of_ours(),
+                **_of_ours(deployed=False),
                 for_each={"prefect.resource.id"},
                 posture=Posture.Proactive,
                 threshold=1,
@@ -76,8 +73,8 @@ def automations() -> list[AutomationCore]:
         ),
         AutomationCore(
             name="nucleus: a run that crashed is taken up again",
-            description="It goes on where it was, on any machine with the same home.",
-            trigger=_on(f"{RUNS}.Crashed", **_of_ours(f"!{NOT_LOADED}")),
+            description="It goes on where it was, on a machine of its kind with the same home.",
+            trigger=_on(f"{RUNS}.Crashed", **_of_ours(f"!{BROKEN_OFF}")),
             actions=[
                 ChangeFlowRunState(
                     state=StateType.SCHEDULED, name="AwaitingRetry", message="taken up again"
@@ -88,7 +85,7 @@ def automations() -> list[AutomationCore]:
 
 
 def notifications(block_id: UUID) -> list[AutomationCore]:
-    """Failed runs of ours and new champions are told by a notification block of Prefect's."""
+    """Failed runs, those that broke off, and new champions are told by a notification block."""
     told = (
         (
             "a failed run",
@@ -98,11 +95,12 @@ def notifications(block_id: UUID) -> list[AutomationCore]:
             "{{ flow_run.state.message }}\n{{ flow_run|ui_url }}",
         ),
         (
-            "a run that cannot start",
-            "Its worker's log says why.",
-            _on(f"{RUNS}.Crashed", **_of_ours(NOT_LOADED)),
-            "nucleus: {{ flow_run.name }} cannot start",
-            "Its settings or packages are wrong: see its log. {{ flow_run|ui_url }}",
+            "a run that broke off",
+            "Its log says why.",
+            _on(f"{RUNS}.Crashed", **_of_ours(BROKEN_OFF)),
+            "nucleus: {{ flow_run.name }} broke off",
+            "It could not be loaded, or lost its server: see its log, mend it, and run it again.\n"
+            "{{ flow_run|ui_url }}",
         ),
         (
             "a new champion",
@@ -167,13 +165,14 @@ def deploy(schedule: Schedule | None, notify: str | None, say: Callable[[str], o
     Parameters
     ----------
     notify : str, optional
-        The notification block that tells failures and new champions, as ``slack-webhook/team``.
+        The notification block of Prefect's that tells of failures and new champions, as
+        ``slack-webhook/team``.
 
     Raises
     ------
     NucleusError
-        The schedule is none, there is no such block, or the deployments of ``prefect.yaml`` are
-        refused.
+        The schedule is none, there is no such block, the work pool is of another type, or the
+        deployments of ``prefect.yaml`` are refused.
     """
     if schedule:
         schedule.in_prefect()
@@ -286,18 +285,20 @@ def _create_or_update(client: SyncPrefectClient, wanted: AutomationCore) -> str:
     return "changed"
 
 
-def _on(event: str, **of: ResourceSpecification) -> EventTrigger:
+def _on(event: str, **of: Any) -> EventTrigger:
     """Each time that an event happens."""
     return EventTrigger(expect={event}, posture=Posture.Reactive, threshold=1, **of)
 
 
-def _of_ours(message: str | None = None) -> dict[str, ResourceSpecification]:
-    """Runs of our deployments, and not those that somebody started in a shell; by state message."""
+def _of_ours(message: str | None = None, *, deployed: bool = True) -> dict[str, Any]:
+    """Runs with our tag; by what their state says, and of deployments alone, which can run again."""
     of_run: dict[str, str | list[str]] = {"prefect.resource.id": f"{RUNS}.*"}
     if message:
         of_run["prefect.state-message"] = message
-    tagged = ResourceSpecification({"prefect.resource.id": f"prefect.tag.{TAG}"})
-    return {"match": ResourceSpecification(of_run), "match_related": tagged}
+    related = [{"prefect.resource.id": f"prefect.tag.{TAG}"}]
+    if deployed:
+        related.append({"prefect.resource.role": "deployment"})
+    return {"match": of_run, "match_related": related}
 
 
 def _comparable(automation: AutomationCore) -> dict[str, object]:

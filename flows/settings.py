@@ -30,6 +30,8 @@ INPUTS = "inputs"
 """Tag of a run: the digest of all that decides what it makes."""
 SKIPPED = "Skipped"
 """State of a flow run that ended at once, as nothing had changed."""
+TAG = "nucleus-unet"
+"""Of our deployments in prefect.yaml and of the trials of a sweep: what our automations are about."""
 MOST_ATTEMPTS = 10
 """Of a flow run that crashes and is taken up again by the server."""
 

@@ -6,12 +6,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
 
-from prefect import flow
+from prefect import flow, tags
 from prefect.logging import get_run_logger
 from pydantic import Field
 
 from flows.retrain import Retrained, decided_by, retrain
-from flows.settings import INPUTS, inputs_of, task_runner, tracked
+from flows.settings import INPUTS, TAG, inputs_of, task_runner, tracked
 from nucleus_unet import backend, records, tracking
 from nucleus_unet.home import prepare_environment
 from nucleus_unet.interruption import StoppedError
@@ -84,7 +84,8 @@ def _trial(
     run_id = tracking.first_finished_run(INPUTS, inputs)
     try:
         if not run_id:
-            made = retrain(training_data, None, recipe, registry=False, parent=parent.id)
+            with tags(TAG):
+                made = retrain(training_data, None, recipe, registry=False, parent=parent.id)
             assert isinstance(made, Retrained)  # it skips only where it is asked to
             run_id = made.run.id
     except StoppedError:

@@ -50,6 +50,7 @@ def serve(run_id: str | None, say: Callable[[str], None]) -> None:
     try:
         # Two that make the same database at once both fail.
         with locked(home() / "locks" / "databases"):
+            tracking.make_database()
             for name, command in commands.items():
                 log = (home() / f"{name}-server.log").open("wb")
                 # A session of its own: Ctrl-C comes to this process, which ends them in order.

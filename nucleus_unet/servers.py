@@ -8,25 +8,34 @@ import httpx
 from nucleus_unet.errors import NucleusError
 
 
-def check_servers() -> None:
+def check_servers(*variables: str) -> None:
     """See that the servers that the environment names answer.
+
+    Parameters
+    ----------
+    variables : str
+        Names of those that are looked at, by default both: PREFECT_API_URL, MLFLOW_TRACKING_URI.
 
     Raises
     ------
     NucleusError
         One does not.
     """
-    for variable in ("PREFECT_API_URL", "MLFLOW_TRACKING_URI"):
+    for variable in variables or ("PREFECT_API_URL", "MLFLOW_TRACKING_URI"):
         url = os.environ.get(variable, "").rstrip("/")
-        if url.startswith("http"):
-            try:
-                httpx.get(f"{url}/health", timeout=10).raise_for_status()
-            except httpx.HTTPError as error:
-                shown = without_credentials(url)
-                reason = str(error).replace(url, shown)
-                raise NucleusError(
-                    f"{variable}={shown} does not answer ({reason}): start that server, or unset it"
-                ) from None  # the error names the password
+        if not url.startswith("http"):
+            continue
+        try:  # what the error itself says may hold the password
+            httpx.get(f"{url}/health", timeout=10).raise_for_status()
+            continue
+        except httpx.HTTPStatusError as error:
+            reason = f"HTTP {error.response.status_code}"
+        except httpx.HTTPError as error:
+            reason = type(error).__name__
+        raise NucleusError(
+            f"{variable}={without_credentials(url)} does not answer ({reason}): start that server, or "
+            "unset it"
+        )
 
 
 def without_credentials(address: str) -> str:
@@ -39,4 +48,4 @@ def without_credentials(address: str) -> str:
     >>> without_credentials("sqlite:////srv/mlflow.db")
     'sqlite:////srv/mlflow.db'
     """
-    return re.sub("^([^/]+://)[^/?#]*@", r"\1", address)
+    return re.sub("^([^/]+://).*@", r"\1", address)

@@ -1,5 +1,6 @@
 """Which source code is running, and with which packages."""
 
+import os
 import shutil
 import subprocess
 import sys
@@ -37,9 +38,7 @@ def source() -> Source:
     NucleusError
         Git refuses to tell, as of a checkout that belongs to another user.
     """
-    in_checkout = any((folder / ".git").exists() for folder in Path(__file__).parents)
-    # It knows this file, unless the checkout is one of something else.
-    if not shutil.which("git") or not in_checkout or not _git("ls-files", "--", __file__):
+    if not shutil.which("git") or not _in_checkout():
         return Source("unknown", "")
     return Source(
         _git("rev-parse", "HEAD").strip(), _git(*DIFF, "HEAD", "--", *OURS) + _untracked()
@@ -58,6 +57,16 @@ def requirements_lock() -> str | None:
     return None
 
 
+def _in_checkout() -> bool:
+    """Whether git knows this file; a checkout around it may be one of something else."""
+    try:
+        return bool(_git("ls-files", "--", __file__))
+    except NucleusError as error:
+        if "not a git repository" in str(error):
+            return False
+        raise
+
+
 def _untracked() -> str:
     """Patches that add the files of ours that git does not know yet."""
     files = _git("ls-files", "--others", "--exclude-standard", "--", *OURS).split("\n")
@@ -70,7 +79,8 @@ def _untracked() -> str:
 
 def _git(*args: str, allowed: tuple[int, ...] = (0,)) -> str:
     command = ["git", "-C", str(Path(__file__).parents[1]), *args]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    environment = os.environ | {"LC_ALL": "C"}
+    done = subprocess.run(command, capture_output=True, text=True, check=False, env=environment)
     if done.returncode in allowed:
         return done.stdout
     raise NucleusError(f"the source's revision cannot be logged: {done.stderr.strip()}")

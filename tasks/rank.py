@@ -2,8 +2,9 @@
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import numpy as np
 from prefect import task
@@ -19,20 +20,24 @@ from nucleus_unet.files import write_atomically
 from nucleus_unet.home import home
 from nucleus_unet.instances import nuclei, upsample
 from nucleus_unet.interruption import StoppedError
-from nucleus_unet.recipe import Recipe
+from nucleus_unet.recipe import Inference, Recipe
 from nucleus_unet.stages import Stage, run_stage
-from tasks.evaluate import BY_IMAGE, SCORING_LIBRARIES
+from tasks.evaluate import SCORING_LIBRARIES, scores_of
 from tasks.ingest import images_of
 from tasks.predict import prediction_key, write_maps
 from tasks.reporting import progress, show
 from tasks.split import SPLIT, samples
 from tasks.train import LIBRARIES, MODEL
 
+SCORES_OF_BOTH = "scores.json"
 PICTURE = "disagreement.png"
 NEW_CHAMPION = "nucleus.champion.new"
 """Event of a model that became the champion by its scores."""
 SHOWN = 6
 """Images in the picture of disagreement."""
+
+Model = tuple[Recipe, Path]
+"""A recipe with the cutoffs that were tuned, and its ``model.keras``."""
 
 
 @task
@@ -49,15 +54,14 @@ def rank(
     """Register the model; ``champion`` if it is the first or better than that one, else ``challenger``.
 
     Better by more than chance: the interval of the paired difference of scores, over slides that
-    neither was trained on, is above 0.
+    neither was trained on, is above 0. The cutoffs of both are tuned on these, where the recipe tunes.
 
     Parameters
     ----------
     recipe : Recipe
         Of the model, with the cutoffs that were tuned.
     """
-    ours = _scores(scores)
-    tags = {"recipe": recipe.name, "score": f"{np.mean([*ours.values()]):.4f}"}
+    tags = {"recipe": recipe.name, "score": f"{scores_of(scores)['score']:.4f}"}
     version, new = registry.register(run, model_id, tags), (recipe, model.folder / MODEL)
     while True:
         before = registry.champion()
@@ -65,7 +69,7 @@ def rank(
             return registry.CHAMPION
         better, said = True, "It is the first."
         if before:
-            better, said = _verdict(before, new, ours, (images, labels, split), run)
+            better, said = _verdict(before, new, (images, labels, split), run)
         if registry.champion() == before:  # else another was promoted meanwhile
             break
     place = registry.CHAMPION if better else registry.CHALLENGER
@@ -87,8 +91,7 @@ def rank(
 
 def _verdict(
     champion: registry.Version,
-    new: tuple[Recipe, Path],
-    ours: Mapping[str, float],
+    new: Model,
     data: tuple[Stage, Stage, Stage],
     run: tracking.Run,
 ) -> tuple[bool, str]:
@@ -97,20 +100,21 @@ def _verdict(
         slides, unseen = _unseen(champion, new[0], *data)
         if not unseen:
             return False, "The champion or this model was trained on each validation slide."
-        stage = _evaluated(records.fetch_model(champion.run_id), new, ours, unseen, data[1])
+        stage = _evaluated(records.fetch_model(champion.run_id), new, unseen, data[1])
     except StoppedError:
         raise
     # An older model, which this code cannot read; what passes by ends the run, and it is taken up.
     except (NucleusError, LookupError, TypeError, ValueError) as error:
         get_run_logger().warning("not compared with the champion: %s", error)
         return False, f"Version {champion.number}, the champion, cannot be compared: {error}"
-    theirs = _scores(stage)
+    both = json.loads((stage.folder / SCORES_OF_BOTH).read_text())
+    theirs, ours = both["champion"], both["new"]
     found = compare(theirs, ours, slides)
     tracking.log_metrics(run, {f"champion/{key}": value for key, value in asdict(found).items()})
     tracking.log_files(run, "pictures", [stage.folder / PICTURE])
     picture = (stage.folder / PICTURE).read_bytes()
     show(picture, "disagreement", "Images on which this model and the champion differ most")
-    old_score, new_score = (np.mean([scores[id_] for id_ in theirs]) for scores in (theirs, ours))
+    old_score, new_score = (np.mean([*scores.values()]) for scores in (theirs, ours))
     said = (
         f"| model | score |\n|---|---|\n| version {champion.number}, the champion | {old_score:.4f} |\n"
         f"| this one | {new_score:.4f} |\n\nDifference {found.difference:+.4f}, with chance from "
@@ -147,68 +151,70 @@ def _trained_on(run_id: str | None) -> set[str]:
     return found
 
 
-def _scores(stage: Stage) -> dict[str, float]:
-    """The score of each image."""
-    rows = json.loads((stage.folder / BY_IMAGE).read_text())
-    return {row["id"]: row["score"] for row in rows}
-
-
-def _evaluated(
-    champion: tuple[Recipe, Path],
-    new: tuple[Recipe, Path],
-    ours: Mapping[str, float],
-    unseen: Sequence[Sample],
-    labels: Stage,
-) -> Stage:
-    """The champion's scores on images, and a picture of those where the new model's differ most."""
-    (theirs, rival), (recipe, network) = champion, new
-    # It computes as the new model does; its weights are its own.
-    theirs = theirs.model_copy(update={"training": recipe.training})
-    by_id = {sample.id: sample for sample in unseen}
+def _evaluated(champion: Model, new: Model, unseen: Sequence[Sample], labels: Stage) -> Stage:
+    """The scores of both models on images, and a picture of those on which they differ most."""
+    recipe = new[0]
+    # The champion computes as the new model does; its weights are its own.
+    theirs = champion[0].model_copy(update={"training": recipe.training})
+    models = {"champion": (theirs, champion[1]), "new": new}
 
     def build(folder: Path) -> None:
-        maps = write_maps(theirs, rival, {s.id: s.image for s in unseen}, folder)
-        cutoffs = theirs.inference
-        if recipe.inference.tune:  # by these images, as the new model's were
-            cutoffs = evaluation.tune(unseen, maps, cutoffs)
-        scored = evaluation.score(unseen, maps, cutoffs, progress("scoring the champion"))
-        rows = scored["by_image"]
-        rows.sort(key=lambda row: -abs(ours[row["id"]] - row["score"]))
-        shown = [by_id[row["id"]] for row in rows[:SHOWN]]
-        (folder / "new").mkdir()
-        beside = write_maps(recipe, network, {s.id: s.image for s in shown}, folder / "new")
-        old = [folder / path.name for path in beside]
-        tiles = []
-        for row, sample, *paths in zip(rows, shown, old, beside, strict=False):
-            image, y_true = sample.load()
-            for name, path, inference, score in zip(
-                ("champion", "new"),
-                paths,
-                (cutoffs, recipe.inference),
-                (row["score"], ours[sample.id]),
-                strict=True,
-            ):
-                y_pred = nuclei(upsample(np.load(path), *y_true.shape), inference)
-                title = f"{figures.short_name(sample.id)}  {name}: score {score:.2f}"
-                tiles.append((title, figures.comparison(image, y_true, y_pred, side_px=400)))
-        write_atomically(folder / PICTURE, figures.contact_sheet(tiles, columns=2))
-        for path in [*maps, *beside]:
-            path.unlink()
-        (folder / "new").rmdir()
-        write_atomically(folder / BY_IMAGE, json.dumps(rows, indent=1))
+        with TemporaryDirectory(dir=folder) as maps:
+            judged = {
+                name: _judge(model, unseen, recipe.inference.tune, Path(maps, name))
+                for name, model in models.items()
+            }
+            write_atomically(folder / PICTURE, _disagreement(unseen, judged))
+        scores = {name: one.scores for name, one in judged.items()}
+        write_atomically(folder / SCORES_OF_BOTH, json.dumps(scores, indent=1))
 
     return run_stage(
         home(),
         "rank",
-        prediction_key(theirs, rival)
-        | {
-            "images": sorted(by_id),
+        {
+            "images": sorted(sample.id for sample in unseen),
             "labels": labels.digest,
-            "inference": theirs.inference.model_dump(mode="json"),
-            "beside": prediction_key(recipe, network)
-            | {"inference": recipe.inference.model_dump()},
+            "models": {
+                name: prediction_key(*model)
+                | {"inference": model[0].inference.model_dump(mode="json")}
+                for name, model in models.items()
+            },
         },
         build,
         code=["inference", "evaluation"],
         libraries=[*LIBRARIES, *SCORING_LIBRARIES],
     )
+
+
+@dataclass(frozen=True)
+class _Judged:
+    """What a model finds on images, and how it scores."""
+
+    maps: Sequence[Path]
+    inference: Inference
+    scores: Mapping[str, float]
+
+
+def _judge(model: Model, samples: Sequence[Sample], tune: bool, folder: Path) -> _Judged:
+    recipe, network = model
+    folder.mkdir()
+    maps = write_maps(recipe, network, {sample.id: sample.image for sample in samples}, folder)
+    inference = evaluation.tune(samples, maps, recipe.inference) if tune else recipe.inference
+    scored = evaluation.score(samples, maps, inference, progress("scoring"))
+    return _Judged(maps, inference, {row["id"]: row["score"] for row in scored["by_image"]})
+
+
+def _disagreement(samples: Sequence[Sample], judged: Mapping[str, _Judged]) -> bytes:
+    """Picture of the images on which two models differ most, a column for each model."""
+    first, second = (one.scores for one in judged.values())
+    difference = {sample.id: abs(first[sample.id] - second[sample.id]) for sample in samples}
+    order = sorted(range(len(samples)), key=lambda k: -difference[samples[k].id])
+    tiles = []
+    for k in order[:SHOWN]:
+        image, y_true = samples[k].load()
+        for name, one in judged.items():
+            y_pred = nuclei(upsample(np.load(one.maps[k]), *y_true.shape), one.inference)
+            id_ = samples[k].id
+            title = f"{figures.short_name(id_)}  {name}: score {one.scores[id_]:.2f}"
+            tiles.append((title, figures.comparison(image, y_true, y_pred, side_px=400)))
+    return figures.contact_sheet(tiles, columns=2)

@@ -70,15 +70,22 @@ def test_another_address_on_a_server_is_refused(
         check_servers()
 
 
-@pytest.mark.parametrize("host", ["127.0.0.1:9", "{server}/elsewhere"])
+@pytest.mark.parametrize("host", ["127.0.0.1:9", "LOCALHOST:9", "{server}/elsewhere"])
 def test_a_password_is_not_shown(server: str, host: str, monkeypatch: pytest.MonkeyPatch) -> None:
     address = host.format(server=server.removeprefix("http://"))
-    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"http://ann:secret@{address}")
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"http://ann:secret|@{address}")
     with pytest.raises(NucleusError) as caught:
         check_servers()
     assert str(caught.value).startswith(f"MLFLOW_TRACKING_URI=http://{address} does not answer")
     assert "secret" not in str(caught.value)
-    assert caught.value.__suppress_context__
+    assert caught.value.__context__ is None
+
+
+def test_one_server_is_looked_at_where_one_is_needed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PREFECT_API_URL", "http://127.0.0.1:9/api")
+    check_servers("MLFLOW_TRACKING_URI")
+    with pytest.raises(NucleusError, match=r"127\.0\.0\.1:9/api does not answer \(ConnectError\)"):
+        check_servers()
 
 
 @pytest.mark.parametrize(
@@ -90,6 +97,7 @@ def test_a_password_is_not_shown(server: str, host: str, monkeypatch: pytest.Mon
             "postgresql+psycopg2://ann:s@cret@[::1]/db?sslmode=on",
             "postgresql+psycopg2://[::1]/db?sslmode=on",
         ),
+        ("postgresql://ann:s/cret@db/mlflow", "postgresql://db/mlflow"),
         ("sqlite:////srv/mlflow.db", "sqlite:////srv/mlflow.db"),
         ("databricks", "databricks"),
     ],

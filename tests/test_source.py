@@ -1,3 +1,4 @@
+import shutil
 import subprocess
 import sys
 from importlib import metadata
@@ -69,6 +70,12 @@ def test_files_of_settings_are_not_logged(checkout: Path) -> None:
 def test_outside_of_a_checkout(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "__file__", str(tmp_path / "nucleus_unet" / "source.py"))
     assert (source().commit, source().diff, source().dirty) == ("unknown", "", False)
+
+
+def test_in_a_worktree_without_its_repository(checkout: Path) -> None:
+    shutil.rmtree(checkout / ".git")
+    (checkout / ".git").write_text("gitdir: /gone/.git/worktrees/x\n")
+    assert source().commit == "unknown"
 
 
 def test_installed_in_the_checkout_of_something_else(

@@ -14,10 +14,13 @@ import yaml
 from nucleus_unet.recipe import load_recipe
 
 CHECKOUT = Path(__file__).parents[2]
+OURS = ["tag.nucleus-unet", "deployment.1"]
+OTHER = ["tag.other", "deployment.1"]
 
 
 def test_prefect_yaml_and_the_code_say_the_same() -> None:
-    from flows.deploy import LOST_S, POOL, TAG
+    from flows.deploy import LOST_S, POOL
+    from flows.settings import TAG
 
     for deployment in yaml.safe_load((CHECKOUT / "prefect.yaml").read_text())["deployments"]:
         assert deployment["work_pool"]["name"] == POOL
@@ -43,30 +46,32 @@ def test_an_automation_is_the_same_in_whatever_order_its_events_are_named() -> N
 
 
 @pytest.mark.parametrize(
-    ("event", "message", "tags", "does"),
+    ("event", "message", "related", "does"),
     [
-        ("heartbeat", None, ["nucleus-unet"], {"a run that is lost has crashed"}),
-        ("heartbeat", None, ["other"], set()),
-        ("Crashed", "no heartbeat", ["nucleus-unet"], {"a run that crashed is taken up again"}),
+        ("heartbeat", None, OURS, {"a run that is lost has crashed"}),
+        ("heartbeat", None, OTHER, set()),
+        ("Crashed", "no heartbeat", OURS, {"a run that crashed is taken up again"}),
         (
             "Crashed",
             "Process exited with status code: -9. It was killed.",
-            ["a", "nucleus-unet"],
+            [*OURS, "tag.a"],
             {"a run that crashed is taken up again"},
         ),
         (
             "Crashed",
             "Process exited with status code: 1. It caught an error.",
-            ["nucleus-unet"],
-            {"a run that cannot start is told"},
+            OURS,
+            {"a run that broke off is told"},
         ),
         ("Crashed", "no heartbeat", [], set()),  # of a shell, or of somebody else
-        ("Failed", "no data", ["nucleus-unet"], {"a failed run is told"}),
-        ("Failed", "no data", ["other"], set()),
+        ("Failed", "no data", OURS, {"a failed run is told"}),
+        ("Failed", "no data", OTHER, set()),
+        ("heartbeat", None, OURS[:1], {"a run that is lost has crashed"}),  # a trial of a sweep
+        ("Failed", "it diverged", OURS[:1], set()),
     ],
 )
 def test_what_is_done_about_a_run(
-    event: str, message: str | None, tags: list[str], does: set[str]
+    event: str, message: str | None, related: list[str], does: set[str]
 ) -> None:
     from prefect.server.events.schemas.automations import EventTrigger
     from prefect.server.events.schemas.events import RelatedResource, Resource
@@ -76,15 +81,17 @@ def test_what_is_done_about_a_run(
     resource = Resource({"prefect.resource.id": f"prefect.flow-run.{uuid.uuid4()}"})
     if message:
         resource = Resource(resource.root | {"prefect.state-message": message})
-    related = [
-        RelatedResource({"prefect.resource.id": f"prefect.tag.{t}", "prefect.resource.role": "tag"})
-        for t in tags
+    resources = [
+        RelatedResource(
+            {"prefect.resource.id": f"prefect.{one}", "prefect.resource.role": one.split(".")[0]}
+        )
+        for one in related
     ]
     found = set()
     for one in [*automations(), *notifications(uuid.uuid4())]:
         trigger = EventTrigger.model_validate(one.trigger.model_dump(mode="json"))
         expected = f"prefect.flow-run.{event}" in trigger.expect
-        if expected and trigger.covers_resources(resource, related):
+        if expected and trigger.covers_resources(resource, resources):
             found.add(one.name.removeprefix("nucleus: "))
     if event != "heartbeat":
         found.discard("a run that is lost has crashed")  # which this event only ends the wait of
@@ -188,6 +195,14 @@ def test_retraining_by_schedule_and_by_event_skips_where_nothing_changed(team: A
     [skipped] = [run for run in by_event() if run["state_name"] == "Skipped"]
     said = "nothing to do: data, recipe, source and packages are those of http"
     assert skipped["state"]["message"].startswith(said)
+
+
+@pytest.mark.slow
+def test_a_pool_of_another_type_is_left_alone(team: Any) -> None:
+    team.post("work_pools/", {"name": "nucleus", "type": "docker"})
+    done = team.place.nucleus("deploy", **team.urls)
+    assert done.returncode == 2
+    assert "the work pool nucleus is there, of type docker: rename or remove it" in done.stderr
 
 
 @pytest.mark.slow

@@ -145,6 +145,16 @@ def test_mlflow_does_not_start_without_its_stores() -> None:
     assert "MLFLOW_BACKEND_STORE_URI: the database" in done.stderr
 
 
+@pytest.mark.parametrize("name", ["prefect", "mlflow"])
+def test_a_server_does_not_start_by_the_example_as_it_is(name: str) -> None:
+    lines = (DEPLOY / "servers.env.example").read_text().splitlines()
+    settings = dict(line.split("=", 1) for line in lines if line and not line.startswith("#"))
+    command = [str(DEPLOY / f"{name}-server.sh")]
+    done = subprocess.run(command, env=settings, capture_output=True, text=True)
+    assert done.returncode == 2
+    assert done.stderr == "servers.env is to be filled in\n"
+
+
 @pytest.mark.parametrize(
     "settings", [{"HOST": "127.0.0.1"}, {"HOST": "0.0.0.0", "WITHOUT_LOGIN": "1"}]
 )

@@ -5,11 +5,14 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import pytest
 
+from nucleus_unet.dataset.sample import Sample
 from nucleus_unet.recipe import Recipe
 from nucleus_unet.stages import Stage
 from tasks import rank as module
+from tasks.evaluate import SCORES
 
 
 def test_an_attempt_after_the_promotion_leaves_it_as_it_is(
@@ -26,7 +29,9 @@ def test_an_attempt_after_the_promotion_leaves_it_as_it_is(
     monkeypatch.setattr(
         module, "emit_event", lambda event, payload, **_: events.append((event, payload))
     )
-    (tmp_path / module.BY_IMAGE).write_text(json.dumps([{"id": "a", "score": 0.25}]))
+    counts = dict.fromkeys(("true", "predicted", "split", "merged"), 1)
+    table = {"score": 0.25, "by_threshold": [], "by_kind": {}} | counts
+    (tmp_path / SCORES).write_text(json.dumps(table))
     scores = Stage("evaluate", tmp_path, "d" * 64, cached=False, seconds=1.0)
     with tracking.open_run("retrain", tiny, "cells", {}, "", "work") as run:
         experiment = MlflowClient().get_run(run.id).info.experiment_id
@@ -42,6 +47,42 @@ def test_an_attempt_after_the_promotion_leaves_it_as_it_is(
     told = {"said": "Version 1: It is the first.", "url": run.url}
     assert events == [("nucleus.champion.new", told)]
     assert MlflowClient().get_run(run.id).data.tags["model.place"] == "champion"
+
+
+@pytest.mark.parametrize(("tune", "champion_scores"), [(True, 1), (False, 0)])
+def test_both_are_judged_on_the_same_images_with_cutoffs_tuned_on_these(
+    home: Path,
+    tiny: Recipe,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    tune: bool,
+    champion_scores: int,
+) -> None:
+    labels = np.zeros((8, 9), np.uint16)
+    labels[2:6, 2:6] = 1
+    np.save(tmp_path / "labels.npy", labels)
+    np.save(tmp_path / "image.npy", np.zeros((8, 9, 3), np.uint8))
+    sample = Sample("a", tmp_path / "image.npy", tmp_path / "labels.npy", "fluorescence")
+
+    def write_maps(_: Recipe, network: Path, images: Any, to: Path) -> list[Path]:
+        # The champion sees the nucleus less clearly than its cutoff of 0.5 asks for.
+        sure = {"champion": 0.42, "new": 0.9}[network.read_text()]
+        np.save(to / "a.npy", np.float32(sure * (labels > 0))[..., None])
+        assert [*images] == ["a"]
+        return [to / "a.npy"]
+
+    monkeypatch.setattr(module, "write_maps", write_maps)
+    recipe = tiny.with_overrides([f"inference.tune={str(tune).lower()}"])
+    for name in ("champion", "new"):
+        (tmp_path / name).write_text(name)
+    stage = Stage("merge_masks", tmp_path, "d" * 64, cached=False, seconds=1.0)
+    made = module._evaluated(
+        (tiny, tmp_path / "champion"), (recipe, tmp_path / "new"), [sample], stage
+    )
+    found = json.loads((made.folder / module.SCORES_OF_BOTH).read_text())
+    assert found == {"champion": {"a": champion_scores}, "new": {"a": 1}}
+    names = {path.name for path in made.folder.iterdir()}
+    assert names == {"scores.json", "disagreement.png", "stage.json"}
 
 
 def test_slides_that_either_model_was_trained_on_do_not_count(

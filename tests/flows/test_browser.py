@@ -93,7 +93,7 @@ def test_a_run_from_the_form_to_both_uis(team: Any, told: Any, page: Page, shots
     assert "--notify custom-webhook/absent: no such block" in done.stderr
     done = team.place.nucleus("deploy", "--notify", "custom-webhook/team", **team.urls)
     assert done.returncode == 0, done.stderr
-    assert done.stdout.count(" is told: made") == 2
+    assert done.stdout.count(" is told: made") == 3
     prefect = team.urls["PREFECT_API_URL"].removesuffix("/api")
     deployment = team.get("deployments/name/retrain/retrain")["id"]
     team.work()

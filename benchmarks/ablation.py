@@ -44,11 +44,12 @@ Printed by `python benchmarks/ablation.py` from runs logged to MLflow, of the Da
 Bowl's training set as corrected (664 images) on 2 cores, 2,500 steps each: mean average precision on
 the validation images, of slides that the network never saw, overall and by imaging kind; average
 precision at two thresholds; minutes of training, most of them on a machine that did other work besides.
-The last epoch is kept; in the older runs, of the second table, the one of the best pixel mean IoU. A
-key that the recipe does not have was tried and left out: `mean_level` brightens dark images by a gamma,
-`encoder=lite0` is EfficientNet-Lite0 with its weights of ImageNet (1,600 steps, which take as long; it
-gains less than the 0.02 for which another package would be worth while), `stem=half` computes at half
-the resolution inside."""
+The row of another `training.seed` says how far chance moves a score; flips and tuning alone are of the
+first row's own weights. The last epoch is kept; in the older runs, of the second table, the one of the
+best pixel mean IoU. A key that the recipe does not have was tried and left out: `mean_level` brightens
+dark images by a gamma, `encoder=lite0` is EfficientNet-Lite0 with its weights of ImageNet (1,600 steps,
+which take as long; it gains less than the 0.02 for which another package would be worth while),
+`stem=half` computes at half the resolution inside."""
 IGNORED = ("training.threads", "training.precision", "training.deterministic")
 
 

@@ -532,7 +532,7 @@ def _start() -> Any:
 
         if own:
             server.wait_for(url, process)
-        check_servers()
+        check_servers("PREFECT_API_URL")
         _find_mlflow()
     return settings
 

@@ -44,9 +44,8 @@ def gpu_compute_capability() -> tuple[int, int] | None:
     """The lowest compute capability of the visible NVIDIA GPUs; None where there is none."""
     import pynvml
 
-    visible = visible_gpus()
-    gpus = nvidia_gpus() if visible else []
-    found = [tuple(pynvml.nvmlDeviceGetCudaComputeCapability(gpus[index])) for index in visible]
+    gpus = visible_gpus().values()
+    found = [tuple(pynvml.nvmlDeviceGetCudaComputeCapability(gpu)) for gpu in gpus]
     return min(found, default=None)
 
 
@@ -92,14 +91,14 @@ def gpus_held(on_wait: Callable[[], None]) -> Iterator[None]:
         yield
 
 
-def visible_gpus() -> list[int]:
-    """Indices of the NVIDIA GPUs that CUDA_VISIBLE_DEVICES names; all where it has none, or names."""
+def visible_gpus() -> dict[int, Any]:
+    """NVML's handle, by index, of each GPU in CUDA_VISIBLE_DEVICES; all where it has no indices."""
     named = os.environ.get("CUDA_VISIBLE_DEVICES")
     if named in ("", "-1"):
-        return []
-    gpus = [*range(len(nvidia_gpus()))]
+        return {}
     indices = [int(index) for index in (named or "").split(",") if index.isdigit()]
-    return [index for index in gpus if index in indices or not indices]
+    gpus = enumerate(nvidia_gpus())
+    return {index: gpu for index, gpu in gpus if index in indices or not indices}
 
 
 def usable_cores() -> int:

@@ -132,14 +132,21 @@ def pictures(
     for name, ordered in (("best", rows[::-1]), ("worst", rows)):
         tiles = []
         for row in ordered[: min(PICTURES, (len(rows) + 1) // 2)]:
-            sample, path = where[row["id"]]
-            image, y_true = sample.load()
-            y_pred = nuclei(upsample(np.load(path), *y_true.shape), inference)
             counted = f"{row['true']} nuclei, {row['predicted']} found"
-            title = f"{figures.short_name(row['id'])}  score {row['score']:.2f}, {counted}"
-            tiles.append((title, figures.comparison(image, y_true, y_pred, side_px=400)))
+            said = f"score {row['score']:.2f}, {counted}"
+            tiles.append(tile(*where[row["id"]], inference, said))
         sheets[name] = figures.contact_sheet(tiles, columns=2)
     return sheets
+
+
+def tile(
+    sample: Sample, maps: Path, inference: Inference, said: str
+) -> tuple[str, NDArray[np.uint8]]:
+    """A tile of `figures.contact_sheet`: the annotated nuclei beside those of predicted maps."""
+    image, y_true = sample.load()
+    y_pred = nuclei(upsample(np.load(maps), *y_true.shape), inference)
+    title = f"{figures.short_name(sample.id)}  {said}"
+    return title, figures.comparison(image, y_true, y_pred, side_px=400)
 
 
 def match_submission(

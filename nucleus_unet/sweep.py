@@ -6,6 +6,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
+
 from nucleus_unet.errors import NucleusError
 from nucleus_unet.recipe import Recipe
 
@@ -57,11 +59,19 @@ def combinations(
             )
         if len({_text(value) for value in values}) < len(values):
             raise NucleusError(f"a sweep tries each value once: {key} has one twice")
-    count = math.prod(map(len, over.values()))
-    places: Sequence[int] = range(count)
+    shape = [len(values) for values in over.values()]
+    places: Sequence[int] = range(math.prod(shape))
     if draws is not None:
-        places = random.Random(seed).sample(places, min(draws, count))
-    return [_combination(over, place) for place in places]
+        places = random.Random(seed).sample(places, min(draws, len(places)))
+    return [
+        tuple(
+            f"{key}={_text(values[int(index)])}"
+            for (key, values), index in zip(
+                over.items(), np.unravel_index(place, shape), strict=True
+            )
+        )
+        for place in places
+    ]
 
 
 def candidates(
@@ -90,15 +100,6 @@ def best_half(trials: Sequence[Trial]) -> list[tuple[str, ...]]:
         raise NucleusError("every training of the sweep failed: its log says how each did")
     kept = {trial.changes for trial in ranked[: (len(trials) + 1) // 2]}
     return [trial.changes for trial in trials if trial.changes in kept]
-
-
-def _combination(over: Mapping[str, Sequence[Any]], place: int) -> tuple[str, ...]:
-    """One of all combinations, of which the last key's values come first."""
-    changes: list[str] = []
-    for key, values in reversed(list(over.items())):
-        place, index = divmod(place, len(values))
-        changes.insert(0, f"{key}={_text(values[index])}")
-    return tuple(changes)
 
 
 def _text(value: Any) -> str:

@@ -1,13 +1,17 @@
 """Scores on the validation images, at their original size."""
 
 import json
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 from prefect import task
 from prefect.artifacts import create_table_artifact
 
 from nucleus_unet import evaluation
+from nucleus_unet.dataset.sample import Sample
 from nucleus_unet.files import sha256_file, write_atomically
 from nucleus_unet.home import home
 from nucleus_unet.recipe import Inference, Recipe
@@ -15,12 +19,14 @@ from nucleus_unet.stages import Stage, run_stage
 from tasks.predict import prediction_key, write_maps
 from tasks.reporting import progress, short, show, state_of
 from tasks.split import SPLIT, samples
-from tasks.train import LIBRARIES, MODEL
+from tasks.train import LIBRARIES as TRAINING_LIBRARIES
+from tasks.train import MODEL
 
 SCORES = "scores.json"
 BY_IMAGE = "scores_by_image.json"
 TUNED = "inference.json"
-SCORING_LIBRARIES = ("scikit-image", "scipy")
+LIBRARIES = (*TRAINING_LIBRARIES, "scikit-image", "scipy")
+"""Distributions whose version changes what a model finds, or how it scores."""
 
 
 @task
@@ -30,20 +36,16 @@ def evaluate(recipe: Recipe, images: Stage, labels: Stage, split: Stage, model: 
     network = model.folder / MODEL
 
     def build(folder: Path) -> None:
-        arrays = {sample.id: sample.image for sample in validation}
-        maps = write_maps(recipe, network, arrays, folder)
-        tuned = recipe.inference
-        if tuned.tune:
-            tuned = evaluation.tune(validation, maps, tuned)
-        scores = evaluation.score(validation, maps, tuned, progress("scoring"))
-        by_image = scores.pop("by_image")
-        for name, png in evaluation.pictures(validation, maps, tuned, by_image).items():
+        with TemporaryDirectory(dir=folder) as maps:
+            judged = judge(recipe, network, validation, recipe.inference.tune, Path(maps))
+            scores, inference = judged.scores, judged.inference
+            by_image = scores.pop("by_image")
+            sheets = evaluation.pictures(validation, judged.maps, inference, by_image)
+        for name, png in sheets.items():
             write_atomically(folder / f"validation_{name}.png", png)
-        for path in maps:
-            path.unlink()
         write_atomically(folder / BY_IMAGE, json.dumps(by_image, indent=1))
         write_atomically(folder / SCORES, json.dumps(scores, indent=1))
-        write_atomically(folder / TUNED, tuned.model_dump_json(indent=1))
+        write_atomically(folder / TUNED, inference.model_dump_json(indent=1))
 
     stage = run_stage(
         home(),
@@ -56,7 +58,7 @@ def evaluate(recipe: Recipe, images: Stage, labels: Stage, split: Stage, model: 
         },
         build,
         code=["inference", "evaluation"],
-        libraries=[*LIBRARIES, *SCORING_LIBRARIES],
+        libraries=LIBRARIES,
     )
     by_image = json.loads((stage.folder / BY_IMAGE).read_text())
     scores = scores_of(stage)
@@ -70,6 +72,26 @@ def evaluate(recipe: Recipe, images: Stage, labels: Stage, split: Stage, model: 
         picture = (stage.folder / f"validation_{name}.png").read_bytes()
         show(picture, f"{name}-images", f"The {name} validation images: annotated beside predicted")
     return state_of(stage)
+
+
+@dataclass(frozen=True)
+class Judged:
+    """What a model finds on images whose nuclei are known, and how it scores."""
+
+    maps: Sequence[Path]
+    inference: Inference
+    """With the cutoffs that were tuned."""
+    scores: dict[str, Any]
+    """As `evaluation.score` returns them."""
+
+
+def judge(
+    recipe: Recipe, network: Path, samples: Sequence[Sample], tune: bool, folder: Path
+) -> Judged:
+    """Predict samples, tune the cutoffs by them where asked, and score them; maps go to the folder."""
+    maps = write_maps(recipe, network, {sample.id: sample.image for sample in samples}, folder)
+    inference = evaluation.tune(samples, maps, recipe.inference) if tune else recipe.inference
+    return Judged(maps, inference, evaluation.score(samples, maps, inference, progress("scoring")))
 
 
 def scores_of(stage: Stage) -> dict[str, float]:

@@ -7,9 +7,10 @@ from typing import Any
 from prefect import task
 
 from nucleus_unet.dataset import prepared
+from nucleus_unet.dataset.provenance import images_code
 from nucleus_unet.dataset.raw import open_raw
 from nucleus_unet.home import home
-from nucleus_unet.stages import Stage, code_digest, is_whole, run_stage
+from nucleus_unet.stages import Stage, is_whole, run_stage
 from tasks.reporting import progress, state_of
 
 INDEX = "images.json"
@@ -25,9 +26,8 @@ def ingest_stage(raws: list[Path], annotated: bool) -> Stage:
     """The images of raw data sets as an index over the store."""
 
     def build(folder: Path) -> None:
-        code = code_digest("dataset.images", libraries=prepared.DECODERS)
         images = prepared.ingest(
-            raws, home(), code, progress("decoding images"), annotated=annotated
+            raws, home(), images_code(), progress("decoding images"), annotated=annotated
         )
         prepared.write_index(folder / INDEX, images)
 

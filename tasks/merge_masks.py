@@ -9,8 +9,9 @@ from prefect.artifacts import create_table_artifact
 from prefect.logging import get_run_logger
 
 from nucleus_unet.dataset import prepared
+from nucleus_unet.dataset.provenance import labels_code
 from nucleus_unet.home import home
-from nucleus_unet.stages import Stage, code_digest, is_whole, run_stage
+from nucleus_unet.stages import Stage, is_whole, run_stage
 from tasks.ingest import INDEX as IMAGES
 from tasks.ingest import digests
 from tasks.reporting import progress, state_of
@@ -24,8 +25,7 @@ def merge_masks(raws: list[Path], images: Stage) -> Any:
 
     def build(folder: Path) -> None:
         index = prepared.read_index(images.folder / IMAGES, prepared.Images)
-        code = code_digest("dataset.prepared", libraries=prepared.DECODERS)
-        labels = prepared.merge(raws, index, home(), code, progress("merging masks"))
+        labels = prepared.merge(raws, index, home(), labels_code(), progress("merging masks"))
         prepared.write_index(folder / INDEX, labels)
 
     stage = run_stage(

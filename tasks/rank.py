@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -18,16 +18,15 @@ from nucleus_unet.dataset.sample import Sample
 from nucleus_unet.errors import NucleusError
 from nucleus_unet.files import write_atomically
 from nucleus_unet.home import home
-from nucleus_unet.instances import nuclei, upsample
 from nucleus_unet.interruption import StoppedError
-from nucleus_unet.recipe import Inference, Recipe
+from nucleus_unet.recipe import Recipe
 from nucleus_unet.stages import Stage, run_stage
-from tasks.evaluate import SCORING_LIBRARIES, scores_of
+from tasks.evaluate import LIBRARIES, Judged, judge, scores_of
 from tasks.ingest import images_of
-from tasks.predict import prediction_key, write_maps
-from tasks.reporting import progress, show
+from tasks.predict import prediction_key
+from tasks.reporting import show
 from tasks.split import SPLIT, samples
-from tasks.train import LIBRARIES, MODEL
+from tasks.train import MODEL
 
 SCORES_OF_BOTH = "scores.json"
 PICTURE = "disagreement.png"
@@ -159,13 +158,15 @@ def _evaluated(champion: Model, new: Model, unseen: Sequence[Sample], labels: St
     models = {"champion": (theirs, champion[1]), "new": new}
 
     def build(folder: Path) -> None:
+        judged, scores = {}, {}
         with TemporaryDirectory(dir=folder) as maps:
-            judged = {
-                name: _judge(model, unseen, recipe.inference.tune, Path(maps, name))
-                for name, model in models.items()
-            }
-            write_atomically(folder / PICTURE, _disagreement(unseen, judged))
-        scores = {name: one.scores for name, one in judged.items()}
+            for name, model in models.items():
+                to = Path(maps, name)
+                to.mkdir()
+                judged[name] = judge(*model, unseen, recipe.inference.tune, to)
+                by_image = judged[name].scores["by_image"]
+                scores[name] = {row["id"]: row["score"] for row in by_image}
+            write_atomically(folder / PICTURE, _disagreement(unseen, judged, scores))
         write_atomically(folder / SCORES_OF_BOTH, json.dumps(scores, indent=1))
 
     return run_stage(
@@ -182,39 +183,27 @@ def _evaluated(champion: Model, new: Model, unseen: Sequence[Sample], labels: St
         },
         build,
         code=["inference", "evaluation"],
-        libraries=[*LIBRARIES, *SCORING_LIBRARIES],
+        libraries=LIBRARIES,
     )
 
 
-@dataclass(frozen=True)
-class _Judged:
-    """What a model finds on images, and how it scores."""
-
-    maps: Sequence[Path]
-    inference: Inference
-    scores: Mapping[str, float]
-
-
-def _judge(model: Model, samples: Sequence[Sample], tune: bool, folder: Path) -> _Judged:
-    recipe, network = model
-    folder.mkdir()
-    maps = write_maps(recipe, network, {sample.id: sample.image for sample in samples}, folder)
-    inference = evaluation.tune(samples, maps, recipe.inference) if tune else recipe.inference
-    scored = evaluation.score(samples, maps, inference, progress("scoring"))
-    return _Judged(maps, inference, {row["id"]: row["score"] for row in scored["by_image"]})
-
-
-def _disagreement(samples: Sequence[Sample], judged: Mapping[str, _Judged]) -> bytes:
+def _disagreement(
+    samples: Sequence[Sample],
+    judged: Mapping[str, Judged],
+    scores: Mapping[str, Mapping[str, float]],
+) -> bytes:
     """Picture of the images on which two models differ most, a column for each model."""
-    first, second = (one.scores for one in judged.values())
+    first, second = scores.values()
     difference = {sample.id: abs(first[sample.id] - second[sample.id]) for sample in samples}
     order = sorted(range(len(samples)), key=lambda k: -difference[samples[k].id])
-    tiles = []
-    for k in order[:SHOWN]:
-        image, y_true = samples[k].load()
-        for name, one in judged.items():
-            y_pred = nuclei(upsample(np.load(one.maps[k]), *y_true.shape), one.inference)
-            id_ = samples[k].id
-            title = f"{figures.short_name(id_)}  {name}: score {one.scores[id_]:.2f}"
-            tiles.append((title, figures.comparison(image, y_true, y_pred, side_px=400)))
+    tiles = [
+        evaluation.tile(
+            samples[k],
+            one.maps[k],
+            one.inference,
+            f"{name}: score {scores[name][samples[k].id]:.2f}",
+        )
+        for k in order[:SHOWN]
+        for name, one in judged.items()
+    ]
     return figures.contact_sheet(tiles, columns=2)

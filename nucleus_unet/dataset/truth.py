@@ -12,8 +12,8 @@ from numpy.typing import NDArray
 from nucleus_unet import rle
 from nucleus_unet.dataset import prepared
 from nucleus_unet.dataset.masks import merge_masks
+from nucleus_unet.dataset.provenance import images_code, labels_code
 from nucleus_unet.errors import NucleusError
-from nucleus_unet.stages import code_digest
 
 SOLUTION = ("ImageId", "EncodedPixels", "Height", "Width", "Usage")
 """Columns of ``stage1_solution.csv`` and ``stage2_solution_final.csv``."""
@@ -47,12 +47,8 @@ def read_truth(
     if path.suffix.lower() == ".csv":
         yield from _read_solution(path)
         return
-    images_code, labels_code = (
-        code_digest(module, libraries=prepared.DECODERS)
-        for module in ("dataset.images", "dataset.prepared")
-    )
-    images = prepared.ingest([path], store, images_code, annotated=True)
-    for entry in prepared.merge([path], images, store, labels_code, progress).entries:
+    images = prepared.ingest([path], store, images_code(), annotated=True)
+    for entry in prepared.merge([path], images, store, labels_code(), progress).entries:
         yield entry.id, prepared.load_labels(store, entry)
 
 

@@ -11,6 +11,7 @@ import pytest
 from nucleus_unet.dataset.sample import Sample
 from nucleus_unet.recipe import Recipe
 from nucleus_unet.stages import Stage
+from tasks import evaluate
 from tasks import rank as module
 from tasks.evaluate import SCORES
 
@@ -71,7 +72,7 @@ def test_both_are_judged_on_the_same_images_with_cutoffs_tuned_on_these(
         assert [*images] == ["a"]
         return [to / "a.npy"]
 
-    monkeypatch.setattr(module, "write_maps", write_maps)
+    monkeypatch.setattr(evaluate, "write_maps", write_maps)
     recipe = tiny.with_overrides([f"inference.tune={str(tune).lower()}"])
     for name in ("champion", "new"):
         (tmp_path / name).write_text(name)

@@ -71,7 +71,6 @@ def crops(tiny: Recipe) -> Recipe:
             "network.normalization=batch",
             "training.optimizer=adamw",
             "training.weight_decay=0.01",
-            "training.ema=0.9",
         ]
     )
 

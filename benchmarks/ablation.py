@@ -32,7 +32,6 @@ PARTS = (
     ("augmentation.stain_range=0",),
     ("data.normalize=false",),
     ("augmentation.intensity_range=0",),
-    ("network.normalization=none",),
     ("training.weight_decay=0",),
     ("training.seed=11",),  # what chance does
 )

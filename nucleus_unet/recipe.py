@@ -13,7 +13,6 @@ from pydantic import (
     Field,
     PositiveFloat,
     ValidationError,
-    field_validator,
     model_validator,
 )
 
@@ -90,14 +89,6 @@ class Network(Part):
     outputs: Literal["mask", "nuclei"] = Field(
         "mask", description="nuclei: mask, borders between touching nuclei, distance to the edge"
     )
-    normalization: Literal["none", "batch"] = Field(
-        "none", description="After each 3×3 convolution, before its activation"
-    )
-
-    @field_validator("normalization", mode="before")
-    @classmethod
-    def _none_is_a_word(cls, value: Any) -> Any:
-        return "none" if value is None else value  # None is what an override's `none` means
 
     @model_validator(mode="after")
     def _dropout_by_level(self) -> Self:

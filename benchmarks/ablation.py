@@ -20,7 +20,7 @@ from nucleus_unet.recipe import load_recipe
 
 EXPERIMENT = "ablation"
 NUCLEUS = (sys.executable, "-m", "flows.cli")
-BUDGET = ("training.epochs=25", "training.steps_per_epoch=100", "training.ema=0.99")
+BUDGET = ("training.epochs=25", "training.steps_per_epoch=100")
 PARTS = (
     (),
     ("augmentation.scale_range=[0.5, 2]",),
@@ -30,11 +30,8 @@ PARTS = (
     ("data.balance=0",),
     ("augmentation.scale_range=[1, 1]",),
     ("augmentation.stain_range=0",),
-    ("training.ema=0",),
     ("data.normalize=false",),
     ("augmentation.intensity_range=0",),
-    ("augmentation.blur_probability=0", "augmentation.noise_probability=0"),
-    ("network.normalization=none",),
     ("training.weight_decay=0",),
     ("training.seed=11",),  # what chance does
 )

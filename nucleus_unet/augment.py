@@ -86,17 +86,17 @@ def random_window(
 def random_intensities(
     image: NDArray[np.uint8], augmentation: Augmentation, rng: np.random.Generator
 ) -> NDArray[np.uint8]:
-    """Draw other intensities of an image: contrast, brightness, gamma, stain, sharpness, noise.
+    """Draw other intensities of an image: contrast, brightness, gamma, stain.
 
-    Each channel gets a curve of its own around one that they share; now and then the channels are
-    mixed, the image blurred, and noise added.
+    Each channel gets a curve of its own around one that they share; every other time the channels are
+    mixed.
 
     Parameters
     ----------
     image : (S, S, 3) uint8
     augmentation : Augmentation
         `intensity_range` scales the curves, `stain_range` their difference between channels and
-        the mixing; `blur_probability` and `noise_probability` say how often.
+        the mixing.
     rng : numpy.random.Generator
 
     Returns
@@ -104,21 +104,15 @@ def random_intensities(
     (S, S, 3) uint8
     """
     shared, own = rng.uniform(-1, 1, 3), rng.uniform(-1, 1, (3, 3))
-    mixing, chances = rng.uniform(-1, 1, (3, 3)), rng.random(3)
-    sigma, level, noise_seed = rng.uniform(0.5, 1.5), rng.uniform(2, 12), rng.integers(2**31)
+    mixing, mixed = rng.uniform(-1, 1, (3, 3)), rng.random() < 0.5
     draws = augmentation.intensity_range * shared + augmentation.stain_range * own
     gamma, contrast, brightness = np.exp(draws[:, 0]), np.exp(0.6 * draws[:, 1]), 0.2 * draws[:, 2]
     values = np.arange(256)[:, None] / 255
     table = (values**gamma - 0.5) * contrast + 0.5 + brightness
     changed: Any = cv2.LUT(image, np.clip(np.rint(255 * table), 0, 255).astype(np.uint8)[None])
-    if augmentation.stain_range and chances[0] < 0.5:
+    if augmentation.stain_range and mixed:
         matrix = np.eye(3) + augmentation.stain_range * mixing
         changed = cv2.transform(changed, matrix / matrix.sum(1, keepdims=True))
-    if chances[1] < augmentation.blur_probability:
-        changed = cv2.GaussianBlur(changed, (0, 0), sigma)
-    if chances[2] < augmentation.noise_probability:
-        noise = np.random.default_rng(noise_seed).standard_normal(image.shape, np.float32) * level
-        changed = np.clip(changed + noise, 0, 255).astype(np.uint8)
     return np.asarray(changed, np.uint8)
 
 

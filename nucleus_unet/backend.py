@@ -172,31 +172,6 @@ def synchronize(model: Any) -> None:
         model.jax_state_sync()
 
 
-def fused_batch_norm(
-    x: Any, gamma: Any, beta: Any, mean: Any, variance: Any, epsilon: float, training: bool
-) -> tuple[Any, Any, Any] | None:
-    """Batch normalisation with TensorFlow's kernel; None on a backend that fuses it by itself.
-
-    Returns
-    -------
-    tuple of three tensors, or None
-        The outputs, the mean and the variance; in training those of the batch, the variance over
-        n - 1, where the outputs are normalised by that over n.
-    """
-    import keras
-
-    if keras.backend.backend() != "tensorflow":
-        return None
-    import tensorflow as tf
-
-    scale, offset, mean, variance = map(tf.convert_to_tensor, (gamma, beta, mean, variance))
-    given = {} if training else {"mean": mean, "variance": variance}
-    fused: tuple[Any, Any, Any] = tf.compat.v1.nn.fused_batch_norm(
-        x, scale, offset, epsilon=epsilon, is_training=training, **given
-    )
-    return fused
-
-
 def hardware() -> dict[str, Any]:
     """What decides bits and speed of a run: device names, backend and its version, cores."""
     import keras

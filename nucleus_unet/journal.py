@@ -133,10 +133,6 @@ class Journal(keras.callbacks.Callback):
     def on_test_begin(self, logs: Any = None) -> None:
         self._training_ended = time.monotonic()
 
-    def on_test_end(self, logs: Any = None) -> None:
-        # What was validated: with a mean of weights not those that training goes on with.
-        self._validated = [np.asarray(weight) for weight in self._model.weights]
-
     def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
         settings, now = self.settings, time.monotonic()
         if not np.isfinite(logs["val_loss"]):
@@ -156,7 +152,7 @@ class Journal(keras.callbacks.Callback):
             )
         )
         if self.kept_epoch == epoch + 1:
-            self.kept_weights = self._validated
+            self.kept_weights = [np.asarray(weight) for weight in self._model.weights]
         self._model.stop_training = self.finished
         self._save({}, 0.0)
         self.events.tell("epoch", **asdict(self.history[-1]))

@@ -13,7 +13,6 @@ from pydantic import (
     Field,
     PositiveFloat,
     ValidationError,
-    field_validator,
     model_validator,
 )
 
@@ -72,8 +71,6 @@ class Augmentation(Part):
     stain_range: float = Field(
         0, ge=0, le=0.25, description="The same by channel, and mixing of channels"
     )
-    blur_probability: float = Field(0, ge=0, le=1, description="Share of images that are blurred")
-    noise_probability: float = Field(0, ge=0, le=1, description="Share of images that get noise")
 
 
 class Network(Part):
@@ -92,14 +89,6 @@ class Network(Part):
     outputs: Literal["mask", "nuclei"] = Field(
         "mask", description="nuclei: mask, borders between touching nuclei, distance to the edge"
     )
-    normalization: Literal["none", "batch"] = Field(
-        "none", description="After each 3×3 convolution, before its activation"
-    )
-
-    @field_validator("normalization", mode="before")
-    @classmethod
-    def _none_is_a_word(cls, value: Any) -> Any:
-        return "none" if value is None else value  # None is what an override's `none` means
 
     @model_validator(mode="after")
     def _dropout_by_level(self) -> Self:
@@ -120,9 +109,6 @@ class Training(Part):
     batch_size: int = Field(32, ge=1, description="Images in a batch")
     optimizer: Literal["sgd", "adam", "adamw"] = Field("sgd", description="Optimizer")
     weight_decay: Fraction = Field(0, description="Decay of adamw")
-    ema: Fraction = Field(
-        0, description="Momentum of the running mean of weights that is validated and kept; 0: none"
-    )
     learning_rate: float = Field(0.01, gt=0, description="Learning rate after the warm-up")
     momentum: Fraction = Field(0.0, description="Momentum of sgd")
     schedule: Literal["constant", "cosine"] = Field(

@@ -63,13 +63,10 @@ def train(
     events.mend()
     with backend.gpus_held(lambda: events.tell("waits")):
         model = _compiled(recipe, start_weights)
-        # The mean of weights takes their place while the epoch is validated, and is what is kept.
-        averaging = [keras.callbacks.SwapEMAWeights()] if settings.ema else []
         validation = validation_arrays(recipe, validation_samples)
         with interruption.deferred() as asked_to_stop:
             journal = Journal(model, recipe, len(validation_samples), folder, events, asked_to_stop)
             while not journal.finished:
-                journal.restore()  # the end of `fit` may leave other weights than it trained
                 # The rest of an epoch that was cut short is a `fit` of its own.
                 epoch, done = divmod(journal.step, settings.steps_per_epoch)
                 batch_size = recipe.inference.batch_size
@@ -82,7 +79,7 @@ def train(
                     initial_epoch=epoch,
                     validation_data=validation,
                     validation_batch_size=batch_size,
-                    callbacks=[journal, *averaging],
+                    callbacks=[journal],
                     shuffle=False,
                     verbose=0,
                 )
@@ -131,12 +128,11 @@ def _optimizer(settings: Training) -> keras.optimizers.Optimizer:
     if settings.schedule == "cosine" or settings.warmup_steps:
         last_step = settings.epochs * settings.steps_per_epoch
         rate = WarmupSchedule(rate, settings.warmup_steps, last_step, settings.schedule == "cosine")
-    ema = {"use_ema": True, "ema_momentum": settings.ema} if settings.ema else {}
     if settings.optimizer == "sgd":
-        return keras.optimizers.SGD(rate, momentum=settings.momentum, **ema)
+        return keras.optimizers.SGD(rate, momentum=settings.momentum)
     if settings.optimizer == "adam":
-        return keras.optimizers.Adam(rate, **ema)
-    return keras.optimizers.AdamW(rate, weight_decay=settings.weight_decay, **ema)
+        return keras.optimizers.Adam(rate)
+    return keras.optimizers.AdamW(rate, weight_decay=settings.weight_decay)
 
 
 def _segmenter(recipe: Recipe) -> keras.Model:

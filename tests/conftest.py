@@ -68,10 +68,8 @@ def crops(tiny: Recipe) -> Recipe:
             "data.balance=1",
             "augmentation.scale_range=[0.7, 1.4]",
             "network.outputs=nuclei",
-            "network.normalization=batch",
             "training.optimizer=adamw",
             "training.weight_decay=0.01",
-            "training.ema=0.9",
         ]
     )
 

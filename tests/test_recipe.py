@@ -31,7 +31,6 @@ SEED = {
     "network.base_filters": 16,
     "network.depth": 4,
     "network.dropout": [0.1, 0.1, 0.2, 0.2, 0.3],
-    "network.normalization": "none",
     "training.seed": 10,
     "training.steps_per_epoch": 25,
     "training.batch_size": 32,
@@ -54,11 +53,8 @@ OFF = {
     "augmentation.scale_range": [1, 1],
     "augmentation.intensity_range": 0,
     "augmentation.stain_range": 0,
-    "augmentation.blur_probability": 0,
-    "augmentation.noise_probability": 0,
     "network.outputs": "mask",
     "training.weight_decay": 0,
-    "training.ema": 0,
     "training.keep": "best",
     "inference.min_area_px": 0,
     "inference.tune": False,
@@ -91,7 +87,6 @@ def test_the_paper_is_ronnebergers_net() -> None:
         "base_filters": 64,
         "depth": 4,
         "dropout": (0, 0, 0, 0, 0.5),
-        "normalization": "none",
         "outputs": "mask",
     }
     assert {key: recipe.flat()[key] for key in OFF} == OFF
@@ -121,7 +116,6 @@ def test_names_are_those_of_the_files() -> None:
         ("training.early_stopping_epochs=3", "training.early_stopping_epochs", 3),
         ("training.start_from=0123abcd", "training.start_from", "0123abcd"),
         ("training.threads=auto", "training.threads", "auto"),
-        ("network.normalization=none", "network.normalization", "none"),
         ("name=mine", "name", "mine"),
     ],
 )

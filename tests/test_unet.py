@@ -11,7 +11,6 @@ from hypothesis import strategies as st
 from nucleus_unet.errors import NucleusError
 from nucleus_unet.recipe import Network, load_recipe
 from nucleus_unet.unet import (
-    FusedBatchNormalization,
     MirrorPadding2D,
     build_segmenter,
     build_unet,
@@ -147,20 +146,16 @@ def test_an_image_smaller_than_its_mirrored_margin() -> None:
 
 @pytest.mark.parametrize("padding", ["same", "valid"])
 def test_a_saved_segmenter_predicts_the_same(tmp_path: Path, padding: str) -> None:
-    segmenter = build_segmenter(small(padding=padding, normalization="batch"), 20)
+    segmenter = build_segmenter(small(padding=padding), 20)
     segmenter.save(tmp_path / "model.keras")
     loaded = keras.models.load_model(tmp_path / "model.keras")
     np.testing.assert_array_equal(loaded(images(20)), segmenter(images(20)))
 
 
 @pytest.mark.parametrize("activation", ["tanh", "relu", "elu", "selu"])
-@pytest.mark.parametrize("normalization", ["none", "batch"])
-def test_every_activation_and_normalization(activation: str, normalization: str) -> None:
-    network = small(activation=activation, normalization=normalization)
-    unet = build_unet(network, 16)
-    order = [layer.name for layer in unet.layers][1:4]
-    norm = [] if normalization == "none" else ["down0a_norm"]
-    assert order[: 2 + len(norm)] == ["down0a", *norm, f"down0a_{activation}"]
+def test_every_activation(activation: str) -> None:
+    unet = build_unet(small(activation=activation), 16)
+    assert [layer.name for layer in unet.layers][1:3] == ["down0a", f"down0a_{activation}"]
     assert np.isfinite(np.asarray(unet(images(16) / np.float32(255)))).all()
 
 
@@ -209,23 +204,3 @@ def test_the_valid_input_is_the_smallest_whose_output_covers(depth: int, output:
     size = unet_input_size(network, output)
     assert run(size) >= output
     assert size - 2**depth < 2 or run(size - 2**depth) < output
-
-
-@pytest.mark.parametrize("training", [True, False])
-def test_fused_batch_normalization_is_that_of_keras(training: bool) -> None:
-    x = np.random.default_rng(0).normal(3, 2, (4, 5, 6, 3)).astype(np.float32)
-    ours, theirs = FusedBatchNormalization(), keras.layers.BatchNormalization()
-    for _ in range(3):
-        found, expected = (np.asarray(layer(x, training=training)) for layer in (ours, theirs))
-        np.testing.assert_allclose(found, expected, atol=1e-4)
-    for a, b in zip(ours.weights, theirs.weights, strict=True):
-        # The kernel's variance is that of a sample, n / (n - 1) of Keras'.
-        np.testing.assert_allclose(np.asarray(a), np.asarray(b), rtol=0.01, atol=1e-6)
-
-
-def test_fused_batch_normalization_keeps_lower_precision() -> None:
-    layer = FusedBatchNormalization(dtype="mixed_bfloat16")
-    assert keras.backend.standardize_dtype(
-        layer(keras.ops.ones((2, 4, 4, 3), "bfloat16")).dtype
-    ) == ("bfloat16")
-    assert {w.dtype for w in layer.weights} == {"float32"}

@@ -161,22 +161,17 @@ class MirrorPadding2D(keras.layers.Layer):
 def _double_convolution(x: Any, network: Network, level: int, name: str) -> Any:
     """Convolve, dropout, convolve; the filters double with each level."""
     for half in "ab":
-        x = _convolution(x, network, network.base_filters * 2**level, f"{name}{half}")
+        x = keras.layers.Conv2D(
+            network.base_filters * 2**level,
+            3,
+            padding=network.padding,
+            activation=network.activation,
+            kernel_initializer="he_normal",
+            name=f"{name}{half}",
+        )(x)
         if half == "a" and network.dropout[level]:
             x = keras.layers.Dropout(network.dropout[level], name=f"{name}_dropout")(x)
     return x
-
-
-def _convolution(x: Any, network: Network, filters: int, name: str) -> Any:
-    """Convolve 3×3, activate."""
-    x = keras.layers.Conv2D(
-        filters,
-        3,
-        padding=network.padding,
-        kernel_initializer="he_normal",
-        name=name,
-    )(x)
-    return keras.layers.Activation(network.activation, name=f"{name}_{network.activation}")(x)
 
 
 def _margins(larger: int, smaller: int) -> tuple[int, int]:

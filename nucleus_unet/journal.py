@@ -62,14 +62,14 @@ class Journal(keras.callbacks.Callback):
         self._epoch_started = self._told_step = 0.0
         self._training_ended: float | None = None
         told = {event["epoch"] for event in epochs(self.events.new())}
-        self.restore()
+        self._restore()
         start = {"parameters": model.count_params(), "step": self.step}
         self.events.tell("start", **start, **backend.hardware())
         for epoch in self.history:
             if epoch.epoch not in told:
                 self.events.tell("epoch", **asdict(epoch))
 
-    def restore(self) -> None:
+    def _restore(self) -> None:
         """Go back to the last checkpoint; without any, stay at the start."""
         found = checkpoints.load(self.folder)
         if found.damaged:

@@ -39,8 +39,8 @@ def slides(images: Iterable[tuple[str, str, NDArray[np.uint8]]]) -> dict[str, st
     Returns
     -------
     dict of str to str
-        Id to the slide's name, the least digest of its images: images of other slides never change
-        it.
+        Id to the slide's name, the least digest of its images. Images of other slides never change
+        it; another image of the slide may.
     """
     by_size: dict[tuple[int, ...], list[_Traits]] = {}
     for id_, digest, image in images:
@@ -81,17 +81,17 @@ def _traits(id_: str, digest: str, image: NDArray[np.uint8]) -> _Traits:
 
 
 def _continued(last: Line, inner: Line, first: Line) -> Pairs:
-    """Pairs of which the second goes on where the first ends, the best for each first."""
+    """Pairs of which the second goes on where the first ends."""
     ends, starts, pairs = _unit(last), _unit(first), []
     for at in range(0, len(last), BLOCK):
         correlation = ends[at : at + BLOCK] @ starts.T
         np.fill_diagonal(correlation[:, at:], -1)  # an image does not continue itself
-        for before, after in enumerate(correlation.argmax(1), at):
-            step = np.abs(last[before] - first[after]).mean()
+        for before, row in enumerate(correlation, at):
+            alike = np.flatnonzero(row > CONTINUED_CORRELATION)
+            step = np.abs(last[before] - first[alike]).mean(1)
             # Neighbouring lines differ by as much inside an image; 1 is for its noise.
             usual = 1.5 * np.abs(last[before] - inner[before]).mean() + 1
-            if correlation[before - at, after] > CONTINUED_CORRELATION and step < usual:
-                pairs.append((before, after))
+            pairs += [(before, after) for after in alike[step < usual]]
     return np.array(pairs, np.int64).reshape(-1, 2)
 
 

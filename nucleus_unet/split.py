@@ -46,7 +46,7 @@ def slide_split(
     """Split ids so that the images of one slide stay together.
 
     A slide's side comes from the seed and the slide's own name alone, so that images of other
-    slides never move it; shares are met on average, of each imaging kind as of the whole.
+    slides never move it; shares are met on average over seeds, of each imaging kind as of the whole.
 
     Parameters
     ----------

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 from prefect import task
+from prefect.logging import get_run_logger
 
 from nucleus_unet import figures
 from nucleus_unet.dataset.prepared import load_image
@@ -53,16 +54,25 @@ def split(images: Stage, data: Data) -> Any:
         "images": identities(entries),
         "data": data.model_dump(include={"split", "validation_fraction", "split_seed"}),
     }
-    return state_of(
-        run_stage(
-            home(),
-            "split",
-            inputs,
-            build,
-            code=["split", "slides", "kinds", "figures"],
-            libraries=["scikit-learn", "opencv-python-headless", "scipy"],
-        )
+    stage = run_stage(
+        home(),
+        "split",
+        inputs,
+        build,
+        code=["split", "slides", "kinds", "figures"],
+        libraries=["scikit-learn", "opencv-python-headless", "scipy"],
     )
+    sides = json.loads((stage.folder / SPLIT).read_text())
+    trained, validated = (
+        {row["kind"] for row in sides[side]} for side in ("training", "validation")
+    )
+    for kind in sorted(trained ^ validated):
+        get_run_logger().warning(
+            "no %s image is %s: another data.split_seed may give it both",
+            kind,
+            "validated, its score will not be known" if kind in trained else "trained on",
+        )
+    return state_of(stage)
 
 
 def split_sheet(

@@ -49,6 +49,14 @@ def test_images_of_other_slides_change_no_name() -> None:
     assert slides(before).items() <= after.items()
 
 
+def test_an_edge_alike_on_another_slide_hides_no_neighbour() -> None:
+    left, right = (image for _, _, image in tiles("a", slide(1))[:2])
+    stranger = slide(2)[:40, :40].copy()
+    stranger[:, 0] = left[:, -1] // 2 + 100  # correlates more than the neighbour, at another level
+    found = slides([("a", "1", left), ("b", "2", right), ("c", "3", stranger)])
+    assert found == {"a": "1", "b": "1", "c": "3"}
+
+
 def test_one_field_taken_twice_is_one_slide() -> None:
     picture = slide(3)
     brighter = np.clip(picture * 1.2 + 5, 0, 255).astype(np.uint8)

@@ -2,9 +2,11 @@
 
 import csv
 import json
+import shutil
 import subprocess
 import sys
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -419,15 +421,19 @@ def test_predict_is_a_run_that_names_its_model(predicted: Path, run: Any, client
 
 
 @pytest.fixture(scope="module")
-def grown(again: Any) -> tuple[dict[str, dict[str, int]], Any]:
+def grown(
+    again: Any, tmp_path_factory: pytest.TempPathFactory
+) -> tuple[dict[str, dict[str, int]], Any]:
     """When each array was written before two images came, and the run on all twelve."""
     place = again.place
     times = {
         kind: {path.name: path.stat().st_mtime_ns for path in (place.home / kind).iterdir()}
         for kind in ("images", "labels")
     }
-    for sample in place.later:
-        sample.rename(place.train / sample.name)
+    train = tmp_path_factory.mktemp("grown") / "train"
+    for sample in (*place.train.iterdir(), *place.later):
+        shutil.copytree(sample, train / sample.name)
+    place = replace(place, train=train)
     done = place.retrain("--set", f"training.start_from={again.run_id}")
     return times, type(again)(place, done.stdout, done.stderr)
 

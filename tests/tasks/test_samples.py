@@ -1,4 +1,5 @@
 import json
+import logging
 from pathlib import Path
 
 import cv2
@@ -8,6 +9,7 @@ import pytest
 from nucleus_unet.dataset.truth import read_truth
 from nucleus_unet.recipe import Data
 from nucleus_unet.stages import Stage
+from tasks import split as module
 from tasks.ingest import ingest_stage
 from tasks.merge_masks import dataset_of, labels_of, merge_masks
 from tasks.publish import files_of
@@ -60,6 +62,33 @@ def test_the_split_is_over_all_ids_and_is_made_once(stages: tuple[Stage, Stage])
     assert len(row["slide"]) == 64
     assert split.fn(stages[0], data).name == "Cached"
     assert split.fn(stages[0], data.model_copy(update={"split_seed": 8})).digest != made.digest
+
+
+@pytest.mark.parametrize(
+    ("lone", "told"),
+    [
+        (0, ["no bright-field image is validated, its score will not be known"]),
+        (
+            2,
+            [
+                "no bright-field image is trained on",
+                "no fluorescence image is validated, its score will not be known",
+            ],
+        ),
+    ],
+)
+def test_a_kind_on_one_side_alone_is_told(
+    stages: tuple[Stage, Stage],
+    lone: int,
+    told: list[str],
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    kinds = {True: "bright-field", False: "fluorescence"}
+    monkeypatch.setattr(module, "imaging_kind", lambda image: kinds[image.max() == lone])
+    monkeypatch.setattr(module, "get_run_logger", logging.getLogger)
+    split.fn(stages[0], Data(validation_fraction=0.25, split_seed=7))
+    assert [m.partition(":")[0] for m in caplog.messages] == told
 
 
 def test_a_split_by_slide(stages: tuple[Stage, Stage]) -> None:

@@ -11,7 +11,6 @@ from flows.settings import threads, tracked
 from nucleus_unet import records, tracking
 from nucleus_unet.errors import NucleusError
 from nucleus_unet.home import fresh_home, home, prepare_environment
-from nucleus_unet.recipe import parse_recipe
 from nucleus_unet.reproduction import Record
 from tasks.compare import Answer, compare, require_data
 from tasks.ingest import ingest
@@ -38,7 +37,7 @@ def reproduce(
     """
     prepare_environment()
     record = records.fetch_record(run_id)
-    recipe = parse_recipe(dict(record.recipe), f"recipe of run {run_id}")
+    recipe = records.recipe_of(run_id, record.recipe)
     test = _paths(record, "test", test_data)
     training = _paths(record, "training", training_data) if retrain else []
     if retrain and len(test) > 1:

@@ -44,6 +44,7 @@ def model_card(
         [kind, trained[kind], row["images"], f"{row['score']:.3f}"] for kind, row in by_kind.items()
     ]
     unseen = sorted(trained.keys() - by_kind.keys())
+    untrained = sorted(by_kind.keys() - trained.keys())
     kinds += [[kind, trained[kind], 0, "not known"] for kind in unseen]
     thresholds = [
         [f"{row[key]:.2f}" if key == "iou_above" else f"{row[key]:.3f}" for key in row]
@@ -58,7 +59,8 @@ def model_card(
         [
             f"# Nuclei by recipe {recipe.name}",
             f"**Score {scores['score']:.4f}** on the validation images: mean average precision over "
-            f"IoU 0.50:0.05:0.95. Pixels: mean IoU {scores['mean_iou']:.4f}.",
+            f"IoU 0.50:0.05:0.95{', cutoffs tuned on these' * recipe.inference.tune}. "
+            f"Pixels: mean IoU {scores['mean_iou']:.4f}.",
             "## Data",
             f"{data}. Split by {recipe.data.split}, seed {recipe.data.split_seed}: "
             + " and ".join(
@@ -80,6 +82,7 @@ def model_card(
             f"{', '.join(start['devices'])}, {start['cores']} cores, {recipe.training.precision}.",
             "## Known failures",
             *(f"Not validated: {kind}." for kind in unseen),
+            *(f"Not trained on: {kind}." for kind in untrained),
             f"{_weak(scores)}The worst of {scores['images']} validation images:",
             _table(columns, worst),
         ]

@@ -55,7 +55,7 @@ def _without_small(labels: NDArray[np.integer], min_area_px: int) -> NDArray[np.
 
 
 def upsample(maps: NDArray[np.float32], height: int, width: int) -> NDArray[np.float32]:
-    """Resize maps bilinearly, from the network's output to an image's own size.
+    """Resize maps bilinearly, from the network's output to an image's own size, where it is another.
 
     Parameters
     ----------
@@ -69,6 +69,8 @@ def upsample(maps: NDArray[np.float32], height: int, width: int) -> NDArray[np.f
     float32 array (height, width, C)
         In [0, 1].
     """
+    if maps.shape[:2] == (height, width):
+        return maps
     resized: Any = cv2.resize(maps, (width, height), interpolation=cv2.INTER_LINEAR)
     # Interpolation may round past the ends.
     larger: NDArray[np.float32] = np.clip(resized, 0, 1).reshape(height, width, maps.shape[-1])

@@ -4,8 +4,9 @@ import json
 import os
 import shlex
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import mlflow
 from mlflow import MlflowClient
@@ -66,7 +67,25 @@ def fetch_model(run_id: str) -> tuple[Recipe, Path]:
                 "was logged: restore it, or train again (nucleus reproduce --retrain)"
             )
     values = json.loads((folder / "recipe.json").read_text())
-    return parse_recipe(values, f"recipe of run {run_id}"), folder / "model.keras"
+    return recipe_of(run_id, values), folder / "model.keras"
+
+
+def recipe_of(run_id: str, values: Mapping[str, Any]) -> Recipe:
+    """The recipe that a run logged.
+
+    Raises
+    ------
+    NucleusError
+        It is none of today's.
+    """
+    try:
+        return parse_recipe(dict(values), "its recipe")
+    except NucleusError as error:
+        said = str(error).partition(";")[0]  # what follows is for keys that were misspelt
+        raise NucleusError(
+            f"run {run_id} is of another version of the code ({said}), which reads it: nucleus "
+            f"reproduce {run_id} --in-env | sh"
+        ) from error
 
 
 def fetch_record(run_id: str) -> Record:

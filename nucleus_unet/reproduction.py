@@ -184,7 +184,7 @@ def _made(record: Record) -> dict[str, str]:
         best = max(epoch["val_mean_iou"] for epoch in record.history)
         found["val_mean_iou of the best epoch"] = best
     for key in sorted(record.metrics):
-        if key.startswith(("validation/", "submission/")):
+        if key.startswith(("validation/", "tuned/", "submission/")):
             found[key] = record.metrics[key]
     for key in ("weights.sha256", "submission.sha256"):
         if key in record.tags:

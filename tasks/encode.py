@@ -42,6 +42,6 @@ def encode(images: Stage, shard: range, maps: Stage, inference: Inference) -> An
             {"maps": maps.digest, "inference": inference.model_dump(mode="json")},
             build,
             code=["instances", "submission", "figures"],
-            libraries=["opencv-python-headless", "scikit-image"],
+            libraries=["scikit-image", "scipy"],
         )
     )

@@ -31,7 +31,7 @@ LIBRARIES = (*TRAINING_LIBRARIES, "scikit-image", "scipy")
 
 @task
 def evaluate(recipe: Recipe, images: Stage, labels: Stage, split: Stage, model: Stage) -> Any:
-    """Score the model on the validation images and draw the best and the worst; the `Stage`."""
+    """Tune and score the model on the validation images, draw the best and the worst; the `Stage`."""
     validation = samples(split, images, labels, "validation")
     network = model.folder / MODEL
 

@@ -29,7 +29,7 @@ def shards(images: Stage) -> list[range]:
 
 @task(retries=1, task_run_name="predict {shard.start}-{shard.stop}")
 def predict(recipe: Recipe, network: Path, images: Stage, shard: range) -> Any:
-    """Predict the images of a shard at the network's size; returns the `Stage`."""
+    """Predict the maps of a shard of images; returns the `Stage`."""
     entries = images_in(images, shard)
 
     def build(folder: Path) -> None:

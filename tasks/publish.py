@@ -15,6 +15,7 @@ from nucleus_unet import exports, figures, submission, tracking
 from nucleus_unet.card import model_card
 from nucleus_unet.dataset.raw import dataset_name
 from nucleus_unet.errors import NucleusError
+from nucleus_unet.evaluation import GRID
 from nucleus_unet.events import EVENTS, EventLog, epochs
 from nucleus_unet.files import sha256_file, write_atomically
 from nucleus_unet.home import home
@@ -66,6 +67,8 @@ def publish_model(
     pictures = [split.folder / PICTURE, *sorted(scores.folder.glob("*.png"))]
     tracking.log_files(run, "pictures", pictures)
     merits = {f"validation/{key}": value for key, value in scores_of(scores).items()}
+    if recipe.inference.tune:
+        merits |= {f"tuned/{key}": getattr(recipe.inference, key) for key in GRID}
     tracking.log_metrics(run, merits, model_id=model_id)
     stages = (images, labels, split, model, scores)
     tracking.log_metrics(run, {f"seconds/{stage.name}": stage.seconds for stage in stages})

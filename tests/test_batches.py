@@ -1,4 +1,5 @@
 from itertools import pairwise
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -120,6 +121,18 @@ def test_kinds_are_balanced(
         drawn = np.concatenate([images for images, _ in batches(chosen, samples)])
         assert len(drawn) == 3 * 500 * 4
         assert np.mean(drawn == 6) == pytest.approx(share, abs=0.02)  # three deviations
+
+
+def test_crops_are_normalised_as_the_whole_image_is(crops: Recipe, tmp_path: Path) -> None:
+    # A ramp from 100 to 163 over 64 px: 16 of them span a quarter of what the whole does.
+    ramp = np.broadcast_to(np.arange(100, 164, dtype=np.uint8)[:, None], (64, 64, 3))
+    np.save(tmp_path / "image.npy", ramp)
+    np.save(tmp_path / "labels.npy", np.zeros((64, 64), np.uint16))
+    sample = Sample("a", tmp_path / "image.npy", tmp_path / "labels.npy", "fluorescence")
+    plain = crops.with_overrides([*PLAIN, "augmentation.scale_range=[1, 1]"])
+    for images, _ in batches(plain, [sample]):
+        for image in images:
+            assert np.ptp(image) == pytest.approx(255 / 4, abs=6)
 
 
 def test_validation_crops_are_the_middle(crops: Recipe, samples: list[Sample]) -> None:

@@ -59,6 +59,9 @@ def card(recipe: Recipe) -> str:
         "| stained on white | 3 | 1 | 0.300 |",
         "| bright-field | 1 | 0 | not known |",
         "Not validated: bright-field.",
+        "Not trained on: fluorescence.",
+        "**Score 0.5000** on the validation images: mean average precision over IoU 0.50:0.05:0.95. "
+        "Pixels: mean IoU 0.8000.",
         "| 0.50 | 0.700 | 0.800 | 0.900 | 0.850 |",
         "1,200 nuclei annotated, 30 predicted; 1 annotated ones were split, 2 predicted ones hold "
         "several.",
@@ -69,6 +72,11 @@ def card(recipe: Recipe) -> str:
 )
 def test_what_it_says(recipe: Recipe, line: str) -> None:
     assert line in card(recipe).splitlines()
+
+
+def test_it_tells_that_the_score_is_of_the_images_of_the_tuning(recipe: Recipe) -> None:
+    tuned = recipe.with_overrides(["inference.tune=true"])
+    assert "over IoU 0.50:0.05:0.95, cutoffs tuned on these. Pixels" in card(tuned)
 
 
 def test_it_names_the_five_worst(recipe: Recipe) -> None:

@@ -22,7 +22,7 @@ from nucleus_unet.errors import NucleusError
 from nucleus_unet.events import EVENTS, EventLog, epochs
 from nucleus_unet.interruption import StoppedError
 from nucleus_unet.isolation import follow
-from nucleus_unet.metrics import MaskMeanIoU, ThresholdedMeanIoU
+from nucleus_unet.metrics import ThresholdedMeanIoU
 from nucleus_unet.recipe import Recipe
 from nucleus_unet.training import WarmupSchedule, train
 
@@ -358,14 +358,17 @@ def test_crops_train_are_killed_and_go_on_to_the_bit(
     assert_same_weights(tmp_path / "b" / "model.keras", whole.folder / "model.keras")
 
 
-def test_what_is_validated_is_what_is_kept(
-    crops: Recipe, samples: list[Sample], tmp_path: Path
+@pytest.mark.parametrize(("optimizer", "after"), [("adamw", 0.95), ("adam", 1.0)])
+def test_weights_decay_by_the_learning_rate_and_adamw_alone(
+    tiny: Recipe, optimizer: str, after: float
 ) -> None:
-    one = crops.with_overrides(["training.epochs=1"])
-    trained = run("nucleus_unet.training:train", one, samples, tmp_path)
-    model = keras.models.load_model(tmp_path / "model.keras", compile=False)
-    images, maps = validation_arrays(one, samples[5:])
-    metric = MaskMeanIoU()
-    metric.update_state(maps, model(images))
-    [epoch] = trained.epochs()
-    assert float(metric.result()) == pytest.approx(epoch["val_mean_iou"], abs=1e-5)
+    overrides = [
+        "learning_rate=0.1",
+        "warmup_steps=0",
+        "weight_decay=0.5",
+        f"optimizer={optimizer}",
+    ]
+    recipe = tiny.with_overrides(f"training.{override}" for override in overrides)
+    weight = keras.Variable([1.0])
+    training._optimizer(recipe.training).apply([keras.ops.zeros(1)], [weight])
+    assert float(weight[0]) == pytest.approx(after)

@@ -34,6 +34,7 @@ TINY = (
     "training.epochs=2",
     "training.steps_per_epoch=6",
     "training.batch_size=8",
+    "inference.tune=true",
 )
 
 

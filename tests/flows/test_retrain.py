@@ -57,6 +57,17 @@ def artifacts(run: Any) -> Path:
 
 
 @pytest.fixture(scope="module")
+def model_folder(place: Any, retrained: Any) -> Path:
+    """The folder of the model that the run logged."""
+    [folder] = (
+        path.parent
+        for path in place.home.glob("mlartifacts/models/*/artifacts/MLmodel")
+        if retrained.run_id in path.read_text()
+    )
+    return folder
+
+
+@pytest.fixture(scope="module")
 def sizes(place: Any) -> dict[str, tuple[int, int]]:
     """Height and width of each test image."""
     return {path.stem: pixels(path).shape[:2] for path in place.test.glob("*/images/*.png")}
@@ -161,12 +172,28 @@ def test_each_epoch_is_there_at_its_step(client: Any, retrained: Any, artifacts:
         assert [(m.step, m.value) for m in logged] == [(e["epoch"], e[metric]) for e in history]
 
 
+def test_the_cutoffs_of_the_model_are_those_that_were_tuned(
+    run: Any, artifacts: Path, model_folder: Path
+) -> None:
+    tuned, started = (
+        json.loads((artifacts / name).read_text()) for name in ("inference.json", "recipe.json")
+    )
+    assert tuned != started["inference"]
+    for key in ("cutoff", "seed_cutoff", "min_area_px"):
+        assert run.data.metrics[f"tuned/{key}"] == tuned[key]
+    recipe = json.loads((model_folder / "artifacts" / "recipe.json").read_text())
+    assert recipe["inference"] == tuned
+
+
 def test_system_and_summary_metrics_are_there(run: Any, retrained: Any) -> None:
     metrics = run.data.metrics
     assert any(name.startswith("system/cpu") for name in metrics)
     assert metrics["validation/mean_iou"] == pytest.approx(
         float(retrained.said["validation mean_iou"]), rel=1e-3
     )
+    assert metrics["validation/score of fluorescence"] == metrics["validation/score"]
+    precisions = [metrics[f"validation/AP at {0.5 + 0.05 * k:.2f}"] for k in range(10)]
+    assert metrics["validation/score"] == pytest.approx(np.mean(precisions))
     assert metrics["submission/images"] == 3
     assert metrics["peak_memory_gb"] > 0
     assert {f"seconds/{stage}" for stage, _ in STAGES} <= metrics.keys()
@@ -256,25 +283,18 @@ def test_the_model_loads_and_gives_label_images(
     assert "/code/nucleus_unet/" in done.stdout  # the code that was logged with it
 
 
-def test_the_model_is_code_with_a_signature_and_pinned_requirements(
-    place: Any, retrained: Any
-) -> None:
+def test_the_model_is_code_with_a_signature_and_pinned_requirements(model_folder: Path) -> None:
     import yaml
 
-    [folder] = (
-        path.parent
-        for path in place.home.glob("mlartifacts/models/*/artifacts/MLmodel")
-        if retrained.run_id in path.read_text()
-    )
-    model = yaml.safe_load((folder / "MLmodel").read_text())
+    model = yaml.safe_load((model_folder / "MLmodel").read_text())
     [images] = json.loads(model["signature"]["inputs"])
     [labels] = json.loads(model["signature"]["outputs"])
     assert images["tensor-spec"] == {"dtype": "uint8", "shape": [-1, -1, -1, 3]}
     assert labels["tensor-spec"] == {"dtype": "int32", "shape": [-1, -1, -1]}
-    requirements = (folder / "requirements.txt").read_text().split()
+    requirements = (model_folder / "requirements.txt").read_text().split()
     assert {line.partition("==")[0] for line in requirements} >= {"keras", "mlflow", "tensorflow"}
     assert all("==" in line for line in requirements)
-    assert [p for p in folder.rglob("*") if p.suffix in (".pkl", ".pickle", ".pyc")] == []
+    assert [p for p in model_folder.rglob("*") if p.suffix in (".pkl", ".pickle", ".pyc")] == []
 
 
 # The run in Prefect
@@ -409,12 +429,16 @@ def test_predict_writes_a_row_and_an_outline_of_each_nucleus(
         assert len(shown["features"]) == rows[image_id]
 
 
-def test_predict_is_a_run_that_names_its_model(predicted: Path, run: Any, client: Any) -> None:
+def test_predict_is_a_run_that_names_its_model(
+    predicted: Path, run: Any, artifacts: Path, client: Any
+) -> None:
     [found] = client.search_runs([run.info.experiment_id], "tags.kind = 'predict'")
     assert found.info.status == "FINISHED"
     assert found.data.tags["model.run_id"] == run.info.run_id
     assert found.data.tags["submission.sha256"] == sha256_file(predicted / "submission.csv")
-    assert found.data.params == run.data.params
+    tuned = json.loads((artifacts / "inference.json").read_text())
+    cutoffs = {f"inference.{key}": str(value) for key, value in tuned.items()}
+    assert found.data.params == run.data.params | cutoffs
 
 
 # Run with more images, without test images, from the weights of the first

@@ -53,7 +53,7 @@ def predict(
         for image in seen:
             yield _predict_whole(model, image, CHANNELS[recipe.network.outputs], recipe.inference)
     else:
-        yield from _predict_resized(model, seen, recipe.inference.batch_size)
+        yield from _predict_resized(model, seen, recipe.inference)
 
 
 def look(image: NDArray[np.uint8], data: Data) -> NDArray[np.uint8]:
@@ -62,18 +62,20 @@ def look(image: NDArray[np.uint8], data: Data) -> NDArray[np.uint8]:
 
 
 def _predict_resized(
-    model: keras.Model, images: Iterator[NDArray[np.uint8]], batch_size: int
+    model: keras.Model, images: Iterator[NDArray[np.uint8]], inference: Inference
 ) -> Iterator[NDArray[np.float32]]:
-    """Maps at the network's own size.
+    """Maps at the network's own size, each the mean over its flips and turns where asked.
 
     Every batch has the same shape, the last one filled up with black: some kernels depend on it, and
     so would the last bits of the result.
     """
     size = model.input_shape[1]
-    while chunk := list(itertools.islice(images, batch_size)):
-        batch = np.zeros((batch_size, size, size, 3), np.uint8)
-        for index, image in enumerate(chunk):
-            batch[index] = resize(image, size)
+    resized = (resize(image, size) for image in images)
+    if inference.flips:
+        yield from (_predict_tile(model, image, flips=True) for image in resized)
+    while chunk := list(itertools.islice(resized, inference.batch_size)):
+        batch = np.zeros((inference.batch_size, size, size, 3), np.uint8)
+        batch[: len(chunk)] = chunk
         yield from np.asarray(model.predict_on_batch(batch))[: len(chunk)]
 
 

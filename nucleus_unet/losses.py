@@ -6,7 +6,6 @@ import keras
 from keras import ops
 
 
-@keras.saving.register_keras_serializable("nucleus_unet")
 def dice_coefficient(y_true: Any, y_pred: Any, smooth: float = 1.0) -> Any:
     """Dice coefficient of the flattened batch, ``(2 Σ t·p + s) / (Σ t + Σ p + s)``.
 
@@ -33,7 +32,6 @@ def mask_dice(y_true: Any, y_pred: Any) -> Any:
     return dice_coefficient(y_true[..., :1], y_pred[..., :1])
 
 
-@keras.saving.register_keras_serializable("nucleus_unet")
 def bce_dice_loss(y_true: Any, y_pred: Any) -> Any:
     """Half the mean binary cross-entropy minus the dice coefficient; from about -1 upwards."""
     y_true = ops.cast(y_true, "float32")
@@ -41,7 +39,6 @@ def bce_dice_loss(y_true: Any, y_pred: Any) -> Any:
     return 0.5 * cross_entropy - dice_coefficient(y_true, y_pred)
 
 
-@keras.saving.register_keras_serializable("nucleus_unet")
 def nuclei_loss(y_true: Any, y_pred: Any) -> Any:
     """`bce_dice_loss` of mask and of borders, and the cross-entropy of the distance.
 

@@ -8,7 +8,6 @@ from keras import ops
 from nucleus_unet.scoring import THRESHOLDS
 
 
-@keras.saving.register_keras_serializable("nucleus_unet")
 class ThresholdedMeanIoU(keras.metrics.Metric):
     """Mean over thresholds of the mean IoU of nucleus and background.
 
@@ -23,9 +22,9 @@ class ThresholdedMeanIoU(keras.metrics.Metric):
         The ten of the competition, 0.50:0.05:0.95.
     """
 
-    def __init__(self, thresholds: tuple[float, ...] = THRESHOLDS, name: str = "mean_iou") -> None:
+    def __init__(self, thresholds: tuple[float, ...] = THRESHOLDS) -> None:
         # Counts are whole numbers: float32 would stop counting at 16,777,216 pixels.
-        super().__init__(name=name, dtype="float32")
+        super().__init__(name="mean_iou", dtype="float32")
         self.thresholds = tuple(thresholds)
         shape = (len(self.thresholds),)
         self.tp, self.fp, self.fn, self.tn = (
@@ -52,16 +51,12 @@ class ThresholdedMeanIoU(keras.metrics.Metric):
         classes = ops.sum(ops.cast(union > 0, "float32"), axis=0)
         return ops.mean(ops.sum(iou, axis=0) / ops.maximum(classes, 1.0))
 
-    def get_config(self) -> dict[str, Any]:
-        return {"name": self.name, "thresholds": self.thresholds}
-
 
 def _count(pixels: Any) -> Any:
     """How many are true, by column."""
     return ops.sum(ops.cast(pixels, "int32"), axis=0)
 
 
-@keras.saving.register_keras_serializable("nucleus_unet")
 class MaskMeanIoU(ThresholdedMeanIoU):
     """`ThresholdedMeanIoU` of the first channel, the mask of nuclei."""
 

@@ -67,7 +67,9 @@ class Augmentation(Part):
     scale_range: tuple[PositiveFloat, PositiveFloat] = Field(
         (1, 1), description="Smallest and largest magnification of crops"
     )
-    intensity_range: Fraction = Field(0, description="Gamma and contrast, about ± this share")
+    intensity_range: Fraction = Field(
+        0, description="Gamma, contrast, brightness: about ± this share"
+    )
     stain_range: float = Field(
         0, ge=0, le=0.25, description="The same by channel, and mixing of channels"
     )
@@ -116,7 +118,10 @@ class Training(Part):
     )
     warmup_steps: int = Field(0, ge=0, description="Steps of linear rise to the learning rate")
     early_stopping_epochs: int | None = Field(
-        None, ge=1, description="Stop after so many epochs without a better validation mean IoU"
+        None,
+        ge=1,
+        description="Stop after so many epochs without a better validation mean IoU, of one crop an "
+        "image where crops are trained on",
     )
     keep: Literal["best", "last"] = Field(
         "best", description="Weights: of the epoch of the best validation mean IoU, or the last"
@@ -125,7 +130,7 @@ class Training(Part):
         None, description="MLflow run whose model's weights the training starts from"
     )
     precision: Literal["auto", "float32", "mixed_bfloat16", "mixed_float16"] = Field(
-        "auto", description="auto: mixed_bfloat16 where the device gains from it, else float32"
+        "auto", description="auto: mixed_bfloat16 or mixed_float16 where the device gains from it"
     )
     threads: Annotated[int, Field(ge=1)] | Literal["auto"] = Field(
         "auto", description="CPU threads inside an operation; auto: the machine's cores"
@@ -146,7 +151,7 @@ class Inference(Part):
     """How probabilities become nuclei."""
 
     cutoff: float = Field(0.5, gt=0, lt=1, description="A pixel is nucleus above this probability")
-    batch_size: int = Field(16, ge=1, description="Images in a batch of prediction")
+    batch_size: int = Field(16, ge=1, description="Resized images, or validation crops, at once")
     seed_cutoff: float = Field(
         0.5, gt=0, lt=1, description="A nucleus begins where its distance map is above this"
     )
@@ -159,7 +164,7 @@ class Inference(Part):
         1024,
         ge=320,
         multiple_of=64,
-        description="Larger images are predicted in tiles of this side",
+        description="Larger images are predicted in tiles of this side, where crops are trained on",
     )
 
 

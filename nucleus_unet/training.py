@@ -104,7 +104,6 @@ def _compiled(recipe: Recipe, start_weights: Path | None) -> keras.Model:
     return model
 
 
-@keras.saving.register_keras_serializable("nucleus_unet")
 class WarmupSchedule(keras.optimizers.schedules.LearningRateSchedule):
     """Linear rise over `warmup_steps`, then constant, or half a cosine to 0 at `last_step`."""
 
@@ -118,9 +117,6 @@ class WarmupSchedule(keras.optimizers.schedules.LearningRateSchedule):
         done = (step - self.warmup_steps) / max(self.last_step - self.warmup_steps, 1)
         fall = 0.5 * (1 + keras.ops.cos(np.pi * done)) if self.cosine else 1.0
         return self.peak * keras.ops.minimum(1.0, rise) * keras.ops.where(done > 0, fall, 1.0)
-
-    def get_config(self) -> dict[str, Any]:
-        return dict(vars(self))
 
 
 def _optimizer(settings: Training) -> keras.optimizers.Optimizer:

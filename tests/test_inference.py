@@ -182,6 +182,16 @@ def test_flips_and_turns_are_turned_back(native: Recipe, mosaic: NDArray[np.uint
     np.testing.assert_allclose(maps, image / 255, atol=1e-6)
 
 
+def test_flips_of_resized_images_too(
+    model: keras.Model, recipe: Recipe, images: list[NDArray[np.uint8]]
+) -> None:
+    both = [images[0], np.rot90(images[0])]
+    maps, turned = predict(model, both, recipe.with_overrides(["inference.flips=true"]))
+    np.testing.assert_allclose(np.rot90(maps), turned, atol=1e-5)
+    maps, turned = predict(model, both, recipe)
+    assert np.abs(np.rot90(maps) - turned).max() > 0.001
+
+
 def test_the_mean_over_flips_does_not_depend_on_how_the_image_lies(
     whole: keras.Model, native: Recipe, mosaic: NDArray[np.uint8]
 ) -> None:

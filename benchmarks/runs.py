@@ -30,6 +30,9 @@ def main() -> None:
     rows["validation mean IoU, original size"] = [
         _number(run, "validation/mean_iou", ".3f") for run in runs
     ]
+    kinds = sorted({key for run in runs for key in run.data.metrics if "/score of " in key})
+    for key in ("validation/score", *kinds):
+        rows[key.replace("/", " ")] = [_number(run, key, ".3f") for run in runs]
     rows["nuclei submitted"] = [_number(run, "submission/nuclei", ".0f") for run in runs]
     for name, values in rows.items():
         print(f"| {name} | {' | '.join(values)} |")

@@ -3,6 +3,7 @@
 import ast
 import json
 import shutil
+import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -15,6 +16,9 @@ from nucleus_unet.recipe import digest_of
 
 PACKAGE = "nucleus_unet"
 RECORD = "stage.json"
+
+_PARSING = threading.Lock()
+"""CPython 3.11 counts how deep all threads are in one number, and fails where two parse at once."""
 
 
 @dataclass(frozen=True)
@@ -107,7 +111,8 @@ def code_digest(*modules: str, libraries: Sequence[str] = ()) -> str:
         path = _source_of(module)
         if not path.exists():
             continue  # a package, or a name that a module defines
-        tree = ast.parse(path.read_bytes())
+        with _PARSING:
+            tree = ast.parse(path.read_bytes())
         for node in ast.walk(tree):
             if isinstance(node, ast.ImportFrom) and (origin := node.module or "").startswith(
                 PACKAGE

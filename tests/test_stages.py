@@ -1,5 +1,8 @@
+import gc
 import json
+import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -190,6 +193,22 @@ def test_other_modules_do_not_count(package: Path) -> None:
     (package / "d.py").write_text("y = 2\n")
     assert code_digest("a") == before
     assert code_digest("a", "d") != before
+
+
+def test_many_threads_at_once() -> None:
+    def collected(*_: Any) -> None:  # in the middle of parsing, when another thread takes over
+        time.sleep(0.0001)
+
+    before = gc.get_threshold()
+    gc.callbacks.append(collected)
+    gc.set_threshold(200)
+    try:
+        with ThreadPoolExecutor(4) as pool:
+            digests = set(pool.map(code_digest, ["files"] * 40))
+    finally:
+        gc.callbacks.remove(collected)
+        gc.set_threshold(*before)
+    assert digests == {code_digest("files")}
 
 
 def test_training_depends_on_what_shapes_its_weights() -> None:

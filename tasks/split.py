@@ -47,7 +47,7 @@ def split(images: Stage, data: Data) -> Any:
         }
         write_atomically(folder / SPLIT, json.dumps(rows, indent=1))
         by_id = {entry.id: entry for entry in entries}
-        picture = split_sheet(rows, lambda id_: load_image(home(), by_id[id_]))
+        picture = _split_sheet(rows, lambda id_: load_image(home(), by_id[id_]))
         write_atomically(folder / PICTURE, picture)
 
     inputs = {
@@ -75,7 +75,15 @@ def split(images: Stage, data: Data) -> Any:
     return state_of(stage)
 
 
-def split_sheet(
+def samples(split: Stage, images: Stage, labels: Stage, side: str) -> list[Sample]:
+    """The prepared samples of one side of the split, ``training`` or ``validation``."""
+    rows = json.loads((split.folder / SPLIT).read_text())[side]
+    image = {entry.id: entry.path(home()) for entry in images_of(images.folder)}
+    label = {entry.id: entry.path(home()) for entry in labels_of(labels.folder)}
+    return [Sample(row["id"], image[row["id"]], label[row["id"]], row["kind"]) for row in rows]
+
+
+def _split_sheet(
     sides: dict[str, list[dict[str, str]]], load: Callable[[str], NDArray[np.uint8]]
 ) -> bytes:
     """Picture of the split: by imaging kind, an image of each slide, training beside validation."""
@@ -89,11 +97,3 @@ def split_sheet(
             shown = (load(id_) for id_ in list(one_each.values())[:SHOWN])
             tiles.append((title, figures.strip(shown, 96)))
     return figures.contact_sheet(tiles, columns=2)
-
-
-def samples(split: Stage, images: Stage, labels: Stage, side: str) -> list[Sample]:
-    """The prepared samples of one side of the split, ``training`` or ``validation``."""
-    rows = json.loads((split.folder / SPLIT).read_text())[side]
-    image = {entry.id: entry.path(home()) for entry in images_of(images.folder)}
-    label = {entry.id: entry.path(home()) for entry in labels_of(labels.folder)}
-    return [Sample(row["id"], image[row["id"]], label[row["id"]], row["kind"]) for row in rows]

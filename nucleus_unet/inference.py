@@ -73,6 +73,7 @@ def _predict_resized(
     resized = (resize(image, size) for image in images)
     if inference.flips:
         yield from (_predict_tile(model, image, flips=True) for image in resized)
+        return
     while chunk := list(itertools.islice(resized, inference.batch_size)):
         batch = np.zeros((inference.batch_size, size, size, 3), np.uint8)
         batch[: len(chunk)] = chunk

@@ -1,7 +1,7 @@
 """Scores on the validation images, at their original size."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -38,7 +38,7 @@ def evaluate(recipe: Recipe, images: Stage, labels: Stage, split: Stage, model: 
     def build(folder: Path) -> None:
         with TemporaryDirectory(dir=folder) as maps:
             judged = judge(recipe, network, validation, recipe.inference.tune, Path(maps))
-            scores, inference = judged.scores, judged.inference
+            scores, inference = dict(judged.scores), judged.inference
             by_image = scores.pop("by_image")
             sheets = evaluation.pictures(validation, judged.maps, inference, by_image)
         for name, png in sheets.items():
@@ -81,14 +81,20 @@ class Judged:
     maps: Sequence[Path]
     inference: Inference
     """With the cutoffs that were tuned."""
-    scores: dict[str, Any]
+    scores: Mapping[str, Any]
     """As `evaluation.score` returns them."""
+
+    @property
+    def by_id(self) -> dict[str, float]:
+        """The score of each image."""
+        return {row["id"]: row["score"] for row in self.scores["by_image"]}
 
 
 def judge(
     recipe: Recipe, network: Path, samples: Sequence[Sample], tune: bool, folder: Path
 ) -> Judged:
     """Predict samples, tune the cutoffs by them where asked, and score them; maps go to the folder."""
+    folder.mkdir(exist_ok=True)
     maps = write_maps(recipe, network, {sample.id: sample.image for sample in samples}, folder)
     inference = evaluation.tune(samples, maps, recipe.inference) if tune else recipe.inference
     return Judged(maps, inference, evaluation.score(samples, maps, inference, progress("scoring")))

@@ -29,7 +29,7 @@ from tasks.evaluate import BY_IMAGE, SCORES, TUNED, scores_of
 from tasks.ingest import images_of
 from tasks.merge_masks import dataset_of, labels_of
 from tasks.reporting import show
-from tasks.split import PICTURE, SPLIT
+from tasks.split import PICTURE, SPLIT, sides_of
 from tasks.train import MODEL
 
 
@@ -72,7 +72,7 @@ def publish_model(
     tracking.log_metrics(run, merits, model_id=model_id)
     stages = (images, labels, split, model, scores)
     tracking.log_metrics(run, {f"seconds/{stage.name}": stage.seconds for stage in stages})
-    sides = json.loads((split.folder / SPLIT).read_text())
+    sides = sides_of(split)
     overall, by_image = (
         json.loads((scores.folder / name).read_text()) for name in (SCORES, BY_IMAGE)
     )

@@ -25,7 +25,7 @@ from tasks.evaluate import LIBRARIES, Judged, judge, scores_of
 from tasks.ingest import images_of
 from tasks.predict import prediction_key
 from tasks.reporting import show
-from tasks.split import SPLIT, samples
+from tasks.split import SPLIT, samples, sides_of
 from tasks.train import MODEL
 
 SCORES_OF_BOTH = "scores.json"
@@ -130,7 +130,7 @@ def _unseen(
 ) -> tuple[dict[str, str], list[Sample]]:
     """The slide of each image, and the validation images of slides that neither model has seen."""
     seen = _trained_on(champion.run_id) | _trained_on(recipe.training.start_from)
-    sides = json.loads((split.folder / SPLIT).read_text())
+    sides = sides_of(split)
     slides = {row["id"]: row["slide"] for rows in sides.values() for row in rows}
     gone = {slides[e.id] for e in images_of(images.folder) if e.source_sha256 in seen}
     gone |= {row["slide"] for row in sides["training"]}
@@ -158,15 +158,13 @@ def _evaluated(champion: Model, new: Model, unseen: Sequence[Sample], labels: St
     models = {"champion": (theirs, champion[1]), "new": new}
 
     def build(folder: Path) -> None:
-        judged, scores = {}, {}
         with TemporaryDirectory(dir=folder) as maps:
-            for name, model in models.items():
-                to = Path(maps, name)
-                to.mkdir()
-                judged[name] = judge(*model, unseen, recipe.inference.tune, to)
-                by_image = judged[name].scores["by_image"]
-                scores[name] = {row["id"]: row["score"] for row in by_image}
-            write_atomically(folder / PICTURE, _disagreement(unseen, judged, scores))
+            judged = {
+                name: judge(*model, unseen, recipe.inference.tune, Path(maps, name))
+                for name, model in models.items()
+            }
+            write_atomically(folder / PICTURE, _disagreement(unseen, judged))
+        scores = {name: one.by_id for name, one in judged.items()}
         write_atomically(folder / SCORES_OF_BOTH, json.dumps(scores, indent=1))
 
     return run_stage(
@@ -187,12 +185,9 @@ def _evaluated(champion: Model, new: Model, unseen: Sequence[Sample], labels: St
     )
 
 
-def _disagreement(
-    samples: Sequence[Sample],
-    judged: Mapping[str, Judged],
-    scores: Mapping[str, Mapping[str, float]],
-) -> bytes:
+def _disagreement(samples: Sequence[Sample], judged: Mapping[str, Judged]) -> bytes:
     """Picture of the images on which two models differ most, a column for each model."""
+    scores = {name: one.by_id for name, one in judged.items()}
     first, second = scores.values()
     difference = {sample.id: abs(first[sample.id] - second[sample.id]) for sample in samples}
     order = sorted(range(len(samples)), key=lambda k: -difference[samples[k].id])

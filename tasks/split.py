@@ -62,7 +62,7 @@ def split(images: Stage, data: Data) -> Any:
         code=["split", "slides", "kinds", "figures"],
         libraries=["scikit-learn", "opencv-python-headless", "scipy"],
     )
-    sides = json.loads((stage.folder / SPLIT).read_text())
+    sides = sides_of(stage)
     trained, validated = (
         {row["kind"] for row in sides[side]} for side in ("training", "validation")
     )
@@ -75,12 +75,20 @@ def split(images: Stage, data: Data) -> Any:
     return state_of(stage)
 
 
+def sides_of(split: Stage) -> dict[str, list[dict[str, str]]]:
+    """``training`` and ``validation``: id, kind and slide of each image."""
+    sides: dict[str, list[dict[str, str]]] = json.loads((split.folder / SPLIT).read_text())
+    return sides
+
+
 def samples(split: Stage, images: Stage, labels: Stage, side: str) -> list[Sample]:
     """The prepared samples of one side of the split, ``training`` or ``validation``."""
-    rows = json.loads((split.folder / SPLIT).read_text())[side]
     image = {entry.id: entry.path(home()) for entry in images_of(images.folder)}
     label = {entry.id: entry.path(home()) for entry in labels_of(labels.folder)}
-    return [Sample(row["id"], image[row["id"]], label[row["id"]], row["kind"]) for row in rows]
+    return [
+        Sample(row["id"], image[row["id"]], label[row["id"]], row["kind"])
+        for row in sides_of(split)[side]
+    ]
 
 
 def _split_sheet(

@@ -22,7 +22,7 @@ from nucleus_unet.errors import NucleusError
 from nucleus_unet.events import EVENTS, EventLog, epochs
 from nucleus_unet.interruption import StoppedError
 from nucleus_unet.isolation import follow
-from nucleus_unet.metrics import ThresholdedMeanIoU
+from nucleus_unet.metrics import MaskMeanIoU, ThresholdedMeanIoU
 from nucleus_unet.recipe import Recipe
 from nucleus_unet.training import WarmupSchedule, train
 
@@ -354,6 +354,19 @@ def test_crops_train_are_killed_and_go_on_to_the_bit(
     after = state(whole.folder)
     assert_equal(state(tmp_path / "b"), after)
     assert_same_weights(tmp_path / "b" / "model.keras", whole.folder / "model.keras")
+
+
+def test_what_is_validated_is_what_is_kept(
+    crops: Recipe, samples: list[Sample], tmp_path: Path
+) -> None:
+    one = crops.with_overrides(["training.epochs=1"])
+    trained = run("nucleus_unet.training:train", one, samples, tmp_path)
+    model = keras.models.load_model(tmp_path / "model.keras", compile=False)
+    images, maps = validation_arrays(one, samples[5:])
+    metric = MaskMeanIoU()
+    metric.update_state(maps, model(images))
+    [epoch] = trained.epochs()
+    assert float(metric.result()) == pytest.approx(epoch["val_mean_iou"], abs=1e-5)
 
 
 @pytest.mark.parametrize(("optimizer", "after"), [("adamw", 0.95), ("adam", 1.0)])

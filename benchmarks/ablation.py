@@ -33,27 +33,28 @@ PARTS = (
         "data.balance=0",
     ),
     ("training.seed=11",),  # what chance does
-    ("network.outputs=mask",),
     ("training.schedule=constant",),
     ("training.warmup_steps=0",),
     ("training.optimizer=adam",),
-    ("training.weight_decay=0",),
-    ("data.normalize=false",),
-    ("data.balance=0",),
     ("augmentation.zoom_range=0",),
-    ("augmentation.scale_range=[1, 1]",),
+    ("network.outputs=mask",),
+    ("data.balance=0",),
+    ("training.weight_decay=0",),
     ("augmentation.intensity_range=0",),
     ("augmentation.stain_range=0",),
+    ("augmentation.scale_range=[1, 1]",),
+    ("data.normalize=false",),
 )
 HEADING = """# Parts of the recipe best, on and off
 
 Printed by `python benchmarks/ablation.py` from runs logged to MLflow, of the Data Science
 Bowl's training set as corrected (664 images) on 2 cores, 2,500 steps each, 10,000 at the full budget:
 mean average precision on the validation images, of slides that the network never saw, overall and by
-imaging kind; average precision at two thresholds; minutes of training, most of them on a machine that
-did other work besides. The row of another `training.seed` says how far chance moves a score; flips and
-tuning alone are of the first row's own weights. The last epoch is kept; in the oldest table, and in the
-first row of the full budget, the one of the best pixel mean IoU. Absent is what the code has no more.
+imaging kind, which the mean of kinds weighs alike; average precision at two thresholds; minutes of
+training, most of them on a machine that did other work besides. The row of another `training.seed` says
+how far chance moves a score; flips and tuning alone are of the first row's own weights. The last epoch
+is kept; in the oldest table, and in the first row of the full budget, the one of the best pixel mean
+IoU. Absent is what the code has no more.
 
 A key that the recipe does not have was tried and left out, as it gains no more than chance does: `ema`
 is a running mean of the weights, `blur_probability` and `noise_probability` spoil images,
@@ -110,14 +111,15 @@ def table(runs: list[Any]) -> str:
 
     kinds = sorted({key for r in runs for key in r.data.metrics if "/score of " in key})
     head = ["changed", "score", *(kind.partition("/score of ")[2] for kind in kinds)]
-    head += ["AP at 0.50", "AP at 0.80", "minutes", "source"]
+    head += ["mean of kinds", "AP at 0.50", "AP at 0.80", "minutes", "source"]
     lines = [f"| {' | '.join(head)} |", "|---" * len(head) + "|"]
     for one in runs:
         metrics, params = one.data.metrics, one.data.params
         history = MlflowClient().get_metric_history(one.info.run_id, "seconds")
         seconds = sum(point.value for point in history)
         cells = [_changes(runs[0].data.params, params), f"{metrics['validation/score']:.4f}"]
-        cells += [f"{metrics.get(kind, float('nan')):.3f}" for kind in kinds]
+        of_kinds = [metrics.get(kind, float("nan")) for kind in kinds]
+        cells += [f"{score:.3f}" for score in (*of_kinds, sum(of_kinds) / len(of_kinds))]
         cells += [f"{metrics[f'validation/AP at {t}']:.3f}" for t in ("0.50", "0.80")]
         cells += [f"{seconds / 60:.1f}", one.data.tags["source.commit"][:7]]
         lines.append(f"| {' | '.join(cells)} |")

@@ -29,6 +29,12 @@ GRID: dict[str, tuple[float, ...]] = {
 }
 """Values that are tried for each key of the recipe's inference."""
 
+
+def tuned_keys(channels: int) -> list[str]:
+    """The keys of `GRID` that are tuned for maps of so many channels."""
+    return [key for key in GRID if key != "seed_cutoff" or channels > 1]
+
+
 _BY_THRESHOLD = ("average_precision", "precision", "recall", "f1")
 _COUNTS = ("true", "predicted", "split", "merged")
 
@@ -83,8 +89,8 @@ def score(
 def tune(samples: Sequence[Sample], maps: Sequence[Path], inference: Inference) -> Inference:
     """Choose cutoffs and least area by the mean score of the images, one after the other, twice.
 
-    Of equal scores the first in `GRID` is taken. The score of these images by what was chosen is
-    a little better than that of new ones.
+    What was chosen so far stays where all values of `GRID` are worse; of equal ones the first is
+    taken. The score of these images by what was chosen is a little better than that of new ones.
 
     Parameters
     ----------
@@ -93,23 +99,21 @@ def tune(samples: Sequence[Sample], maps: Sequence[Path], inference: Inference) 
     inference : Inference
         Where the search starts.
     """
-    loaded = [np.load(path, mmap_mode="r") for path in maps]
-    truths = [sample.load()[1] for sample in samples]
-
-    keys = [key for key in GRID if key != "seed_cutoff" or loaded[0].shape[-1] > 1]
+    channels = np.load(maps[0], mmap_mode="r").shape[-1]
 
     @functools.cache
     def mean_score(setting: Inference) -> float:
-        def one(pair: tuple[Any, Any]) -> float:
-            y_true, found = pair
+        def one(case: tuple[Sample, Path]) -> float:
+            sample, path = case  # opened each time: a process may not hold thousands of files
+            y_true, found = sample.load()[1], np.load(path, mmap_mode="r")
             return scoring.match(y_true, nuclei(upsample(found, *y_true.shape), setting)).score
 
-        return float(np.mean(list(pool.map(one, zip(truths, loaded, strict=True)))))
+        return float(np.mean(list(pool.map(one, zip(samples, maps, strict=True)))))
 
     with ThreadPoolExecutor(usable_cores()) as pool:
-        for key in 2 * keys:
+        for key in 2 * tuned_keys(channels):
             settings = [inference.model_copy(update={key: value}) for value in GRID[key]]
-            inference = max(settings, key=mean_score)
+            inference = max([*settings, inference], key=mean_score)
     return inference
 
 

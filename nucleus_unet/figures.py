@@ -30,7 +30,7 @@ _LEGEND = {
     FOUND: "found (IoU above 0.5)",
     MISSED: "missed",
     SPLIT: "missed, as it was split",
-    INVENTED: "not annotated",
+    INVENTED: "matches none",
     MERGED: "several in one",
 }
 Colour = tuple[int, int, int]

@@ -14,7 +14,7 @@ class ThresholdedMeanIoU(keras.metrics.Metric):
     For each threshold t a pixel is nucleus where ``y_pred > t``. Pixels are counted over all updates
     since the last reset, so the result does not depend on how they fall into batches. A class that
     neither truth nor prediction holds is left out of the mean over classes, as in
-    ``tf.metrics.mean_iou``. Counts are exact up to 2³¹ pixels for each kind and threshold.
+    ``tf.metrics.mean_iou``. Counts are exact up to 2⁵⁵ pixels for each kind and threshold.
 
     Parameters
     ----------
@@ -23,13 +23,14 @@ class ThresholdedMeanIoU(keras.metrics.Metric):
     """
 
     def __init__(self, thresholds: tuple[float, ...] = THRESHOLDS) -> None:
-        # Counts are whole numbers: float32 would stop counting at 16,777,216 pixels.
         super().__init__(name="mean_iou", dtype="float32")
         self.thresholds = tuple(thresholds)
-        shape = (len(self.thresholds),)
-        self.tp, self.fp, self.fn, self.tn = (
-            self.add_variable(shape, initializer="zeros", dtype="int32", name=kind)
-            for kind in ("tp", "fp", "fn", "tn")
+        # Rows tp, fp, fn, tn. float32 would stop counting at 2²⁴ pixels, int32 turn over at 2³¹.
+        self.low, self.high = (
+            self.add_variable(
+                (4, len(self.thresholds)), initializer="zeros", dtype="int32", name=name
+            )
+            for name in ("counts_below_2_24", "counts_of_2_24")
         )
 
     def update_state(self, y_true: Any, y_pred: Any, sample_weight: Any = None) -> None:
@@ -39,13 +40,14 @@ class ThresholdedMeanIoU(keras.metrics.Metric):
         found = probability > ops.convert_to_tensor([self.thresholds], dtype="float32")
         tp = _count(ops.logical_and(truth, found))
         fp, fn = _count(found) - tp, _count(truth) - tp
-        for variable, count in ((self.tp, tp), (self.fp, fp), (self.fn, fn)):
-            variable.assign_add(count)
-        self.tn.assign_add(ops.size(truth) - tp - fp - fn)
+        counts = self.low + ops.stack([tp, fp, fn, ops.size(truth) - tp - fp - fn])
+        self.high.assign_add(counts // 2**24)
+        self.low.assign(counts % 2**24)
 
     def result(self) -> Any:
         """Scalar float32 in [0, 1]."""
-        tp, fp, fn, tn = (ops.cast(v, "float32") for v in (self.tp, self.fp, self.fn, self.tn))
+        low, high = (ops.cast(word, "float32") for word in (self.low, self.high))
+        tp, fp, fn, tn = ops.unstack(2.0**24 * high + low, axis=0)
         union = ops.stack([tp + fp + fn, tn + fp + fn])
         iou = ops.stack([tp, tn]) / ops.maximum(union, 1.0)
         classes = ops.sum(ops.cast(union > 0, "float32"), axis=0)

@@ -12,8 +12,8 @@ LEAST_RANGE = 8.0
 def normalizing_table(image: NDArray[np.uint8]) -> NDArray[np.uint8]:
     """What each value of each channel becomes: its percentiles 1 and 99.7 go to 0 and 255.
 
-    Where the ground is bright the result is inverted, so that nuclei are brighter than what is
-    around them in every kind of image.
+    Where the median is bright the result is inverted, so that nuclei are brighter than the ground in
+    every kind of image of which they cover less than half.
 
     Parameters
     ----------

@@ -25,7 +25,7 @@ Fraction = Annotated[float, Field(ge=0, lt=1)]
 class Part(BaseModel):
     """A part of the recipe: frozen, and closed to keys it does not know."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
 
 class Data(Part):
@@ -49,7 +49,9 @@ class Data(Part):
     split: Literal["random", "slide"] = Field(
         "random", description="slide: images cut from one slide stay on one side"
     )
-    validation_fraction: float = Field(0.1, gt=0, lt=1, description="Share of images held out")
+    validation_fraction: float = Field(
+        0.1, gt=0, lt=1, description="Share of images held out, or of slides on average"
+    )
     split_seed: int = Field(7, ge=0, description="Random state of the train/validation split")
 
 
@@ -73,6 +75,12 @@ class Augmentation(Part):
     stain_range: float = Field(
         0, ge=0, le=0.25, description="The same by channel, and mixing of channels"
     )
+
+    @model_validator(mode="after")
+    def _smallest_first(self) -> Self:
+        if self.scale_range[0] > self.scale_range[1]:
+            raise ValueError(f"scale_range = {list(self.scale_range)}: give the smaller one first")
+        return self
 
 
 class Network(Part):
@@ -153,7 +161,10 @@ class Inference(Part):
     cutoff: float = Field(0.5, gt=0, lt=1, description="A pixel is nucleus above this probability")
     batch_size: int = Field(16, ge=1, description="Resized images, or validation crops, at once")
     seed_cutoff: float = Field(
-        0.5, gt=0, lt=1, description="A nucleus begins where its distance map is above this"
+        0.5,
+        gt=0,
+        lt=1,
+        description="A nucleus begins where distance times 1 - border is above this",
     )
     min_area_px: int = Field(0, ge=0, description="Smaller nuclei are left out")
     tune: bool = Field(
@@ -234,15 +245,15 @@ class Recipe(Part):
         for override in overrides:
             key, equals, text = override.partition("=")
             if not equals:
-                raise NucleusError(f"--set {override}: write KEY=VALUE, as in training.epochs=5")
+                raise NucleusError(f"{override}: write KEY=VALUE, as in training.epochs=5")
             *parts, last = key.strip().split(".")
             table: Any = values
             for part in parts:
                 table = table.get(part) if isinstance(table, dict) else None
             if not isinstance(table, dict) or last not in table:
-                raise NucleusError(f"--set {override}: no such key; {_nearest(key, self.flat())}")
+                raise NucleusError(f"{override}: no such key; {_nearest(key, self.flat())}")
             table[last] = _toml_value(text.strip())
-        return parse_recipe(values, f"--set {' '.join(overrides)}")
+        return parse_recipe(values, " ".join(overrides))
 
 
 def digest_of(value: Any) -> str:
@@ -276,17 +287,17 @@ def load_recipe(name_or_path: str, overrides: Iterable[str] = ()) -> Recipe:
         path = Path(name_or_path)
         if not path.is_file():
             raise NucleusError(f"{path}: no such recipe file")
-        text = path.read_text()
+        text = path.read_bytes()
     elif name_or_path in recipe_names():
-        text = (resources.files("nucleus_unet.recipes") / f"{name_or_path}.toml").read_text()
+        text = (resources.files("nucleus_unet.recipes") / f"{name_or_path}.toml").read_bytes()
     else:
         raise NucleusError(
             f"no recipe named {name_or_path!r}: choose from {', '.join(recipe_names())}, "
             "or give a path that ends in .toml"
         )
     try:
-        values = tomllib.loads(text)
-    except tomllib.TOMLDecodeError as error:
+        values = tomllib.loads(text.decode())
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise NucleusError(f"{name_or_path}: not valid TOML: {error}") from error
     return parse_recipe({"name": Path(name_or_path).stem} | values, name_or_path).with_overrides(
         list(overrides)

@@ -189,7 +189,7 @@ def _made(record: Record) -> dict[str, str]:
     for key in ("weights.sha256", "submission.sha256"):
         if key in record.tags:
             found[key] = record.tags[key][:16]
-    return {k: f"{v:.4g}" if isinstance(v, float) else v for k, v in found.items()}
+    return {k: f"{round(v, 4):.10g}" if isinstance(v, float) else v for k, v in found.items()}
 
 
 def _changed(a: Mapping[str, Any], b: Mapping[str, Any]) -> dict[str, str]:

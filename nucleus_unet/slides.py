@@ -1,7 +1,8 @@
 """Which images were cut from the same slide: they continue each other, or show the same field."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from itertools import chain
 
 import cv2
 import numpy as np
@@ -47,16 +48,16 @@ def slides(images: Iterable[tuple[str, str, NDArray[np.uint8]]]) -> dict[str, st
         by_size.setdefault(image.shape[:2], []).append(_traits(id_, digest, image))
     names: dict[str, str] = {}
     for traits in by_size.values():
-        pairs = np.concatenate(
-            [
-                _continued(*(np.stack([t.columns[k] for t in traits]) for k in range(3))),
-                _continued(*(np.stack([t.rows[k] for t in traits]) for k in range(3))),
-                _same_field(np.stack([t.thumbnail for t in traits])),
-            ]
-        )
-        for members in _components(len(traits), pairs):
-            name = min(traits[i].digest for i in members)
-            names |= {traits[i].id: name for i in members}
+        first = np.arange(len(traits))
+        for pairs in chain(
+            _continued(*(np.stack([t.columns[k] for t in traits]) for k in range(3))),
+            _continued(*(np.stack([t.rows[k] for t in traits]) for k in range(3))),
+            _same_field(np.stack([t.thumbnail for t in traits])),
+        ):
+            first = _joined(first, pairs)
+        for owner in np.unique(first):
+            members = [traits[i] for i in np.flatnonzero(first == owner)]
+            names |= dict.fromkeys((t.id for t in members), min(t.digest for t in members))
     return names
 
 
@@ -80,29 +81,29 @@ def _traits(id_: str, digest: str, image: NDArray[np.uint8]) -> _Traits:
     return _Traits(id_, digest, columns, rows, thumbnail)
 
 
-def _continued(last: Line, inner: Line, first: Line) -> Pairs:
-    """Pairs of which the second goes on where the first ends."""
-    ends, starts, pairs = _unit(last), _unit(first), []
+def _continued(last: Line, inner: Line, first: Line) -> Iterator[Pairs]:
+    """Pairs of which the second goes on where the first ends, block by block."""
+    ends, starts = _unit(last), _unit(first)
     for at in range(0, len(last), BLOCK):
         correlation = ends[at : at + BLOCK] @ starts.T
         np.fill_diagonal(correlation[:, at:], -1)  # an image does not continue itself
+        pairs = []
         for before, row in enumerate(correlation, at):
             alike = np.flatnonzero(row > CONTINUED_CORRELATION)
             step = np.abs(last[before] - first[alike]).mean(1)
             # Neighbouring lines differ by as much inside an image; 1 is for its noise.
             usual = 1.5 * np.abs(last[before] - inner[before]).mean() + 1
-            pairs += [(before, after) for after in alike[step < usual]]
-    return np.array(pairs, np.int64).reshape(-1, 2)
+            pairs.append(np.stack(np.broadcast_arrays(before, alike[step < usual]), axis=1))
+        yield np.concatenate(pairs)
 
 
-def _same_field(thumbnails: Line) -> Pairs:
+def _same_field(thumbnails: Line) -> Iterator[Pairs]:
+    """Pairs that show one field, block by block."""
     unit = _unit(thumbnails)
-    pairs = []
     for at in range(0, len(unit), BLOCK):
         alike = unit[at : at + BLOCK] @ unit.T > SAME_FIELD_CORRELATION
         first, second = np.nonzero(np.triu(alike, k=at + 1))
-        pairs.append(np.stack([first + at, second], axis=1))
-    return np.concatenate(pairs)
+        yield np.stack([first + at, second], axis=1)
 
 
 def _unit(lines: NDArray[np.float32]) -> NDArray[np.float32]:
@@ -114,7 +115,9 @@ def _unit(lines: NDArray[np.float32]) -> NDArray[np.float32]:
     return unit
 
 
-def _components(count: int, pairs: Pairs) -> list[list[int]]:
-    graph = coo_array((np.ones(len(pairs)), (pairs[:, 0], pairs[:, 1])), (count, count))
-    owners = connected_components(graph, directed=False)[1]
-    return [np.flatnonzero(owners == owner).tolist() for owner in np.unique(owners)]
+def _joined(first: NDArray[np.int64], pairs: Pairs) -> NDArray[np.int64]:
+    """The position of the first image of each one's slide, with slides joined by more pairs."""
+    edges = np.concatenate([np.stack([np.arange(len(first)), first], axis=1), pairs])
+    graph = coo_array((np.ones(len(edges)), (edges[:, 0], edges[:, 1])), (len(first),) * 2)
+    _, slide = connected_components(graph, directed=False)
+    return np.unique(slide, return_index=True)[1][slide]

@@ -43,10 +43,11 @@ def random_split(ids: Sequence[str], fraction: float, seed: int) -> tuple[list[s
 def slide_split(
     slides: Mapping[str, str], fraction: float, seed: int
 ) -> tuple[list[str], list[str]]:
-    """Split ids so that the images of one slide stay together.
+    """Split ids so that the images of one slide stay together, and no side is empty.
 
     A slide's side comes from the seed and the slide's own name alone, so that images of other
     slides never move it; shares are met on average over seeds, of each imaging kind as of the whole.
+    Only where all would be on one side, the slide nearest to the other is there.
 
     Parameters
     ----------
@@ -64,15 +65,18 @@ def slide_split(
     Raises
     ------
     NucleusError
-        All slides are on one side.
+        Fewer than two slides.
     """
-    validation = sorted(id_ for id_, slide in slides.items() if _draw(slide, seed) < fraction)
-    training = sorted(slides.keys() - set(validation))
-    if not training or not validation:
+    ordered = sorted(set(slides.values()), key=lambda slide: _draw(slide, seed))
+    if len(ordered) < 2:
         raise NucleusError(
-            f"{len(slides)} image(s) of {len(set(slides.values()))} slide(s) all fall on one side: "
-            "try another data.split_seed, or data.split=random"
+            f"{len(slides)} image(s) of {len(ordered)} slide(s): at least 2 are needed, one to train "
+            "and one to validate; data.split=random takes images of one slide for both"
         )
+    below = sum(_draw(slide, seed) < fraction for slide in ordered)
+    validated = set(ordered[: min(max(below, 1), len(ordered) - 1)])
+    training = sorted(id_ for id_, slide in slides.items() if slide not in validated)
+    validation = sorted(id_ for id_, slide in slides.items() if slide in validated)
     return training, validation
 
 

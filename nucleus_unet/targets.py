@@ -34,16 +34,17 @@ def borders(labels: NDArray[np.integer]) -> NDArray[np.float32]:
 
     Parameters
     ----------
-    labels : (H, W) int, below 65,535
+    labels : (H, W) int, below 2²⁴
 
     Returns
     -------
     (H, W) float32 in {0, 1}
     """
     square = np.ones((2 * BORDER_REACH_PX + 1,) * 2, np.uint8)
-    largest = cv2.dilate(labels.astype(np.uint16), square)
+    # float32 holds whole numbers up to 2²⁴, and is what OpenCV takes beyond 65,535.
+    largest = cv2.dilate(labels.astype(np.float32), square)
     # Background must not be the least, so it is taken for the largest number.
-    least = cv2.erode(np.where(labels, labels, 65535).astype(np.uint16), square)
+    least = cv2.erode(np.where(labels, labels, 2**24).astype(np.float32), square)
     return ((largest > least) & (largest > 0)).astype(np.float32)
 
 

@@ -137,8 +137,9 @@ def _scores(test_data: Sequence[Path], *submissions: Path) -> tuple[float, float
     with open_raw(test_data[0]) as raw:
         if len(test_data) > 1 or not all(sample.annotated for sample in raw.samples):
             return None
-    truth = list(read_truth(test_data[0], home(), progress("merging masks")))
-    before, after = (
-        instance_scores(list(match_submission(path, truth).values())).score for path in submissions
+    matched = (
+        match_submission(path, read_truth(test_data[0], home(), progress("merging masks")))
+        for path in submissions
     )
+    before, after = (instance_scores(list(matches.values())).score for matches in matched)
     return before, after

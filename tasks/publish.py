@@ -15,7 +15,7 @@ from nucleus_unet import exports, figures, submission, tracking
 from nucleus_unet.card import model_card
 from nucleus_unet.dataset.raw import dataset_name
 from nucleus_unet.errors import NucleusError
-from nucleus_unet.evaluation import GRID
+from nucleus_unet.evaluation import tuned_keys
 from nucleus_unet.events import EVENTS, EventLog, epochs
 from nucleus_unet.files import sha256_file, write_atomically
 from nucleus_unet.home import home
@@ -24,6 +24,7 @@ from nucleus_unet.recipe import Recipe
 from nucleus_unet.reproduction import LoggedDataset
 from nucleus_unet.stages import Stage
 from nucleus_unet.sweep import Trial
+from nucleus_unet.targets import CHANNELS
 from tasks.encode import ROWS
 from tasks.evaluate import BY_IMAGE, SCORES, TUNED, scores_of
 from tasks.ingest import images_of
@@ -68,7 +69,8 @@ def publish_model(
     tracking.log_files(run, "pictures", pictures)
     merits = {f"validation/{key}": value for key, value in scores_of(scores).items()}
     if recipe.inference.tune:
-        merits |= {f"tuned/{key}": getattr(recipe.inference, key) for key in GRID}
+        keys = tuned_keys(CHANNELS[recipe.network.outputs])
+        merits |= {f"tuned/{key}": getattr(recipe.inference, key) for key in keys}
     tracking.log_metrics(run, merits, model_id=model_id)
     stages = (images, labels, split, model, scores)
     tracking.log_metrics(run, {f"seconds/{stage.name}": stage.seconds for stage in stages})

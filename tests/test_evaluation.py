@@ -1,3 +1,4 @@
+import resource
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -150,6 +151,23 @@ def test_cutoffs_are_tuned_by_the_score(case: Callable[..., Case]) -> None:
     assert tuned.seed_cutoff == 0.5  # of maps with a distance alone
     assert scored([case("a", y_true, found)])["score"] == 0
     assert score(samples, maps, tuned, lambda *_: None)["score"] == 1
+
+
+def test_a_setting_that_no_tried_value_betters_stays(case: Callable[..., Case]) -> None:
+    # Two nuclei of 0.53 and a bridge of 0.52: only a cutoff between them tells them apart.
+    samples, maps = zip(case("a", [[1, 1, 0, 2, 2]], [[0.53, 0.53, 0.52, 0.53, 0.53]]), strict=True)
+    assert tune(samples, maps, Inference(tune=True, cutoff=0.525)).cutoff == 0.525
+
+
+def test_many_images_are_not_all_open_at_once(case: Callable[..., Case]) -> None:
+    cases = [case(f"{k}", [[1, 0]], [[0.99, 0]]) for k in range(150)]
+    samples, maps = zip(*cases, strict=True)
+    limits = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (200, limits[1]))
+    try:
+        assert tune(samples, maps, Inference(tune=True)).cutoff == 0.3  # of equal ones the first
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, limits)
 
 
 def test_where_nuclei_begin_is_tuned_by_the_score(

@@ -21,6 +21,9 @@ def picture(ground: tuple[int, int, int], nucleus: tuple[int, int, int]) -> NDAr
         ((228, 228, 228), (90, 90, 90), "bright-field"),
         ((215, 225, 215), (110, 40, 130), "stained on white"),
         ((190, 160, 210), (70, 20, 160), "stained on colour"),
+        ((0, 0, 10), (0, 30, 250), "fluorescence"),  # DAPI, in its colour
+        ((0, 0, 0), (20, 250, 20), "fluorescence"),
+        ((228, 230, 231), (90, 90, 95), "bright-field"),  # the camera's white is never quite so
     ],
 )
 def test_kinds_by_ground_and_colour(
@@ -28,6 +31,12 @@ def test_kinds_by_ground_and_colour(
 ) -> None:
     assert imaging_kind(picture(ground, nucleus)) == kind
     assert kind in KINDS
+
+
+def test_a_little_tissue_is_stained_all_the_same() -> None:
+    image = np.full((100, 100, 3), (230, 228, 232), np.uint8)
+    image[:2] = (110, 40, 130)
+    assert imaging_kind(image) == "stained on white"
 
 
 def test_a_large_image_is_of_the_kind_of_its_small_copy() -> None:

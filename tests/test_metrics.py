@@ -99,11 +99,16 @@ def test_it_equals_the_scores_by_counts(
     assert mean_iou(*batch) == pytest.approx(pixel_scores(counts).mean_iou, abs=1e-6)
 
 
-def test_counts_stay_exact_beyond_what_float32_counts() -> None:
+def test_counts_stay_exact_beyond_what_float32_and_int32_count() -> None:
     metric = ThresholdedMeanIoU((0.5,))
-    metric.tp.assign(np.array([2**24], np.int32))
-    metric.update_state(np.ones(3), np.ones(3))
-    assert int(np.asarray(metric.tp)[0]) == 2**24 + 3
+    # tp 2²⁴ - 1 and fp 2³² + 1: three more of each, one by one
+    metric.low.assign(np.array([[2**24 - 1], [1], [0], [0]], np.int32))
+    metric.high.assign(np.array([[0], [2**8], [0], [0]], np.int32))
+    for _ in range(3):
+        metric.update_state(np.array([1.0, 0.0]), np.ones(2))
+    assert np.asarray(metric.low).tolist() == [[2], [4], [0], [0]]
+    assert np.asarray(metric.high).tolist() == [[1], [2**8], [0], [0]]
+    assert float(metric.result()) == pytest.approx((2**24 + 2) / (2**32 + 2**24 + 6) / 2)
 
 
 @pytest.mark.parametrize("precision", ["float32", "bfloat16"])

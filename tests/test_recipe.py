@@ -141,10 +141,12 @@ def test_overrides_are_checked_together() -> None:
         ("training.epoch=5", r"training\.epoch=5: no such key; did you mean training\.epochs\?"),
         ("trainin.epochs=5", r"did you mean training\.epochs\?"),
         ("name.first=a", r"name\.first=a: no such key"),
-        ("training.epochs", r"--set training\.epochs: write KEY=VALUE"),
-        ("training.epochs=many", r"--set training\.epochs=many: training\.epochs = 'many'"),
+        ("training.epochs", r"training\.epochs: write KEY=VALUE"),
+        ("training.epochs=many", r"training\.epochs=many: training\.epochs = 'many'"),
         ("training.epochs=0", r"training\.epochs = 0: .*greater than or equal to 1"),
         ("training.learning_rate=0", r"training\.learning_rate = 0"),
+        ("training.learning_rate=inf", r"training\.learning_rate = inf: .*finite"),
+        ("augmentation.scale_range=[2, 0.5]", r"scale_range = \[2\.0, 0\.5\]: give the smaller"),
         ("data.validation_fraction=1", r"data\.validation_fraction = 1"),
         ("inference.cutoff=1.5", r"inference\.cutoff = 1\.5"),
         ("augmentation.zoom_range=1", r"augmentation\.zoom_range = 1"),
@@ -160,6 +162,13 @@ def test_a_bad_override_is_refused_by_one_line(override: str, message: str) -> N
     with pytest.raises(NucleusError, match=message) as caught:
         load_recipe("seed", [override])
     assert "\n" not in str(caught.value)
+
+
+def test_a_file_that_is_no_text_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "mine.toml"
+    path.write_bytes(b"name = '\xff'")
+    with pytest.raises(NucleusError, match=r"mine\.toml: not valid TOML: 'utf-8' codec"):
+        load_recipe(str(path))
 
 
 @pytest.mark.parametrize(

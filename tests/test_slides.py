@@ -1,3 +1,5 @@
+import tracemalloc
+
 import cv2
 import numpy as np
 import pytest
@@ -41,6 +43,18 @@ def test_many_images_are_compared_block_by_block(monkeypatch: pytest.MonkeyPatch
     for block in (1, 5, 12):
         monkeypatch.setattr(module, "BLOCK", block)
         assert slides(images) == expected
+
+
+def test_pairs_of_images_are_not_kept(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "BLOCK", 30)
+    monkeypatch.setattr(module, "THUMBNAIL_PX", 4)
+    picture = slide(1)
+    images = [(f"{k:04}", f"{k:04}", picture[:40, :40]) for k in range(1000)]
+    tracemalloc.start()
+    assert set(slides(images).values()) == {"0000"}
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 6e6  # the pairs, each two of 8 bytes, take 8e6
 
 
 def test_images_of_other_slides_change_no_name() -> None:

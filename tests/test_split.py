@@ -2,7 +2,6 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from sklearn.model_selection import train_test_split
 
 from nucleus_unet.errors import NucleusError
 from nucleus_unet.split import random_split, slide_split
@@ -12,9 +11,8 @@ IDS = [f"{number:02}" for number in range(20)]
 
 def test_it_is_the_notebooks_split_over_sorted_ids() -> None:
     training, validation = random_split(IDS, 0.1, 7)
-    expected = train_test_split(IDS, test_size=0.1, random_state=7)
-    assert [training, validation] == [sorted(part) for part in expected]
-    assert len(validation) == 2
+    assert validation == ["01", "17"]
+    assert training == [id_ for id_ in IDS if id_ not in validation]
 
 
 def test_the_order_of_the_ids_does_not_matter() -> None:
@@ -65,6 +63,18 @@ def test_the_share_is_met_on_average() -> None:
     assert len(slide_split(slides, 0.2, 3)[1]) == pytest.approx(1000, abs=100)
 
 
-def test_slides_that_all_fall_on_one_side() -> None:
-    with pytest.raises(NucleusError, match=r"2 image\(s\) of 1 slide\(s\) all fall on one side"):
-        slide_split({"a": "s", "b": "s"}, 0.5, 0)
+@pytest.mark.parametrize(
+    ("seed", "least", "largest"), [(0, "6", "3"), (1, "1", "2"), (2, "2", "1")]
+)
+def test_where_all_would_be_on_one_side_the_nearest_is_on_the_other(
+    seed: int, least: str, largest: str
+) -> None:
+    slides = {digit: digit for digit in "0123456789"}  # SHA-256 of "0 6" begins with 19, the least
+    assert slide_split(slides, 1e-9, seed)[1] == [least]
+    assert slide_split(slides, 1 - 1e-9, seed)[0] == [largest]
+
+
+@pytest.mark.parametrize("slides", [{}, {"a": "s", "b": "s"}])
+def test_too_few_slides(slides: dict[str, str]) -> None:
+    with pytest.raises(NucleusError, match=rf"{len(slides)} image\(s\) .* at least 2 are needed"):
+        slide_split(slides, 0.5, 0)

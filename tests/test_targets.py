@@ -40,6 +40,11 @@ def test_borders_by_hand() -> None:
     np.testing.assert_array_equal(borders(touching), [[0, 1, 1, 1, 1, 0]])
 
 
+def test_borders_of_more_nuclei_than_16_bits_number() -> None:
+    labels = np.array([[1, 1, 1, 65_537, 65_537, 65_537]])  # 1 and 1, modulo 2¹⁶
+    np.testing.assert_array_equal(borders(labels), [[0, 1, 1, 1, 1, 0]])
+
+
 @given(label_images)
 def test_maps_stay_in_range(labels: NDArray[np.int32]) -> None:
     maps = targets(labels, "nuclei")

@@ -10,6 +10,10 @@ case $HOST:${WITHOUT_LOGIN:-} in
     ;;
 esac
 [ "${MLFLOW_FLASK_SERVER_SECRET_KEY:-}" != A-LONG-RANDOM-TEXT ] || { echo "servers.env is to be filled in" >&2; exit 2; }
+if [ -n "${MLFLOW_AUTH_CONFIG_PATH:-}" ] && grep -q "= *PASSWORD$" "$MLFLOW_AUTH_CONFIG_PATH"; then
+    echo "$MLFLOW_AUTH_CONFIG_PATH is to be filled in" >&2
+    exit 2
+fi
 # It takes them from the environment, which other users cannot see.
 : "${MLFLOW_BACKEND_STORE_URI:?the database}" "${MLFLOW_ARTIFACTS_DESTINATION:?where artifacts are stored}"
 exec .venv/bin/mlflow server --host "$HOST" --port "${MLFLOW_PORT:-5000}" --allowed-hosts "$ALLOWED_HOSTS" \

@@ -29,21 +29,25 @@ test_option = click.option(
 )
 
 
-def recipe_options(command: Callable[..., None]) -> Callable[..., None]:
+def recipe_options(default: str = "best") -> Callable[..., Any]:
     """The options that choose a recipe."""
-    named = click.option(
-        "--recipe",
-        "recipe_name",
-        help="Name or TOML file (nucleus recipe list). Default: best; quick on the built-in sample.",
-    )
-    changed = click.option(
-        "--set",
-        "overrides",
-        multiple=True,
-        metavar="KEY=VALUE",
-        help="Change a value of the recipe.",
-    )
-    return named(changed(command))
+
+    def options(command: Callable[..., None]) -> Callable[..., None]:
+        named = click.option(
+            "--recipe",
+            "recipe_name",
+            help=f"Name or TOML file (nucleus recipe list). Default: {default}.",
+        )
+        changed = click.option(
+            "--set",
+            "overrides",
+            multiple=True,
+            metavar="KEY=VALUE",
+            help="Change a value of the recipe.",
+        )
+        return named(changed(command))
+
+    return options
 
 
 class _Refusal(click.ClickException):
@@ -76,7 +80,7 @@ def main() -> None:
     "Default: the built-in sample."
 )
 @test_option
-@recipe_options
+@recipe_options("best; quick on the built-in sample")
 @click.option(
     "--registry/--no-registry",
     default=True,
@@ -219,7 +223,7 @@ def reproduce(
 
 @main.command()
 @training_option("As for retrain.", required=True)
-@recipe_options
+@recipe_options()
 @click.option(
     "--over",
     multiple=True,
@@ -442,7 +446,7 @@ def ui(run_id: str | None) -> None:
 @main.command()
 @training_option("Retrain on these by schedule, and at once on the event nucleus.data.changed.")
 @test_option
-@recipe_options
+@recipe_options()
 @click.option("--cron", help=f"When, in UTC. Default: {NIGHTLY}, each night at two.")
 @click.option(
     "--notify",
@@ -531,7 +535,7 @@ def _start() -> Any:
         from flows import settings  # takes as long as the server does
 
         if own:
-            server.wait_for(url, process)
+            server.wait_for(url, process, server.log_of_own())
         check_servers("PREFECT_API_URL")
         _find_mlflow()
     return settings

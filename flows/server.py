@@ -14,7 +14,7 @@ from pathlib import Path
 import httpx
 
 from nucleus_unet.errors import NucleusError
-from nucleus_unet.home import home
+from nucleus_unet.home import home, ui_url
 from nucleus_unet.isolation import end_with
 
 HOST = "127.0.0.1"
@@ -26,9 +26,10 @@ GRACE_S = 5.0
 def start() -> tuple[str, subprocess.Popen[bytes]]:
     """Start a server that ends with this process; the address of its API, and its process."""
     # Bound here and handed over, so that no other process can take the port meanwhile.
-    with socket.create_server((HOST, 0)) as listening, _log().open("ab") as log:
+    with socket.create_server((HOST, 0)) as listening, log_of_own().open("ab") as log:
         process = subprocess.Popen(
             [sys.executable, "-m", "flows.server", str(listening.fileno()), str(os.getpid())],
+            env=os.environ | {"PREFECT_SERVER_CORS_ALLOWED_ORIGINS": own_pages()},
             stdout=log,
             stderr=log,
             pass_fds=[listening.fileno()],
@@ -37,7 +38,12 @@ def start() -> tuple[str, subprocess.Popen[bytes]]:
         return f"http://{HOST}:{listening.getsockname()[1]}/api", process
 
 
-def wait_for(url: str, process: subprocess.Popen[bytes]) -> None:
+def own_pages() -> str:
+    """The pages that may call a server of ours; Prefect lets those of any site."""
+    return f"{ui_url('prefect')},{ui_url('prefect').replace(HOST, 'localhost')}"
+
+
+def wait_for(url: str, process: subprocess.Popen[bytes], log: Path) -> None:
     """Return when a server answers.
 
     Raises
@@ -53,7 +59,7 @@ def wait_for(url: str, process: subprocess.Popen[bytes]) -> None:
         except httpx.HTTPError:
             time.sleep(0.1)
     process.kill()
-    raise NucleusError(f"Prefect's local server ended or does not answer: see {_log()}")
+    raise NucleusError(f"the server of {url} ended or does not answer: see {log}")
 
 
 def serve(descriptor: int, parent: int) -> None:
@@ -67,7 +73,8 @@ def serve(descriptor: int, parent: int) -> None:
     server.run(sockets=[socket.socket(fileno=descriptor)])
 
 
-def _log() -> Path:
+def log_of_own() -> Path:
+    """What the server of `start` says."""
     return home() / "own-prefect-server.log"
 
 

@@ -7,10 +7,10 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from pathlib import Path
 from urllib.parse import urlsplit
 
-import httpx
-
+from flows.server import own_pages, wait_for
 from nucleus_unet import records, tracking
 from nucleus_unet.errors import NucleusError
 from nucleus_unet.files import locked
@@ -45,14 +45,17 @@ def serve(run_id: str | None, say: Callable[[str], None]) -> None:
     for end in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
         signal.signal(end, signal.default_int_handler)
     # At another port than its own Prefect's pages would ask the usual one all the same.
-    environment = os.environ | {"PREFECT_UI_API_URL": f"{ui_url('prefect')}/api"}
+    environment = os.environ | {
+        "PREFECT_UI_API_URL": f"{ui_url('prefect')}/api",
+        "PREFECT_SERVER_CORS_ALLOWED_ORIGINS": own_pages(),
+    }
     processes: dict[str, subprocess.Popen[bytes]] = {}
     try:
         # Two that make the same database at once both fail.
         with locked(home() / "locks" / "databases"):
             tracking.make_database()
             for name, command in commands.items():
-                log = (home() / f"{name}-server.log").open("wb")
+                log = _log(name).open("wb")
                 # A session of its own: Ctrl-C comes to this process, which ends them in order.
                 processes[name] = subprocess.Popen(
                     [sys.executable, *command],
@@ -62,7 +65,8 @@ def serve(run_id: str | None, say: Callable[[str], None]) -> None:
                     start_new_session=True,
                 )
             for name, process in processes.items():
-                _wait_for(name, process)
+                api = "/api" if name == "prefect" else ""
+                wait_for(f"{ui_url(name)}{api}", process, _log(name))
         say("\n".join([*lines, "Ctrl-C ends both." if processes else "Served elsewhere."]))
         while processes:
             time.sleep(1)
@@ -91,17 +95,10 @@ def _free_port(tool: str) -> str:
     return str(port)
 
 
-def _wait_for(tool: str, process: subprocess.Popen[bytes]) -> None:
-    """Return when the server answers."""
-    while True:
-        _check(tool, process)
-        try:
-            httpx.get(ui_url(tool)).raise_for_status()
-            return
-        except httpx.HTTPError:
-            time.sleep(0.5)
-
-
 def _check(tool: str, process: subprocess.Popen[bytes]) -> None:
     if process.poll() is not None:
-        raise NucleusError(f"the {tool} server ended: see {home()}/{tool}-server.log")
+        raise NucleusError(f"the {tool} server ended: see {_log(tool)}")
+
+
+def _log(tool: str) -> Path:
+    return home() / f"{tool}-server.log"

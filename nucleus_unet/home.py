@@ -13,8 +13,11 @@ from nucleus_unet.files import locked, make_folder, write_atomically
 
 def ui_url(tool: str) -> str:
     """Where ``nucleus ui`` serves a tool: ``NUCLEUS_PREFECT_PORT`` and ``NUCLEUS_MLFLOW_PORT``."""
-    defaults = {"prefect": "4200", "mlflow": "5000"}
-    return f"http://127.0.0.1:{os.environ.get(f'NUCLEUS_{tool.upper()}_PORT', defaults[tool])}"
+    variable = f"NUCLEUS_{tool.upper()}_PORT"
+    port = os.environ.get(variable, {"prefect": "4200", "mlflow": "5000"}[tool])
+    if not (port.isdecimal() and 0 < int(port) < 2**16):
+        raise NucleusError(f"{variable}={port} is no port: give a number from 1 to 65535")
+    return f"http://127.0.0.1:{port}"
 
 
 def home() -> Path:
@@ -60,13 +63,17 @@ def prepare_environment() -> None:
 
     ``PREFECT_API_URL`` names a Prefect server, ``MLFLOW_TRACKING_URI`` an MLflow server. Without the
     former Prefect's own home moves below ours, so that a profile that happens to be active, of a
-    cloud account perhaps, is not used. Neither tool calls its makers.
+    cloud account perhaps, is not used. Neither tool calls its makers. A variable of theirs or ours
+    that is set and empty counts as not set.
 
     Raises
     ------
     NucleusError
         The home cannot be made; or a Prefect profile is named, and not its server.
     """
+    for name, value in list(os.environ.items()):
+        if not value and name.startswith(("NUCLEUS_", "PREFECT_", "MLFLOW_", "DASK_")):
+            del os.environ[name]
     folder = home()
     defaults = {
         "NUCLEUS_HOME": str(folder),
@@ -81,8 +88,6 @@ def prepare_environment() -> None:
         # Else both write into the user's home directory.
         "KERAS_HOME": str(folder / "keras"),
         "MPLCONFIGDIR": str(folder / "matplotlib"),
-        # A first start on a slow disk makes the database: about 20 s, which is Prefect's limit.
-        "PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS": "120",
     }
     if "PREFECT_API_URL" not in os.environ:
         if profile := os.environ.get("PREFECT_PROFILE"):
@@ -90,7 +95,6 @@ def prepare_environment() -> None:
                 f"PREFECT_PROFILE={profile} is not read: set PREFECT_API_URL, and its log-in, to what "
                 "that profile has (prefect profile inspect), or unset it"
             )
-        defaults |= {"PREFECT_SERVER_ALLOW_EPHEMERAL_MODE": "true"}
         os.environ["PREFECT_HOME"] = str(folder / "prefect")
     for name, value in defaults.items():
         os.environ.setdefault(name, value)

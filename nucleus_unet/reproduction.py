@@ -1,5 +1,6 @@
 """Whether two runs made the same, where they differ, and why that may be."""
 
+import re
 import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -9,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from nucleus_unet import rle
+from nucleus_unet.errors import NucleusError
 from nucleus_unet.recipe import flatten
 from nucleus_unet.scoring import match
 from nucleus_unet.submission import read_submission
@@ -150,8 +152,15 @@ def environment_script(
     command : sequence of str
         Arguments of ``nucleus``.
     """
+    python = record.machine["python"]
+    # Both go into a shell as they are, and whoever may edit the run may have set them.
+    allowed = {record.commit: "[0-9a-f]{40}", python: r"\d+\.\d+\.\w+"}
+    if not all(re.fullmatch(pattern, text) for text, pattern in allowed.items()):
+        raise NucleusError(
+            f"run {record.run_id} names no commit and no Python that could be installed: "
+            f"{record.commit!r}, {python!r}"
+        )
     folder = f"nucleus-{record.run_id[:8]}"
-    python = ".".join(record.machine["python"].split(".")[:2])
     pip = ".venv/bin/pip install --quiet --disable-pip-version-check --no-deps"
     if lock:
         install = f"{pip} --require-hashes --requirement {shlex.quote(str(lock))}"
@@ -159,7 +168,7 @@ def environment_script(
         pins = [f"{n}=={v}" for n, v in record.packages.items() if n != "nucleus-unet"]
         install = f"{pip} {' '.join(map(shlex.quote, pins))}"
     lines = [
-        f"# Run {record.run_id}: commit {record.commit}, Python {record.machine['python']}",
+        f"# Run {record.run_id}: commit {record.commit}, Python {python}",
         # 1 would say that the submission differs.
         "set -e; trap 'exit 2' EXIT",
         f"rm -rf {folder}",
@@ -167,7 +176,7 @@ def environment_script(
         f"cd {folder}",
         f"git checkout --quiet {record.commit}",
         *([f"git apply {shlex.quote(str(diff))}"] if diff else []),
-        f"python{python} -m venv .venv",
+        f"python{python.rpartition('.')[0]} -m venv .venv",
         install,
         f"{pip} --no-build-isolation --editable .",
         "trap - EXIT",

@@ -19,12 +19,16 @@ def check_servers(*variables: str) -> None:
     Raises
     ------
     NucleusError
-        One does not.
+        One does not, or is no address.
     """
     for variable in variables or ("PREFECT_API_URL", "MLFLOW_TRACKING_URI"):
         url = os.environ.get(variable, "").rstrip("/")
-        if not url.startswith("http"):
-            continue
+        if not url.startswith(("http://", "https://")):
+            if url and variable == "PREFECT_API_URL":
+                raise NucleusError(
+                    f"{variable}={url} is no address: give one as http://HOST:4200/api"
+                )
+            continue  # MLflow takes databases and folders too
         try:  # what the error itself says may hold the password
             httpx.get(f"{url}/health", timeout=10).raise_for_status()
             continue

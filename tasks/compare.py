@@ -6,6 +6,7 @@ from pathlib import Path
 
 from prefect import task
 from prefect.artifacts import create_markdown_artifact
+from prefect.cache_policies import NO_CACHE
 from prefect.logging import get_run_logger
 
 from nucleus_unet import records, tracking
@@ -66,7 +67,7 @@ class Answer:
     """In what the two runs differ, the likeliest first."""
 
 
-@task
+@task(cache_policy=NO_CACHE)
 def compare(
     record: Record,
     submission: Submission,

@@ -5,6 +5,7 @@ from typing import Any
 
 import numpy as np
 from prefect import task
+from prefect.cache_policies import NO_CACHE
 
 from nucleus_unet import figures, submission
 from nucleus_unet.files import write_atomically
@@ -18,7 +19,7 @@ from tasks.reporting import state_of
 ROWS = "rows.csv"
 
 
-@task(task_run_name="encode {shard.start}-{shard.stop}")
+@task(cache_policy=NO_CACHE, task_run_name="encode {shard.start}-{shard.stop}")
 def encode(images: Stage, shard: range, maps: Stage, inference: Inference) -> Any:
     """Tell the nuclei of a shard apart and encode them; returns the `Stage`.
 

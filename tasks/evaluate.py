@@ -9,6 +9,7 @@ from typing import Any
 
 from prefect import task
 from prefect.artifacts import create_table_artifact
+from prefect.cache_policies import NO_CACHE
 
 from nucleus_unet import evaluation
 from nucleus_unet.dataset.sample import Sample
@@ -29,7 +30,7 @@ LIBRARIES = (*TRAINING_LIBRARIES, "scikit-image", "scipy")
 """Distributions whose version changes what a model finds, or how it scores."""
 
 
-@task
+@task(cache_policy=NO_CACHE)
 def evaluate(recipe: Recipe, images: Stage, labels: Stage, split: Stage, model: Stage) -> Any:
     """Tune and score the model on the validation images, draw the best and the worst; the `Stage`."""
     validation = samples(split, images, labels, "validation")

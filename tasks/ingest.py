@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from prefect import task
+from prefect.cache_policies import NO_CACHE
 
 from nucleus_unet.dataset import prepared
 from nucleus_unet.dataset.provenance import images_code
@@ -16,7 +17,7 @@ from tasks.reporting import progress, state_of
 INDEX = "images.json"
 
 
-@task
+@task(cache_policy=NO_CACHE)
 def ingest(raws: list[Path], annotated: bool) -> Any:
     """Decode the images of raw data sets that are not decoded yet; returns the `Stage`."""
     return state_of(ingest_stage(raws, annotated))

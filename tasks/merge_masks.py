@@ -6,6 +6,7 @@ from typing import Any
 
 from prefect import task
 from prefect.artifacts import create_table_artifact
+from prefect.cache_policies import NO_CACHE
 from prefect.logging import get_run_logger
 
 from nucleus_unet.dataset import prepared
@@ -19,7 +20,7 @@ from tasks.reporting import progress, state_of
 INDEX = "labels.json"
 
 
-@task
+@task(cache_policy=NO_CACHE)
 def merge_masks(raws: list[Path], images: Stage) -> Any:
     """Merge the masks that are not merged yet; returns the `Stage`, and reports what was wrong."""
 

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from prefect import task
+from prefect.cache_policies import NO_CACHE
 
 from nucleus_unet.backend import device_kind
 from nucleus_unet.dataset.prepared import ImageEntry
@@ -27,7 +28,7 @@ def shards(images: Stage) -> list[range]:
     return [range(start, min(start + SHARD, count)) for start in range(0, count, SHARD)]
 
 
-@task(retries=1, task_run_name="predict {shard.start}-{shard.stop}")
+@task(cache_policy=NO_CACHE, retries=1, task_run_name="predict {shard.start}-{shard.stop}")
 def predict(recipe: Recipe, network: Path, images: Stage, shard: range) -> Any:
     """Predict the maps of a shard of images; returns the `Stage`."""
     entries = images_in(images, shard)

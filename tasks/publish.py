@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 from prefect import task
 from prefect.artifacts import create_markdown_artifact, create_table_artifact
+from prefect.cache_policies import NO_CACHE
 from prefect.logging import get_run_logger
 
 from nucleus_unet import exports, figures, submission, tracking
@@ -44,7 +45,7 @@ class Submission:
     nuclei: int
 
 
-@task
+@task(cache_policy=NO_CACHE)
 def publish_model(
     recipe: Recipe,
     data: Sequence[Path],
@@ -91,7 +92,7 @@ def publish_model(
     return str(model_id)
 
 
-@task
+@task(cache_policy=NO_CACHE)
 def publish_submission(
     images: Stage, shards: Sequence[Sequence[Stage]], run: tracking.Run, to: Path
 ) -> Submission:
@@ -127,7 +128,7 @@ def publish_submission(
     return made
 
 
-@task
+@task(cache_policy=NO_CACHE)
 def publish_nuclei(
     images: Stage, encoded: Sequence[Stage], outlines: Sequence[exports.Outlines], to: Path
 ) -> None:
@@ -164,7 +165,7 @@ def publish_nuclei(
         write_atomically(to / "coco.json", exports.coco(named))
 
 
-@task
+@task(cache_policy=NO_CACHE)
 def publish_sweep(trials: Sequence[Trial], best: Trial, winner: Recipe, run: tracking.Run) -> None:
     """Log the table and picture of a sweep's trials, and the recipe of the best."""
     rows = [

@@ -9,6 +9,7 @@ from tempfile import TemporaryDirectory
 import numpy as np
 from prefect import task
 from prefect.artifacts import create_markdown_artifact
+from prefect.cache_policies import NO_CACHE
 from prefect.events import emit_event
 from prefect.logging import get_run_logger
 
@@ -39,7 +40,7 @@ Model = tuple[Recipe, Path]
 """A recipe with the cutoffs that were tuned, and its ``model.keras``."""
 
 
-@task
+@task(cache_policy=NO_CACHE)
 def rank(
     recipe: Recipe,
     images: Stage,

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 from prefect import task
+from prefect.cache_policies import NO_CACHE
 from prefect.logging import get_run_logger
 
 from nucleus_unet import figures
@@ -29,7 +30,7 @@ SHOWN = 10
 """How many slides of each kind and side are in the picture."""
 
 
-@task
+@task(cache_policy=NO_CACHE)
 def split(images: Stage, data: Data) -> Any:
     """Decide which images the network never trains on; returns the `Stage`."""
     entries = images_of(images.folder)

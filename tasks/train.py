@@ -12,6 +12,7 @@ from prefect.artifacts import (
     create_table_artifact,
     update_progress_artifact,
 )
+from prefect.cache_policies import NO_CACHE
 from prefect.exceptions import ObjectNotFound
 from prefect.logging import get_run_logger
 
@@ -35,7 +36,7 @@ MODEL = "model.keras"
 LIBRARIES = ("keras", "tensorflow", "numpy", "opencv-python-headless")
 
 
-@task
+@task(cache_policy=NO_CACHE)
 def train(
     recipe: Recipe,
     images: Stage,

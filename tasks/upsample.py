@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 from prefect import task
+from prefect.cache_policies import NO_CACHE
 
 from nucleus_unet import instances
 from nucleus_unet.home import home
@@ -15,7 +16,7 @@ from tasks.predict import images_in
 from tasks.reporting import state_of
 
 
-@task(task_run_name="upsample {shard.start}-{shard.stop}")
+@task(cache_policy=NO_CACHE, task_run_name="upsample {shard.start}-{shard.stop}")
 def upsample(images: Stage, shard: range, maps: Stage) -> Any:
     """Resize the maps of a shard to the images' own sizes; returns the `Stage`."""
     entries = images_in(images, shard)

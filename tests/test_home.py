@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from nucleus_unet.errors import NucleusError
-from nucleus_unet.home import fresh_home, home, home_id, prepare_environment
+from nucleus_unet.home import fresh_home, home, home_id, prepare_environment, ui_url
 
 NAMES = [
     "NUCLEUS_HOME",
@@ -17,9 +17,7 @@ NAMES = [
     "PREFECT_API_URL",
     "PREFECT_PROFILE",
     "PREFECT_HOME",
-    "PREFECT_SERVER_ALLOW_EPHEMERAL_MODE",
     "PREFECT_SERVER_ANALYTICS_ENABLED",
-    "PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS",
 ]
 
 
@@ -66,7 +64,23 @@ def test_without_servers_all_lies_below_the_home(tmp_path: Path) -> None:
     assert os.environ["NUCLEUS_HOME"] == str(folder)
     assert os.environ["MLFLOW_TRACKING_URI"] == f"sqlite:///{folder}/mlflow.db"
     assert os.environ["PREFECT_HOME"] == str(folder / "prefect")
-    assert os.environ["PREFECT_SERVER_ALLOW_EPHEMERAL_MODE"] == "true"
+
+
+def test_what_is_set_and_empty_counts_as_not_set(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("NUCLEUS_HOME", "MLFLOW_TRACKING_URI", "PREFECT_API_URL", "PREFECT_PROFILE"):
+        monkeypatch.setenv(name, "")
+    test_without_servers_all_lies_below_the_home(tmp_path)
+    assert "PREFECT_API_URL" not in os.environ
+
+
+@pytest.mark.parametrize("port", ["abc", "0", "99999", "-1", "80.5"])
+def test_what_is_no_port(monkeypatch: pytest.MonkeyPatch, port: str) -> None:
+    assert ui_url("mlflow") == "http://127.0.0.1:5000"
+    monkeypatch.setenv("NUCLEUS_MLFLOW_PORT", port)
+    with pytest.raises(NucleusError, match=f"NUCLEUS_MLFLOW_PORT={port} is no port"):
+        ui_url("mlflow")
 
 
 def test_nobody_is_called() -> None:
@@ -85,7 +99,6 @@ def test_a_named_prefect_server_is_left_alone(
         monkeypatch.setenv(name, value)
     prepare_environment()
     assert named.items() <= os.environ.items()
-    assert "PREFECT_SERVER_ALLOW_EPHEMERAL_MODE" not in os.environ
 
 
 def test_a_profile_alone_names_no_server(monkeypatch: pytest.MonkeyPatch) -> None:

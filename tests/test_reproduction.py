@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from nucleus_unet.errors import NucleusError
 from nucleus_unet.reproduction import (
     ImageDifference,
     LoggedDataset,
@@ -158,6 +159,16 @@ def test_the_script_of_a_run_s_revision_and_packages(tmp_path: Path, locked: boo
     end = f" --require-hashes --requirement '{lock}'" if locked else " numpy==2.3.5"
     assert install.endswith(end)
     assert lines[-1] == ".venv/bin/nucleus reproduce 'it'\"'\"'s'"
+
+
+@pytest.mark.parametrize(
+    ("commit", "python"),
+    [("c; touch x", "3.11.7"), ("c" * 40, "3.11$(touch x).7"), ("unknown", "")],
+)
+def test_no_script_is_made_of_what_could_not_be_a_revision(commit: str, python: str) -> None:
+    record = replace(RECORD, commit=commit, machine={"python": python})
+    with pytest.raises(NucleusError, match="names no commit and no Python"):
+        environment_script(record, None, None, ["reproduce", "it"])
 
 
 @pytest.mark.parametrize(("pip", "nucleus", "answer"), [(0, 0, 0), (0, 1, 1), (0, 2, 2), (1, 0, 2)])

@@ -46,6 +46,12 @@ def test_no_server_is_asked_where_none_is_named(
     assert Health.asked == []
 
 
+def test_an_address_of_prefect_that_is_none(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PREFECT_API_URL", "localhost:4200")
+    with pytest.raises(NucleusError, match="PREFECT_API_URL=localhost:4200 is no address"):
+        check_servers()
+
+
 def test_servers_that_answer(server: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PREFECT_API_URL", f"{server}/api")
     monkeypatch.setenv("MLFLOW_TRACKING_URI", f"{server}/")

@@ -12,7 +12,7 @@ from nucleus_unet.errors import NucleusError
 SCRIPT = """
 from flows import server
 url, process = server.start()
-server.wait_for(url, process)
+server.wait_for(url, process, server.log_of_own())
 print(url, flush=True)
 input()
 """
@@ -30,6 +30,9 @@ def test_it_serves_on_loopback_and_ends_with_who_started_it(bare: Path) -> None:
     url = parent.stdout.readline().strip()
     assert url.startswith("http://127.0.0.1:")
     assert httpx.get(f"{url}/health").json() is True
+    for page, status in (("http://127.0.0.1:4200", 200), ("https://elsewhere.example", 400)):
+        asks = {"Origin": page, "Access-Control-Request-Method": "POST"}
+        assert httpx.options(f"{url}/deployments/", headers=asks).status_code == status
     parent.kill()
     parent.communicate()
     deadline = time.monotonic() + 30
@@ -48,5 +51,6 @@ def answers(url: str) -> bool:
 def test_a_server_that_ended_is_told(bare: Path) -> None:
     process = subprocess.Popen([sys.executable, "-c", ""])
     process.wait()
-    with pytest.raises(NucleusError, match=r"^Prefect's .* ended or does .*: see .*home/own-pref"):
-        server.wait_for("http://127.0.0.1:9/api", process)
+    log = Path("its.log")
+    with pytest.raises(NucleusError, match=r":9/api ended or does not answer: see its\.log"):
+        server.wait_for("http://127.0.0.1:9/api", process, log)

@@ -134,6 +134,8 @@ def test_a_server_starts_by_loopback_env(
     settings = dict(line.split("=", 1) for line in lines if not line.startswith("#"))
     url = start_server(server(name), api, place.environment | settings).url
     assert url.startswith("http://127.0.0.1:")
+    asks = {"Origin": "https://elsewhere.example", "Access-Control-Request-Method": "POST"}
+    assert httpx.options(f"{url}{api}/runs/search", headers=asks).is_error
     assert {path.name for path in tmp_path.iterdir()} & {"prefect-server", "mlflow-server.db"}
 
 

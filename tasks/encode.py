@@ -43,6 +43,6 @@ def encode(images: Stage, shard: range, maps: Stage, inference: Inference) -> An
             {"maps": maps.digest, "inference": inference.model_dump(mode="json")},
             build,
             code=["instances", "submission", "figures"],
-            libraries=["scikit-image", "scipy"],
+            libraries=["numpy", "opencv-python-headless", "scikit-image", "scipy"],
         )
     )

@@ -26,8 +26,8 @@ from tasks.train import MODEL
 SCORES = "scores.json"
 BY_IMAGE = "scores_by_image.json"
 TUNED = "inference.json"
-LIBRARIES = (*TRAINING_LIBRARIES, "scikit-image", "scipy")
-"""Distributions whose version changes what a model finds, or how it scores."""
+LIBRARIES = (*TRAINING_LIBRARIES, "scikit-image", "scipy", "matplotlib")
+"""Distributions whose version changes what a model finds, how it scores, or how that is drawn."""
 
 
 @task(cache_policy=NO_CACHE)

@@ -61,7 +61,7 @@ def split(images: Stage, data: Data) -> Any:
         inputs,
         build,
         code=["split", "slides", "kinds", "figures"],
-        libraries=["scikit-learn", "opencv-python-headless", "scipy"],
+        libraries=["scikit-learn", "numpy", "opencv-python-headless", "scipy", "matplotlib"],
     )
     sides = sides_of(stage)
     trained, validated = (

@@ -14,7 +14,7 @@ from nucleus_unet.recipe import Recipe, load_recipe
 from tasks.evaluate import evaluate, scores_of, tuned_by
 from tasks.ingest import ingest
 from tasks.merge_masks import merge_masks
-from tasks.publish import Submission, log_dataset, publish_model, publish_submission
+from tasks.publish import Submission, Trained, log_dataset, publish_model, publish_submission
 from tasks.rank import rank
 from tasks.split import split
 from tasks.train import MODEL, start_weights_of, train
@@ -79,19 +79,16 @@ def retrain(
         sides = split.submit(images, recipe.data)
         model = train.submit(recipe, images, labels, sides, start_weights, run)
         scores = evaluate.submit(recipe, images, labels, sides, model)
-        for stage in (images, labels, sides, model, scores):
-            stage.result()  # the first to fail is the reason
-        log_dataset(run, "training", training_data, images.result(), labels.result())
-        network = model.result().folder / MODEL
-        overall = scores_of(scores.result())
-        recipe = tuned_by(scores.result(), recipe)
-        stages = (images, labels, sides, model, scores)
-        model_id = publish_model(recipe, training_data, *stages, run)
+        # The first to fail is the reason.
+        made = Trained(*(stage.result() for stage in (images, labels, sides, model, scores)))
+        log_dataset(run, "training", training_data, made.images, made.labels)
+        recipe = tuned_by(made.scores, recipe)
+        model_id = publish_model(recipe, training_data, made, run)
         if registry:
-            rank(recipe, *stages, model_id, run)
+            rank(recipe, made, model_id, run)
         submission = None
         if test_data and test_images:
             log_dataset(run, "test", [test_data], test_images)
-            found = segment(recipe, network, test_images)
+            found = segment(recipe, made.model.folder / MODEL, test_images)
             submission = publish_submission(test_images, found, run, home() / "runs" / run.id)
-    return Retrained(run, overall, submission)
+    return Retrained(run, scores_of(made.scores), submission)

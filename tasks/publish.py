@@ -36,6 +36,17 @@ from tasks.train import MODEL
 
 
 @dataclass(frozen=True)
+class Trained:
+    """The stages of a retraining, from the prepared images to the model and its scores."""
+
+    images: Stage
+    labels: Stage
+    split: Stage
+    model: Stage
+    scores: Stage
+
+
+@dataclass(frozen=True)
 class Submission:
     """A submission that was checked and written."""
 
@@ -46,17 +57,9 @@ class Submission:
 
 
 @task(cache_policy=NO_CACHE)
-def publish_model(
-    recipe: Recipe,
-    data: Sequence[Path],
-    images: Stage,
-    labels: Stage,
-    split: Stage,
-    model: Stage,
-    scores: Stage,
-    run: tracking.Run,
-) -> str:
+def publish_model(recipe: Recipe, data: Sequence[Path], made: Trained, run: tracking.Run) -> str:
     """Log the split, history, curves, scores, pictures, the model and its card; the model's id."""
+    split, model, scores = made.split, made.model, made.scores
     events = EventLog(model.folder / EVENTS).new()
     history = epochs(events)
     network = model.folder / MODEL
@@ -73,8 +76,8 @@ def publish_model(
         keys = tuned_keys(CHANNELS[recipe.network.outputs])
         merits |= {f"tuned/{key}": getattr(recipe.inference, key) for key in keys}
     tracking.log_metrics(run, merits, model_id=model_id)
-    stages = (images, labels, split, model, scores)
-    tracking.log_metrics(run, {f"seconds/{stage.name}": stage.seconds for stage in stages})
+    seconds = {f"seconds/{stage.name}": stage.seconds for stage in vars(made).values()}
+    tracking.log_metrics(run, seconds)
     sides = sides_of(split)
     overall, by_image = (
         json.loads((scores.folder / name).read_text()) for name in (SCORES, BY_IMAGE)

@@ -25,6 +25,7 @@ from nucleus_unet.stages import Stage, run_stage
 from tasks.evaluate import LIBRARIES, Judged, judge, scores_of
 from tasks.ingest import images_of
 from tasks.predict import prediction_key
+from tasks.publish import Trained
 from tasks.reporting import show
 from tasks.split import SPLIT, samples, sides_of
 from tasks.train import MODEL
@@ -41,16 +42,7 @@ Model = tuple[Recipe, Path]
 
 
 @task(cache_policy=NO_CACHE)
-def rank(
-    recipe: Recipe,
-    images: Stage,
-    labels: Stage,
-    split: Stage,
-    model: Stage,
-    scores: Stage,
-    model_id: str,
-    run: tracking.Run,
-) -> str:
+def rank(recipe: Recipe, made: Trained, model_id: str, run: tracking.Run) -> str:
     """Register the model; ``champion`` if it is the first or better than that one, else ``challenger``.
 
     Better by more than chance: the interval of the paired difference of scores, over slides that
@@ -61,15 +53,15 @@ def rank(
     recipe : Recipe
         Of the model, with the cutoffs that were tuned.
     """
-    tags = {"recipe": recipe.name, "score": f"{scores_of(scores)['score']:.4f}"}
-    version, new = registry.register(run, model_id, tags), (recipe, model.folder / MODEL)
+    tags = {"recipe": recipe.name, "score": f"{scores_of(made.scores)['score']:.4f}"}
+    version = registry.register(run, model_id, tags)
     while True:
         before = registry.champion()
         if before and before.number == version.number:  # by an attempt that was cut short after it
             return registry.CHAMPION
         better, said = True, "It is the first."
         if before:
-            better, said = _verdict(before, new, (images, labels, split), run)
+            better, said = _verdict(before, recipe, made, run)
         if registry.champion() == before:  # else another was promoted meanwhile
             break
     place = registry.CHAMPION if better else registry.CHALLENGER
@@ -90,17 +82,15 @@ def rank(
 
 
 def _verdict(
-    champion: registry.Version,
-    new: Model,
-    data: tuple[Stage, Stage, Stage],
-    run: tracking.Run,
+    champion: registry.Version, recipe: Recipe, made: Trained, run: tracking.Run
 ) -> tuple[bool, str]:
     """Whether a new model is better than the champion, and what shows it."""
     try:
-        slides, unseen = _unseen(champion, new[0], *data)
+        slides, unseen = _unseen(champion, recipe, made)
         if not unseen:
             return False, "The champion or this model was trained on each validation slide."
-        stage = _evaluated(records.fetch_model(champion.run_id), new, unseen, data[1])
+        new = (recipe, made.model.folder / MODEL)
+        stage = _evaluated(records.fetch_model(champion.run_id), new, unseen, made.labels)
     except StoppedError:
         raise
     # An older model, which this code cannot read; what passes by ends the run, and it is taken up.
@@ -127,15 +117,15 @@ def _verdict(
 
 
 def _unseen(
-    champion: registry.Version, recipe: Recipe, images: Stage, labels: Stage, split: Stage
+    champion: registry.Version, recipe: Recipe, made: Trained
 ) -> tuple[dict[str, str], list[Sample]]:
     """The slide of each image, and the validation images of slides that neither model has seen."""
     seen = _trained_on(champion.run_id) | _trained_on(recipe.training.start_from)
-    sides = sides_of(split)
+    sides = sides_of(made.split)
     slides = {row["id"]: row["slide"] for rows in sides.values() for row in rows}
-    gone = {slides[e.id] for e in images_of(images.folder) if e.source_sha256 in seen}
+    gone = {slides[e.id] for e in images_of(made.images.folder) if e.source_sha256 in seen}
     gone |= {row["slide"] for row in sides["training"]}
-    validation = samples(split, images, labels, "validation")
+    validation = samples(made.split, made.images, made.labels, "validation")
     return slides, [sample for sample in validation if slides[sample.id] not in gone]
 
 

@@ -1,7 +1,13 @@
 from collections.abc import Iterator
 from pathlib import Path
 
+import cv2
+import numpy as np
 import pytest
+
+from nucleus_unet.stages import Stage
+from tasks.ingest import ingest_stage
+from tasks.merge_masks import merge_masks
 
 
 @pytest.fixture
@@ -12,3 +18,24 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     monkeypatch.setenv("NUCLEUS_HOME", str(tmp_path / "home"))
     with disable_run_logger():
         yield tmp_path / "home"
+
+
+@pytest.fixture
+def raw(tmp_path: Path) -> Path:
+    """Four images of 2×3 pixels, the k-th with k nuclei of one pixel each, from none to three."""
+    for index in range(4):
+        folder = tmp_path / "raw" / f"id{index}"
+        (folder / "masks").mkdir(parents=True)
+        (folder / "images").mkdir()
+        cv2.imwrite(str(folder / "images" / f"id{index}.png"), np.full((2, 3), index, np.uint8))
+        for nucleus in range(index):
+            mask = np.zeros((2, 3), np.uint8)
+            mask[0, nucleus] = 255
+            cv2.imwrite(str(folder / "masks" / f"{nucleus}.png"), mask)
+    return tmp_path / "raw"
+
+
+@pytest.fixture
+def stages(home: Path, raw: Path) -> tuple[Stage, Stage]:
+    images = ingest_stage([raw], annotated=True)
+    return images, merge_masks.fn([raw], images)

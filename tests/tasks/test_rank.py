@@ -14,6 +14,7 @@ from nucleus_unet.stages import Stage
 from tasks import evaluate
 from tasks import rank as module
 from tasks.evaluate import SCORES
+from tasks.publish import Trained
 
 
 def test_an_attempt_after_the_promotion_leaves_it_as_it_is(
@@ -37,7 +38,8 @@ def test_an_attempt_after_the_promotion_leaves_it_as_it_is(
     with tracking.open_run("retrain", tiny, "cells", {}, "", "work") as run:
         experiment = MlflowClient().get_run(run.id).info.experiment_id
         logged = MlflowClient().create_logged_model(experiment, "model", source_run_id=run.id)
-        arguments: Any = (tiny, None, None, None, scores, scores, logged.model_id, run)
+        made = Trained(scores, scores, scores, scores, scores)
+        arguments = (tiny, made, logged.model_id, run)
         assert module.rank.fn(*arguments) == registry.CHAMPION
         registry.promote("1", "ann", "by hand")
         assert module.rank.fn(*arguments) == registry.CHAMPION
@@ -120,6 +122,6 @@ def test_slides_that_either_model_was_trained_on_do_not_count(
     champion: Any = SimpleNamespace(run_id="champion")
     tuned = tiny.with_overrides(["training.start_from=tuned"])
     for recipe, unseen in ((tuned, ["e"]), (tiny, ["b", "c", "e"])):
-        slides, found = module._unseen(champion, recipe, stage, stage, stage)
+        slides, found = module._unseen(champion, recipe, Trained(*[stage] * 5))
         assert [sample.id for sample in found] == unseen
         assert (slides["a2"], slides["d"]) == ("A", "D")

@@ -1,0 +1,36 @@
+from pathlib import Path
+
+import numpy as np
+
+from nucleus_unet.dataset.truth import read_truth
+from nucleus_unet.stages import Stage
+from tasks.merge_masks import dataset_of, labels_of, merge_masks
+from tasks.publish import files_of
+
+
+def test_masks_are_merged_to_labels(home: Path, stages: tuple[Stage, Stage]) -> None:
+    entries = labels_of(stages[1].folder)
+    assert [(entry.id, entry.nuclei) for entry in entries] == [(f"id{i}", i) for i in range(4)]
+    np.testing.assert_array_equal(np.load(entries[2].path(home)), [[1, 2, 0], [0, 0, 0]])
+
+
+def test_what_is_prepared_to_score_is_not_prepared_again(
+    home: Path, stages: tuple[Stage, Stage], raw: Path
+) -> None:
+    before = {*home.rglob("*.npy")}
+    assert len(dict(read_truth(raw, home, lambda *_: None))) == 4
+    assert {*home.rglob("*.npy")} == before
+
+
+def test_the_file_list_and_the_digest_see_every_mask(
+    stages: tuple[Stage, Stage], raw: Path
+) -> None:
+    images, labels = stages
+    before = files_of(images, labels)
+    (raw / "id3" / "masks" / "0.png").unlink()
+    after = merge_masks.fn([raw], images)
+    changed = [b["id"] for b, a in zip(before, files_of(images, after), strict=True) if a != b]
+    assert changed == ["id3"]
+    assert (before[3]["id"], before[3]["height"], before[3]["width"]) == ("id3", 2, 3)
+    assert {*files_of(images, None)[3]} == {"id", "height", "width", "image_sha256"}
+    assert dataset_of(images, labels) != dataset_of(images, after)

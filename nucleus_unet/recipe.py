@@ -88,7 +88,7 @@ class Network(Part):
         (0.1, 0.1, 0.2, 0.2, 0.3),
         description="Dropout between the two convolutions, by level, full resolution first",
     )
-    outputs: Literal["mask", "nuclei"] = Field(
+    outputs: Literal["mask", "nuclei", "without_border", "without_distance"] = Field(
         "mask", description="nuclei: mask, borders between touching nuclei, distance to the edge"
     )
 

@@ -5,7 +5,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 BORDER_REACH_PX = 2
-CHANNELS = {"mask": 1, "nuclei": 3}
+CHANNELS = {"mask": 1, "nuclei": 3, "without_border": 3, "without_distance": 3}
 """Output channels by ``network.outputs``."""
 
 
@@ -26,7 +26,10 @@ def targets(labels: NDArray[np.integer], outputs: str) -> NDArray[np.float32]:
     mask = (labels > 0).astype(np.float32)
     if outputs == "mask":
         return mask[..., None]
-    return np.stack([mask, borders(labels), distance(labels)], axis=-1)
+    border = 0 * mask if outputs == "without_border" else borders(labels)
+    return np.stack(
+        [mask, border, mask if outputs == "without_distance" else distance(labels)], axis=-1
+    )
 
 
 def borders(labels: NDArray[np.integer]) -> NDArray[np.float32]:

@@ -97,7 +97,7 @@ def _compiled(recipe: Recipe, start_weights: Path | None) -> keras.Model:
             model.set_weights(keras.models.load_model(start_weights, compile=False).get_weights())
         model.compile(
             optimizer=_optimizer(recipe.training),
-            loss=nuclei_loss if recipe.network.outputs == "nuclei" else bce_dice_loss,
+            loss=nuclei_loss if recipe.network.outputs != "mask" else bce_dice_loss,
             metrics=[_named(mask_dice, "dice"), MaskMeanIoU()],
         )
     model.optimizer.build(model.trainable_variables)

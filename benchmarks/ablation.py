@@ -25,6 +25,9 @@ PARTS = (
     (),
     ("inference.flips=false",),
     ("inference.tune=false",),
+    ("training.warmup_steps=0",),
+    ("training.optimizer=adam",),
+    ("augmentation.zoom_range=0",),
     (
         "augmentation.scale_range=[1, 1]",
         "augmentation.intensity_range=0",
@@ -34,9 +37,6 @@ PARTS = (
     ),
     ("training.seed=11",),  # what chance does
     ("training.schedule=constant",),
-    ("training.warmup_steps=0",),
-    ("training.optimizer=adam",),
-    ("augmentation.zoom_range=0",),
     ("network.outputs=mask",),
     ("data.balance=0",),
     ("training.weight_decay=0",),

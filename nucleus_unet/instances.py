@@ -17,9 +17,9 @@ def nuclei(maps: NDArray[np.float32], inference: Inference) -> NDArray[np.int32]
     Parameters
     ----------
     maps : (H, W, C) float32 in [0, 1]
-        One channel, the mask: nuclei are its connected components. Three, as
-        `nucleus_unet.targets` gives them: nuclei grow from where the distance is high and no border
-        is seen, downhill in distance, until they meet or reach the end of the mask.
+        One channel, the mask: nuclei are its connected components. Two, as `nucleus_unet.targets`
+        gives them: nuclei grow from where there is mask and no border, downhill in that, until they
+        meet or reach the end of the mask.
     inference : Inference
         The part of the recipe.
 
@@ -32,16 +32,14 @@ def nuclei(maps: NDArray[np.float32], inference: Inference) -> NDArray[np.int32]
     if maps.shape[-1] == 1:
         found = connected_components(mask, inference.cutoff)
     else:
-        border, height = maps[..., 1], maps[..., 2]
+        inside = mask * (1 - maps[..., 1])
         ground = label(mask > inference.cutoff, connectivity=1)
-        seeds = label(
-            (height * (1 - border) > inference.seed_cutoff) & (ground > 0), connectivity=1
-        )
-        # A piece of mask in which nothing is high enough is one nucleus all the same.
+        seeds = label((inside > inference.seed_cutoff) & (ground > 0), connectivity=1)
+        # A piece of mask that is all border is one nucleus all the same.
         seeded = np.unique(ground[seeds > 0])
         alone = ~np.isin(ground, seeded) & (ground > 0)
         seeds[alone] = seeds.max(initial=0) + ground[alone]
-        found = watershed(-height, seeds, mask=ground > 0)
+        found = watershed(-inside, seeds, mask=ground > 0)
     return _without_small(found, inference.min_area_px)
 
 

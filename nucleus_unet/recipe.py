@@ -96,8 +96,8 @@ class Network(Part):
         (0.1, 0.1, 0.2, 0.2, 0.3),
         description="Dropout between the two convolutions, by level, full resolution first",
     )
-    outputs: Literal["mask", "nuclei"] = Field(
-        "mask", description="nuclei: mask, borders between touching nuclei, distance to the edge"
+    outputs: Literal["mask", "mask_and_borders"] = Field(
+        "mask", description="Maps: nucleus or not, and borders between touching nuclei"
     )
 
     @model_validator(mode="after")
@@ -164,7 +164,7 @@ class Inference(Part):
         0.5,
         gt=0,
         lt=1,
-        description="A nucleus begins where distance times 1 - border is above this",
+        description="A nucleus begins where mask times 1 - border is above this",
     )
     min_area_px: int = Field(0, ge=0, description="Smaller nuclei are left out")
     tune: bool = Field(

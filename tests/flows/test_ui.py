@@ -20,7 +20,7 @@ def test_a_server_that_ends_by_itself_is_an_error(bare: Path) -> None:
     with subprocess.Popen([sys.executable, "-c", ""]) as process:
         process.wait()
         with pytest.raises(NucleusError, match=f"the mlflow server ended: see {bare}/mlflow-serv"):
-            ui._wait_for("mlflow", process)
+            ui._check("mlflow", process)
 
 
 def free_ports() -> tuple[int, int]:

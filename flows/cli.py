@@ -535,7 +535,7 @@ def _start() -> Any:
         from flows import settings  # takes as long as the server does
 
         if own:
-            server.wait_for(url, process, server.log_of_own())
+            server.wait_for(url, process, server.log_path())
         check_servers("PREFECT_API_URL")
         _find_mlflow()
     return settings

@@ -26,7 +26,7 @@ GRACE_S = 5.0
 def start() -> tuple[str, subprocess.Popen[bytes]]:
     """Start a server that ends with this process; the address of its API, and its process."""
     # Bound here and handed over, so that no other process can take the port meanwhile.
-    with socket.create_server((HOST, 0)) as listening, log_of_own().open("ab") as log:
+    with socket.create_server((HOST, 0)) as listening, log_path().open("ab") as log:
         process = subprocess.Popen(
             [sys.executable, "-m", "flows.server", str(listening.fileno()), str(os.getpid())],
             env=os.environ | {"PREFECT_SERVER_CORS_ALLOWED_ORIGINS": own_pages()},
@@ -73,7 +73,7 @@ def serve(descriptor: int, parent: int) -> None:
     server.run(sockets=[socket.socket(fileno=descriptor)])
 
 
-def log_of_own() -> Path:
+def log_path() -> Path:
     """What the server of `start` says."""
     return home() / "own-prefect-server.log"
 

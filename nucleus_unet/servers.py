@@ -25,9 +25,8 @@ def check_servers(*variables: str) -> None:
         url = os.environ.get(variable, "").rstrip("/")
         if not url.startswith(("http://", "https://")):
             if url and variable == "PREFECT_API_URL":
-                raise NucleusError(
-                    f"{variable}={url} is no address: give one as http://HOST:4200/api"
-                )
+                # not shown: without http:// it is not known where a password would be
+                raise NucleusError(f"{variable} is no address: give one as http://HOST:4200/api")
             continue  # MLflow takes databases and folders too
         try:  # what the error itself says may hold the password
             httpx.get(f"{url}/health", timeout=10).raise_for_status()

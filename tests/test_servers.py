@@ -47,9 +47,11 @@ def test_no_server_is_asked_where_none_is_named(
 
 
 def test_an_address_of_prefect_that_is_none(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("PREFECT_API_URL", "localhost:4200")
-    with pytest.raises(NucleusError, match="PREFECT_API_URL=localhost:4200 is no address"):
+    monkeypatch.setenv("PREFECT_API_URL", "ann:secret@localhost:4200")
+    with pytest.raises(NucleusError) as caught:
         check_servers()
+    said = "PREFECT_API_URL is no address: give one as http://HOST:4200/api"
+    assert str(caught.value) == said
 
 
 def test_servers_that_answer(server: str, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -12,7 +12,7 @@ from nucleus_unet.errors import NucleusError
 SCRIPT = """
 from flows import server
 url, process = server.start()
-server.wait_for(url, process, server.log_of_own())
+server.wait_for(url, process, server.log_path())
 print(url, flush=True)
 input()
 """
@@ -51,6 +51,6 @@ def answers(url: str) -> bool:
 def test_a_server_that_ended_is_told(bare: Path) -> None:
     process = subprocess.Popen([sys.executable, "-c", ""])
     process.wait()
-    log = Path("its.log")
-    with pytest.raises(NucleusError, match=r":9/api ended or does not answer: see its\.log"):
-        server.wait_for("http://127.0.0.1:9/api", process, log)
+    said = r":9/api ended or does not answer: see .*/own-prefect-server\.log$"
+    with pytest.raises(NucleusError, match=said):
+        server.wait_for("http://127.0.0.1:9/api", process, server.log_path())

@@ -126,16 +126,31 @@ def test_two_workers_on_postgres_and_one_retraining_at_a_time(team: Any) -> None
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("name", "api"), [("prefect", "/api"), ("mlflow", "")])
+@pytest.mark.parametrize(
+    ("name", "api", "asks", "refused"),
+    [  # browsers ask Prefect beforehand; MLflow looks at the call itself
+        ("prefect", "/api", ("OPTIONS", "/flow_runs/count"), 400),
+        ("mlflow", "", ("POST", "/api/2.0/mlflow/experiments/search"), 403),
+    ],
+)
 def test_a_server_starts_by_loopback_env(
-    name: str, api: str, place: Any, start_server: Any, tmp_path: Path
+    name: str,
+    api: str,
+    asks: tuple[str, str],
+    refused: int,
+    place: Any,
+    start_server: Any,
+    tmp_path: Path,
 ) -> None:
     lines = (DEPLOY / "loopback.env").read_text().replace(".nucleus/", f"{tmp_path}/").splitlines()
     settings = dict(line.split("=", 1) for line in lines if not line.startswith("#"))
     url = start_server(server(name), api, place.environment | settings).url
     assert url.startswith("http://127.0.0.1:")
-    asks = {"Origin": "https://elsewhere.example", "Access-Control-Request-Method": "POST"}
-    assert httpx.options(f"{url}{api}/runs/search", headers=asks).is_error
+    method, path = asks
+    for page, status in (("http://127.0.0.1:4200", 200), ("https://elsewhere.example", refused)):
+        headers = {"Origin": page, "Access-Control-Request-Method": "POST"}
+        done = httpx.request(method, url + path, headers=headers, json={"max_results": 1})
+        assert done.status_code == status
     assert {path.name for path in tmp_path.iterdir()} & {"prefect-server", "mlflow-server.db"}
 
 
@@ -155,6 +170,19 @@ def test_a_server_does_not_start_by_the_example_as_it_is(name: str) -> None:
     done = subprocess.run(command, env=settings, capture_output=True, text=True)
     assert done.returncode == 2
     assert done.stderr == "servers.env is to be filled in\n"
+
+
+def test_mlflow_does_not_start_by_the_example_of_its_users_as_it_is() -> None:
+    users = str(DEPLOY / "mlflow-auth.ini.example")
+    settings = {
+        "HOST": "127.0.0.1",
+        "MLFLOW_FLASK_SERVER_SECRET_KEY": "of the test",
+        "MLFLOW_AUTH_CONFIG_PATH": users,
+    }
+    command = [str(DEPLOY / "mlflow-server.sh")]
+    done = subprocess.run(command, env=settings, capture_output=True, text=True)
+    assert done.returncode == 2
+    assert done.stderr == f"{users} is to be filled in\n"
 
 
 @pytest.mark.parametrize(

@@ -26,10 +26,11 @@ def resolve(recipe: Recipe) -> Recipe:
 
 
 def best_precision() -> str:
-    """``mixed_bfloat16`` where the GPU or the CPU multiplies bfloat16 in hardware.
+    """``mixed_bfloat16`` where the GPU or the CPU multiplies matrices of bfloat16 in hardware.
 
-    ``mixed_float16`` on GPUs of compute capability 7, ``float32`` elsewhere. On a CPU with
-    AVX512-BF16 the 16-filter U-Net trains twice as fast as in float32.
+    ``mixed_float16`` on GPUs of compute capability 7, ``float32`` elsewhere. On a CPU with AMX the
+    16-filter U-Net trains nearly twice as fast as in float32; with AVX512-BF16 alone it is slower
+    (``benchmarks/training_step.py``).
     """
     if capability := gpu_compute_capability():
         if capability >= (8, 0):
@@ -37,7 +38,7 @@ def best_precision() -> str:
         return "mixed_float16" if capability >= (7, 0) else "float32"
     cpuinfo = Path("/proc/cpuinfo")
     flags = cpuinfo.read_text() if cpuinfo.exists() else ""
-    return "mixed_bfloat16" if "avx512_bf16" in flags or "amx_bf16" in flags else "float32"
+    return "mixed_bfloat16" if "amx_bf16" in flags else "float32"
 
 
 def gpu_compute_capability() -> tuple[int, int] | None:

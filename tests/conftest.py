@@ -34,7 +34,7 @@ def dsb2018() -> Path:
 
 @pytest.fixture(scope="session")
 def tiny() -> Recipe:
-    """A resolved recipe that trains in a second; its dropout, warm-up and Adam all have state."""
+    """A resolved recipe that trains in a second; its dropout, schedule and Adam all have state."""
     return parse_recipe(
         {
             "name": "tiny",
@@ -47,7 +47,6 @@ def tiny() -> Recipe:
                 "optimizer": "adam",
                 "learning_rate": 0.03,
                 "schedule": "cosine",
-                "warmup_steps": 2,
                 "precision": "float32",
                 "threads": 1,
             },
@@ -68,8 +67,6 @@ def crops(tiny: Recipe) -> Recipe:
             "data.balance=1",
             "augmentation.scale_range=[0.7, 1.4]",
             "network.outputs=nuclei",
-            "training.optimizer=adamw",
-            "training.weight_decay=0.01",
         ]
     )
 

@@ -31,12 +31,12 @@ def machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
     ("capability", "flags", "precision"),
     [
         (None, "avx2", "float32"),
-        (None, "avx512f avx512_bf16", "mixed_bfloat16"),
+        (None, "avx512f avx512_bf16", "float32"),
         (None, "amx_bf16", "mixed_bfloat16"),
         (None, None, "float32"),
-        ((6, 1), "avx512_bf16", "float32"),
+        ((6, 1), "amx_bf16", "float32"),
         ((7, 0), "avx2", "mixed_float16"),
-        ((7, 5), "avx512_bf16", "mixed_float16"),
+        ((7, 5), "amx_bf16", "mixed_float16"),
         ((8, 0), "avx2", "mixed_bfloat16"),
         ((9, 0), None, "mixed_bfloat16"),
     ],
@@ -49,7 +49,7 @@ def test_best_precision(
 
 
 def test_resolve_replaces_auto(machine: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    machine(flags="avx512_bf16")
+    machine(flags="amx_bf16")
     monkeypatch.setattr(backend, "usable_cores", lambda: 3)
     seed = load_recipe("seed")
     assert (seed.training.precision, seed.training.threads) == ("auto", "auto")

@@ -110,7 +110,7 @@ def retrain(
     made = settings.run_flow(flow, *data, recipe, registry=registry)
     click.echo("\nRetrained.")
     rows = [
-        (f"validation {key}", f"{round(value, 4):.10g}")
+        (f"validation {key}", str(round(value, 4)))
         for key, value in made.scores.items()
         if not key.startswith("AP at")  # in both UIs
     ]

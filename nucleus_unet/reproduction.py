@@ -198,6 +198,7 @@ def _made(record: Record) -> dict[str, str]:
     for key in ("weights.sha256", "submission.sha256"):
         if key in record.tags:
             found[key] = record.tags[key][:16]
+    # MLflow's metrics are all floats; counts are to look whole.
     return {k: f"{round(v, 4):.10g}" if isinstance(v, float) else v for k, v in found.items()}
 
 

@@ -20,6 +20,8 @@ from nucleus_unet.files import sha256_bytes, sha256_file
 LAYOUT = (
     "<id>/images/<id>.png with <id>/masks/*.png or one label image <id>/labels.png in their place"
 )
+LARGEST_MEMBER_BYTES = 2**31
+"""Unpacked: a few bytes of a zip can claim any amount of memory."""
 _DEPTH = 4  # top folder, id, "images" or "masks", file
 
 _PICTURE = re.compile(r"(?:.*/)?[^/]+\.(?:png|tiff?|jpe?g)", re.IGNORECASE)
@@ -130,8 +132,9 @@ def open_raw(path: Path, *, annotated: bool = False) -> RawDataset:
     Raises
     ------
     NucleusError
-        Nothing at the path, not a zip, a picture where none belongs, several images of one id,
-        an id without image or, with `annotated`, without annotation.
+        Nothing at the path, not a zip, a member of a zip that leads out of it, is encrypted or
+        larger than `LARGEST_MEMBER_BYTES`, a picture where none belongs, several images of one
+        id, an id without image or, with `annotated`, without annotation.
     """
     with ExitStack() as resources:
         if path.is_dir():
@@ -193,6 +196,11 @@ def _zip_members(path: Path, resources: ExitStack) -> dict[str, Callable[[], byt
             )
         if info.flag_bits & 1:
             raise NucleusError(f"{path}: {info.filename} is encrypted: pack it without a password")
+        if info.file_size > LARGEST_MEMBER_BYTES:
+            raise NucleusError(
+                f"{path}: {info.filename} would unpack to {info.file_size / 2**30:.1f} GiB, more than "
+                f"{LARGEST_MEMBER_BYTES / 2**30:.0f}: if it is meant, unpack the zip and give the folder"
+            )
     return {info.filename: partial(archive.read, info) for info in archive.infolist()}
 
 

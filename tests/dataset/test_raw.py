@@ -187,6 +187,20 @@ def test_encrypted_member(tmp_path: Path) -> None:
         open_raw(path)
 
 
+def test_member_that_would_fill_the_memory(tmp_path: Path) -> None:
+    path = write_zip(tmp_path / "set.zip", {"a.png": b"x"})
+    content = bytearray(path.read_bytes())
+    size = content.index(b"PK\x01\x02") + 24  # of the unpacked file, in the central directory
+    content[size : size + 4] = (2**31).to_bytes(4, "little")
+    path.write_bytes(content)
+    with open_raw(path) as raw:
+        assert [sample.id for sample in raw.samples] == ["a"]
+    content[size : size + 4] = (3 * 2**30).to_bytes(4, "little")
+    path.write_bytes(content)
+    with pytest.raises(NucleusError, match=r"a\.png would unpack to 3\.0 GiB, more than 2: "):
+        open_raw(path)
+
+
 def test_damaged_member(tmp_path: Path) -> None:
     path = tmp_path / "set.zip"
     with zipfile.ZipFile(path, "w") as archive:

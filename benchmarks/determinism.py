@@ -27,7 +27,7 @@ def compiled(deterministic: bool) -> Any:
     from nucleus_unet.unet import build_segmenter
 
     model = build_segmenter(recipe.network, None)
-    model.compile(optimizer=keras.optimizers.AdamW(1e-3), loss=nuclei_loss)
+    model.compile(optimizer=keras.optimizers.Adam(recipe.training.learning_rate), loss=nuclei_loss)
     return model
 
 

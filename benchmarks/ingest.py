@@ -74,7 +74,8 @@ def timed(what: str, function: Callable[[], Any]) -> tuple[Any, float]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    default = Path(os.environ.get("NUCLEUS_DSB2018", "../shared/data")) / "stage1_train.zip"
+    beside = Path(__file__).parents[2] / "shared" / "data"
+    default = Path(os.environ.get("NUCLEUS_DSB2018", beside)) / "stage1_train.zip"
     parser.add_argument("zip", type=Path, nargs="?", default=default, help=f"default {default}")
     path = parser.parse_args().zip
     path.read_bytes()  # warms the disk

@@ -327,8 +327,9 @@ def diff(run_a: str, run_b: str) -> None:
     if "submission.sha256" in a.tags and "submission.sha256" in b.tags:
         files = [*a.data["test"].files, *b.data["test"].files]
         sizes = {file["id"]: (file["height"], file["width"]) for file in files}
-        before, after = (records.fetch_artifact(r.run_id, "submission.csv") for r in (a, b))
-        different = compare_submissions(before, after, sizes)
+        different = compare_submissions(
+            records.fetch_submission(a), records.fetch_submission(b), sizes
+        )
         click.echo(f"\n{len(different)} of {len(sizes)} images have other nuclei")
         for image in different[:20]:
             click.echo(

@@ -14,6 +14,7 @@ from prefect.settings import PREFECT_UI_URL
 from prefect.task_runners import ThreadPoolTaskRunner
 
 from nucleus_unet import tracking
+from nucleus_unet.backend import device_kind
 from nucleus_unet.dataset.fingerprint import fingerprint
 from nucleus_unet.dataset.raw import dataset_name
 from nucleus_unet.dataset.synthetic import write_synthetic
@@ -58,7 +59,7 @@ def task_runner() -> Any:
     Raises
     ------
     NucleusError
-        Neither is asked for; or Dask without a Prefect server: each worker would start one of its
+        Something else is asked for; or Dask without a Prefect server: each worker would start one of its
         own, and leave it behind.
     """
     asked = os.environ.get("NUCLEUS_TASK_RUNNER", "threads")
@@ -95,15 +96,14 @@ def sample_data() -> tuple[Path, Path]:
 
 
 def inputs_of(kind: str, recipe: Recipe, raws: Sequence[Path], tags: Mapping[str, str]) -> str:
-    """Digest of all that a run logs or makes, but for its time: data, recipe, source and packages.
+    """Digest of all that decides what a run logs: data, recipe, device, source and packages.
 
     The data count by name, size and time of change.
     """
     code = source()
     choices = recipe.model_dump(mode="json")
-    return digest_of(
-        [kind, choices, fingerprint(raws), code.commit, code.diff, dict(tags), packages()]
-    )
+    data, device = fingerprint(raws), device_kind()
+    return digest_of([kind, choices, data, device, code.commit, code.diff, dict(tags), packages()])
 
 
 @contextmanager

@@ -35,11 +35,11 @@ def serve(run_id: str | None, say: Callable[[str], None]) -> None:
     if "PREFECT_API_URL" not in os.environ:
         commands["prefect"] = [
             *("-m", "prefect", "server", "start", "--host", "127.0.0.1"),
-            *("--port", _free_port("prefect")),
+            *("--port", _require_port("prefect")),
         ]
     if os.environ["MLFLOW_TRACKING_URI"].startswith("sqlite:"):
         commands["mlflow"] = [
-            *("-m", "mlflow", "server", "--host", "127.0.0.1", "--port", _free_port("mlflow")),
+            *("-m", "mlflow", "server", "--host", "127.0.0.1", "--port", _require_port("mlflow")),
             *("--backend-store-uri", os.environ["MLFLOW_TRACKING_URI"], "--workers", "1"),
         ]
     for end in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
@@ -81,7 +81,7 @@ def serve(run_id: str | None, say: Callable[[str], None]) -> None:
                 process.wait()
 
 
-def _free_port(tool: str) -> str:
+def _require_port(tool: str) -> str:
     port = urlsplit(ui_url(tool)).port
     with socket.socket() as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)

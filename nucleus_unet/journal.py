@@ -41,7 +41,7 @@ class Journal(keras.callbacks.Callback):
     """Writes down what happens and the state from which training goes on, and stops early.
 
     The state is that of the model, its optimizer and its metrics, the weights that are kept, and
-    the history. It is written after each epoch, and within one every few minutes and when asked to stop.
+    the history. It is written after each epoch, and within one every two minutes and when asked to stop.
     """
 
     def __init__(

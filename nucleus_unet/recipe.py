@@ -56,7 +56,7 @@ class Data(Part):
 
 
 class Augmentation(Part):
-    """Random geometry, with the names and the meaning of Keras' ImageDataGenerator, and more."""
+    """Random geometry, with the meaning and nearly the names of ImageDataGenerator, and more."""
 
     horizontal_flip: bool = Field(True, description="Mirror left to right, every other time")
     vertical_flip: bool = Field(True, description="Mirror top to bottom, every other time")
@@ -178,7 +178,7 @@ class Inference(Part):
 
 
 class Recipe(Part):
-    """Every choice of a run; what it does not say is not decided elsewhere.
+    """Every choice of a run; what is the same in all runs is a constant beside its code.
 
     Read from a named recipe or a TOML file by `load_recipe`, resolved by
     `nucleus_unet.backend.resolve` before anything is computed or logged.

@@ -120,6 +120,23 @@ def fetch_record(run_id: str) -> Record:
     )
 
 
+def fetch_submission(record: Record) -> Path:
+    """The submission.csv that a run logged.
+
+    Raises
+    ------
+    NucleusError
+        It cannot be fetched, or is not the file that was logged.
+    """
+    path = fetch_artifact(record.run_id, "submission.csv")
+    if sha256_file(path) != record.tags["submission.sha256"]:
+        raise NucleusError(
+            f"run {record.run_id}: its artifact submission.csv is damaged, other than what it "
+            "logged: restore it"
+        )
+    return path
+
+
 def reproduction_script(run_id: str, command: Sequence[str]) -> str:
     """A shell script that runs a ``nucleus`` command, on our records, in a run's revision and packages.
 

@@ -184,7 +184,7 @@ def _taken_up(client: MlflowClient, tags: dict[str, str]) -> Run | None:
     return run
 
 
-def refused(error: Exception) -> bool:
+def refused_by_mlflow(error: Exception) -> bool:
     """Whether MLflow answered that it will not do what it was asked; it would not another time."""
     if not isinstance(error, MlflowException):
         return False

@@ -14,7 +14,6 @@ from nucleus_unet.dataset.raw import open_raw
 from nucleus_unet.dataset.truth import read_truth
 from nucleus_unet.errors import NucleusError
 from nucleus_unet.evaluation import match_submission
-from nucleus_unet.files import sha256_file
 from nucleus_unet.home import home
 from nucleus_unet.reproduction import (
     ImageDifference,
@@ -81,12 +80,7 @@ def compare(
     differences: Sequence[ImageDifference] = ()
     scores = None
     if logged != submission.sha256:
-        before = records.fetch_artifact(record.run_id, "submission.csv")
-        if sha256_file(before) != logged:
-            raise NucleusError(
-                f"run {record.run_id}: its artifact submission.csv is damaged, other than what it "
-                "logged: restore it"
-            )
+        before = records.fetch_submission(record)
         sizes = {entry.id: (entry.height, entry.width) for entry in images_of(images.folder)}
         differences = compare_submissions(before, submission.path, sizes)
         scores = _scores(test_data, before, submission.path)

@@ -32,7 +32,10 @@ LIBRARIES = (*TRAINING_LIBRARIES, "scikit-image", "scipy", "matplotlib")
 
 @task(cache_policy=NO_CACHE)
 def evaluate(recipe: Recipe, images: Stage, labels: Stage, split: Stage, model: Stage) -> Any:
-    """Tune and score the model on the validation images, draw the best and the worst; the `Stage`."""
+    """Tune the model on the validation images by choice, score it, draw the best and the worst.
+
+    Gives the `Stage`.
+    """
     validation = samples(split, images, labels, "validation")
     network = model.folder / MODEL
 

@@ -6,7 +6,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from prefect import task
 from prefect.artifacts import create_markdown_artifact, create_table_artifact
 from prefect.cache_policies import NO_CACHE
@@ -14,6 +13,7 @@ from prefect.logging import get_run_logger
 
 from nucleus_unet import exports, figures, submission, tracking
 from nucleus_unet.card import model_card
+from nucleus_unet.dataset.prepared import load_image
 from nucleus_unet.dataset.raw import dataset_name
 from nucleus_unet.errors import NucleusError
 from nucleus_unet.evaluation import tuned_keys
@@ -146,7 +146,7 @@ def publish_nuclei(
     for entry in images_of(images.folder):
         content = label_files[entry.id].read_bytes()
         write_atomically(to / "labels" / label_files[entry.id].name, content)
-        image = np.load(entry.path(home()), mmap_mode="r")
+        image = load_image(home(), entry)
         labels = figures.read_label_image(content)
         picture = figures.overlay_png(image, labels, title=f"{entry.id}: {labels.max()} nuclei")
         write_atomically(to / "overlays" / f"{entry.id}.png", picture)

@@ -49,7 +49,7 @@ def train(
     warn = get_run_logger().warning
     with (
         # Training goes on while one of the servers is away.
-        Delivery("MLflow", warn, tracking.refused) as to_mlflow,
+        Delivery("MLflow", warn, tracking.refused_by_mlflow) as to_mlflow,
         Delivery("Prefect", warn) as to_prefect,
     ):
         follower = _Follower(recipe, run, to_mlflow, to_prefect)
@@ -109,7 +109,7 @@ def unused_gpu(devices: list[str], backend: str) -> str | None:
     return None
 
 
-def refused(error: Exception) -> bool:
+def refused_by_prefect(error: Exception) -> bool:
     """Whether Prefect answered that it will not do what it was asked; it would not another time."""
     if isinstance(error, HTTPStatusError):
         status = error.response.status_code
@@ -182,7 +182,7 @@ class _Follower:
         try:
             update_progress_artifact(self.progress, share)
         except Exception as error:
-            if not refused(error):
+            if not refused_by_prefect(error):
                 raise
             self.logger.warning("the progress is not shown in Prefect any more: %s", error)
             self.progress = None

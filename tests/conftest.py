@@ -34,7 +34,7 @@ def dsb2018() -> Path:
 
 @pytest.fixture(scope="session")
 def tiny() -> Recipe:
-    """A resolved recipe that trains in a second; its dropout, schedule and Adam all have state."""
+    """A resolved recipe that trains in a second; its dropout and Adam have state."""
     return parse_recipe(
         {
             "name": "tiny",

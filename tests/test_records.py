@@ -1,10 +1,14 @@
 import re
+from pathlib import Path
 
 import pytest
 
+from nucleus_unet import records
 from nucleus_unet.errors import NucleusError
+from nucleus_unet.files import sha256_file
 from nucleus_unet.recipe import Recipe
-from nucleus_unet.records import recipe_of
+from nucleus_unet.records import fetch_submission, recipe_of
+from nucleus_unet.reproduction import Record
 
 
 def test_a_logged_recipe(tiny: Recipe) -> None:
@@ -20,3 +24,17 @@ def test_a_recipe_of_another_version_names_the_way_to_it(tiny: Recipe) -> None:
     )
     with pytest.raises(NucleusError, match=re.escape(message) + "$"):
         recipe_of("abc", values)
+
+
+def test_a_submission_is_only_taken_as_it_was_logged(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "submission.csv"
+    path.write_bytes(b"ImageId,EncodedPixels\n")
+    monkeypatch.setattr(records, "fetch_artifact", lambda run_id, name: path)
+    tags = {"submission.sha256": sha256_file(path)}
+    logged = Record("abc", {}, {}, {}, commit="", diff="", data={}, tags=tags)
+    assert fetch_submission(logged) == path
+    path.write_bytes(b"ImageId\n")
+    with pytest.raises(NucleusError, match=r"^run abc: its artifact submission\.csv is damaged"):
+        fetch_submission(logged)

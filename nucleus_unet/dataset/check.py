@@ -39,9 +39,6 @@ class Report:
         """Nothing is wrong."""
         return not self.problems
 
-    def __str__(self) -> str:
-        return format_report(self)
-
 
 @dataclass(frozen=True)
 class _Sample:

@@ -33,7 +33,7 @@ def test_what_the_user_can_mend_is_logged_as_one_line(
 
 
 def test_inputs_are_the_same_only_where_all_that_is_logged_is(
-    settings: Any, tiny: Recipe, tmp_path: Path
+    settings: Any, tiny: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "raw").mkdir()
     here = ("retrain", tiny, [tmp_path / "raw"], {})
@@ -49,8 +49,10 @@ def test_inputs_are_the_same_only_where_all_that_is_logged_is(
             (*here[:3], {"reproduces": "a"}),
         )
     ]
+    monkeypatch.setattr(settings, "device_kind", lambda: {"backend": "jax 0.10", "gpu": (9, 0)})
+    inputs.append(settings.inputs_of(*here))
     assert inputs[0] == inputs[1]
-    assert len(set(inputs)) == 5
+    assert len(set(inputs)) == 6
 
 
 def test_shards_run_in_threads(settings: Any) -> None:

@@ -208,11 +208,10 @@ class Server:
             self.command,
             env=self.environment,
             stdout=subprocess.DEVNULL,
-            stderr=subprocess.DEVNULL,
             start_new_session=True,
         )
         deadline = time.monotonic() + 120
-        while time.monotonic() < deadline:
+        while self.process.poll() is None and time.monotonic() < deadline:
             try:
                 httpx.get(f"{self.url}/health").raise_for_status()
                 return

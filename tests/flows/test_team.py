@@ -66,6 +66,7 @@ def team(place: Any, postgres: str, start_server: Any, make_team: Any, tmp_path:
         "PREFECT_SERVER_API_AUTH_STRING": f"{USER}:{PASSWORD}",
         "MLFLOW_FLASK_SERVER_SECRET_KEY": "of the test",
         "MLFLOW_AUTH_CONFIG_PATH": str(tmp_path / "auth.ini"),
+        "PREFECT_UI_URL": "https://nuclei.example",
         "PREFECT_UI_API_URL": "https://nuclei.example/api",
         "MLFLOW_SERVER_CORS_ALLOWED_ORIGINS": "https://mlflow.example",
         "PREFECT_HOME": str(tmp_path / "prefect"),

@@ -3,6 +3,7 @@
 import json
 import os
 import shlex
+import shutil
 import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -13,7 +14,7 @@ from mlflow import MlflowClient
 from mlflow.exceptions import MlflowException
 
 from nucleus_unet.errors import NucleusError
-from nucleus_unet.files import sha256_file
+from nucleus_unet.files import locked, sha256_file
 from nucleus_unet.home import home
 from nucleus_unet.recipe import Recipe, parse_recipe
 from nucleus_unet.reproduction import LoggedDataset, Record, environment_script
@@ -183,13 +184,16 @@ def _fetch(run_id: str, name: str) -> Path:
     """Fetch an artifact; each file takes the place of one that is there, which others may read."""
     to = home() / "fetched" / run_id
     to.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=to, prefix=".") as fresh:
-        uri = f"runs:/{run_id}/{name}"
-        found = Path(mlflow.artifacts.download_artifacts(uri, dst_path=fresh))
-        for file in (path for path in (found, *found.rglob("*")) if path.is_file()):
-            place = to / name / file.relative_to(found)
-            place.parent.mkdir(parents=True, exist_ok=True)
-            file.replace(place)
+    with locked(home() / "locks" / f"fetch-{run_id}"):
+        for left in to.glob(".*"):  # by one that was killed
+            shutil.rmtree(left)
+        with tempfile.TemporaryDirectory(dir=to, prefix=".") as fresh:
+            uri = f"runs:/{run_id}/{name}"
+            found = Path(mlflow.artifacts.download_artifacts(uri, dst_path=fresh))
+            for file in (path for path in (found, *found.rglob("*")) if path.is_file()):
+                place = to / name / file.relative_to(found)
+                place.parent.mkdir(parents=True, exist_ok=True)
+                file.replace(place)
     return to / name
 
 

@@ -7,7 +7,7 @@ from nucleus_unet import records
 from nucleus_unet.errors import NucleusError
 from nucleus_unet.files import sha256_file
 from nucleus_unet.recipe import Recipe
-from nucleus_unet.records import fetch_submission, recipe_of
+from nucleus_unet.records import fetch_artifact, fetch_submission, recipe_of
 from nucleus_unet.reproduction import Record
 
 
@@ -38,3 +38,20 @@ def test_a_submission_is_only_taken_as_it_was_logged(
     path.write_bytes(b"ImageId\n")
     with pytest.raises(NucleusError, match=r"^run abc: its artifact submission\.csv is damaged"):
         fetch_submission(logged)
+
+
+def test_what_a_killed_fetch_left_goes_with_the_next(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def download(uri: str, dst_path: str) -> str:
+        (Path(dst_path) / "model").mkdir()
+        (Path(dst_path) / "model" / "MLmodel").write_text(uri)
+        return f"{dst_path}/model"
+
+    monkeypatch.setenv("NUCLEUS_HOME", str(tmp_path))
+    fetched = tmp_path / "fetched" / "abc"
+    monkeypatch.setattr("mlflow.artifacts.download_artifacts", download)
+    (fetched / ".killed" / "model").mkdir(parents=True)
+    assert fetch_artifact("abc", "model") == fetched / "model"
+    assert [path.name for path in fetched.iterdir()] == ["model"]
+    assert (fetched / "model" / "MLmodel").read_text() == "runs:/abc/model"

@@ -244,7 +244,7 @@ def test_a_run_without_a_model(failed: tuple[Path, Any], retrained: Any, tmp_pat
 
     client = MlflowClient(tracking_uri=f"sqlite:///{retrained.place.home}/mlflow.db")
     experiment = client.get_run(retrained.run_id).info.experiment_id
-    [run] = client.search_runs([experiment], "attributes.status = 'FAILED'")
+    run, *_ = client.search_runs([experiment], "attributes.status = 'FAILED'")
     out = tmp_path / "out"
     done = retrained.place.nucleus(
         "predict", retrained.place.test, "--model", run.info.run_id, "--out", out

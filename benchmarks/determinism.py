@@ -27,7 +27,9 @@ def compiled(deterministic: bool) -> Any:
     from nucleus_unet.unet import build_segmenter
 
     model = build_segmenter(recipe.network, None)
-    model.compile(optimizer=keras.optimizers.Adam(recipe.training.learning_rate), loss=nuclei_loss)
+    chosen = recipe.training
+    optimizer = keras.optimizers.AdamW(chosen.learning_rate, weight_decay=chosen.weight_decay)
+    model.compile(optimizer=optimizer, loss=nuclei_loss)
     return model
 
 

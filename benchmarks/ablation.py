@@ -64,14 +64,13 @@ is a running mean of the weights, `blur_probability` and `noise_probability` spo
 gains less than the 0.02 for which another package would be worth while), `stem=half` computes at half
 the resolution inside. `outputs=without_distance` learns the mask a second time instead of the distance,
 `without_border` no borders; the table without the map of distance learns mask and borders alone, in its
-row `mask` the mask, with nuclei that grow downhill in mask times 1 - border. The distance stays: two
-seeds with it gave 0.538 and 0.525, two without 0.517 and 0.518. A mask that counts twice gains as much
-at this budget, and is no simpler. Scales, intensities, stains and balance each move the score little
-more than a seed does, but out all at once, with weight decay, the kinds of which there are few images
-lose (the mean of kinds falls from 0.37 to 0.33). Warm-up and weight decay show nothing at the small
-budget; both out, the full one gave 0.550 instead of 0.557, with less in each kind. That is one seed of
-each, less than another seed may do, and the former on a CPU without AMX, in float32; but nothing speaks
-for leaving them out."""
+row `mask` the mask, with nuclei that grow downhill in mask times 1 - border. The distance stays: both
+seeds with it score higher than both without. A mask that counts twice gains as much at this budget, and
+is no simpler. Scales, intensities, stains and balance each move the score little more than a seed does,
+but out all at once, with weight decay, the kinds of which there are few images lose (see their mean).
+Warm-up and weight decay show nothing at the small budget; with both out, the full one gave less, in each
+kind. That is one seed of each, a difference that another seed may make, and without them on a CPU
+without AMX, in float32; but nothing speaks for leaving them out."""
 IGNORED = ("training.threads", "training.precision", "training.deterministic")
 
 

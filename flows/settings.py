@@ -59,8 +59,8 @@ def task_runner() -> Any:
     Raises
     ------
     NucleusError
-        Something else is asked for; or Dask without a Prefect server: each worker would start one of its
-        own, and leave it behind.
+        Something else is asked for; or Dask without a Prefect server: each worker would start one
+        of its own, and leave it behind.
     """
     asked = os.environ.get("NUCLEUS_TASK_RUNNER", "threads")
     if asked == "threads":

@@ -82,6 +82,7 @@ def serve(run_id: str | None, say: Callable[[str], None]) -> None:
 
 
 def _require_port(tool: str) -> str:
+    """The port of a tool's UI, which must be free."""
     port = urlsplit(ui_url(tool)).port
     with socket.socket() as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)

@@ -32,10 +32,7 @@ LIBRARIES = (*TRAINING_LIBRARIES, "scikit-image", "scipy", "matplotlib")
 
 @task(cache_policy=NO_CACHE)
 def evaluate(recipe: Recipe, images: Stage, labels: Stage, split: Stage, model: Stage) -> Any:
-    """Tune the model on the validation images by choice, score it, draw the best and the worst.
-
-    Gives the `Stage`.
-    """
+    """Tune the model where the recipe says so, score it, draw the best and worst; the `Stage`."""
     validation = samples(split, images, labels, "validation")
     network = model.folder / MODEL
 

@@ -14,7 +14,7 @@ import psutil
 import pytest
 
 from nucleus_unet.events import EventLog
-from nucleus_unet.isolation import follow, run_in_worker
+from nucleus_unet.isolation import follow, new_process, run_in_worker
 
 LIMIT_S = 30
 
@@ -31,6 +31,18 @@ def test_it_runs_in_a_process_of_its_own(tmp_path: Path) -> None:
     list(follow("os:chdir", tmp_path, poll=list))
     assert (tmp_path / "link").is_symlink()
     assert Path.cwd() != tmp_path
+
+
+def test_it_computes_with_onednn_unless_the_environment_says_not(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    for asked, switch in ((None, "1"), ("0", "0")):
+        if asked:
+            monkeypatch.setenv("TF_ENABLE_ONEDNN_OPTS", asked)
+        else:
+            monkeypatch.delenv("TF_ENABLE_ONEDNN_OPTS", raising=False)
+        with new_process() as process:
+            assert process.submit(os.getenv, "TF_ENABLE_ONEDNN_OPTS").result() == switch
 
 
 def test_an_exception_comes_through() -> None:

@@ -6,13 +6,16 @@ from itertools import chain
 
 import cv2
 import numpy as np
+from numpy.polynomial.legendre import legvander, legvander2d
 from numpy.typing import NDArray
 from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 
 CONTINUED_CORRELATION = 0.95
 SAME_FIELD_CORRELATION = 0.95
-PLAIN_SPREAD = 2.0
+DETAIL_CORRELATION = 0.5
+"""Of continued edges without the fall-off of light, which all images of a microscope share."""
+PLAIN_SPREAD, PLAIN_DETAIL_SPREAD = 2.0, 1.0
 """Standard deviation, of 255, below which an edge is too plain to tell what it continues."""
 THUMBNAIL_PX = 48
 
@@ -30,7 +33,8 @@ def slides(images: Iterable[tuple[str, str, NDArray[np.uint8]]]) -> dict[str, st
     Two images of one size are of the same slide if an edge of one continues an edge of the other
     (the last column of one correlates with the first of the other above 0.95, and they differ no
     more than neighbouring columns do; rows the same), or if both show one field (thumbnails
-    correlate above 0.95). Slides are the connected components of this relation.
+    correlate above 0.95). Light that falls off smoothly is taken off thumbnails, and edges without it
+    must correlate above 0.5. Slides are the connected components of this relation.
 
     Parameters
     ----------
@@ -84,8 +88,13 @@ def _traits(id_: str, digest: str, image: NDArray[np.uint8]) -> _Traits:
 def _continued(last: Line, inner: Line, first: Line) -> Iterator[Pairs]:
     """Pairs of which the second goes on where the first ends, block by block."""
     ends, starts = _unit(last), _unit(first)
+    parabolas = legvander(np.linspace(-1, 1, last.shape[1], dtype=np.float32), 2)
+    fine_ends, fine_starts = (
+        _unit(_detail(lines, parabolas), PLAIN_DETAIL_SPREAD) for lines in (last, first)
+    )
     for at in range(0, len(last), BLOCK):
         correlation = ends[at : at + BLOCK] @ starts.T
+        correlation[fine_ends[at : at + BLOCK] @ fine_starts.T <= DETAIL_CORRELATION] = -1
         np.fill_diagonal(correlation[:, at:], -1)  # an image does not continue itself
         pairs = []
         for before, row in enumerate(correlation, at):
@@ -99,19 +108,26 @@ def _continued(last: Line, inner: Line, first: Line) -> Iterator[Pairs]:
 
 def _same_field(thumbnails: Line) -> Iterator[Pairs]:
     """Pairs that show one field, block by block."""
-    unit = _unit(thumbnails)
+    across = np.linspace(-1, 1, THUMBNAIL_PX, dtype=np.float32)
+    unit = _unit(_detail(thumbnails, legvander2d(*np.meshgrid(across, across), [2, 2])))
     for at in range(0, len(unit), BLOCK):
         alike = unit[at : at + BLOCK] @ unit.T > SAME_FIELD_CORRELATION
         first, second = np.nonzero(np.triu(alike, k=at + 1))
         yield np.stack([first + at, second], axis=1)
 
 
-def _unit(lines: NDArray[np.float32]) -> NDArray[np.float32]:
+def _detail(lines: Line, smooth: Line) -> Line:
+    """Rows without what combinations of the columns of `smooth` make of them."""
+    basis = np.linalg.qr(smooth.reshape(lines.shape[-1], -1))[0]
+    return lines - (lines @ basis) @ basis.T
+
+
+def _unit(lines: Line, plain_spread: float = PLAIN_SPREAD) -> Line:
     """Rows without their mean, at length 1; plain ones become 0 and correlate with nothing."""
     centred = lines - lines.mean(1, keepdims=True)
     spread = centred.std(1, keepdims=True)
-    length = np.sqrt(lines.shape[1]) * np.where(spread > PLAIN_SPREAD, spread, np.inf)
-    unit: NDArray[np.float32] = centred / length.astype(np.float32)
+    length = np.sqrt(lines.shape[1]) * np.where(spread > plain_spread, spread, np.inf)
+    unit: Line = centred / length.astype(np.float32)
     return unit
 
 

@@ -78,6 +78,22 @@ def test_one_field_taken_twice_is_one_slide() -> None:
     assert found == {"a": "2", "b": "2", "c": "1"}
 
 
+@pytest.mark.parametrize("noise", [0, 3])
+@pytest.mark.parametrize("fall_off", [0.2, 0.5])
+def test_light_that_falls_off_alike_joins_no_slides(fall_off: float, noise: float) -> None:
+    y, x = np.mgrid[-1:1:128j, -1:1:128j]
+    rows, columns = np.mgrid[:128, :128]
+    images = []
+    for k in range(30):
+        rng = np.random.default_rng(k)
+        light = 200 * (1 - fall_off * (x * x + y * y) / 2)
+        for row, column in rng.integers(10, 118, (6, 2)):
+            light[np.hypot(rows - row, columns - column) < 6] *= 0.5
+        gray = light + noise * rng.standard_normal(light.shape)
+        images.append((f"{k:02}", f"{k:02}", np.dstack([gray] * 3).astype(np.uint8)))
+    assert slides(images) == {id_: digest for id_, digest, _ in images}
+
+
 @pytest.mark.parametrize("value", [0, 200])
 def test_plain_images_are_each_their_own(value: int) -> None:
     plain = np.full((30, 30, 3), value, np.uint8)

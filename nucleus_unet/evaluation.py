@@ -26,6 +26,7 @@ GRID: dict[str, tuple[float, ...]] = {
     "cutoff": (0.3, 0.35, 0.4, 0.45, 0.5, 0.55, 0.6, 0.65, 0.7, 0.75, 0.8),
     "seed_cutoff": (0.05, 0.1, 0.15, 0.2, 0.25, 0.35, 0.45, 0.55, 0.65, 0.75),
     "min_area_px": (0, 8, 16, 24, 32, 48),
+    "min_confidence": (0.0, 0.75, 0.8, 0.84, 0.86, 0.88, 0.9, 0.92, 0.94),
 }
 """Values that are tried for each key of the recipe's inference."""
 
@@ -87,7 +88,7 @@ def score(
 
 
 def tune(samples: Sequence[Sample], maps: Sequence[Path], inference: Inference) -> Inference:
-    """Choose cutoffs and least area by the mean score of the images, one after the other, twice.
+    """Choose the values of `GRID` by the mean score of the images, one after the other, twice.
 
     What was chosen so far stays where all values of `GRID` are worse; of equal ones the first is
     taken. The score of these images by what was chosen is a little better than that of new ones.

@@ -42,13 +42,16 @@ def nuclei(maps: NDArray[np.float32], inference: Inference) -> NDArray[np.int32]
         alone = ~np.isin(ground, seeded) & (ground > 0)
         seeds[alone] = seeds.max(initial=0) + ground[alone]
         found = watershed(-height, seeds, mask=ground > 0)
-    return _without_small(found, inference.min_area_px)
+    return _without_doubtful(found, mask, inference)
 
 
-def _without_small(labels: NDArray[np.integer], min_area_px: int) -> NDArray[np.int32]:
-    """The labels of at least so many pixels, numbered anew in the same order."""
+def _without_doubtful(
+    labels: NDArray[np.integer], mask: NDArray[np.float32], inference: Inference
+) -> NDArray[np.int32]:
+    """The labels that are large and sure enough, numbered anew in the same order."""
     areas = np.bincount(labels.ravel())
-    kept = areas >= max(min_area_px, 1)
+    confidence = np.bincount(labels.ravel(), mask.ravel()) / np.maximum(areas, 1)
+    kept = (areas >= max(inference.min_area_px, 1)) & (confidence > inference.min_confidence)
     kept[0] = False
     numbers = np.where(kept, kept.cumsum(), 0).astype(np.int32)
     return numbers[labels]

@@ -167,8 +167,18 @@ class Inference(Part):
         description="A nucleus begins where distance times 1 - border is above this",
     )
     min_area_px: int = Field(0, ge=0, description="Smaller nuclei are left out")
+    min_confidence: Fraction = Field(
+        0, description="Nuclei are left out unless the mean of their probabilities is above this"
+    )
     tune: bool = Field(
-        False, description="Choose both cutoffs and the area by the score on validation images"
+        False,
+        description="Choose cutoffs, least area and confidence by the score on validation images",
+    )
+    magnification: float = Field(
+        1,
+        ge=1,
+        le=4,
+        description="Images are predicted so many times their size, where crops are trained on",
     )
     flips: bool = Field(False, description="Mean over the eight flips and turns of each image")
     tile_px: int = Field(
@@ -195,6 +205,8 @@ class Recipe(Part):
 
     @model_validator(mode="after")
     def _crops_of_any_size(self) -> Self:
+        if self.data.framing == "resize" and self.inference.magnification > 1:
+            raise ValueError("inference.magnification goes with data.framing = crop")
         if self.data.framing == "crop":
             if self.network.padding == "valid":
                 raise ValueError("data.framing = crop goes with network.padding = same")

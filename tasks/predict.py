@@ -9,6 +9,7 @@ from prefect.cache_policies import NO_CACHE
 
 from nucleus_unet.backend import device_kind
 from nucleus_unet.dataset.prepared import ImageEntry
+from nucleus_unet.evaluation import GRID
 from nucleus_unet.files import sha256_file
 from nucleus_unet.home import home
 from nucleus_unet.isolation import run_in_worker
@@ -68,7 +69,7 @@ def prediction_key(recipe: Recipe, network: Path) -> dict[str, Any]:
     return {
         "model": sha256_file(network),
         "data": recipe.data.model_dump(include={"framing", "normalize"}),
-        "tiles": recipe.inference.model_dump(include={"batch_size", "flips", "tile_px"}),
+        "inference": recipe.inference.model_dump(exclude={*GRID, "tune"}),  # how maps are cut
         "threads": recipe.training.cpu_threads,
         "device": device_kind(),
     }

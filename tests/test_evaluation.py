@@ -153,6 +153,18 @@ def test_cutoffs_are_tuned_by_the_score(case: Callable[..., Case]) -> None:
     assert score(samples, maps, tuned, lambda *_: None)["score"] == 1
 
 
+def test_the_least_confidence_is_tuned_by_the_score(case: Callable[..., Case]) -> None:
+    # Both have cores of 0.99 and rims of 0.85: the one that is mostly core is annotated.
+    y_true, found = np.zeros((20, 40), int), np.zeros((20, 40))
+    y_true[5:15, 5:15] = 1
+    found[5:15, 5:15], found[5:15, 25:35] = 0.85, 0.85
+    found[6:14, 6:14], found[9:11, 29:31] = 0.99, 0.99  # means of 0.940 and of 0.856
+    samples, maps = zip(case("a", y_true, found), strict=True)
+    tuned = tune(samples, maps, Inference(tune=True))
+    assert tuned.min_confidence == 0.86
+    assert score(samples, maps, tuned, lambda *_: None)["score"] == 1
+
+
 def test_a_setting_that_no_tried_value_betters_stays(case: Callable[..., Case]) -> None:
     # Two nuclei of 0.53 and a bridge of 0.52: only a cutoff between them tells them apart.
     samples, maps = zip(case("a", [[1, 1, 0, 2, 2]], [[0.53, 0.53, 0.52, 0.53, 0.53]]), strict=True)

@@ -180,6 +180,10 @@ def test_flips_and_turns_are_turned_back(native: Recipe, mosaic: NDArray[np.uint
     image = mosaic[:70, :100]
     [maps] = predict(Echo(), [image], flipped)  # type: ignore[arg-type]
     np.testing.assert_allclose(maps, image / 255, atol=1e-6)
+    larger = flipped.with_overrides(["inference.magnification=2.5"])
+    [maps] = predict(Echo(), [image], larger)  # type: ignore[arg-type]
+    assert maps.shape == (175, 250, 3)
+    np.testing.assert_allclose(upsample(maps, 70, 100), image / 255, atol=0.02)
 
 
 def test_flips_of_resized_images_too(
@@ -214,8 +218,11 @@ def test_images_are_normalised_whole(
 
 @pytest.mark.slow
 def test_a_mosaic_has_the_nuclei_of_one_pass_in_memory_that_stays_flat(tmp_path: Path) -> None:
-    recipe = load_recipe("best", ["network.base_filters=4", "inference.flips=false"])
-    recipe = recipe.with_overrides(["training.threads=2"])
+    recipe = load_recipe("best", ["network.base_filters=4", "training.threads=2"])
+    # Cutoffs are of an untrained network's maps; one pass of a larger image needs too much memory.
+    recipe = recipe.with_overrides(
+        [f"inference.{k}" for k in ("flips=false", "min_confidence=0", "magnification=1")]
+    )
     keras.utils.set_random_seed(3)
     build_segmenter(recipe.network, None).save(tmp_path / "model.keras")
     noise = np.random.default_rng(0).random((4000, 4000, 3), np.float32)

@@ -145,3 +145,12 @@ def test_small_nuclei_are_left_out(least: int, kept: list[int]) -> None:
     found = nuclei(mask, Inference(min_area_px=least))
     expected = np.array([[1, 1, 0, 2], [1, 0, 0, 2]])
     np.testing.assert_array_equal(found, np.where(np.isin(expected, kept), expected, 0))
+
+
+@pytest.mark.parametrize(("least", "kept"), [(0, [1, 2]), (0.74, [1, 2]), (0.75, [1]), (0.9, [])])
+def test_doubtful_nuclei_are_left_out(least: float, kept: list[int]) -> None:
+    # Means of 0.875 and of 0.75, which is not above itself; background does not count.
+    mask = np.array([[1, 0.75, 0, 1], [0.2, 0, 0, 0.5]], np.float32)[..., None]
+    found = nuclei(mask, Inference(cutoff=0.25, min_confidence=least))
+    expected = np.array([[1, 1, 0, 2], [0, 0, 0, 2]])
+    np.testing.assert_array_equal(found, np.where(np.isin(expected, kept), expected, 0))

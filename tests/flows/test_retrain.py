@@ -180,7 +180,9 @@ def test_the_cutoffs_of_the_model_are_those_that_were_tuned(
     )
     assert tuned != started["inference"]
     logged = {k: v for k, v in run.data.metrics.items() if k.startswith("tuned/")}
-    assert logged == {f"tuned/{key}": tuned[key] for key in ("cutoff", "min_area_px")}
+    assert logged == {
+        f"tuned/{key}": tuned[key] for key in ("cutoff", "min_area_px", "min_confidence")
+    }
     recipe = json.loads((model_folder / "artifacts" / "recipe.json").read_text())
     assert recipe["inference"] == tuned
 

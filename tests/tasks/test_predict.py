@@ -1,0 +1,35 @@
+from pathlib import Path
+
+import pytest
+
+from nucleus_unet.backend import resolve
+from nucleus_unet.recipe import load_recipe
+from tasks.predict import prediction_key
+
+
+@pytest.mark.parametrize(
+    ("override", "anew"),
+    [
+        ("inference.cutoff=0.4", False),
+        ("inference.seed_cutoff=0.4", False),
+        ("inference.min_area_px=3", False),
+        ("inference.min_confidence=0.5", False),
+        ("inference.tune=false", False),
+        ("inference.flips=false", True),
+        ("inference.magnification=2", True),
+        ("inference.tile_px=640", True),
+        ("inference.batch_size=3", True),
+        ("data.normalize=false", True),
+        ("training.threads=7", True),
+    ],
+)
+def test_maps_are_predicted_anew_where_they_change(
+    override: str, anew: bool, tmp_path: Path
+) -> None:
+    network = tmp_path / "model.keras"
+    network.write_bytes(b"weights")
+    first, other = (
+        prediction_key(resolve(load_recipe("best", overrides)), network)
+        for overrides in ([], [override])
+    )
+    assert (first != other) == anew

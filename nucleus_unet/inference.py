@@ -17,7 +17,7 @@ from nucleus_unet.augment import resize
 from nucleus_unet.instances import nuclei, upsample
 from nucleus_unet.normalization import apply_table, normalizing_table
 from nucleus_unet.recipe import Data, Inference, Recipe
-from nucleus_unet.targets import CHANNELS
+from nucleus_unet.targets import CHANNELS, RAYS
 
 OVERLAP_PX, BLENDED_PX = 256, 32
 """Of neighbouring tiles, and the part in the middle over which one goes over into the other.
@@ -124,10 +124,30 @@ def _predict_tile(model: keras.Model, tile: NDArray[np.uint8], flips: bool) -> N
         square = tile.transpose(1, 0, 2) if turned else tile
         batch = np.stack([square[::y, ::x] for y, x in FLIPS])
         maps = np.asarray(model.predict_on_batch(batch))
-        back = sum(m[::y, ::x] for m, (y, x) in zip(maps, FLIPS, strict=True))
-        total = total + (back.transpose(1, 0, 2) if turned else back)
+        for found, (y, x) in zip(maps, FLIPS, strict=True):
+            back = found[::y, ::x]
+            back = back.transpose(1, 0, 2) if turned else back
+            total = total + _directed(back, turned, y, x)
     mean: NDArray[np.float32] = total / (2 * len(FLIPS))
     return mean
+
+
+def _directed(maps: NDArray[np.float32], turned: bool, y: int, x: int) -> NDArray[np.float32]:
+    """Directions of a flipped and turned image as those of the image as it was."""
+    channels = maps.shape[-1]
+    if channels == CHANNELS["flow"]:
+        down = maps[..., 2] if y == 1 else 1 - maps[..., 2]
+        right = maps[..., 3] if x == 1 else 1 - maps[..., 3]
+        return np.dstack([maps[..., :2], *((right, down) if turned else (down, right))])
+    if channels == CHANNELS["star"]:
+        # Ray k of the image points (sin, cos); find the ray of the flipped one that it became.
+        angles = 2 * np.pi * np.arange(RAYS) / RAYS
+        down, right = np.sin(angles), np.cos(angles)
+        if turned:
+            down, right = right, down
+        became = np.rint(np.arctan2(y * down, x * right) / (2 * np.pi) * RAYS).astype(int) % RAYS
+        return np.dstack([maps[..., :2], maps[..., 2:][..., became]])
+    return maps
 
 
 def write_maps(

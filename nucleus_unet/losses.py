@@ -50,3 +50,21 @@ def nuclei_loss(y_true: Any, y_pred: Any) -> Any:
     mask, border, distance = ((y_true[..., k : k + 1], y_pred[..., k : k + 1]) for k in range(3))
     cross_entropy = ops.mean(keras.losses.binary_crossentropy(*distance))
     return bce_dice_loss(*mask) + bce_dice_loss(*border) + cross_entropy
+
+
+def flow_loss(y_true: Any, y_pred: Any) -> Any:
+    """`bce_dice_loss` of mask and of borders, and the squared error of directions on nuclei."""
+    mask, border = ((y_true[..., k : k + 1], y_pred[..., k : k + 1]) for k in range(2))
+    error = ops.square(2 * (ops.cast(y_true, "float32") - y_pred)[..., 2:]) * mask[0]
+    directions = ops.sum(error) / (ops.sum(mask[0]) + 1.0)
+    return bce_dice_loss(*mask) + bce_dice_loss(*border) + directions
+
+
+def star_loss(y_true: Any, y_pred: Any) -> Any:
+    """`bce_dice_loss` of mask, cross-entropy of distance, and of rays by it, over its own least."""
+    mask, distance = ((y_true[..., k : k + 1], y_pred[..., k : k + 1]) for k in range(2))
+    cross_entropy = ops.mean(keras.losses.binary_crossentropy(*distance))
+    lengths, found = ops.cast(y_true[..., 2:], "float32"), y_pred[..., 2:]
+    error = ops.abs(lengths - found) / (lengths + 0.05) * distance[0]
+    relative = ops.sum(ops.mean(error, -1)) / (ops.sum(distance[0]) + 1.0)
+    return bce_dice_loss(*mask) + cross_entropy + relative

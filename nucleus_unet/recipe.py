@@ -96,8 +96,10 @@ class Network(Part):
         (0.1, 0.1, 0.2, 0.2, 0.3),
         description="Dropout between the two convolutions, by level, full resolution first",
     )
-    outputs: Literal["mask", "nuclei"] = Field(
-        "mask", description="nuclei: mask, borders between touching nuclei, distance to the edge"
+    outputs: Literal["mask", "nuclei", "centre", "flow", "star"] = Field(
+        "mask",
+        description="nuclei: mask, borders between touching nuclei, distance to the edge; or, instead of "
+        "the distance, a bump in the middle, directions to the middle, or star-convex distances",
     )
 
     @model_validator(mode="after")

@@ -5,7 +5,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 BORDER_REACH_PX = 2
-CHANNELS = {"mask": 1, "nuclei": 3}
+RAYS, LONGEST_RAY_PX = 16, 64
+CHANNELS = {"mask": 1, "nuclei": 3, "centre": 3, "flow": 4, "star": 2 + RAYS}
 """Output channels by ``network.outputs``."""
 
 
@@ -26,7 +27,10 @@ def targets(labels: NDArray[np.integer], outputs: str) -> NDArray[np.float32]:
     mask = (labels > 0).astype(np.float32)
     if outputs == "mask":
         return mask[..., None]
-    return np.stack([mask, borders(labels), distance(labels)], axis=-1)
+    if outputs == "star":
+        return np.dstack([mask, distance(labels), rays(labels)])
+    third = {"nuclei": distance, "centre": centre, "flow": flow}[outputs](labels)
+    return np.dstack([mask, borders(labels), third])
 
 
 def borders(labels: NDArray[np.integer]) -> NDArray[np.float32]:
@@ -72,3 +76,62 @@ def distance(labels: NDArray[np.integer]) -> NDArray[np.float32]:
     furthest = np.ones(int(labels.max(initial=0)) + 1, np.float32)
     np.maximum.at(furthest, labels.ravel(), away.ravel())
     return away / furthest[labels]
+
+
+def _middles(labels: NDArray[np.integer]) -> NDArray[np.float32]:
+    """Row and column of the deepest pixel of each pixel's nucleus, (H, W, 2); zeros on background."""
+    deepest = np.zeros((int(labels.max(initial=0)) + 1, 2), np.float32)
+    inside = np.argwhere(distance(labels) == 1)
+    deepest[labels[tuple(inside.T)]] = inside
+    return deepest[labels]
+
+
+def centre(labels: NDArray[np.integer]) -> NDArray[np.float32]:
+    """A Gaussian about the middle of each nucleus, half as wide as the nucleus is deep."""
+    places = np.moveaxis(np.indices(labels.shape), 0, -1)
+    away = np.linalg.norm(places - _middles(labels), axis=-1)
+    nuclei_only = distance(labels)
+    nuclei_only[nuclei_only == 0] = 1
+    # distance = away from the edge / depth, so that depth is unknown where it is 0: take it anew
+    depth = np.ones(int(labels.max(initial=0)) + 1, np.float32)
+    padded = np.pad(labels, 1, mode="edge")
+    inner = labels > 0
+    for shifted in (padded[:-2, 1:-1], padded[2:, 1:-1], padded[1:-1, :-2], padded[1:-1, 2:]):
+        inner &= shifted == labels
+    np.maximum.at(
+        depth,
+        labels.ravel(),
+        (cv2.distanceTransform(inner.astype(np.uint8), cv2.DIST_L2, 5) + 1).ravel(),
+    )
+    bump = np.exp(-0.5 * (away / (0.5 * depth[labels])) ** 2)
+    return np.where(labels > 0, bump, 0).astype(np.float32)
+
+
+def flow(labels: NDArray[np.integer]) -> NDArray[np.float32]:
+    """Down and right parts of the unit vector to the middle, -1..1 as 0..1, (H, W, 2)."""
+    towards = _middles(labels) - np.moveaxis(np.indices(labels.shape), 0, -1)
+    length = np.linalg.norm(towards, axis=-1, keepdims=True)
+    unit = towards / np.maximum(length, 1)
+    return np.where(labels[..., None] > 0, (1 + unit) / 2, 0.5).astype(np.float32)
+
+
+def rays(labels: NDArray[np.integer]) -> NDArray[np.float32]:
+    """Pixels to the nucleus' end in each direction, over the longest that is told, (H, W, RAYS)."""
+    lengths = np.zeros((*labels.shape, RAYS), np.float32)
+    y, x = np.nonzero(labels)
+    own, height, width = labels[y, x], *labels.shape
+    for k in range(RAYS):
+        down, right = np.sin(2 * np.pi * k / RAYS), np.cos(2 * np.pi * k / RAYS)
+        alive = np.arange(len(y))
+        reached = np.full(len(y), 1, np.float32)
+        for step in range(1, LONGEST_RAY_PX):
+            yy = np.rint(y[alive] + step * down).astype(int)
+            xx = np.rint(x[alive] + step * right).astype(int)
+            within = (yy >= 0) & (yy < height) & (xx >= 0) & (xx < width)
+            alive, yy, xx = alive[within], yy[within], xx[within]
+            alive = alive[labels[yy, xx] == own[alive]]
+            if not len(alive):
+                break
+            reached[alive] = step + 1
+        lengths[y, x, k] = reached
+    return lengths / LONGEST_RAY_PX

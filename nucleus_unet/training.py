@@ -13,7 +13,7 @@ from nucleus_unet.batches import batches, validation_arrays
 from nucleus_unet.dataset.sample import Sample
 from nucleus_unet.events import EVENTS, EventLog
 from nucleus_unet.journal import Journal
-from nucleus_unet.losses import bce_dice_loss, mask_dice, nuclei_loss
+from nucleus_unet.losses import bce_dice_loss, flow_loss, mask_dice, nuclei_loss, star_loss
 from nucleus_unet.metrics import MaskMeanIoU
 from nucleus_unet.recipe import Recipe, Training
 from nucleus_unet.unet import build_segmenter
@@ -97,7 +97,9 @@ def _compiled(recipe: Recipe, start_weights: Path | None) -> keras.Model:
             model.set_weights(keras.models.load_model(start_weights, compile=False).get_weights())
         model.compile(
             optimizer=_optimizer(recipe.training),
-            loss=nuclei_loss if recipe.network.outputs == "nuclei" else bce_dice_loss,
+            loss={"mask": bce_dice_loss, "flow": flow_loss, "star": star_loss}.get(
+                recipe.network.outputs, nuclei_loss
+            ),
             metrics=[_named(mask_dice, "dice"), MaskMeanIoU()],
         )
     model.optimizer.build(model.trainable_variables)

@@ -77,7 +77,7 @@ In the table of 1,250 steps `outputs=flow` learns the direction to the middle of
 the distance; pixels that arrive at one place by following it are one nucleus. It gains no more than
 chance does and takes more code than the distance. `outputs=star` learns 16 star-convex distances
 instead of the borders; polygons are taken from the likeliest middle on, and what they leave goes to a
-neighbour by watershed. It was not tuned, which takes hours, but tried with two cutoffs of seeds: with
+neighbour by watershed. It was not tuned, which takes long, but tried with two cutoffs of seeds: with
 either it splits many more nuclei than the distance does. The rows with `magnification` and
 `min_confidence` have the very weights of the first: images are predicted at so many times their size,
 nuclei of a lower mean probability, here tuned, are left out."""

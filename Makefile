@@ -23,8 +23,9 @@ $(INSTALLED): $(LOCK) pyproject.toml
 run: install
 	$(BIN)/nucleus retrain
 
+# Two at a time: much of a test's time goes by while a new process imports TensorFlow.
 test: install lint
-	$(BIN)/pytest -m "not slow"
+	$(BIN)/pytest -m "not slow" -n 2 --dist loadfile
 
 test-all: install lint
 	$(BIN)/pytest

@@ -219,7 +219,7 @@ def test_images_are_normalised_whole(
 @pytest.mark.slow
 def test_a_mosaic_has_the_nuclei_of_one_pass_in_memory_that_stays_flat(tmp_path: Path) -> None:
     recipe = load_recipe("best", ["network.base_filters=4", "training.threads=2"])
-    # Cutoffs are of an untrained network's maps; one pass of a larger image needs too much memory.
+    # Untrained: sure of nothing. Tiles lie on the magnified image as on any other.
     recipe = recipe.with_overrides(
         [f"inference.{k}" for k in ("flips=false", "min_confidence=0", "magnification=1")]
     )

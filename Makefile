@@ -15,9 +15,9 @@ $(INSTALLED): $(LOCK) pyproject.toml
 	@echo "Setting up $(VENV): some 4 GB, with CUDA more; a few minutes"
 	@$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info < (3, 14) and "Python 3.11 to 3.13 is needed: make PYTHON=python3.13")'
 	$(PYTHON) -m venv $(VENV)
+	rm -f $(VENV)/installed-*
 	$(BIN)/pip install --quiet --disable-pip-version-check --no-deps --require-hashes --requirement $(LOCK)
 	$(BIN)/pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable .
-	rm -f $(VENV)/installed-*
 	cp $(LOCK) $@
 
 run: install

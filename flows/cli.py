@@ -50,6 +50,13 @@ def recipe_options(default: str = "best") -> Callable[..., Any]:
     return options
 
 
+def _user() -> str:
+    try:
+        return getpass.getuser()
+    except (KeyError, OSError):  # in a container, one without a name
+        return f"uid {os.getuid()}"
+
+
 class _Refusal(click.ClickException):
     exit_code = 2
 
@@ -189,6 +196,8 @@ def reproduce(
 
     Exit code 0 where it is identical, 1 where it differs, 2 where it could not be tried.
     """
+    if training_data and not retrain:
+        raise NucleusError("--train goes with --retrain: the logged model needs no training data")
     if in_env:
         options = ["--retrain"] * retrain
         options += [f"--train={path.absolute()}" for path in training_data]
@@ -286,7 +295,7 @@ def sweep(
 @main.command()
 @click.argument("version")
 @click.option("--why", required=True, help="Kept with the version.")
-@click.option("--who", default=getpass.getuser, help="Kept with it too. Default: the user.")
+@click.option("--who", default=_user, help="Kept with it too. Default: the user.")
 def promote(version: str, why: str, who: str) -> None:
     """Make VERSION of the registered model the champion, with which predict works."""
     _find_mlflow()
@@ -298,7 +307,7 @@ def promote(version: str, why: str, who: str) -> None:
 
 @main.command()
 @click.option("--why", required=True, help="Kept with the version.")
-@click.option("--who", default=getpass.getuser, help="Kept with it too. Default: the user.")
+@click.option("--who", default=_user, help="Kept with it too. Default: the user.")
 def rollback(why: str, who: str) -> None:
     """Make the version the champion again that was so before."""
     _find_mlflow()
@@ -476,10 +485,12 @@ def deploy(
         )
     from flows.deploy import Schedule
     from flows.deploy import deploy as deploy_to
+    from flows.settings import require_access
     from nucleus_unet.recipe import load_recipe
     from nucleus_unet.servers import check_servers
 
     check_servers()
+    require_access()
     schedule = None
     if training_data:
         recipe = load_recipe(recipe_name or "best", overrides)
@@ -502,6 +513,7 @@ def _find_mlflow() -> None:
 
     check_servers("MLFLOW_TRACKING_URI")
     tracking.make_database()
+    tracking.require_access()
 
 
 def _require_raw(paths: Iterable[Path], *, annotated: bool = False) -> None:
@@ -525,7 +537,8 @@ def _start() -> Any:
     # Two that make the same database at once both fail.
     with locked(home() / "locks" / "databases"):
         own = "PREFECT_API_URL" not in os.environ
-        if own and "DASK_SCHEDULER_ADDRESS" in os.environ:
+        on_dask = os.environ.get("NUCLEUS_TASK_RUNNER") == "dask"
+        if own and on_dask and "DASK_SCHEDULER_ADDRESS" in os.environ:
             raise NucleusError(
                 "DASK_SCHEDULER_ADDRESS names workers of other machines, which need a Prefect server "
                 "too: start one and set PREFECT_API_URL"
@@ -537,7 +550,9 @@ def _start() -> Any:
 
         if own:
             server.wait_for(url, process, server.log_path())
-        check_servers("PREFECT_API_URL")
+        else:
+            check_servers("PREFECT_API_URL")
+            settings.require_access()
         _find_mlflow()
     return settings
 

@@ -26,6 +26,7 @@ from prefect.client.schemas.actions import (
     DeploymentUpdate,
     WorkPoolCreate,
 )
+from prefect.client.schemas.filters import WorkPoolFilter, WorkPoolFilterName
 from prefect.client.schemas.objects import StateType
 from prefect.client.schemas.responses import DeploymentResponse
 from prefect.client.schemas.schedules import CronSchedule
@@ -217,11 +218,11 @@ def _deployed(client: SyncPrefectClient) -> dict[str, dict[str, object]]:
         *("entrypoint", "path", "pull_steps", "job_variables", "description"),
         *("parameters", "parameter_openapi_schema", "concurrency_options", "tags"),
     }
+    ours = WorkPoolFilter(name=WorkPoolFilterName(any_=[POOL]))
     return {
         one.name: one.model_dump(include=decides)
         | {"limit": one.global_concurrency_limit and one.global_concurrency_limit.limit}
-        for one in client.read_deployments()
-        if one.work_pool_name == POOL
+        for one in client.read_deployments(work_pool_filter=ours)
     }
 
 

@@ -5,11 +5,10 @@ from pathlib import Path
 
 from prefect import flow
 
-from flows.settings import task_runner, tracked
+from flows.settings import prepare, task_runner, tracked
 from nucleus_unet import backend, records, registry
 from nucleus_unet.exports import Outlines
 from nucleus_unet.files import make_folder
-from nucleus_unet.home import prepare_environment
 from nucleus_unet.recipe import Recipe
 from nucleus_unet.registry import CHAMPION
 from nucleus_unet.stages import Stage
@@ -35,7 +34,7 @@ def predict(
         outlines: More to write there: ``geojson`` for QuPath, ``imagej`` for its ROI manager,
             ``coco``.
     """
-    prepare_environment()
+    prepare()
     run_id = registry.run_of(model)
     recipe, network = records.fetch_model(run_id)
     recipe = backend.resolve(recipe)

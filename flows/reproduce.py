@@ -7,10 +7,10 @@ from prefect import flow
 
 from flows.predict import segment
 from flows.retrain import retrain as retrain_flow
-from flows.settings import threads, tracked
+from flows.settings import prepare, threads, tracked
 from nucleus_unet import records, tracking
 from nucleus_unet.errors import NucleusError
-from nucleus_unet.home import fresh_home, home, prepare_environment
+from nucleus_unet.home import fresh_home, home
 from nucleus_unet.reproduction import Record
 from tasks.compare import Answer, compare, require_data
 from tasks.ingest import ingest
@@ -35,7 +35,7 @@ def reproduce(
             any more.
         test_data: The run's test images, in the same way.
     """
-    prepare_environment()
+    prepare()
     record = records.fetch_record(run_id)
     recipe = records.recipe_of(run_id, record.recipe)
     test = _paths(record, "test", test_data)

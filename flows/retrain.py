@@ -7,9 +7,9 @@ from prefect import State, flow
 from prefect.states import Completed
 
 from flows.predict import segment
-from flows.settings import INPUTS, SKIPPED, inputs_of, sample_data, task_runner, tracked
+from flows.settings import INPUTS, SKIPPED, inputs_of, prepare, sample_data, task_runner, tracked
 from nucleus_unet import backend, tracking
-from nucleus_unet.home import home, prepare_environment
+from nucleus_unet.home import home
 from nucleus_unet.recipe import Recipe, load_recipe
 from tasks.evaluate import evaluate, scores_of, tuned_by
 from tasks.ingest import ingest
@@ -58,7 +58,7 @@ def retrain(
             that one.
         parent: MLflow run of which this is a part, as of a sweep.
     """
-    prepare_environment()
+    prepare()
     recipe = backend.resolve(recipe)
     if not training_data:
         training, test_data = sample_data()

@@ -8,6 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from prefect.artifacts import create_link_artifact
+from prefect.client.orchestration import get_client
+from prefect.exceptions import PrefectHTTPStatusError
 from prefect.logging import get_run_logger
 from prefect.runtime import flow_run
 from prefect.settings import PREFECT_UI_URL
@@ -20,7 +22,7 @@ from nucleus_unet.dataset.raw import dataset_name
 from nucleus_unet.dataset.synthetic import write_synthetic
 from nucleus_unet.errors import NucleusError
 from nucleus_unet.files import locked
-from nucleus_unet.home import home, home_id, ui_url
+from nucleus_unet.home import LOG_INS, home, home_id, prepare_environment, ui_url
 from nucleus_unet.isolation import abandoned_on_error
 from nucleus_unet.recipe import Recipe, digest_of
 from nucleus_unet.source import packages, source
@@ -42,6 +44,32 @@ def run_flow(flow: Any, *args: Any, **kwargs: Any) -> Any:
     for name in ("prefect.flow_runs", "prefect.task_runs"):
         logging.getLogger(name).addFilter(_one_line)
     return flow(*args, **kwargs)
+
+
+def prepare() -> None:
+    """What a flow does first: it may be run by a worker, in a home where nothing was yet."""
+    prepare_environment()
+    tracking.make_database()
+
+
+def require_access() -> None:
+    """See that Prefect lets us in.
+
+    Raises
+    ------
+    NucleusError
+        Its server refuses the log-in, or asks for one.
+    """
+    try:
+        with get_client(sync_client=True) as client:
+            client.api_version()
+    except PrefectHTTPStatusError as error:
+        if error.response.status_code not in (401, 403):
+            raise
+        name = "PREFECT_API_URL"
+        raise NucleusError(
+            f"{name}={os.environ[name]} refuses the log-in: set {LOG_INS[name]}=USER:PASSWORD"
+        ) from error
 
 
 def _one_line(record: logging.LogRecord) -> bool:
@@ -128,7 +156,6 @@ def tracked(
     also : sequence of Path
         Other raw data sets that it reads.
     """
-    tracking.make_database()
     if flow_run.run_count > MOST_ATTEMPTS:
         raise NucleusError(f"crashed {MOST_ATTEMPTS} times: see its logs, and start it anew")
     inputs = inputs_of(kind, recipe, [*raws, *also], tags)

@@ -10,16 +10,13 @@ from prefect import flow, tags
 from prefect.logging import get_run_logger
 from pydantic import Field
 
-from flows.retrain import Retrained, decided_by, retrain
-from flows.settings import INPUTS, TAG, inputs_of, task_runner, tracked
+from flows.retrain import BEST, Retrained, decided_by, retrain
+from flows.settings import INPUTS, TAG, inputs_of, prepare, threads, tracked
 from nucleus_unet import backend, records, tracking
-from nucleus_unet.home import prepare_environment
 from nucleus_unet.interruption import StoppedError
-from nucleus_unet.recipe import Recipe, load_recipe
+from nucleus_unet.recipe import Recipe
 from nucleus_unet.sweep import EPOCHS, Trial, best_half, candidates
 from tasks.publish import publish_sweep
-
-BEST = load_recipe("best")
 
 
 @dataclass(frozen=True)
@@ -32,7 +29,8 @@ class Swept:
     winner: Recipe
 
 
-@flow(flow_run_name="sweep {recipe.name}", task_runner=task_runner())
+# It submits nothing itself.
+@flow(flow_run_name="sweep {recipe.name}", task_runner=threads())
 def sweep(
     training_data: list[Path],
     over: dict[str, list[Any]],
@@ -56,7 +54,7 @@ def sweep(
         draws: Try so many combinations, drawn at random, and not all.
         seed: Of the draw.
     """
-    prepare_environment()
+    prepare()
     recipes = candidates(recipe, over, draws, seed)  # all are refused before the first trains
     left = [*recipes]
     trials: list[Trial] = []

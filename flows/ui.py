@@ -1,5 +1,6 @@
 """Both UIs on loopback, over the databases of the home."""
 
+import contextlib
 import os
 import signal
 import socket
@@ -10,11 +11,13 @@ from collections.abc import Callable
 from pathlib import Path
 from urllib.parse import urlsplit
 
-from flows.server import own_pages, wait_for
+from flows.server import GRACE_S, own_pages, wait_for
 from nucleus_unet import records, tracking
 from nucleus_unet.errors import NucleusError
 from nucleus_unet.files import locked
 from nucleus_unet.home import home, ui_url
+
+ENDS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 
 
 def serve(run_id: str | None, say: Callable[[str], None]) -> None:
@@ -37,15 +40,17 @@ def serve(run_id: str | None, say: Callable[[str], None]) -> None:
             *("-m", "prefect", "server", "start", "--host", "127.0.0.1"),
             *("--port", _require_port("prefect")),
         ]
-    if os.environ["MLFLOW_TRACKING_URI"].startswith("sqlite:"):
+    if not os.environ["MLFLOW_TRACKING_URI"].startswith(("http://", "https://")):
         commands["mlflow"] = [
             *("-m", "mlflow", "server", "--host", "127.0.0.1", "--port", _require_port("mlflow")),
-            *("--backend-store-uri", os.environ["MLFLOW_TRACKING_URI"], "--workers", "1"),
+            *("--workers", "1"),
         ]
-    for end in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+    for end in ENDS:
         signal.signal(end, signal.default_int_handler)
     # At another port than its own Prefect's pages would ask the usual one all the same.
     environment = os.environ | {
+        # not among the arguments, which others see
+        "MLFLOW_BACKEND_STORE_URI": os.environ["MLFLOW_TRACKING_URI"],
         "PREFECT_UI_API_URL": f"{ui_url('prefect')}/api",
         "PREFECT_SERVER_CORS_ALLOWED_ORIGINS": own_pages(),
     }
@@ -75,9 +80,17 @@ def serve(run_id: str | None, say: Callable[[str], None]) -> None:
     except KeyboardInterrupt:
         say("")
     finally:
+        for end in ENDS:  # another Ctrl-C would leave servers behind
+            signal.signal(end, signal.SIG_IGN)
         for process in processes.values():
-            if process.poll() is None:
+            # Of one that ended its workers may be left.
+            with contextlib.suppress(ProcessLookupError):
                 os.killpg(process.pid, signal.SIGTERM)
+        for process in processes.values():
+            try:
+                process.wait(GRACE_S)
+            except subprocess.TimeoutExpired:  # a page that is open may hold it
+                os.killpg(process.pid, signal.SIGKILL)
                 process.wait()
 
 

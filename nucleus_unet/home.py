@@ -1,6 +1,7 @@
 """Where things are kept, and the environment that Prefect and MLflow read."""
 
 import os
+import re
 import shutil
 import uuid
 from collections.abc import Iterator
@@ -9,6 +10,12 @@ from pathlib import Path
 
 from nucleus_unet.errors import NucleusError
 from nucleus_unet.files import locked, make_folder, write_atomically
+
+LOG_INS = {
+    "PREFECT_API_URL": "PREFECT_API_AUTH_STRING",
+    "MLFLOW_TRACKING_URI": "MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD",
+}
+"""Where a server's log-in belongs; its address is shown and logged."""
 
 
 def ui_url(tool: str) -> str:
@@ -28,7 +35,7 @@ def home() -> Path:
     NucleusError
         It cannot be made or written to.
     """
-    folder = Path(os.environ.get("NUCLEUS_HOME", ".nucleus")).absolute()
+    folder = Path(os.environ.get("NUCLEUS_HOME") or ".nucleus").absolute()
     make_folder(folder, "set NUCLEUS_HOME to a folder you can write")
     return folder
 
@@ -69,11 +76,19 @@ def prepare_environment() -> None:
     Raises
     ------
     NucleusError
-        The home cannot be made; or a Prefect profile is named, and not its server.
+        The home cannot be made; a Prefect profile is named, and not its server; or a server's
+        address holds a log-in.
     """
     for name, value in list(os.environ.items()):
         if not value and name.startswith(("NUCLEUS_", "PREFECT_", "MLFLOW_", "DASK_")):
             del os.environ[name]
+    for name, variables in LOG_INS.items():
+        url = os.environ.get(name, "")
+        if url.startswith(("http://", "https://")) and without_credentials(url) != url:
+            raise NucleusError(
+                f"{name} holds a log-in, and would be shown: give {without_credentials(url)}, and the "
+                f"log-in as {variables}"
+            )
     folder = home()
     defaults = {
         "NUCLEUS_HOME": str(folder),
@@ -98,3 +113,16 @@ def prepare_environment() -> None:
         os.environ["PREFECT_HOME"] = str(folder / "prefect")
     for name, value in defaults.items():
         os.environ.setdefault(name, value)
+
+
+def without_credentials(address: str) -> str:
+    """An address as it may be shown: without user and password.
+
+    Examples
+    --------
+    >>> without_credentials("postgresql://mlflow:secret@db:5432/mlflow")
+    'postgresql://db:5432/mlflow'
+    >>> without_credentials("sqlite:////srv/mlflow.db")
+    'sqlite:////srv/mlflow.db'
+    """
+    return re.sub("^([^/]+://).*@", r"\1", address)

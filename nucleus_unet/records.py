@@ -15,10 +15,9 @@ from mlflow.exceptions import MlflowException
 
 from nucleus_unet.errors import NucleusError
 from nucleus_unet.files import locked, sha256_file
-from nucleus_unet.home import home
+from nucleus_unet.home import home, without_credentials
 from nucleus_unet.recipe import Recipe, parse_recipe
 from nucleus_unet.reproduction import LoggedDataset, Record, environment_script
-from nucleus_unet.servers import without_credentials
 from nucleus_unet.tracking import ABSENT, MODEL, MODEL_FILES
 
 
@@ -155,9 +154,10 @@ def reproduction_script(run_id: str, command: Sequence[str]) -> str:
         for name in ("requirements.lock", "source.diff")
     )
     servers = [
-        f"export {name}={shlex.quote(os.environ[name])}"
+        f"export {name}={shlex.quote(value)}"
         for name in ("NUCLEUS_HOME", "MLFLOW_TRACKING_URI", "PREFECT_API_URL")
-        if name in os.environ
+        # a database's with a password comes from the environment of the shell
+        if (value := os.environ.get(name)) and without_credentials(value) == value
     ]
     return "\n".join([*servers, environment_script(record, lock, diff, command)])
 

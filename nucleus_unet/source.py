@@ -83,4 +83,4 @@ def _git(*args: str, allowed: tuple[int, ...] = (0,)) -> str:
     done = subprocess.run(command, capture_output=True, text=True, check=False, env=environment)
     if done.returncode in allowed:
         return done.stdout
-    raise NucleusError(f"the source's revision cannot be logged: {done.stderr.strip()}")
+    raise NucleusError(f"the source's revision cannot be logged: {' '.join(done.stderr.split())}")

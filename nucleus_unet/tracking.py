@@ -31,13 +31,13 @@ from mlflow.utils.mlflow_tags import (
     MLFLOW_SOURCE_TYPE,
 )
 
+from nucleus_unet.errors import NucleusError
 from nucleus_unet.files import locked, sha256_file
-from nucleus_unet.home import home, ui_url
+from nucleus_unet.home import LOG_INS, home, ui_url
 from nucleus_unet.interruption import StoppedError
 from nucleus_unet.machine import machine
 from nucleus_unet.recipe import Recipe
 from nucleus_unet.reproduction import LoggedDataset
-from nucleus_unet.servers import without_credentials
 from nucleus_unet.source import packages, requirements_lock, source
 
 EXPERIMENT = "nucleus-unet"
@@ -87,6 +87,25 @@ def make_database() -> None:
         MlflowClient(f"sqlite:///{folder / path.name}").search_experiments(max_results=1)
         (folder / path.name).rename(path)
         folder.rmdir()
+
+
+def require_access() -> None:
+    """See that MLflow lets us in.
+
+    Raises
+    ------
+    NucleusError
+        Its server refuses the log-in, or asks for one.
+    """
+    try:
+        MlflowClient().search_experiments(max_results=1)
+    except MlflowException as error:
+        if error.get_http_status_code() not in (401, 403):
+            raise
+        name = "MLFLOW_TRACKING_URI"
+        raise NucleusError(
+            f"{name}={mlflow.get_tracking_uri()} refuses the log-in: set {LOG_INS[name]}"
+        ) from error
 
 
 @contextmanager
@@ -326,7 +345,7 @@ def run_url(run_id: str) -> str:
 
 def ui_address() -> str:
     """MLflow's UI: the tracking server, or where ``nucleus ui`` serves the local database."""
-    uri = without_credentials(mlflow.get_tracking_uri())
+    uri = str(mlflow.get_tracking_uri())
     return uri.rstrip("/") if uri.startswith("http") else ui_url("mlflow")
 
 

@@ -22,6 +22,15 @@ def a_home_of_their_own(tmp_path_factory: pytest.TempPathFactory) -> Iterator[No
         yield
 
 
+@pytest.fixture
+def environment_put_back() -> Iterator[None]:
+    """What a test, and the code that it calls, set in the environment is gone after it."""
+    before = dict(os.environ)
+    yield
+    os.environ.clear()
+    os.environ.update(before)
+
+
 @pytest.fixture(scope="session")
 def dsb2018() -> Path:
     """The folder of the real stage-1 zips; tests that need it are skipped where it is absent."""

@@ -7,27 +7,23 @@ from pathlib import Path
 import pytest
 
 from nucleus_unet.errors import NucleusError
-from nucleus_unet.home import fresh_home, home, home_id, prepare_environment, ui_url
-
-NAMES = [
-    "NUCLEUS_HOME",
-    "MLFLOW_TRACKING_URI",
-    "MLFLOW_DISABLE_TELEMETRY",
-    "DO_NOT_TRACK",
-    "PREFECT_API_URL",
-    "PREFECT_PROFILE",
-    "PREFECT_HOME",
-    "PREFECT_SERVER_ANALYTICS_ENABLED",
-]
+from nucleus_unet.home import (
+    fresh_home,
+    home,
+    home_id,
+    prepare_environment,
+    ui_url,
+    without_credentials,
+)
 
 
 @pytest.fixture(autouse=True)
-def bare(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A working directory of its own, and none of the variables; all is put back afterwards."""
+def bare(environment_put_back: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A working directory of its own, and none of the variables."""
     monkeypatch.chdir(tmp_path)
-    for name in NAMES:
-        monkeypatch.setenv(name, "")  # so that it is put back also where only the code sets it
-        monkeypatch.delenv(name)
+    for name in [*os.environ]:
+        if name.startswith(("NUCLEUS_", "MLFLOW_", "PREFECT_", "DO_NOT_TRACK")):
+            del os.environ[name]
 
 
 def test_the_home_is_made_in_the_working_directory(tmp_path: Path) -> None:
@@ -39,6 +35,13 @@ def test_or_where_the_variable_says(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     monkeypatch.setenv("NUCLEUS_HOME", "deep/below")
     assert home() == tmp_path / "deep" / "below"
     assert home().is_dir()
+
+
+def test_or_in_the_working_directory_too_where_it_says_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("NUCLEUS_HOME", "")
+    assert home() == tmp_path / ".nucleus"
 
 
 @pytest.mark.parametrize("place", ["file", "file/below"])
@@ -111,6 +114,47 @@ def test_a_named_mlflow_server_is_left_alone(monkeypatch: pytest.MonkeyPatch) ->
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://mlflow:5000")
     prepare_environment()
     assert os.environ["MLFLOW_TRACKING_URI"] == "http://mlflow:5000"
+
+
+@pytest.mark.parametrize(
+    ("name", "where"),
+    [
+        ("PREFECT_API_URL", "PREFECT_API_AUTH_STRING"),
+        ("MLFLOW_TRACKING_URI", "MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD"),
+    ],
+)
+def test_a_log_in_does_not_belong_in_an_address(
+    monkeypatch: pytest.MonkeyPatch, name: str, where: str
+) -> None:
+    monkeypatch.setenv(name, "https://ann:secret@host:9/api")
+    with pytest.raises(NucleusError) as caught:
+        prepare_environment()
+    said = f"{name} holds a log-in, and would be shown: give https://host:9/api, and the log-in as "
+    assert str(caught.value) == said + where
+
+
+def test_but_in_that_of_a_database(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "postgresql://ann:secret@host/mlflow")
+    prepare_environment()
+    assert os.environ["MLFLOW_TRACKING_URI"] == "postgresql://ann:secret@host/mlflow"
+
+
+@pytest.mark.parametrize(
+    ("address", "shown"),
+    [
+        ("http://mlflow:5000/", "http://mlflow:5000/"),
+        ("http://ann:s%40cret@mlflow:5000", "http://mlflow:5000"),
+        (
+            "postgresql+psycopg2://ann:s@cret@[::1]/db?sslmode=on",
+            "postgresql+psycopg2://[::1]/db?sslmode=on",
+        ),
+        ("postgresql://ann:s/cret@db/mlflow", "postgresql://db/mlflow"),
+        ("sqlite:////srv/mlflow.db", "sqlite:////srv/mlflow.db"),
+        ("databricks", "databricks"),
+    ],
+)
+def test_an_address_without_credentials(address: str, shown: str) -> None:
+    assert without_credentials(address) == shown
 
 
 def test_an_active_profile_is_not_used(tmp_path: Path) -> None:

@@ -120,22 +120,20 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Place:
     (user / ".prefect").mkdir(parents=True)
     (user / ".prefect" / "profiles.toml").write_text(ELSEWHERE)
     environment = {k: v for k, v in os.environ.items() if not k.startswith(PREFIXES)}
+    del environment["TF_CPP_MIN_LOG_LEVEL"]  # a user has not set it
     environment.setdefault("GIT_CONFIG_GLOBAL", str(Path.home() / ".gitconfig"))
     environment |= {"HOME": str(user), "NUCLEUS_HOME": str(folder / "home")}
     return Place(folder / "home", train, later, test, environment)
 
 
 @pytest.fixture
-def bare(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Path]:
+def bare(environment_put_back: None, tmp_path: Path) -> Path:
     """The home of commands run in this process: no server named, and the variables put back."""
     for name in [*os.environ]:
         if name.startswith(PREFIXES):
-            monkeypatch.delenv(name)
-    before = dict(os.environ)
-    monkeypatch.setenv("NUCLEUS_HOME", str(tmp_path / "home"))
-    yield tmp_path / "home"
-    for name in os.environ.keys() - before.keys():
-        del os.environ[name]
+            del os.environ[name]
+    os.environ["NUCLEUS_HOME"] = str(tmp_path / "home")
+    return tmp_path / "home"
 
 
 def _refused(*args: Any) -> str:

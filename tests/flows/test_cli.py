@@ -1,14 +1,19 @@
+import getpass
 import json
+import os
 import re
 import shutil
 import socket
 from collections.abc import Callable, Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from threading import Thread
 from typing import Any, get_args
 
 import pytest
 from click.testing import CliRunner
 
+from flows import cli
 from flows.cli import main
 from nucleus_unet.dataset.synthetic import write_synthetic
 
@@ -25,6 +30,28 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def taken_port() -> Iterator[str]:
     with socket.create_server(("127.0.0.1", 0)) as server:
         yield str(server.getsockname()[1])
+
+
+class Guarded(BaseHTTPRequestHandler):
+    """Says to everybody that it is well, and nothing else to those without a log-in."""
+
+    def do_GET(self) -> None:
+        self.send_response(200 if self.path == "/health" else 401)
+        self.end_headers()
+
+    def do_POST(self) -> None:
+        self.do_GET()
+
+    def log_message(self, *_: Any) -> None:
+        pass
+
+
+@pytest.fixture
+def guarded() -> Iterator[str]:
+    with ThreadingHTTPServer(("127.0.0.1", 0), Guarded) as server:
+        Thread(target=server.serve_forever, daemon=True).start()
+        yield f"http://127.0.0.1:{server.server_port}"
+        server.shutdown()
 
 
 def output(*args: Any) -> str:
@@ -134,6 +161,46 @@ def test_an_unknown_recipe(refused: Refused, command: list[str]) -> None:
     assert "no recipe named 'sead': choose from best, paper, quick, seed" in refused(
         *command, "sead"
     )
+
+
+def test_training_data_without_training(refused: Refused, data: Path) -> None:
+    line = refused("reproduce", "0" * 32, "--train", data)
+    assert "--train goes with --retrain: the logged model needs no training data" in line
+
+
+@pytest.mark.parametrize(
+    ("command", "name", "where"),
+    [
+        (["retrain"], "PREFECT_API_URL", "PREFECT_API_AUTH_STRING=USER:PASSWORD"),
+        (["deploy"], "PREFECT_API_URL", "PREFECT_API_AUTH_STRING=USER:PASSWORD"),
+        (
+            ["promote", "1", "--why", "x"],
+            "MLFLOW_TRACKING_URI",
+            "MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD",
+        ),
+    ],
+)
+def test_a_server_that_wants_a_log_in(
+    place: Any, guarded: str, command: list[str], name: str, where: str
+) -> None:
+    done = place.nucleus(*command, **{name: guarded})
+    said = done.stderr.removeprefix("Starting Prefect and MLflow ...\n")
+    assert said == f"Error: {name}={guarded} refuses the log-in: set {where}\n"
+    assert done.returncode == 2
+
+
+def test_workers_of_a_cluster_need_a_server(refused: Refused) -> None:
+    os.environ |= {"DASK_SCHEDULER_ADDRESS": "tcp://127.0.0.1:9", "NUCLEUS_TASK_RUNNER": "dask"}
+    assert "DASK_SCHEDULER_ADDRESS names workers of other machines" in refused("retrain")
+
+
+def test_deploy_needs_a_server(refused: Refused) -> None:
+    assert "deploy needs a Prefect server: start one and set PREFECT_API_URL" in refused("deploy")
+
+
+def test_who_has_no_name_is_known_by_number(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(getpass, "getuser", lambda: {}["no entry"])
+    assert cli._user() == f"uid {os.getuid()}"
 
 
 def test_test_data_without_training_data(refused: Refused, data: Path) -> None:

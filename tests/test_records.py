@@ -1,5 +1,6 @@
 import re
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -7,7 +8,7 @@ from nucleus_unet import records
 from nucleus_unet.errors import NucleusError
 from nucleus_unet.files import sha256_file
 from nucleus_unet.recipe import Recipe
-from nucleus_unet.records import fetch_artifact, fetch_submission, recipe_of
+from nucleus_unet.records import fetch_artifact, fetch_submission, recipe_of, reproduction_script
 from nucleus_unet.reproduction import Record
 
 
@@ -24,6 +25,27 @@ def test_a_recipe_of_another_version_names_the_way_to_it(tiny: Recipe) -> None:
     )
     with pytest.raises(NucleusError, match=re.escape(message) + "$"):
         recipe_of("abc", values)
+
+
+def test_a_reproduction_script_has_the_places_and_no_password(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    machine = {"python": "3.11.7"}
+    logged = Record("abc", {}, machine, {}, commit=40 * "c", diff="", data={}, tags={})
+    monkeypatch.setattr(records, "fetch_record", lambda run_id: logged)
+    monkeypatch.setattr(
+        records, "MlflowClient", lambda: SimpleNamespace(list_artifacts=lambda run_id: [])
+    )
+    monkeypatch.setenv("NUCLEUS_HOME", str(tmp_path))
+    monkeypatch.delenv("PREFECT_API_URL", raising=False)
+    for uri in ("sqlite:////srv/mlflow.db", "postgresql://ann:secret@db/mlflow"):
+        monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
+        script = reproduction_script("abc", ["reproduce", "abc"])
+        assert f"export NUCLEUS_HOME={tmp_path}\n" in script
+        assert (f"export MLFLOW_TRACKING_URI={uri}\n" in script) == uri.startswith("sqlite")
+        assert "secret" not in script
+        assert f"git checkout --quiet {logged.commit}" in script
+        assert script.rstrip().endswith("reproduce abc")
 
 
 def test_a_submission_is_only_taken_as_it_was_logged(

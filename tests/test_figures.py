@@ -219,10 +219,22 @@ def test_a_strip_lays_images_side_by_side() -> None:
 
 def test_trials_on_parallel_axes() -> None:
     trials = [(("1", "x"), 0.25), (("1", "y"), 0.5)]
-    picture = cv2.imdecode(np.frombuffer(parallel_coordinates(["a", "b"], trials), np.uint8), 1)
-    assert picture is not None
-    assert picture.shape[1] > picture.shape[0] > 400
-    assert (picture.min(), picture.max()) == (0, 255)
-    # Nothing, and a single one, are drawn as well.
-    assert parallel_coordinates(["a", "b"], trials[:1])
-    assert parallel_coordinates(["a", "b"], [])
+    colours = {"worst": (84, 1, 68), "best": (37, 231, 253)}  # the ends of viridis, as BGR
+
+    def drawn(trials: list[tuple[tuple[str, str], float]]) -> dict[str, list[int]]:
+        """The rows of the picture where each colour is."""
+        png = np.frombuffer(parallel_coordinates(["a", "b"], trials), np.uint8)
+        picture = cv2.imdecode(png, cv2.IMREAD_COLOR)
+        assert picture is not None
+        return {
+            name: np.flatnonzero((picture == colour).all(-1).any(1)).tolist()
+            for name, colour in colours.items()
+        }
+
+    rows = drawn(trials)
+    # Both start at the value that they share; from there the better one ends on top.
+    assert min(rows["best"]) < min(rows["worst"]) < max(rows["best"]) < max(rows["worst"])
+    alone, none = drawn(trials[:1]), drawn([])
+    assert alone["worst"]
+    assert not alone["best"]
+    assert none == {"worst": [], "best": []}

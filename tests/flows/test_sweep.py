@@ -6,6 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import cv2
 import pytest
 
 from nucleus_unet.dataset.synthetic import write_synthetic
@@ -43,7 +44,7 @@ def test_a_sweep_gives_up_the_worse_half_and_leaves_the_best_as_a_recipe(
     folder = Path(parent.info.artifact_uri.removeprefix("file://"))
     assert (folder / "winner.toml").read_text() == winner.read_text()
     assert len(json.loads((folder / "trials.json").read_text())) == 9
-    assert (folder / "trials.png").stat().st_size > 5000
+    assert cv2.imread(str(folder / "trials.png")) is not None
     again = here.nucleus("retrain", "--train", here.train, "--recipe", winner, "--no-registry")
     assert again.returncode == 0, again.stderr
     # What a sweep has done before it was cut short is not done again.

@@ -1,6 +1,7 @@
 """What a model does on images whose nuclei are known: scores, cutoffs tuned by them, and pictures."""
 
 import functools
+import itertools
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -87,7 +88,12 @@ def score(
     return table | asdict(scoring.pixel_scores(total)) | {"by_kind": by_kind, "by_image": rows}
 
 
-def tune(samples: Sequence[Sample], maps: Sequence[Path], inference: Inference) -> Inference:
+def tune(
+    samples: Sequence[Sample],
+    maps: Sequence[Path],
+    inference: Inference,
+    progress: Callable[[int, int], None],
+) -> Inference:
     """Choose the values of `GRID` by the mean score of the images, one after the other, twice.
 
     What was chosen so far stays where all values of `GRID` are worse; of equal ones the first is
@@ -99,8 +105,11 @@ def tune(samples: Sequence[Sample], maps: Sequence[Path], inference: Inference) 
         As for `score`.
     inference : Inference
         Where the search starts.
+    progress : callable
+        Called with (done, total), in settings.
     """
-    channels = np.load(maps[0], mmap_mode="r").shape[-1]
+    keys = 2 * tuned_keys(np.load(maps[0], mmap_mode="r").shape[-1])
+    tried, total = itertools.count(1), sum(len(GRID[key]) + 1 for key in keys)
 
     @functools.cache
     def mean_score(setting: Inference) -> float:
@@ -111,10 +120,15 @@ def tune(samples: Sequence[Sample], maps: Sequence[Path], inference: Inference) 
 
         return float(np.mean(list(pool.map(one, zip(samples, maps, strict=True)))))
 
+    def try_one(setting: Inference) -> float:
+        found = mean_score(setting)
+        progress(next(tried), total)
+        return found
+
     with ThreadPoolExecutor(usable_cores()) as pool:
-        for key in 2 * tuned_keys(channels):
+        for key in keys:
             settings = [inference.model_copy(update={key: value}) for value in GRID[key]]
-            inference = max([*settings, inference], key=mean_score)
+            inference = max([*settings, inference], key=try_one)
     return inference
 
 

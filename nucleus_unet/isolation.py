@@ -104,6 +104,18 @@ def abandoned_on_error() -> Iterator[None]:
         raise
 
 
+def raise_if_abandoned() -> None:
+    """For work in other threads to call now and then.
+
+    Raises
+    ------
+    StoppedError
+        The block of `abandoned_on_error` has ended by an exception.
+    """
+    if _abandoned.is_set():
+        raise StoppedError("stopped, as other work of the run was")
+
+
 def _signal(pid: int, number: signal.Signals) -> None:
     with contextlib.suppress(ProcessLookupError):  # it ended meanwhile
         os.kill(pid, number)

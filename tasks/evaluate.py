@@ -97,7 +97,9 @@ def judge(
     """Predict samples, tune the cutoffs by them where asked, and score them; maps go to the folder."""
     folder.mkdir(exist_ok=True)
     maps = write_maps(recipe, network, {sample.id: sample.image for sample in samples}, folder)
-    inference = evaluation.tune(samples, maps, recipe.inference) if tune else recipe.inference
+    inference = recipe.inference
+    if tune:
+        inference = evaluation.tune(samples, maps, inference, progress("tuning", "settings"))
     return Judged(maps, inference, evaluation.score(samples, maps, inference, progress("scoring")))
 
 

@@ -8,6 +8,7 @@ from prefect.logging import get_run_logger
 from prefect.states import Completed, State
 
 from nucleus_unet import figures
+from nucleus_unet.isolation import raise_if_abandoned
 from nucleus_unet.progress import reporter
 from nucleus_unet.stages import Stage
 
@@ -22,9 +23,18 @@ def state_of(stage: Stage) -> Stage | State[Stage]:
     return stage
 
 
-def progress(what: str) -> Callable[[int, int | None], None]:
-    """A callable for (images done, total): moves a bar in a terminal, logs a line now and then."""
-    return reporter(what, "images", get_run_logger().info)
+def progress(what: str, unit: str = "images") -> Callable[[int, int | None], None]:
+    """A callable for (done, total): moves a bar in a terminal, logs a line now and then.
+
+    It raises `StoppedError` where the flow run has ended: by Ctrl-C, SIGTERM or a failed task.
+    """
+    move = reporter(what, unit, get_run_logger().info)
+
+    def move_or_stop(done: int, total: int | None) -> None:
+        raise_if_abandoned()
+        move(done, total)
+
+    return move_or_stop
 
 
 def show(png: bytes, key: str, description: str) -> None:

@@ -146,7 +146,7 @@ def test_cutoffs_are_tuned_by_the_score(case: Callable[..., Case]) -> None:
     found[5:15, 15:17] = 0.58
     found[1:4, 34:37] = 0.9
     samples, maps = zip(case("a", y_true, found), strict=True)
-    tuned = tune(samples, maps, Inference(tune=True))
+    tuned = tune(samples, maps, Inference(tune=True), lambda *_: None)
     assert (tuned.cutoff, tuned.min_area_px) == (0.6, 16)
     assert tuned.seed_cutoff == 0.5  # of maps with a distance alone
     assert scored([case("a", y_true, found)])["score"] == 0
@@ -160,7 +160,9 @@ def test_the_least_confidence_is_tuned_by_the_score(case: Callable[..., Case]) -
     found[5:15, 5:15], found[5:15, 25:35] = 0.85, 0.85
     found[6:14, 6:14], found[9:11, 29:31] = 0.99, 0.99  # means of 0.940 and of 0.856
     samples, maps = zip(case("a", y_true, found), strict=True)
-    tuned = tune(samples, maps, Inference(tune=True))
+    told = []
+    tuned = tune(samples, maps, Inference(tune=True), lambda *counts: told.append(counts))
+    assert told == [(k, 58) for k in range(1, 59)]
     assert tuned.min_confidence == 0.86
     assert score(samples, maps, tuned, lambda *_: None)["score"] == 1
 
@@ -168,7 +170,7 @@ def test_the_least_confidence_is_tuned_by_the_score(case: Callable[..., Case]) -
 def test_a_setting_that_no_tried_value_betters_stays(case: Callable[..., Case]) -> None:
     # Two nuclei of 0.53 and a bridge of 0.52: only a cutoff between them tells them apart.
     samples, maps = zip(case("a", [[1, 1, 0, 2, 2]], [[0.53, 0.53, 0.52, 0.53, 0.53]]), strict=True)
-    assert tune(samples, maps, Inference(tune=True, cutoff=0.525)).cutoff == 0.525
+    assert tune(samples, maps, Inference(tune=True, cutoff=0.525), lambda *_: None).cutoff == 0.525
 
 
 def test_many_images_are_not_all_open_at_once(case: Callable[..., Case]) -> None:
@@ -177,7 +179,9 @@ def test_many_images_are_not_all_open_at_once(case: Callable[..., Case]) -> None
     limits = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (200, limits[1]))
     try:
-        assert tune(samples, maps, Inference(tune=True)).cutoff == 0.3  # of equal ones the first
+        assert (
+            tune(samples, maps, Inference(tune=True), lambda *_: None).cutoff == 0.3
+        )  # of equal ones the first
     finally:
         resource.setrlimit(resource.RLIMIT_NOFILE, limits)
 
@@ -191,7 +195,9 @@ def test_where_nuclei_begin_is_tuned_by_the_score(
     maps = np.stack([np.ones((10, 20)), np.zeros((10, 20)), np.full((10, 20), 0.9)], axis=2)
     maps[:, 9:11, 2] = 0.22
     np.save(tmp_path / "maps.npy", maps.astype(np.float32))
-    tuned = tune([sample], [tmp_path / "maps.npy"], Inference(tune=True, seed_cutoff=0.1))
+    tuned = tune(
+        [sample], [tmp_path / "maps.npy"], Inference(tune=True, seed_cutoff=0.1), lambda *_: None
+    )
     assert tuned.seed_cutoff == 0.25
 
 

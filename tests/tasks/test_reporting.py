@@ -1,3 +1,5 @@
+import contextlib
+import logging
 from pathlib import Path
 from typing import Any
 
@@ -5,7 +7,10 @@ import numpy as np
 import pytest
 from prefect.states import State
 
+from nucleus_unet.interruption import StoppedError
+from nucleus_unet.isolation import abandoned_on_error
 from nucleus_unet.stages import Stage
+from tasks import reporting
 from tasks.reporting import short, state_of
 from tasks.train import _duration
 
@@ -21,6 +26,18 @@ def test_a_stage_that_was_there_comes_in_a_state_named_cached(home: Path) -> Non
     assert isinstance(state, State)
     assert (state.name, state.is_completed(), state.data) == ("Cached", True, stage)
     assert state.message == f"nothing to do: {'d' * 20}"
+
+
+def test_work_in_threads_stops_where_the_run_has_ended(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(reporting, "get_run_logger", lambda: logging.getLogger("progress"))
+    move = reporting.progress("tuning", "settings")
+    with contextlib.suppress(KeyboardInterrupt), abandoned_on_error():
+        move(1, 2)
+        raise KeyboardInterrupt
+    with pytest.raises(StoppedError):
+        move(2, 2)
+    with abandoned_on_error():  # another run in the same process
+        move(2, 2)
 
 
 @pytest.mark.parametrize(

@@ -15,7 +15,7 @@ from flows.settings import INPUTS, TAG, inputs_of, prepare, threads, tracked
 from nucleus_unet import backend, records, tracking
 from nucleus_unet.interruption import StoppedError
 from nucleus_unet.recipe import Recipe
-from nucleus_unet.sweep import EPOCHS, Trial, best_half, candidates
+from nucleus_unet.sweep import EPOCHS, Trial, best_half, best_of, candidates
 from tasks.publish import publish_sweep
 
 
@@ -68,7 +68,7 @@ def sweep(
                 tried.append(_trial(one, training_data, backend.resolve(short), run))
             trials += tried
             left = best_half(tried)
-        best = max(tried, key=lambda trial: trial.score)
+        best = best_of(trials)
         winner = recipes[best.changes]
         publish_sweep(trials, best, winner, run)
     return Swept(run, trials, winner)

@@ -59,8 +59,7 @@ def follow(function: str, *args: Any, poll: Callable[[], list[Any]]) -> Generato
         pid = process.submit(os.getpid).result()
         _followed.add(pid)
         try:
-            if _abandoned.is_set():
-                raise StoppedError("stopped before it began")
+            raise_if_abandoned()
             yield from _reports(process.submit(_call, function, *args), pid, poll)
         finally:
             _followed.discard(pid)
@@ -128,20 +127,25 @@ def run_in_worker(
 
     There is one for each number of CPU threads that Keras is to compute with, as a process cannot
     change it. Safe to call from many threads; the calls run one after another. `meanwhile` is called
-    now and then until the function ends, and once after.
+    before, now and then until the function ends, and once after; where it raises, a call that has not
+    begun is dropped.
     """
     with _choosing:
         if threads not in _workers:
             _workers[threads] = new_process()
         worker = _workers[threads]
+    meanwhile = meanwhile or (lambda: None)
+    meanwhile()
     try:
         future: Future[Any] = worker.submit(_call, function, *args)
-        while meanwhile and not future.done():
-            meanwhile()
-            wait([future], timeout=POLL_S)
+        try:
+            while not future.done():
+                meanwhile()
+                wait([future], timeout=POLL_S)
+        finally:
+            future.cancel()
         result = future.result()
-        if meanwhile:
-            meanwhile()
+        meanwhile()
         return result
     except BrokenProcessPool:
         with _choosing:

@@ -88,18 +88,23 @@ def candidates(
 
 
 def best_half(trials: Sequence[Trial]) -> list[tuple[str, ...]]:
-    """The better half of trials, rounded up, in their order; of equal ones the first.
+    """The better half of trials, rounded up, in their order, without failed ones; of equal the first."""
+    ranked = sorted((t for t in trials if not t.failed), key=lambda trial: -trial.score)
+    kept = {trial.changes for trial in ranked[: (len(trials) + 1) // 2]}
+    return [trial.changes for trial in trials if trial.changes in kept]
+
+
+def best_of(trials: Sequence[Trial]) -> Trial:
+    """The best of those that trained longest and did not fail.
 
     Raises
     ------
     NucleusError
         All failed.
     """
-    ranked = sorted((t for t in trials if not t.failed), key=lambda trial: -trial.score)
-    if not ranked:
+    if all(trial.failed for trial in trials):
         raise NucleusError("every training of the sweep failed: its log says how each did")
-    kept = {trial.changes for trial in ranked[: (len(trials) + 1) // 2]}
-    return [trial.changes for trial in trials if trial.changes in kept]
+    return max((t for t in trials if not t.failed), key=lambda trial: (trial.epochs, trial.score))
 
 
 def _text(value: Any) -> str:

@@ -98,9 +98,10 @@ def build_segmenter(network: Network, image_size: int | None) -> keras.Model:
         return keras.Model(inputs, build_unet(network, None, outputs=channels)(x), name="segmenter")
     size = unet_input_size(network, image_size)
     if (margin := max(_margins(size, image_size))) >= image_size:
+        other = "network.padding=same" if network.padding == "valid" else "a smaller network.depth"
         raise NucleusError(
-            f"data.image_size = {image_size}: valid convolutions at depth {network.depth} mirror "
-            f"{margin} px around it, more than it has; take larger images or network.padding=same"
+            f"data.image_size = {image_size}: {network.padding} convolutions at depth {network.depth} "
+            f"mirror {margin} px around it, more than it has; take larger images or {other}"
         )
     unet = build_unet(network, size, outputs=channels)
     inputs = keras.Input((image_size, image_size, 3), name="image")

@@ -11,6 +11,7 @@ from nucleus_unet import figures, submission
 from nucleus_unet.files import write_atomically
 from nucleus_unet.home import home
 from nucleus_unet.instances import nuclei
+from nucleus_unet.isolation import raise_if_abandoned
 from nucleus_unet.recipe import Inference
 from nucleus_unet.stages import Stage, run_stage
 from tasks.predict import images_in
@@ -30,6 +31,7 @@ def encode(images: Stage, shard: range, maps: Stage, inference: Inference) -> An
     def build(folder: Path) -> None:
         rows = []
         for entry in entries:
+            raise_if_abandoned()
             labels = nuclei(np.load(maps.folder / f"{entry.id}.npy"), inference)
             rows += submission.rows(entry.id, labels)
             suffix, content = figures.label_image(labels)

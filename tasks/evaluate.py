@@ -37,7 +37,7 @@ def evaluate(recipe: Recipe, images: Stage, labels: Stage, split: Stage, model: 
     network = model.folder / MODEL
 
     def build(folder: Path) -> None:
-        with TemporaryDirectory(dir=folder) as maps:
+        with TemporaryDirectory(dir=folder, ignore_cleanup_errors=True) as maps:
             judged = judge(recipe, network, validation, recipe.inference.tune, Path(maps))
             scores, inference = dict(judged.scores), judged.inference
             by_image = scores.pop("by_image")

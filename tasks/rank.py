@@ -149,7 +149,7 @@ def _evaluated(champion: Model, new: Model, unseen: Sequence[Sample], labels: St
     models = {"champion": (theirs, champion[1]), "new": new}
 
     def build(folder: Path) -> None:
-        with TemporaryDirectory(dir=folder) as maps:
+        with TemporaryDirectory(dir=folder, ignore_cleanup_errors=True) as maps:
             judged = {
                 name: judge(*model, unseen, recipe.inference.tune, Path(maps, name))
                 for name, model in models.items()

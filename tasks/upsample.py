@@ -11,6 +11,7 @@ from prefect.cache_policies import NO_CACHE
 
 from nucleus_unet import instances
 from nucleus_unet.home import home
+from nucleus_unet.isolation import raise_if_abandoned
 from nucleus_unet.stages import Stage, run_stage
 from tasks.predict import images_in
 from tasks.reporting import state_of
@@ -23,12 +24,13 @@ def upsample(images: Stage, shard: range, maps: Stage) -> Any:
 
     def build(folder: Path) -> None:
         for entry in entries:
+            raise_if_abandoned()
             name = f"{entry.id}.npy"
             predicted = np.load(maps.folder / name)
             if predicted.shape[:2] == (entry.height, entry.width):
                 try:
                     os.link(maps.folder / name, folder / name)  # takes no more of the disk
-                except PermissionError:  # of another user's file
+                except OSError:  # of another user's file, or where there are no links
                     shutil.copyfile(maps.folder / name, folder / name)
             else:
                 larger = instances.upsample(predicted, entry.height, entry.width)

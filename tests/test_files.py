@@ -70,3 +70,9 @@ def test_a_lock_is_one_process_at_a_time_and_the_others_say_that_they_wait(tmp_p
         order.append("first")
     thread.join(30)
     assert order == ["first", "second"]
+
+
+def test_a_name_as_long_as_a_file_system_takes(tmp_path: Path) -> None:
+    path = tmp_path / ("\N{MICROSCOPE}" * 62 + ".png")  # 252 bytes
+    write_atomically(path, "x")
+    assert [each.read_text() for each in tmp_path.iterdir()] == ["x"]

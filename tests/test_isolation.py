@@ -130,3 +130,10 @@ def test_progress_of_a_worker_is_told_until_it_ends(tmp_path: Path) -> None:
     assert seen[-1]
     run_in_worker(1, "time:sleep", 1, meanwhile=lambda: seen.append(True))
     assert len(seen) > 3
+
+
+def test_nothing_is_begun_where_the_run_has_ended(tmp_path: Path) -> None:
+    with pytest.raises(ZeroDivisionError):
+        run_in_worker(1, "os:mkdir", tmp_path / "made", meanwhile=lambda: [1 // 0].clear())
+    run_in_worker(1, "os:getpid")  # which would come after it
+    assert not (tmp_path / "made").exists()

@@ -2,7 +2,7 @@ import pytest
 
 from nucleus_unet.errors import NucleusError
 from nucleus_unet.recipe import Recipe
-from nucleus_unet.sweep import Trial, best_half, candidates, combinations
+from nucleus_unet.sweep import Trial, best_half, best_of, candidates, combinations
 
 OVER = {"training.optimizer": ["sgd", "adam"], "data.normalize": [True, False], "a": [1]}
 
@@ -69,5 +69,16 @@ def test_the_better_half_goes_on() -> None:
     assert best_half([trials[1], trials[3]]) == [("b",)]  # the first of equal ones
     assert best_half(trials[:1]) == [("a",)]
     assert best_half(trials[1:3]) == [("b",)]  # and no failure beside it
+    assert best_half(trials[2:3]) == []
+
+
+def test_the_best_is_of_those_that_trained_longest() -> None:
+    trials = [
+        Trial(("a",), 1, 0.75, "run"),
+        Trial(("b",), 2, 0.25, "run"),
+        Trial(("c",), 2, 0.5, "run"),
+        Trial(("d",), 4, float("-inf"), None),
+    ]
+    assert best_of(trials) == trials[2]
     with pytest.raises(NucleusError, match="every training of the sweep failed"):
-        best_half(trials[2:3])
+        best_of(trials[3:])

@@ -140,6 +140,9 @@ def test_an_image_smaller_than_its_mirrored_margin() -> None:
     with pytest.raises(NucleusError, match=message):
         build_segmenter(network, 64)
     assert np.asarray(build_segmenter(network, 96)(images(96, 1))).shape == (1, 96, 96, 1)
+    deep = network.model_copy(update={"padding": "same", "depth": 6, "dropout": (0.0,) * 7})
+    with pytest.raises(NucleusError, match=r"same convolutions .* or a smaller network\.depth"):
+        build_segmenter(deep, 20)
 
 
 @pytest.mark.parametrize("padding", ["same", "valid"])

@@ -42,9 +42,10 @@ def borders(labels: NDArray[np.integer]) -> NDArray[np.float32]:
     """
     square = np.ones((2 * BORDER_REACH_PX + 1,) * 2, np.uint8)
     # float32 holds whole numbers up to 2²⁴, and is what OpenCV takes beyond 65,535.
-    largest = cv2.dilate(labels.astype(np.float32), square)
+    numbers = labels.astype(np.float32)
+    largest = cv2.dilate(numbers, square)
     # Background must not be the least, so it is taken for the largest number.
-    least = cv2.erode(np.where(labels, labels, 2**24).astype(np.float32), square)
+    least = cv2.erode(np.where(labels, numbers, np.float32(2**24)), square)
     return ((largest > least) & (largest > 0)).astype(np.float32)
 
 

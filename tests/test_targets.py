@@ -10,10 +10,12 @@ from nucleus_unet.targets import CHANNELS, borders, distance, targets
 label_images = hnp.arrays(
     np.int32, hnp.array_shapes(min_dims=2, max_dims=2, max_side=12), elements=st.integers(0, 3)
 )
+each_type = pytest.mark.parametrize("dtype", [np.uint16, np.int32, np.int64])  # uint16 as prepared
 
 
-def test_distance_by_hand() -> None:
-    labels = np.zeros((7, 12), np.uint16)
+@each_type
+def test_distance_by_hand(dtype: type) -> None:
+    labels = np.zeros((7, 12), dtype)
     labels[1:6, 1:6] = 4
     labels[1:6, 6:9] = 2  # touches it
     expected = np.zeros((7, 12))
@@ -32,11 +34,12 @@ def test_the_end_of_the_image_is_no_edge() -> None:
     assert (distance(np.ones((4, 4), np.int32)) == 1).all()
 
 
-def test_borders_by_hand() -> None:
-    labels = np.array([[1, 1, 1, 1, 0, 0, 2, 2, 2, 2, 0, 0, 0, 0, 0, 3]])
+@each_type
+def test_borders_by_hand(dtype: type) -> None:
+    labels = np.array([[1, 1, 1, 1, 0, 0, 2, 2, 2, 2, 0, 0, 0, 0, 0, 3]], dtype)
     expected = np.array([[0, 0, 0, 0, 1, 1, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0]])
     np.testing.assert_array_equal(borders(labels), expected)
-    touching = np.array([[1, 1, 1, 2, 2, 2]])
+    touching = np.array([[1, 1, 1, 2, 2, 2]], dtype)
     np.testing.assert_array_equal(borders(touching), [[0, 1, 1, 1, 1, 0]])
 
 
@@ -48,6 +51,7 @@ def test_borders_of_more_nuclei_than_16_bits_number() -> None:
 @given(label_images)
 def test_maps_stay_in_range(labels: NDArray[np.int32]) -> None:
     maps = targets(labels, "nuclei")
+    np.testing.assert_array_equal(targets(labels.astype(np.uint16), "nuclei"), maps)
     assert (maps.shape, maps.dtype) == ((*labels.shape, 3), np.float32)
     assert 0 <= maps.min() <= maps.max() <= 1
     np.testing.assert_array_equal(maps[..., 0], labels > 0)

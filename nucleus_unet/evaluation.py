@@ -96,8 +96,8 @@ def tune(
 ) -> Inference:
     """Choose the values of `GRID` by the mean score of the images, one after the other, twice.
 
-    What was chosen so far stays where all values of `GRID` are worse; of equal ones the first is
-    taken. The score of these images by what was chosen is a little better than that of new ones.
+    What was chosen so far stays where no value of `GRID` is better. The score of these images by what
+    was chosen is a little better than that of new ones.
 
     Parameters
     ----------
@@ -128,7 +128,7 @@ def tune(
     with ThreadPoolExecutor(usable_cores()) as pool:
         for key in keys:
             settings = [inference.model_copy(update={key: value}) for value in GRID[key]]
-            inference = max([*settings, inference], key=try_one)
+            inference = max([inference, *settings], key=try_one)
     return inference
 
 

@@ -95,7 +95,8 @@ def _verdict(
         raise
     # An older model, which this code cannot read; what passes by ends the run, and it is taken up.
     except (NucleusError, LookupError, TypeError, ValueError) as error:
-        get_run_logger().warning("not compared with the champion: %s", error)
+        fault = not isinstance(error, NucleusError)
+        get_run_logger().warning("not compared with the champion: %s", error, exc_info=fault)
         return False, f"Version {champion.number}, the champion, cannot be compared: {error}"
     both = json.loads((stage.folder / SCORES_OF_BOTH).read_text())
     theirs, ours = both["champion"], both["new"]

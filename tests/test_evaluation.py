@@ -179,11 +179,10 @@ def test_many_images_are_not_all_open_at_once(case: Callable[..., Case]) -> None
     limits = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (200, limits[1]))
     try:
-        assert (
-            tune(samples, maps, Inference(tune=True), lambda *_: None).cutoff == 0.3
-        )  # of equal ones the first
+        tuned = tune(samples, maps, Inference(tune=True), lambda *_: None)
     finally:
         resource.setrlimit(resource.RLIMIT_NOFILE, limits)
+    assert tuned == Inference(tune=True)  # all values are as good, so what the recipe says stays
 
 
 def test_where_nuclei_begin_is_tuned_by_the_score(

@@ -106,7 +106,7 @@ def decode_labels(content: bytes, name: str) -> NDArray[np.int64]:
     Raises
     ------
     NucleusError
-        As `decode_mask`, and where a value is negative or not whole.
+        As `decode_mask`, and where a value is negative, not whole, or 2⁶³ and more.
     """
     plane = decode_mask(content, name)
     # ImageJ writes labels as 32-bit floats
@@ -114,6 +114,8 @@ def decode_labels(content: bytes, name: str) -> NDArray[np.int64]:
         raise NucleusError(f"{name}: label values are not whole numbers: save them as integers")
     if plane.size and plane.min() < 0:
         raise NucleusError(f"{name}: has negative labels: background is 0 and nuclei are from 1")
+    if plane.size and plane.max() >= 2**63:  # infinity, too
+        raise NucleusError(f"{name}: has a label of 2⁶³ or more: number nuclei from 1")
     return plane.astype(np.int64)
 
 

@@ -30,7 +30,7 @@ from nucleus_unet.dataset.raw import RawDataset, RawSample, open_raw
 from nucleus_unet.errors import NucleusError
 from nucleus_unet.files import sha256_bytes, sha256_file, write_atomically
 
-DECODERS = ("opencv-python-headless", "tifffile")
+DECODERS = ("opencv-python-headless", "tifffile", "numpy")
 """Distributions that decide pixels beside our code."""
 
 Progress = Callable[[int, int], None]

@@ -196,6 +196,8 @@ def test_labels_are_lossless() -> None:
         (tiff(np.array([[0, 1.5]], np.float32)), "not whole numbers"),
         (tiff(np.array([[0, np.nan]], np.float32)), "not whole numbers"),
         (tiff(np.array([[0, -1]], np.int16)), "has negative labels"),
+        (tiff(np.array([[0, np.inf]], np.float32)), "has a label of 2⁶³ or more"),
+        (tiff(np.array([[0, 2**63]], np.uint64)), "has a label of 2⁶³ or more"),
     ],
 )
 def test_labels_that_are_refused(content: bytes, message: str) -> None:

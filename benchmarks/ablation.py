@@ -79,9 +79,9 @@ the rest.
 
 In the first table of 1,250 steps `outputs=flow` learns the direction to the middle of the nucleus
 instead of the distance; pixels that arrive at one place by following it are one nucleus. It gains no
-more than chance does and takes more code than the distance. `outputs=star` learns 16 star-convex distances
-instead of the borders; polygons are taken from the likeliest middle on, and what they leave goes to a
-neighbour by watershed. It was not tuned, which takes long, but tried with two cutoffs of seeds: with
+more than chance does and takes more code than the distance. `outputs=star` learns 16 distances
+(star-convex) instead of the borders; polygons are taken from the likeliest middle on, what is left is a
+neighbour's by watershed. It was not tuned, which takes long, but tried with two cutoffs of seeds: with
 either it splits many more nuclei than the distance does. The rows with `magnification` and
 `min_confidence` have the very weights of the first: images are predicted at so many times their size,
 nuclei of a lower mean probability, here tuned, are left out."""

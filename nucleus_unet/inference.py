@@ -50,22 +50,18 @@ def predict(
     (S, S, C) float32 in [0, 1], or where the recipe trains on crops (H, W, C) times the
     magnification; in order
     """
+    seen = (look(image, recipe.data) for image in images)
     if recipe.data.framing == "crop":
         channels, by = CHANNELS[recipe.network.outputs], recipe.inference.magnification
-        for image in images:
-            seen = _normalized(_magnified(image, by), image, recipe.data)
-            yield _predict_whole(model, seen, channels, recipe.inference)
+        for image in seen:
+            yield _predict_whole(model, _magnified(image, by), channels, recipe.inference)
     else:
-        size = model.input_shape[1]
-        resized = (_normalized(resize(image, size), image, recipe.data) for image in images)
-        yield from _predict_resized(model, resized, recipe.inference)
+        yield from _predict_resized(model, seen, recipe.inference)
 
 
-def _normalized(
-    resized: NDArray[np.uint8], image: NDArray[np.uint8], data: Data
-) -> NDArray[np.uint8]:
-    """An image in another size, normalised after it, as in training, by what the image itself has."""
-    return apply_table(resized, normalizing_table(image)) if data.normalize else resized
+def look(image: NDArray[np.uint8], data: Data) -> NDArray[np.uint8]:
+    """The image as the network sees it: normalised where the recipe says so."""
+    return apply_table(image, normalizing_table(image)) if data.normalize else image
 
 
 def _magnified(image: NDArray[np.uint8], by: float) -> NDArray[np.uint8]:
@@ -76,18 +72,20 @@ def _magnified(image: NDArray[np.uint8], by: float) -> NDArray[np.uint8]:
 
 
 def _predict_resized(
-    model: keras.Model, resized: Iterator[NDArray[np.uint8]], inference: Inference
+    model: keras.Model, images: Iterator[NDArray[np.uint8]], inference: Inference
 ) -> Iterator[NDArray[np.float32]]:
     """Maps at the network's own size, each the mean over its flips and turns where asked.
 
     Every batch has the same shape, the last one filled up with black: some kernels depend on it, and
     so would the last bits of the result.
     """
+    size = model.input_shape[1]
+    resized = (resize(image, size) for image in images)
     if inference.flips:
         yield from (_predict_tile(model, image, flips=True) for image in resized)
         return
     while chunk := list(itertools.islice(resized, inference.batch_size)):
-        batch = np.zeros((inference.batch_size, *chunk[0].shape), np.uint8)
+        batch = np.zeros((inference.batch_size, size, size, 3), np.uint8)
         batch[: len(chunk)] = chunk
         yield from np.asarray(model.predict_on_batch(batch))[: len(chunk)]
 

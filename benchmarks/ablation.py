@@ -27,7 +27,7 @@ PARTS = (
     (),
     ("inference.flips=false",),
     ("inference.tune=false",),
-    ("inference.magnification=1",),
+    ("inference.magnification=1.33",),
     (
         "augmentation.scale_range=[1, 1]",
         "augmentation.intensity_range=0",
@@ -84,7 +84,12 @@ more than chance does and takes more code than the distance. `outputs=star` lear
 neighbour's by watershed. It was not tuned, which takes long, but tried with two cutoffs of seeds: with
 either it splits many more nuclei than the distance does. The rows with `magnification` and
 `min_confidence` have the very weights of the first: images are predicted at so many times their size,
-nuclei of a lower mean probability, here tuned, are left out."""
+nuclei of a lower mean probability, here tuned, are left out.
+
+In the table of 1,250 steps with borders between nuclei all rows have the same weights. Of images at
+1.33 times their size the score is no higher, and the mean of kinds lower, than of images as they are, so
+`best` takes them as they are; with the fault it gained 0.011. The second row, of the first recipe too,
+normalises images after they are magnified; that was taken back."""
 IGNORED = ("training.threads", "training.precision", "training.deterministic")
 
 

@@ -275,7 +275,10 @@ def _toml(value: Any) -> str:
             "data.framing = crop goes with network.depth up to 4, not 5",
         ),
         (["data.image_size=100"], "cannot be halved 4 times, .* take a multiple of 16"),
-        (["data.framing=resize"], "inference.magnification goes with data.framing = crop"),
+        (
+            ["data.framing=resize", "inference.magnification=2"],
+            "inference.magnification goes with data.framing = crop",
+        ),
     ],
 )
 def test_parts_that_do_not_go_together(overrides: list[str], message: str) -> None:

@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 LOCK := requirements/$(shell command -v nvidia-smi >/dev/null 2>&1 && echo cuda || echo cpu).lock
 INSTALLED := $(VENV)/installed-$(notdir $(LOCK))
 
-.PHONY: install run test test-all lint lock deploy worker
+.PHONY: install run test test-all lint lock worker
 
 install: $(INSTALLED)
 
@@ -29,10 +29,6 @@ test: install lint
 
 test-all: install lint
 	$(BIN)/pytest
-
-# Against the Prefect server at PREFECT_API_URL.
-deploy: install
-	$(BIN)/nucleus deploy
 
 worker: install
 	@: $${PREFECT_API_URL:?set it to the Prefect server whose work the worker is to do}

@@ -22,9 +22,10 @@ from nucleus_unet.dataset.raw import dataset_name
 from nucleus_unet.dataset.synthetic import write_synthetic
 from nucleus_unet.errors import NucleusError
 from nucleus_unet.files import locked
-from nucleus_unet.home import LOG_INS, home, home_id, prepare_environment, ui_url
+from nucleus_unet.home import home, home_id, prepare_environment, ui_url
 from nucleus_unet.isolation import abandoned_on_error
 from nucleus_unet.recipe import Recipe, digest_of
+from nucleus_unet.servers import refused_log_in
 from nucleus_unet.source import packages, source
 from nucleus_unet.stages import code_digest
 
@@ -66,10 +67,7 @@ def require_access() -> None:
     except PrefectHTTPStatusError as error:
         if error.response.status_code not in (401, 403):
             raise
-        name = "PREFECT_API_URL"
-        raise NucleusError(
-            f"{name}={os.environ[name]} refuses the log-in: set {LOG_INS[name]}=USER:PASSWORD"
-        ) from error
+        raise refused_log_in("PREFECT_API_URL") from error
 
 
 def _one_line(record: logging.LogRecord) -> bool:

@@ -12,7 +12,7 @@ from nucleus_unet.errors import NucleusError
 from nucleus_unet.files import locked, make_folder, write_atomically
 
 LOG_INS = {
-    "PREFECT_API_URL": "PREFECT_API_AUTH_STRING",
+    "PREFECT_API_URL": "PREFECT_API_AUTH_STRING=USER:PASSWORD",
     "MLFLOW_TRACKING_URI": "MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD",
 }
 """Where a server's log-in belongs; its address is shown and logged."""

@@ -5,6 +5,14 @@ import os
 import httpx
 
 from nucleus_unet.errors import NucleusError
+from nucleus_unet.home import LOG_INS
+
+
+def refused_log_in(variable: str) -> NucleusError:
+    """What to say of a server that refuses the log-in, or asks for one."""
+    return NucleusError(
+        f"{variable}={os.environ[variable]} refuses the log-in: set {LOG_INS[variable]}"
+    )
 
 
 def check_servers(*variables: str) -> None:

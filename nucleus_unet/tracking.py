@@ -31,13 +31,13 @@ from mlflow.utils.mlflow_tags import (
     MLFLOW_SOURCE_TYPE,
 )
 
-from nucleus_unet.errors import NucleusError
 from nucleus_unet.files import locked, sha256_file
-from nucleus_unet.home import LOG_INS, home, ui_url
+from nucleus_unet.home import home, ui_url
 from nucleus_unet.interruption import StoppedError
 from nucleus_unet.machine import machine
 from nucleus_unet.recipe import Recipe
 from nucleus_unet.reproduction import LoggedDataset
+from nucleus_unet.servers import refused_log_in
 from nucleus_unet.source import packages, requirements_lock, source
 
 EXPERIMENT = "nucleus-unet"
@@ -102,10 +102,7 @@ def require_access() -> None:
     except MlflowException as error:
         if error.get_http_status_code() not in (401, 403):
             raise
-        name = "MLFLOW_TRACKING_URI"
-        raise NucleusError(
-            f"{name}={mlflow.get_tracking_uri()} refuses the log-in: set {LOG_INS[name]}"
-        ) from error
+        raise refused_log_in("MLFLOW_TRACKING_URI") from error
 
 
 @contextmanager

@@ -23,9 +23,12 @@ def a_home_of_their_own(tmp_path_factory: pytest.TempPathFactory) -> Iterator[No
 
 
 @pytest.fixture
-def environment_put_back() -> Iterator[None]:
-    """What a test, and the code that it calls, set in the environment is gone after it."""
+def nothing_set() -> Iterator[None]:
+    """No variable of ours, Prefect's or MLflow's; what is set meanwhile is gone after the test."""
     before = dict(os.environ)
+    for name in before:
+        if name.startswith(("NUCLEUS_", "PREFECT_", "MLFLOW_", "DO_NOT_TRACK")):
+            del os.environ[name]
     yield
     os.environ.clear()
     os.environ.update(before)

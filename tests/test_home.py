@@ -18,12 +18,9 @@ from nucleus_unet.home import (
 
 
 @pytest.fixture(autouse=True)
-def bare(environment_put_back: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A working directory of its own, and none of the variables."""
+def bare(nothing_set: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A working directory of its own."""
     monkeypatch.chdir(tmp_path)
-    for name in [*os.environ]:
-        if name.startswith(("NUCLEUS_", "MLFLOW_", "PREFECT_", "DO_NOT_TRACK")):
-            del os.environ[name]
 
 
 def test_the_home_is_made_in_the_working_directory(tmp_path: Path) -> None:
@@ -110,16 +107,19 @@ def test_a_profile_alone_names_no_server(monkeypatch: pytest.MonkeyPatch) -> Non
         prepare_environment()
 
 
-def test_a_named_mlflow_server_is_left_alone(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://mlflow:5000")
+@pytest.mark.parametrize("uri", ["http://mlflow:5000", "postgresql://ann:secret@host/mlflow"])
+def test_a_named_mlflow_server_or_database_is_left_alone(
+    monkeypatch: pytest.MonkeyPatch, uri: str
+) -> None:
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
     prepare_environment()
-    assert os.environ["MLFLOW_TRACKING_URI"] == "http://mlflow:5000"
+    assert os.environ["MLFLOW_TRACKING_URI"] == uri
 
 
 @pytest.mark.parametrize(
     ("name", "where"),
     [
-        ("PREFECT_API_URL", "PREFECT_API_AUTH_STRING"),
+        ("PREFECT_API_URL", "PREFECT_API_AUTH_STRING=USER:PASSWORD"),
         ("MLFLOW_TRACKING_URI", "MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD"),
     ],
 )
@@ -131,12 +131,6 @@ def test_a_log_in_does_not_belong_in_an_address(
         prepare_environment()
     said = f"{name} holds a log-in, and would be shown: give https://host:9/api, and the log-in as "
     assert str(caught.value) == said + where
-
-
-def test_but_in_that_of_a_database(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("MLFLOW_TRACKING_URI", "postgresql://ann:secret@host/mlflow")
-    prepare_environment()
-    assert os.environ["MLFLOW_TRACKING_URI"] == "postgresql://ann:secret@host/mlflow"
 
 
 @pytest.mark.parametrize(

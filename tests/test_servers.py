@@ -17,12 +17,7 @@ from cryptography.x509.oid import NameOID
 from nucleus_unet.errors import NucleusError
 from nucleus_unet.servers import check_servers
 
-
-@pytest.fixture(autouse=True)
-def bare(monkeypatch: pytest.MonkeyPatch) -> None:
-    """No server is named."""
-    for name in ("PREFECT_API_URL", "MLFLOW_TRACKING_URI"):
-        monkeypatch.delenv(name, raising=False)
+pytestmark = pytest.mark.usefixtures("nothing_set")
 
 
 class Health(BaseHTTPRequestHandler):
@@ -84,12 +79,14 @@ def test_a_server_whose_certificate_is_of_the_team(
     )
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.load_cert_chain(pem)
+    Health.asked.clear()
     with HTTPServer(("127.0.0.1", 0), Health) as server:
         server.socket = context.wrap_socket(server.socket, server_side=True)
         Thread(target=server.serve_forever, daemon=True).start()
         monkeypatch.setenv("MLFLOW_TRACKING_URI", f"https://127.0.0.1:{server.server_port}")
         check_servers()
         server.shutdown()
+    assert Health.asked == ["/health"]
 
 
 @pytest.mark.parametrize("variable", ["PREFECT_API_URL", "MLFLOW_TRACKING_URI"])

@@ -127,11 +127,8 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Place:
 
 
 @pytest.fixture
-def bare(environment_put_back: None, tmp_path: Path) -> Path:
+def bare(nothing_set: None, tmp_path: Path) -> Path:
     """The home of commands run in this process: no server named, and the variables put back."""
-    for name in [*os.environ]:
-        if name.startswith(PREFIXES):
-            del os.environ[name]
     os.environ["NUCLEUS_HOME"] = str(tmp_path / "home")
     return tmp_path / "home"
 

@@ -27,7 +27,6 @@ PARTS = (
     (),
     ("inference.flips=false",),
     ("inference.tune=false",),
-    ("inference.magnification=1.33",),
     (
         "augmentation.scale_range=[1, 1]",
         "augmentation.intensity_range=0",

@@ -7,7 +7,6 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-import cv2
 import keras
 import numpy as np
 from numpy.typing import NDArray
@@ -47,14 +46,13 @@ def predict(
 
     Yields
     ------
-    (S, S, C) float32 in [0, 1], or where the recipe trains on crops (H, W, C) times the
-    magnification; in order
+    (S, S, C) float32 in [0, 1], or where the recipe trains on crops (H, W, C); in order
     """
     seen = (look(image, recipe.data) for image in images)
     if recipe.data.framing == "crop":
-        channels, by = CHANNELS[recipe.network.outputs], recipe.inference.magnification
+        channels = CHANNELS[recipe.network.outputs]
         for image in seen:
-            yield _predict_whole(model, _magnified(image, by), channels, recipe.inference)
+            yield _predict_whole(model, image, channels, recipe.inference)
     else:
         yield from _predict_resized(model, seen, recipe.inference)
 
@@ -62,13 +60,6 @@ def predict(
 def look(image: NDArray[np.uint8], data: Data) -> NDArray[np.uint8]:
     """The image as the network sees it: normalised where the recipe says so."""
     return apply_table(image, normalizing_table(image)) if data.normalize else image
-
-
-def _magnified(image: NDArray[np.uint8], by: float) -> NDArray[np.uint8]:
-    if by == 1:
-        return image
-    height, width = (round(by * side) for side in image.shape[:2])
-    return np.asarray(cv2.resize(image, (width, height), interpolation=cv2.INTER_LINEAR), np.uint8)
 
 
 def _predict_resized(

@@ -174,12 +174,6 @@ class Inference(Part):
         False,
         description="Choose cutoffs, least area and confidence by the score on validation images",
     )
-    magnification: float = Field(
-        1,
-        ge=1,
-        le=4,
-        description="Images are predicted so many times their size, where crops are trained on",
-    )
     flips: bool = Field(False, description="Mean over the eight flips and turns of each image")
     tile_px: int = Field(
         1024,
@@ -205,8 +199,6 @@ class Recipe(Part):
 
     @model_validator(mode="after")
     def _crops_of_any_size(self) -> Self:
-        if self.data.framing == "resize" and self.inference.magnification > 1:
-            raise ValueError("inference.magnification goes with data.framing = crop")
         if self.data.framing == "crop":
             if self.network.padding == "valid":
                 raise ValueError("data.framing = crop goes with network.padding = same")

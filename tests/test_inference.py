@@ -180,10 +180,6 @@ def test_flips_and_turns_are_turned_back(native: Recipe, mosaic: NDArray[np.uint
     image = mosaic[:70, :100]
     [maps] = predict(Echo(), [image], flipped)  # type: ignore[arg-type]
     np.testing.assert_allclose(maps, image / 255, atol=1e-6)
-    larger = flipped.with_overrides(["inference.magnification=2.5"])
-    [maps] = predict(Echo(), [image], larger)  # type: ignore[arg-type]
-    assert maps.shape == (175, 250, 3)
-    np.testing.assert_allclose(upsample(maps, 70, 100), image / 255, atol=0.02)
 
 
 def test_flips_of_resized_images_too(

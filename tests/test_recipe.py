@@ -58,7 +58,6 @@ OFF = {
     "training.keep": "best",
     "inference.min_area_px": 0,
     "inference.min_confidence": 0,
-    "inference.magnification": 1,
     "inference.tune": False,
     "inference.flips": False,
 }
@@ -275,10 +274,6 @@ def _toml(value: Any) -> str:
             "data.framing = crop goes with network.depth up to 4, not 5",
         ),
         (["data.image_size=100"], "cannot be halved 4 times, .* take a multiple of 16"),
-        (
-            ["data.framing=resize", "inference.magnification=2"],
-            "inference.magnification goes with data.framing = crop",
-        ),
     ],
 )
 def test_parts_that_do_not_go_together(overrides: list[str], message: str) -> None:

@@ -5,6 +5,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 PERCENTILES = (1.0, 99.7)
+GROUND_PERCENTILES = (0.01, 50, 99.99)
 LEAST_RANGE = 8.0
 """An image that spans fewer of the 255 grey levels is noise, and is not stretched further."""
 
@@ -12,8 +13,9 @@ LEAST_RANGE = 8.0
 def normalizing_table(image: NDArray[np.uint8]) -> NDArray[np.uint8]:
     """What each value of each channel becomes: its percentiles 1 and 99.7 go to 0 and 255.
 
-    Where the median is bright the result is inverted, so that nuclei are brighter than the ground in
-    every kind of image of which they cover less than half.
+    Where the median is nearer the brightest than the darkest pixels, a few aside, the result is
+    inverted, so that nuclei are brighter than the ground in every kind of image of which they cover
+    less than half, and more than those few.
 
     Parameters
     ----------
@@ -33,8 +35,8 @@ def normalizing_table(image: NDArray[np.uint8]) -> NDArray[np.uint8]:
     )
     table = np.clip(np.rint(stretched), 0, 255).astype(np.uint8)
     total = np.sum(counts, axis=0).cumsum()
-    median = int(np.searchsorted(total, total[-1] / 2))
-    return 255 - table if table[median].mean() > 127 else table
+    dark, median, bright = np.searchsorted(100 * total / total[-1], GROUND_PERCENTILES)
+    return 255 - table if bright - median < median - dark else table
 
 
 def apply_table(image: NDArray[np.uint8], table: NDArray[np.uint8]) -> NDArray[np.uint8]:

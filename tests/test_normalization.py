@@ -28,6 +28,23 @@ def test_bright_ground_is_inverted() -> None:
     assert (seen[10, 50] == 255).all()
 
 
+@pytest.mark.parametrize("vignetting", [0, 10])
+@pytest.mark.parametrize("nuclei", [1, 10])
+def test_nuclei_are_bright_in_a_dark_field_that_is_nearly_empty(
+    nuclei: int, vignetting: float
+) -> None:
+    y, x = np.mgrid[-1:1:256j, -1:1:256j]
+    ground = 30 - vignetting * (x**2 + y**2) ** 2 / 2
+    image = np.rint(ground + np.random.default_rng(0).normal(0, 1.5, ground.shape))
+    for k in range(nuclei):
+        image[20 * k + 20 : 20 * k + 26, 100:106] = 150  # each 0.05 % of the image
+    image = np.repeat(image[..., None].astype(np.uint8), 3, axis=2)
+    for seen in (image, 255 - image):
+        normal = apply_table(seen, normalizing_table(seen))
+        assert (normal[22, 102] == 255).all()
+        assert np.median(normal) < 240
+
+
 def test_channels_are_stretched_apart() -> None:
     image = np.stack([ramp(10, 60)[..., 0], ramp(0, 255)[..., 0], ramp(5, 25)[..., 0]], axis=-1)
     seen = apply_table(image, normalizing_table(image))

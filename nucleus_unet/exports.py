@@ -26,31 +26,25 @@ _MEASURED = {
 """What scikit-image calls a measurement, and we."""
 
 
-def measurements(
-    image: NDArray[np.uint8], labels: NDArray[np.integer], stretch: tuple[float, float] = (0, 255)
-) -> list[dict[str, Any]]:
+def measurements(image: NDArray[Any], labels: NDArray[np.integer]) -> list[dict[str, Any]]:
     """A row for each nucleus.
 
     Parameters
     ----------
-    image : (H, W, 3) uint8
+    image : (H, W, C)
+        Of any type.
     labels : (H, W) int
         0 background, n one nucleus.
-    stretch : tuple of float
-        Values of the image file that became 0 and 255 in `image`.
 
     Returns
     -------
     list of dict
         ``nucleus`` its label, ``area_px``, ``x_px`` and ``y_px`` the centre, from the middle of the
-        image's first pixel, ``mean_intensity`` over pixels and channels, in values of the image file
-        (beyond `stretch` they are cut off), ``eccentricity`` of the ellipse with the same moments, 0 a
-        circle, towards 1 a line.
+        image's first pixel, ``mean_intensity`` over pixels and channels, ``eccentricity`` of the
+        ellipse with the same moments, 0 a circle, towards 1 a line.
     """
-    low, high = stretch
-    intensities = low + image.mean(2) * ((high - low) / 255)
     wanted = {name.partition("-")[0] for name in _MEASURED}
-    found = regionprops_table(labels, intensities, properties=sorted(wanted))
+    found = regionprops_table(labels, image.mean(2), properties=sorted(wanted))
     columns = [found[name].tolist() for name in _MEASURED]
     rows = zip(*columns, strict=True)
     return [dict(zip(_MEASURED.values(), row, strict=True)) for row in rows]

@@ -17,7 +17,7 @@ from nucleus_unet.submission import read_submission
 
 ARITHMETIC = (
     *("tensorflow", "jax", "jaxlib", "keras", "numpy", "opencv-python-headless", "scikit-image"),
-    *("scipy", "scikit-learn", "tifffile"),
+    *("scipy", "scikit-learn", "tifffile", "imagecodecs"),
 )
 """Packages that compute what is compared, those that compute most first."""
 

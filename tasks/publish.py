@@ -13,7 +13,7 @@ from prefect.logging import get_run_logger
 
 from nucleus_unet import exports, figures, submission, tracking
 from nucleus_unet.card import model_card
-from nucleus_unet.dataset.prepared import load_image
+from nucleus_unet.dataset.prepared import load_image, originals
 from nucleus_unet.dataset.raw import dataset_name
 from nucleus_unet.errors import NucleusError
 from nucleus_unet.evaluation import tuned_keys
@@ -133,25 +133,29 @@ def publish_submission(
 
 @task(cache_policy=NO_CACHE)
 def publish_nuclei(
-    images: Stage, encoded: Sequence[Stage], outlines: Sequence[exports.Outlines], to: Path
+    raws: Sequence[Path],
+    images: Stage,
+    encoded: Sequence[Stage],
+    outlines: Sequence[exports.Outlines],
+    to: Path,
 ) -> None:
     """Write what was found, for people and for other programs.
 
+    Intensities are measured in the raw files, of which `images` are the prepared ones.
     ``labels/<id>.png`` (``.tif`` for over 65,535 nuclei), ``overlays/<id>.png``, ``nuclei.csv`` and,
     by choice, ``outlines/<id>.geojson``, ``outlines/<id>.zip`` of ImageJ and ``coco.json``.
     """
     files = (path for stage in encoded for path in stage.folder.iterdir())
     label_files = {path.stem: path for path in files if path.suffix in (".png", ".tif")}
     rows = []
-    for entry in images_of(images.folder):
+    for entry, values in originals(raws, images_of(images.folder)):
         content = label_files[entry.id].read_bytes()
         write_atomically(to / "labels" / label_files[entry.id].name, content)
-        image = load_image(home(), entry)
         labels = figures.read_label_image(content)
-        picture = figures.overlay_png(image, labels, title=f"{entry.id}: {labels.max()} nuclei")
+        title = f"{entry.id}: {labels.max()} nuclei"
+        picture = figures.overlay_png(load_image(home(), entry), labels, title=title)
         write_atomically(to / "overlays" / f"{entry.id}.png", picture)
-        measured = exports.measurements(image, labels, entry.stretch or (0, 255))
-        rows += [{"image": entry.id} | row for row in measured]
+        rows += [{"image": entry.id} | row for row in exports.measurements(values, labels)]
         if "geojson" in outlines:
             write_atomically(to / "outlines" / f"{entry.id}.geojson", exports.geojson(labels))
         if "imagej" in outlines:

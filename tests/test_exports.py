@@ -48,8 +48,7 @@ def test_measurements_by_hand() -> None:
     assert pair["mean_intensity"] == 40
     assert 0.8 < pair["eccentricity"] <= 1
     assert measurements(image, np.zeros((4, 6), int)) == []
-    # 40 of 255 between the file's values 1000 and 3550.
-    assert measurements(image, LABELS, (1000, 3550))[1]["mean_intensity"] == 1400
+    assert measurements(image[..., :1] * np.uint16(100), LABELS)[1]["mean_intensity"] == 2500
 
 
 def test_outlines_by_hand() -> None:

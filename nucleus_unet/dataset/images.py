@@ -13,22 +13,28 @@ from numpy.typing import NDArray
 
 from nucleus_unet.errors import NucleusError
 
-STRETCH_PERCENTILES = (0.1, 99.9)
+STRETCH_PERCENTILES = (0.01, 99.99)
 """Values at these percentiles of an image with more than 8 bits become 0 and 255."""
 
 _PNG = b"\x89PNG\r\n\x1a\n"
 _JPEG = b"\xff\xd8\xff"
 _TIFF = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
+_COLOURS = (
+    tifffile.PHOTOMETRIC.MINISWHITE,
+    tifffile.PHOTOMETRIC.MINISBLACK,
+    tifffile.PHOTOMETRIC.RGB,
+    tifffile.PHOTOMETRIC.PALETTE,
+)
+_JPEG_IN_TIFF = (tifffile.PHOTOMETRIC.YCBCR, tifffile.COMPRESSION.JPEG)
+_ALPHA = ((tifffile.EXTRASAMPLE.ASSOCALPHA,), (tifffile.EXTRASAMPLE.UNASSALPHA,))
 
 
 @dataclass(frozen=True)
 class DecodedImage:
-    """An image as the network sees it, and how it came to 8 bits."""
+    """An image in 8 bits, and what it was."""
 
     image: NDArray[np.uint8]
     """(H, W, 3), RGB."""
-    stretch: tuple[float, float] | None
-    """The values that became 0 and 255; None where the file has 8 bits."""
     mode: str
     """What the file holds: gray, RGB or RGBA, with the type where it is not uint8."""
 
@@ -55,6 +61,31 @@ def decode_image(content: bytes, name: str) -> DecodedImage:
     NucleusError
         The file is truncated, damaged, of another kind, or has several pages.
     """
+    colours, mode = _colours(content, name)
+    image = _to_uint8(colours)
+    if image.shape[2] == 1:
+        image = np.repeat(image, 3, axis=2)
+    return DecodedImage(np.ascontiguousarray(image), mode)
+
+
+def decode_values(content: bytes, name: str) -> NDArray[Any]:
+    """Decode an image file to what it holds, but for alpha.
+
+    Returns
+    -------
+    ndarray
+        (H, W, 1) or (H, W, 3), RGB, values and type as stored.
+
+    Raises
+    ------
+    NucleusError
+        As `decode_image`.
+    """
+    return _colours(content, name)[0]
+
+
+def _colours(content: bytes, name: str) -> tuple[NDArray[Any], str]:
+    """Values without alpha, and the mode of `DecodedImage`."""
     pixels = _decode(content, name)
     channels = 1 if pixels.ndim == 2 else pixels.shape[2]
     mode = {1: "gray", 2: "gray + alpha", 3: "RGB", 4: "RGBA"}.get(channels)
@@ -62,11 +93,7 @@ def decode_image(content: bytes, name: str) -> DecodedImage:
         raise NucleusError(f"{name}: has {channels} channels: save it as gray, RGB or RGBA")
     if pixels.dtype != np.uint8:
         mode = f"{mode} {pixels.dtype}"
-    colour = pixels.reshape(*pixels.shape[:2], channels)[..., : 3 if channels > 2 else 1]
-    image, stretch = _to_uint8(colour)
-    if image.shape[2] == 1:
-        image = np.repeat(image, 3, axis=2)
-    return DecodedImage(np.ascontiguousarray(image), stretch, mode)
+    return pixels.reshape(*pixels.shape[:2], channels)[..., : 3 if channels > 2 else 1], mode
 
 
 def decode_mask(content: bytes, name: str) -> NDArray[Any]:
@@ -119,22 +146,20 @@ def decode_labels(content: bytes, name: str) -> NDArray[np.int64]:
     return plane.astype(np.int64)
 
 
-def _to_uint8(
-    pixels: NDArray[Any],
-) -> tuple[NDArray[np.uint8], tuple[float, float] | None]:
+def _to_uint8(pixels: NDArray[Any]) -> NDArray[np.uint8]:
     if pixels.dtype == np.uint8:
-        return pixels, None
+        return pixels
     if pixels.dtype == np.bool_:
-        return pixels.astype(np.uint8) * np.uint8(255), None
+        return pixels.astype(np.uint8) * np.uint8(255)
     finite = pixels[np.isfinite(pixels)]
     if not finite.size:
-        return np.zeros(pixels.shape, np.uint8), (0.0, 0.0)
+        return np.zeros(pixels.shape, np.uint8)
     low, high = (float(value) for value in np.percentile(finite, STRETCH_PERCENTILES))
     if low == high:
         low, high = float(finite.min()), float(finite.max())
     scale = 255 / (high - low) if high > low else 0.0
     stretched = np.clip(np.rint((pixels.astype(np.float64) - low) * scale), 0, 255)
-    return np.where(np.isfinite(pixels), stretched, 0).astype(np.uint8), (low, high)
+    return np.where(np.isfinite(pixels), stretched, 0).astype(np.uint8)
 
 
 def _decode(content: bytes, name: str) -> NDArray[Any]:
@@ -184,15 +209,12 @@ def _check_png(content: bytes, name: str) -> None:
 
 
 def _decode_tiff(content: bytes, name: str) -> NDArray[Any]:
-    """The one page of a TIFF; gray values are as stored, also where 0 is declared to be white."""
-    order = "<" if content.startswith(b"II") else ">"
-    offset_at, offset_type = (8, "Q") if b"+" in content[:4] else (4, "I")
+    """The one page of a TIFF, values as stored, also where 0 is declared to be white."""
     try:
-        (directory,) = struct.unpack_from(order + offset_type, content, offset_at)
-        if directory >= len(content):
-            raise _damaged(name, "truncated")
         with tifffile.TiffFile(BytesIO(content)) as tiff:
-            if len(tiff.pages) != 1:
+            if not tiff.pages:
+                raise _damaged(name, "truncated")
+            if len(tiff.pages) > 1:
                 raise NucleusError(
                     f"{name}: has {len(tiff.pages)} pages, and one image a file is read: save the "
                     "plane to be segmented on its own"
@@ -201,22 +223,30 @@ def _decode_tiff(content: bytes, name: str) -> NDArray[Any]:
             ends = map(sum, zip(page.dataoffsets, page.databytecounts, strict=True))
             if max(ends, default=0) > len(content):
                 raise _damaged(name, "truncated")
-            compressed = page.compression not in (1, 8, 32946)
-            if compressed and page.photometric == 0:  # OpenCV would turn 8-bit values round
-                raise NucleusError(
-                    f"{name}: is compressed with 0 as white: save it with 0 as black"
-                )
-            if (
-                compressed or page.photometric == 3
-            ):  # tifffile lacks LZW and JPEG, and keeps palettes
-                return _decode_opencv(content, name)
-            pixels = page.asarray()
-            if pixels.ndim not in (2, 3) or pixels.dtype.kind not in "buif":
-                raise NucleusError(
-                    f"{name}: holds {pixels.dtype} values of shape {pixels.shape}: save one "
-                    "plane of real numbers"
-                )
-            separate = pixels.ndim == 3 and page.planarconfig == 2
-            return np.moveaxis(pixels, 0, -1) if separate else pixels
-    except (tifffile.TiffFileError, ValueError, struct.error, zlib.error, IndexError) as error:
+            return _pixels(page, name)
+    except NucleusError:
+        raise
+    except Exception as error:  # of a damaged file anything may come
         raise _damaged(name, f"damaged ({error})") from error
+
+
+def _pixels(page: tifffile.TiffPage, name: str) -> NDArray[Any]:
+    """(H, W) or (H, W, C), with the colours of a palette."""
+    colours = tifffile.PHOTOMETRIC(page.photometric)
+    if colours not in _COLOURS and (colours, page.compression) != _JPEG_IN_TIFF:
+        raise NucleusError(f"{name}: its colours are {colours.name}: save it as gray or RGB")
+    if page.samplesperpixel == 2 and page.extrasamples[:1] not in _ALPHA:
+        raise NucleusError(f"{name}: has 2 channels of gray: save the one to be segmented")
+    pixels = page.asarray()
+    if pixels.ndim not in (2, 3) or pixels.dtype.kind not in "buif":
+        raise NucleusError(
+            f"{name}: holds {pixels.dtype} values of shape {pixels.shape}: save one plane of real "
+            "numbers"
+        )
+    if colours == tifffile.PHOTOMETRIC.PALETTE:
+        palette = np.asarray(page.colormap)
+        if palette.max() > 255:  # else it is one of 8 bits
+            palette >>= 8
+        return np.moveaxis(palette.astype(np.uint8)[:, pixels], 0, -1)
+    separate = pixels.ndim == 3 and page.planarconfig == tifffile.PLANARCONFIG.SEPARATE
+    return np.moveaxis(pixels, 0, -1) if separate else pixels

@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from nucleus_unet.dataset.images import decode_image, decode_labels, decode_mask
+from nucleus_unet.dataset.images import decode_image, decode_labels, decode_mask, decode_values
 from nucleus_unet.dataset.masks import (
     Merged,
     Problem,
@@ -30,7 +30,7 @@ from nucleus_unet.dataset.raw import RawDataset, RawSample, open_raw
 from nucleus_unet.errors import NucleusError
 from nucleus_unet.files import sha256_bytes, sha256_file, write_atomically
 
-DECODERS = ("opencv-python-headless", "tifffile", "numpy")
+DECODERS = ("opencv-python-headless", "tifffile", "imagecodecs", "numpy")
 """Distributions that decide pixels beside our code."""
 
 Progress = Callable[[int, int], None]
@@ -66,8 +66,6 @@ class ImageEntry(Entry):
 
     folder: ClassVar[str] = "images"
 
-    stretch: tuple[float, float] | None
-    """The source values that became 0 and 255, where it has other than 8 bits."""
     source: str
     """Where the image was read: the raw data set's path and the member in it."""
 
@@ -153,7 +151,6 @@ def ingest(
             source_sha256=source_sha256,
             height=decoded.image.shape[0],
             width=decoded.image.shape[1],
-            stretch=decoded.stretch,
             source=source,
         )
         return _store(store, made, decoded.image)
@@ -216,6 +213,26 @@ def merge(
 
     with _samples(raws, annotated=True) as samples:
         return Labels(entries=_one_each(in_threads(entry, samples, progress)))
+
+
+def originals(
+    raws: Sequence[Path], entries: Sequence[ImageEntry]
+) -> Iterator[tuple[ImageEntry, NDArray[Any]]]:
+    """Images of raw data sets with the values of their files, as `decode_values` gives them.
+
+    Raises
+    ------
+    NucleusError
+        A file is gone or another than `ingest` read.
+    """
+    with _samples(raws, annotated=False) as samples:
+        files = {sample.id: (raw, sample.image) for raw, sample in samples}
+        for entry in entries:
+            raw, name = files.get(entry.id, (None, ""))
+            content = raw.read(name) if raw else b""
+            if sha256_bytes(content) != entry.source_sha256:
+                raise NucleusError(f"{entry.source}: changed since it was read: start again")
+            yield entry, decode_values(content, entry.source)
 
 
 def load_image(store: Path, entry: ImageEntry) -> NDArray[np.uint8]:

@@ -55,12 +55,14 @@ def read_truth(
 def _read_solution(path: Path) -> Iterator[tuple[str, NDArray[np.int32]]]:
     csv.field_size_limit(sys.maxsize)  # a large nucleus has a long RLE
     try:
-        with path.open(newline="", encoding="utf-8") as file:
+        with path.open(newline="", encoding="utf-8-sig") as file:
             rows = list(csv.DictReader(file))
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise NucleusError(f"{path}: cannot be read ({error}): fetch it again") from error
     if not rows or not set(SOLUTION) <= rows[0].keys():
-        raise NucleusError(f"{path}: no solution: its columns are {', '.join(SOLUTION)}")
+        raise NucleusError(
+            f"{path}: not a solution CSV, which has the columns {', '.join(SOLUTION)}"
+        )
     by_image: dict[str, list[Mapping[str, str]]] = {}
     for line, row in enumerate(rows, 2):
         if None in row.values():

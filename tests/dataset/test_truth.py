@@ -36,6 +36,8 @@ def test_the_organisers_solution(tmp_path: Path) -> None:
     )
     assert read(path, tmp_path) == {"a": [[1, 0]], "b": [[1, 0, 0], [1, 0, 2]], "d": [[0]]}
     assert list(tmp_path.iterdir()) == [path]
+    path.write_bytes(b"\xef\xbb\xbf" + path.read_bytes())  # as Excel saves it
+    assert [*read(path, tmp_path)] == ["a", "b", "d"]
 
 
 def test_a_nucleus_of_very_many_runs(tmp_path: Path) -> None:
@@ -74,7 +76,7 @@ def test_a_damaged_solution_is_refused(tmp_path: Path, row: str, error: str) -> 
 def test_what_is_no_solution_is_refused(tmp_path: Path, content: bytes) -> None:
     path = tmp_path / "solution.csv"
     path.write_bytes(content)
-    with pytest.raises(NucleusError, match=r"solution\.csv: (no solution: its|cannot be read)"):
+    with pytest.raises(NucleusError, match=r"solution\.csv: (not a solution|cannot be read)"):
         read(path, tmp_path)
 
 

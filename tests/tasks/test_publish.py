@@ -18,12 +18,20 @@ RUN = tracking.Run("0" * 32, "http://127.0.0.1:5000")
 
 
 @pytest.fixture
-def images(home: Path, tmp_path: Path) -> Stage:
-    """Two black images, a of 4×6 and b of 2×2 pixels."""
-    raw = tmp_path / "raw"
-    raw.mkdir()
-    cv2.imwrite(str(raw / "a.png"), np.zeros((4, 6), np.uint8))
-    cv2.imwrite(str(raw / "b.png"), np.zeros((2, 2), np.uint8))
+def raw(tmp_path: Path) -> Path:
+    """Two images, a of 4×6 and b of 2×2 pixels, black but for one pixel of a."""
+    folder = tmp_path / "raw"
+    folder.mkdir()
+    a = np.zeros((4, 6), np.uint16)
+    a[0, 0] = 60_000
+    cv2.imwrite(str(folder / "a.png"), a)
+    cv2.imwrite(str(folder / "b.png"), np.zeros((2, 2), np.uint8))
+    return folder
+
+
+@pytest.fixture
+def images(home: Path, raw: Path) -> Stage:
+    """The same, prepared."""
     return ingest_stage([raw], annotated=False)
 
 
@@ -64,10 +72,10 @@ def test_another_cutoff_is_another_stage(images: Stage, maps: Stage) -> None:
 
 
 def test_nuclei_are_written_as_labels_overlays_outlines_and_a_table(
-    images: Stage, encoded: Stage, tmp_path: Path
+    raw: Path, images: Stage, encoded: Stage, tmp_path: Path
 ) -> None:
     out = tmp_path / "out"
-    publish_nuclei.fn(images, [encoded], ("geojson", "imagej", "coco"), out)
+    publish_nuclei.fn([raw], images, [encoded], ("geojson", "imagej", "coco"), out)
     labels = cv2.imread(str(out / "labels" / "a.png"), cv2.IMREAD_UNCHANGED)
     assert labels is not None
     assert labels.dtype == np.uint16
@@ -75,7 +83,7 @@ def test_nuclei_are_written_as_labels_overlays_outlines_and_a_table(
     assert {path.name for path in (out / "overlays").iterdir()} == {"a.png", "b.png"}
     head, row = (out / "nuclei.csv").read_text().splitlines()
     assert head == "image,nucleus,area_px,x_px,y_px,mean_intensity,eccentricity"
-    assert row.startswith("a,1,12.0,1.0,1.5,0.0,0.")
+    assert row.startswith("a,1,12.0,1.0,1.5,5000.0,0.")  # of 12 pixels one of 60,000
     names = {path.name for path in (out / "outlines").iterdir()}
     assert names == {"a.geojson", "a.zip", "b.geojson", "b.zip"}
     coco = json.loads((out / "coco.json").read_text())
@@ -83,11 +91,21 @@ def test_nuclei_are_written_as_labels_overlays_outlines_and_a_table(
     assert len(coco["annotations"]) == 1
 
 
-def test_outlines_are_written_by_choice(images: Stage, encoded: Stage, tmp_path: Path) -> None:
-    publish_nuclei.fn(images, [encoded], (), tmp_path)
+def test_outlines_are_written_by_choice(
+    raw: Path, images: Stage, encoded: Stage, tmp_path: Path
+) -> None:
+    publish_nuclei.fn([raw], images, [encoded], (), tmp_path)
     names = {path.name for path in tmp_path.iterdir()}
     assert names >= {"labels", "overlays", "nuclei.csv"}
     assert not names & {"outlines", "coco.json"}
+
+
+def test_an_image_that_changed_meanwhile_is_not_measured(
+    raw: Path, images: Stage, encoded: Stage, tmp_path: Path
+) -> None:
+    cv2.imwrite(str(raw / "b.png"), np.ones((2, 2), np.uint8))
+    with pytest.raises(NucleusError, match=r"b\.png: changed since it was read: start again"):
+        publish_nuclei.fn([raw], images, [encoded], (), tmp_path / "out")
 
 
 def test_rows_that_share_a_pixel_are_never_logged(

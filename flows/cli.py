@@ -17,6 +17,10 @@ from nucleus_unet.errors import NucleusError
 
 PATH = click.Path(path_type=Path)
 NIGHTLY = "0 2 * * *"
+PLACES = {
+    "champion": "predict works with it",
+    "challenger": "nucleus promote {} --why TEXT makes it the champion",
+}
 
 
 def training_option(help: str, **more: Any) -> Callable[..., Any]:
@@ -112,6 +116,7 @@ def retrain(
     _require_raw([test_data] if test_data else [])
     settings = _start()
     from flows.retrain import retrain as flow
+    from nucleus_unet.records import require_run
 
     data = (list(training_data) or None, test_data)
     made = settings.run_flow(flow, *data, recipe, registry=registry)
@@ -122,13 +127,12 @@ def retrain(
         if not key.startswith("AP at")  # in both UIs
     ]
     if made.submission:
-        rows += [
-            ("submission", str(made.submission.path)),
-            ("SHA-256", made.submission.sha256),
-            ("nuclei", f"{made.submission.nuclei} in {made.submission.images} images"),
-        ]
-    rows += [("run", made.run.id), ("see it in both UIs", f"{_typed()} ui {made.run.id}")]
-    _table(rows)
+        rows += _rows_of(made.submission)
+    if registry:
+        tags = require_run(made.run.id)
+        number, place = tags["model.version"], tags["model.place"]
+        rows += [("model", f"version {number}, the {place}: {PLACES[place].format(number)}")]
+    _table([*rows, *_run_rows(made.run)])
 
 
 @main.command()
@@ -165,12 +169,12 @@ def predict(images: tuple[Path, ...], model: str, out: Path, outlines: tuple[str
     click.echo("\nPredicted.")
     _table(
         [
-            ("submission", str(made.path)),
-            ("SHA-256", made.sha256),
-            ("nuclei", f"{made.nuclei} in {made.images} images"),
+            ("model of run", made.model_run_id),
+            *_rows_of(made.submission),
             ("label images", str(out / "labels")),
             ("overlays", str(out / "overlays")),
             ("table of nuclei", str(out / "nuclei.csv")),
+            *_run_rows(made.run),
         ]
     )
 
@@ -226,7 +230,7 @@ def reproduce(
         traceback.print_exc()
         sys.exit(2)
     click.echo(f"\n{report(answer)}\n")
-    _table([("run", answer.run.id), ("see it in both UIs", f"{_typed()} ui {answer.run.id}")])
+    _table(_run_rows(answer.run))
     sys.exit(0 if answer.identical else 1)
 
 
@@ -287,7 +291,7 @@ def sweep(
     for trial in swept.trials:
         score = "failed" if trial.failed else f"{trial.score:.4f}"
         click.echo(f"{trial.epochs:4} epochs  {score}  {' '.join(trial.changes)}")
-    _table([("run", swept.run.id), ("see it in both UIs", f"{_typed()} ui {swept.run.id}")])
+    _table(_run_rows(swept.run))
     if out:
         write_atomically(out, swept.winner.to_toml())
 
@@ -334,8 +338,12 @@ def diff(run_a: str, run_b: str) -> None:
     width = max((len(left) for _, left, _ in rows), default=0)
     _table([(name, f"{left:{width}}  {right}") for name, left, right in rows])
     if "submission.sha256" in a.tags and "submission.sha256" in b.tags:
-        files = [*a.data["test"].files, *b.data["test"].files]
-        sizes = {file["id"]: (file["height"], file["width"]) for file in files}
+        sizes_a, sizes_b = (
+            {file["id"]: (file["height"], file["width"]) for file in record.data["test"].files}
+            for record in (a, b)
+        )
+        both = sizes_a | sizes_b
+        sizes = {id_: both[id_] for id_ in both if sizes_a.get(id_, both[id_]) == both[id_]}
         different = compare_submissions(
             records.fetch_submission(a), records.fetch_submission(b), sizes
         )
@@ -495,6 +503,9 @@ def deploy(
     if training_data:
         recipe = load_recipe(recipe_name or "best", overrides)
         paths = [path.absolute() for path in training_data]
+        for path in (*paths, *([test_data] if test_data else [])):
+            if not path.exists():
+                click.echo(f"{path}: not on this machine; the worker must have it", err=True)
         schedule = Schedule(cron or NIGHTLY, paths, test_data and test_data.absolute(), recipe)
     deploy_to(schedule, notify, click.echo)
 
@@ -561,6 +572,18 @@ def _typed() -> Path | str:
     """The command as it was typed, where the shell would not find it by its name."""
     typed = Path(sys.argv[0])
     return typed if typed.name == "nucleus" and not shutil.which("nucleus") else "nucleus"
+
+
+def _rows_of(submission: Any) -> list[tuple[str, str]]:
+    return [
+        ("submission", str(submission.path)),
+        ("SHA-256", submission.sha256),
+        ("nuclei", f"{submission.nuclei} in {submission.images} images"),
+    ]
+
+
+def _run_rows(run: Any) -> list[tuple[str, str]]:
+    return [("run", run.id), ("see it in both UIs", f"{_typed()} ui {run.id}")]
 
 
 def _table(rows: list[tuple[str, str]]) -> None:

@@ -1,12 +1,15 @@
 """New images in; submission, label images and overlays out."""
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Annotated
 
 from prefect import flow
+from pydantic import Field
 
 from flows.settings import prepare, task_runner, tracked
-from nucleus_unet import backend, records, registry
+from nucleus_unet import backend, records, registry, tracking
 from nucleus_unet.exports import Outlines
 from nucleus_unet.files import make_folder
 from nucleus_unet.recipe import Recipe
@@ -20,10 +23,22 @@ from tasks.publish import Submission, log_dataset, publish_nuclei, publish_submi
 from tasks.upsample import upsample
 
 
+@dataclass(frozen=True)
+class Predicted:
+    """What a prediction made, and the run of the model that made it."""
+
+    run: tracking.Run
+    model_run_id: str
+    submission: Submission
+
+
 @flow(flow_run_name="predict with {model}", task_runner=task_runner())
 def predict(
-    images: list[Path], out: Path, model: str = CHAMPION, outlines: Sequence[Outlines] = ()
-) -> Submission:
+    images: Annotated[list[Path], Field(min_length=1)],
+    out: Path,
+    model: str = CHAMPION,
+    outlines: Sequence[Outlines] = (),
+) -> Predicted:
     """Find the nuclei of images with a logged model.
 
     Args:
@@ -44,8 +59,8 @@ def predict(
         log_dataset(run, "test", images, prepared)
         found = segment(recipe, network, prepared)
         submission = publish_submission(prepared, found, run, out)
-        publish_nuclei(prepared, [stages[-1] for stages in found], outlines, out)
-    return submission
+        publish_nuclei(images, prepared, [stages[-1] for stages in found], outlines, out)
+    return Predicted(run, run_id, submission)
 
 
 def segment(recipe: Recipe, network: Path, images: Stage) -> list[list[Stage]]:

@@ -36,6 +36,8 @@ def reproduce(
         test_data: The run's test images, in the same way.
     """
     prepare()
+    if training_data and not retrain:
+        raise NucleusError("training data go with retrain: the logged model needs none")
     record = records.fetch_record(run_id)
     recipe = records.recipe_of(run_id, record.recipe)
     test = _paths(record, "test", test_data)

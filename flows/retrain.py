@@ -9,6 +9,7 @@ from prefect.states import Completed
 from flows.predict import segment
 from flows.settings import INPUTS, SKIPPED, inputs_of, prepare, sample_data, task_runner, tracked
 from nucleus_unet import backend, tracking
+from nucleus_unet.errors import NucleusError
 from nucleus_unet.home import home
 from nucleus_unet.recipe import Recipe, load_recipe
 from tasks.evaluate import evaluate, scores_of, tuned_by
@@ -60,6 +61,10 @@ def retrain(
     """
     prepare()
     recipe = backend.resolve(recipe)
+    if test_data and not training_data:
+        raise NucleusError(
+            "test data go with training data: the built-in sample has test images of its own"
+        )
     if not training_data:
         training, test_data = sample_data()
         training_data = [training]

@@ -6,6 +6,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
 
+from httpx import HTTPError
+from mlflow.exceptions import MlflowException
 from prefect import flow, tags
 from prefect.logging import get_run_logger
 from pydantic import Field
@@ -32,7 +34,7 @@ class Swept:
 # It submits nothing itself.
 @flow(flow_run_name="sweep {recipe.name}", task_runner=threads())
 def sweep(
-    training_data: list[Path],
+    training_data: Annotated[list[Path], Field(min_length=1)],
     over: dict[str, list[Any]],
     recipe: Recipe = BEST,
     halvings: Annotated[int, Field(ge=0)] = 2,
@@ -61,6 +63,8 @@ def sweep(
     asked = json.dumps({"over": over, "halvings": halvings, "draws": draws, "seed": seed})
     with tracked("sweep", backend.resolve(recipe), training_data, {"sweep": asked}) as run:
         for rung in range(halvings, -1, -1):
+            if rung and len(left) == 1:
+                continue  # nothing to choose between
             epochs = max(1, recipe.training.epochs >> rung)
             tried = []
             for one in left:
@@ -86,8 +90,8 @@ def _trial(
                 made = retrain(training_data, None, recipe, registry=False, parent=parent.id)
             assert isinstance(made, Retrained)  # it skips only where it is asked to
             run_id = made.run.id
-    except StoppedError:
-        raise
+    except (StoppedError, MlflowException, HTTPError, OSError):
+        raise  # no fault of the recipe: the sweep goes on when it is started again
     except Exception as error:  # it diverged or took too much memory, as some in a sweep do
         get_run_logger().warning("%s failed: %s", " ".join(changes), error)
         return Trial(changes, recipe.training.epochs, float("-inf"), None)

@@ -28,7 +28,8 @@ def serve(run_id: str | None, say: Callable[[str], None]) -> None:
     NucleusError
         A port is taken, the run is unknown, or a server ended by itself.
     """
-    prefect = os.environ.get("PREFECT_API_URL", "").removesuffix("/api") or ui_url("prefect")
+    api = os.environ.get("PREFECT_API_URL", "").rstrip("/")
+    prefect = os.environ.get("PREFECT_UI_URL") or api.removesuffix("/api") or ui_url("prefect")
     lines = [f"Prefect  {prefect}", f"MLflow   {tracking.ui_address()}"]
     if run_id:
         tags = records.require_run(run_id)
@@ -72,7 +73,8 @@ def serve(run_id: str | None, say: Callable[[str], None]) -> None:
             for name, process in processes.items():
                 api = "/api" if name == "prefect" else ""
                 wait_for(f"{ui_url(name)}{api}", process, _log(name))
-        say("\n".join([*lines, "Ctrl-C ends both." if processes else "Served elsewhere."]))
+        last = "Ctrl-C ends what is served here." if processes else "Served elsewhere."
+        say("\n".join([*lines, last]))
         while processes:
             time.sleep(1)
             for name, process in processes.items():

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from nucleus_unet.errors import NucleusError
-from nucleus_unet.files import locked
+from nucleus_unet.files import locked, make_folder
 from nucleus_unet.recipe import Recipe
 
 
@@ -84,10 +84,16 @@ def gpus_held(on_wait: Callable[[], None]) -> Iterator[None]:
     """Hold the visible GPUs; a training of the same user that is on one of them is waited for.
 
     Two would slow each other, or run out of memory.
+
+    Raises
+    ------
+    NucleusError
+        There can be no locks in the user's own folder.
     """
     folder = Path.home() / ".cache" / "nucleus-unet"
     with contextlib.ExitStack() as held:
         for index in visible_gpus():
+            make_folder(folder, "set HOME to a folder that can be written")
             held.enter_context(locked(folder / f"gpu-{index}.lock", on_wait))
         yield
 

@@ -14,6 +14,7 @@ from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
 from typing import Any
 
+from nucleus_unet.errors import NucleusError
 from nucleus_unet.home import home
 from nucleus_unet.interruption import StoppedError
 
@@ -53,7 +54,7 @@ def follow(function: str, *args: Any, poll: Callable[[], list[Any]]) -> Generato
     Raises
     ------
     Exception
-        What the function raised, or `BrokenProcessPool` where its process was killed.
+        What the function raised; `NucleusError` where its process was killed.
     """
     with new_process() as process:
         pid = process.submit(os.getpid).result()
@@ -61,6 +62,8 @@ def follow(function: str, *args: Any, poll: Callable[[], list[Any]]) -> Generato
         try:
             raise_if_abandoned()
             yield from _reports(process.submit(_call, function, *args), pid, poll)
+        except BrokenProcessPool as error:
+            raise _killed() from error
         finally:
             _followed.discard(pid)
 
@@ -129,6 +132,11 @@ def run_in_worker(
     change it. Safe to call from many threads; the calls run one after another. `meanwhile` is called
     before, now and then until the function ends, and once after; where it raises, a call that has not
     begun is dropped.
+
+    Raises
+    ------
+    Exception
+        As of `follow`.
     """
     with _choosing:
         if threads not in _workers:
@@ -147,11 +155,18 @@ def run_in_worker(
         result = future.result()
         meanwhile()
         return result
-    except BrokenProcessPool:
+    except BrokenProcessPool as error:
         with _choosing:
             if _workers.get(threads) is worker:
                 del _workers[threads]  # the next call, as of a task tried again, gets a new one
-        raise
+        raise _killed() from error
+
+
+def _killed() -> NucleusError:
+    return NucleusError(
+        "the process that computes was killed, mostly for want of memory: free some, or take smaller "
+        "batches (training.batch_size, inference.batch_size), and start again"
+    )
 
 
 def _call(function: str, *args: Any) -> Any:

@@ -114,7 +114,7 @@ class Training(Part):
     """How the weights are found."""
 
     seed: int = Field(10, ge=0, description="Seed of initial weights, augmentation and dropout")
-    epochs: int = Field(ge=1, le=10_000, description="Most epochs to train")
+    epochs: int = Field(50, ge=1, le=10_000, description="Most epochs to train")
     steps_per_epoch: int = Field(25, ge=1, description="Batches in an epoch")
     batch_size: int = Field(32, ge=1, description="Images in a batch")
     optimizer: Literal["sgd", "adam", "adamw"] = Field("sgd", description="Optimizer")
@@ -194,11 +194,13 @@ class Recipe(Part):
     data: Data = Data()
     augmentation: Augmentation = Augmentation()
     network: Network = Network()
-    training: Training
+    training: Training = Training()
     inference: Inference = Inference()
 
     @model_validator(mode="after")
     def _crops_of_any_size(self) -> Self:
+        if self.data.framing == "resize" and self.augmentation.scale_range != (1, 1):
+            raise ValueError("augmentation.scale_range goes with data.framing = crop")
         if self.data.framing == "crop":
             if self.network.padding == "valid":
                 raise ValueError("data.framing = crop goes with network.padding = same")
@@ -313,8 +315,7 @@ def parse_recipe(values: dict[str, Any], origin: str) -> Recipe:
     try:
         return Recipe.model_validate(values)
     except ValidationError as error:
-        # A key that is misspelt is missing as well: say the former.
-        first = min(error.errors(), key=lambda e: e["type"] != "extra_forbidden")
+        first = error.errors()[0]
         key = ".".join(str(part) for part in first["loc"][:2])
         if first["type"] == "extra_forbidden":
             known = {*Recipe.model_fields, *flatten(_EVERY_KEY)}

@@ -1,11 +1,18 @@
 """The servers that the environment names."""
 
 import os
+import re
 
 import httpx
 
 from nucleus_unet.errors import NucleusError
 from nucleus_unet.home import LOG_INS
+
+_DATABASE = re.compile(r"(sqlite|postgresql|mysql|mssql)(\+\w+)?://")
+_EXAMPLES = {
+    "PREFECT_API_URL": "http://HOST:4200/api",
+    "MLFLOW_TRACKING_URI": "http://HOST:5000 or sqlite:////FOLDER/mlflow.db",
+}
 
 
 def refused_log_in(variable: str) -> NucleusError:
@@ -31,10 +38,10 @@ def check_servers(*variables: str) -> None:
     for variable in variables or ("PREFECT_API_URL", "MLFLOW_TRACKING_URI"):
         url = os.environ.get(variable, "").rstrip("/")
         if not url.startswith(("http://", "https://")):
-            if url and variable == "PREFECT_API_URL":
+            if url and not (variable == "MLFLOW_TRACKING_URI" and _DATABASE.match(url)):
                 # not shown: without http:// it is not known where a password would be
-                raise NucleusError(f"{variable} is no address: give one as http://HOST:4200/api")
-            continue  # MLflow takes databases and folders too
+                raise NucleusError(f"{variable} is no address: give one as {_EXAMPLES[variable]}")
+            continue
         try:
             # Whether somebody is there; both tools check certificates, by settings of their own.
             httpx.get(f"{url}/health", timeout=10, verify=False).raise_for_status()

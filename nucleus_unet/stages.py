@@ -1,6 +1,7 @@
 """A stage's output lies in a folder named by the digest of all that it depends on."""
 
 import ast
+import errno
 import json
 import shutil
 import threading
@@ -11,6 +12,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+from nucleus_unet.errors import NucleusError
 from nucleus_unet.files import locked, sha256_bytes, sha256_file, write_atomically
 from nucleus_unet.recipe import digest_of
 
@@ -67,6 +69,11 @@ def run_stage(
     Returns
     -------
     Stage
+
+    Raises
+    ------
+    Exception
+        What `build` raised; `NucleusError` where the disk is full.
     """
     started = time.monotonic()
     key = {
@@ -135,9 +142,12 @@ def _build(
     partial.mkdir(parents=True, exist_ok=True)
     try:
         build(partial)
-    except BaseException:
+    except BaseException as error:
         if not resumable:
             shutil.rmtree(partial, ignore_errors=True)
+        if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+            full = f"{folder}: {error.strerror}: free the disk or set NUCLEUS_HOME"
+            raise NucleusError(full) from error
         raise
     seconds = time.monotonic() - started
     files = {str(p.relative_to(partial)): sha256_file(p) for p in _files(partial)}

@@ -138,7 +138,8 @@ def _scan(path: Path) -> tuple[dict[str, list[tuple[int, str]]], list[Problem]]:
     problems = []
     # One ragged nucleus can be longer than the csv module's own limit of 131,072 characters.
     csv.field_size_limit(sys.maxsize)
-    reader = csv.reader(io.StringIO(content.decode(errors="replace"), newline=""), strict=True)
+    text = content.decode("utf-8-sig", errors="replace")  # as Excel marks what it saves
+    reader = csv.reader(io.StringIO(text, newline=""), strict=True)
     try:
         if tuple(next(reader, ())) != HEADER:
             problems.append(Problem(1, "", f"the header is not {','.join(HEADER)}"))

@@ -65,6 +65,11 @@ class Answer:
     causes: Sequence[str]
     """In what the two runs differ, the likeliest first."""
 
+    @property
+    def outcome(self) -> str:
+        """``identical`` or ``different``."""
+        return "identical" if self.identical else "different"
+
 
 @task(cache_policy=NO_CACHE)
 def compare(
@@ -99,16 +104,15 @@ def compare(
     tracking.log_bytes(run, "reproduction.md", page.encode())
     tracking.log_json(run, "reproduction.json", asdict(answer))
     tracking.describe(run.id, page)
-    tracking.log_tags(run, {"outcome": "identical" if answer.identical else "different"})
-    get_run_logger().info("%s: %s", "identical" if answer.identical else "different", run.url)
+    tracking.log_tags(run, {"outcome": answer.outcome})
+    get_run_logger().info("%s: %s", answer.outcome, run.url)
     return answer
 
 
 def report(answer: Answer) -> str:
     """The answer as a page, in markdown; ``reproduction.json`` has all of it."""
-    outcome = "identical" if answer.identical else "different"
     lines = [
-        f"# Reproduction of {answer.reproduces}: {outcome}",
+        f"# Reproduction of {answer.reproduces}: {answer.outcome}",
         f"submission.csv: logged {answer.sha256[0]}, made {answer.sha256[1]}.",
     ]
     if answer.weights_equal is not None:

@@ -17,7 +17,7 @@ from nucleus_unet import evaluation, figures, records, registry, tracking
 from nucleus_unet.champion import LEAST_SLIDES, compare
 from nucleus_unet.dataset.sample import Sample
 from nucleus_unet.errors import NucleusError
-from nucleus_unet.files import write_atomically
+from nucleus_unet.files import sha256_file, write_atomically
 from nucleus_unet.home import home
 from nucleus_unet.interruption import StoppedError
 from nucleus_unet.recipe import Recipe
@@ -86,11 +86,13 @@ def _verdict(
 ) -> tuple[bool, str]:
     """Whether a new model is better than the champion, and what shows it."""
     try:
+        theirs, new = records.fetch_model(champion.run_id), (recipe, made.model.folder / MODEL)
+        if theirs[0].digest() == recipe.digest() and sha256_file(theirs[1]) == sha256_file(new[1]):
+            return False, "It is the champion once more: the same weights and cutoffs."
         slides, unseen = _unseen(champion, recipe, made)
         if not unseen:
             return False, "The champion or this model was trained on each validation slide."
-        new = (recipe, made.model.folder / MODEL)
-        stage = _evaluated(records.fetch_model(champion.run_id), new, unseen, made.labels)
+        stage = _evaluated(theirs, new, unseen, made.labels)
     except StoppedError:
         raise
     # An older model, which this code cannot read; what passes by ends the run, and it is taken up.
@@ -99,16 +101,16 @@ def _verdict(
         get_run_logger().warning("not compared with the champion: %s", error, exc_info=fault)
         return False, f"Version {champion.number}, the champion, cannot be compared: {error}"
     both = json.loads((stage.folder / SCORES_OF_BOTH).read_text())
-    theirs, ours = both["champion"], both["new"]
-    found = compare(theirs, ours, slides)
+    old_scores, new_scores = both["champion"], both["new"]
+    found = compare(old_scores, new_scores, slides)
     tracking.log_metrics(run, {f"champion/{key}": value for key, value in asdict(found).items()})
     tracking.log_files(run, "pictures", [stage.folder / PICTURE])
     picture = (stage.folder / PICTURE).read_bytes()
     show(picture, "disagreement", "Images on which this model and the champion differ most")
-    old_score, new_score = (np.mean([*scores.values()]) for scores in (theirs, ours))
+    old, new_one = (np.mean([*scores.values()]) for scores in (old_scores, new_scores))
     said = (
-        f"| model | score |\n|---|---|\n| version {champion.number}, the champion | {old_score:.4f} |\n"
-        f"| this one | {new_score:.4f} |\n\nDifference {found.difference:+.4f}, with chance from "
+        f"| model | score |\n|---|---|\n| version {champion.number}, the champion | {old:.4f} |\n"
+        f"| this one | {new_one:.4f} |\n\nDifference {found.difference:+.4f}, with chance from "
         f"{found.low:+.4f} to {found.high:+.4f}, on {found.images} images of {found.slides} slides that "
         "neither was trained on."
     )

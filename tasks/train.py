@@ -222,7 +222,7 @@ def start_weights_of(recipe: Recipe) -> Path | None:
     if run_id is None:
         return None
     origin, network = records.fetch_model(run_id)
-    for key in ("base_filters", "depth", "outputs"):
+    for key in ("base_filters", "depth", "outputs", "activation"):
         theirs, ours = getattr(origin.network, key), getattr(recipe.network, key)
         if theirs != ours:
             raise NucleusError(

@@ -49,12 +49,21 @@ def test_no_server_is_asked_where_none_is_named(
     assert Health.asked == []
 
 
-def test_an_address_of_prefect_that_is_none(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("PREFECT_API_URL", "ann:secret@localhost:4200")
+@pytest.mark.parametrize(
+    ("variable", "example"),
+    [
+        ("PREFECT_API_URL", "http://HOST:4200/api"),
+        ("MLFLOW_TRACKING_URI", "http://HOST:5000 or sqlite:////FOLDER/mlflow.db"),
+    ],
+)
+@pytest.mark.parametrize("address", ["ann:secret@localhost:4200", "localhost:5000", "htp://h:1"])
+def test_what_is_no_address(
+    variable: str, example: str, address: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(variable, address)
     with pytest.raises(NucleusError) as caught:
         check_servers()
-    said = "PREFECT_API_URL is no address: give one as http://HOST:4200/api"
-    assert str(caught.value) == said
+    assert str(caught.value) == f"{variable} is no address: give one as {example}"
 
 
 def test_servers_that_answer(server: str, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,3 +1,4 @@
+import errno
 import gc
 import json
 import time
@@ -10,6 +11,7 @@ from typing import Any
 import pytest
 
 from nucleus_unet import stages
+from nucleus_unet.errors import NucleusError
 from nucleus_unet.stages import Stage, code_digest, is_whole, run_stage
 
 
@@ -112,6 +114,14 @@ def test_a_failure_leaves_nothing(tmp_path: Path) -> None:
         run(tmp_path, fail)
     assert list(tmp_path.glob("stages/*/*")) == []
     assert not run(tmp_path, Build()).cached
+
+
+def test_a_full_disk_is_told_with_the_way_out(tmp_path: Path) -> None:
+    def build(folder: Path) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with pytest.raises(NucleusError, match="No space left on device: free the disk or set NUC"):
+        run_stage(tmp_path, "s", {}, build, code=["rle"])
 
 
 def test_a_resumable_stage_goes_on_in_the_folder_it_was_cut_in(tmp_path: Path) -> None:

@@ -41,7 +41,9 @@ def test_written_bytes(tmp_path: Path) -> None:
 
 
 def test_read(csv: Callable[[str | bytes], Path]) -> None:
-    assert read_submission(csv(VALID)) == {"a": ["1 2 5 1", "3 1"], "b": []}
+    found = {"a": ["1 2 5 1", "3 1"], "b": []}
+    assert read_submission(csv(VALID)) == found
+    assert read_submission(csv("\ufeff" + VALID)) == found  # as Excel saves it
 
 
 def test_ids_as_in_the_data(tmp_path: Path) -> None:

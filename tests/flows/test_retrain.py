@@ -2,6 +2,7 @@
 
 import csv
 import json
+import re
 import shutil
 import subprocess
 import sys
@@ -94,6 +95,7 @@ def test_it_ends_with_what_was_made(retrained: Any) -> None:
     assert said["SHA-256"] == sha256_file(retrained.submission)
     assert said["see it in both UIs"] == f"nucleus ui {retrained.run_id}"
     assert said["nuclei"].endswith(" in 3 images")
+    assert said["model"] == "version 1, the champion: predict works with it"
     assert 0 <= float(said["validation mean_iou"]) <= 1
 
 
@@ -397,6 +399,7 @@ def predicted(retrained: Any, tmp_path_factory: pytest.TempPathFactory) -> Path:
     assert done.returncode == 0, done.stderr
     assert "Traceback" not in done.stderr
     assert str(out / "submission.csv") in done.stdout
+    assert re.search(rf"^model of run +{retrained.run_id}$", done.stdout, re.MULTILINE)
     return out
 
 

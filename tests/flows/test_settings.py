@@ -97,3 +97,13 @@ def test_the_sample_is_written_once(
     assert settings.sample_data() == settings.sample_data()
     assert len(calls) == 1
     assert calls[0].parent == bare / "sample"
+
+
+def test_data_that_would_not_be_looked_at_are_refused(settings: Any) -> None:
+    from flows.reproduce import reproduce
+    from flows.retrain import retrain
+
+    with pytest.raises(NucleusError, match="test data go with training data"):
+        retrain.fn(test_data=Path("test"))
+    with pytest.raises(NucleusError, match="training data go with retrain"):
+        reproduce.fn("0" * 32, training_data=[Path("train")])

@@ -45,7 +45,7 @@ def test_both_uis_serve_the_run_until_ctrl_c(retrained: Any) -> None:
     limit.start()
     assert process.stdout is not None
     try:
-        said = "".join(iter(process.stdout.readline, "Ctrl-C ends both.\n"))
+        said = "".join(iter(process.stdout.readline, "Ctrl-C ends what is served here.\n"))
         [run_page] = re.findall(rf"http://127\.0\.0\.1:{mlflow}/\S+/runs/{run_id}\n", said)
         [flow_run] = re.findall(r"/runs/flow-run/(\S+)\n", said)
         children = psutil.Process(process.pid).children(recursive=True)

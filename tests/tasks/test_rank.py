@@ -16,6 +16,8 @@ from tasks import rank as module
 from tasks.evaluate import SCORES
 from tasks.publish import Trained
 
+RUN: Any = SimpleNamespace(id="0" * 32)
+
 
 def test_an_attempt_after_the_promotion_leaves_it_as_it_is(
     home: Path, tmp_path: Path, tiny: Recipe, monkeypatch: pytest.MonkeyPatch
@@ -50,6 +52,27 @@ def test_an_attempt_after_the_promotion_leaves_it_as_it_is(
     told = {"said": "Version 1: It is the first.", "url": run.url}
     assert events == [("nucleus.champion.new", told)]
     assert MlflowClient().get_run(run.id).data.tags["model.place"] == "champion"
+
+
+def test_the_champion_itself_is_not_compared(
+    tiny: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made = Stage("train", tmp_path / "made", "d" * 64, cached=True, seconds=1.0)
+    logged = tmp_path / "logged.keras"
+    made.folder.mkdir()
+    (made.folder / module.MODEL).write_text("weights")
+    logged.write_text("weights")
+    monkeypatch.setattr(module.records, "fetch_model", lambda _: (tiny, logged))
+    unseen: list[str] = []
+    monkeypatch.setattr(module, "_unseen", lambda *_: ({}, unseen))
+    champion: Any = SimpleNamespace(run_id="champion")
+    other = tiny.with_overrides(["inference.cutoff=0.4"])
+    for recipe, said in ((tiny, "the champion once more"), (other, "trained on each validation")):
+        better, why = module._verdict(champion, recipe, Trained(*[made] * 5), RUN)
+        assert not better
+        assert said in why
+    logged.write_text("others")
+    assert "trained on each" in module._verdict(champion, tiny, Trained(*[made] * 5), RUN)[1]
 
 
 @pytest.mark.parametrize(("tune", "champion_scores"), [(True, 1), (False, 0)])

@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Annotated, Any
 
 from httpx import HTTPError
-from mlflow.exceptions import MlflowException
 from prefect import flow, tags
 from prefect.logging import get_run_logger
 from pydantic import Field
@@ -90,7 +89,7 @@ def _trial(
                 made = retrain(training_data, None, recipe, registry=False, parent=parent.id)
             assert isinstance(made, Retrained)  # it skips only where it is asked to
             run_id = made.run.id
-    except (StoppedError, MlflowException, HTTPError, OSError):
+    except (StoppedError, tracking.MlflowException, HTTPError, OSError):
         raise  # no fault of the recipe: the sweep goes on when it is started again
     except Exception as error:  # it diverged or took too much memory, as some in a sweep do
         get_run_logger().warning("%s failed: %s", " ".join(changes), error)

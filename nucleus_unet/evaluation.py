@@ -108,7 +108,8 @@ def tune(
     progress : callable
         Called with (done, total), in settings.
     """
-    keys = 2 * tuned_keys(np.load(maps[0], mmap_mode="r").shape[-1])
+    channels = np.load(maps[0], mmap_mode="r").shape[-1] // len(inference.scales)
+    keys = 2 * tuned_keys(channels)
     tried, total = itertools.count(1), sum(len(GRID[key]) + 1 for key in keys)
 
     @functools.cache

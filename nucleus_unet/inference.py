@@ -7,6 +7,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+import cv2
 import keras
 import numpy as np
 from numpy.typing import NDArray
@@ -46,13 +47,21 @@ def predict(
 
     Yields
     ------
-    (S, S, C) float32 in [0, 1], or where the recipe trains on crops (H, W, C); in order
+    (S, S, C) float32 in [0, 1], or where the recipe trains on crops (H, W, C for each scale); in
+    order
     """
     seen = (look(image, recipe.data) for image in images)
     if recipe.data.framing == "crop":
         channels = CHANNELS[recipe.network.outputs]
         for image in seen:
-            yield _predict_whole(model, image, channels, recipe.inference)
+            maps = (
+                upsample(
+                    _predict_whole(model, _scaled(image, by), channels, recipe.inference),
+                    *image.shape[:2],
+                )
+                for by in recipe.inference.scales
+            )
+            yield np.concatenate([*maps], axis=-1)
     else:
         yield from _predict_resized(model, seen, recipe.inference)
 
@@ -60,6 +69,14 @@ def predict(
 def look(image: NDArray[np.uint8], data: Data) -> NDArray[np.uint8]:
     """The image as the network sees it: normalised where the recipe says so."""
     return apply_table(image, normalizing_table(image)) if data.normalize else image
+
+
+def _scaled(image: NDArray[np.uint8], by: float) -> NDArray[np.uint8]:
+    if by == 1:
+        return image
+    height, width = (max(1, round(by * side)) for side in image.shape[:2])
+    how = cv2.INTER_AREA if by < 1 else cv2.INTER_LINEAR
+    return np.asarray(cv2.resize(image, (width, height), interpolation=how), np.uint8)
 
 
 def _predict_resized(

@@ -10,51 +10,65 @@ from skimage.segmentation import watershed
 
 from nucleus_unet.recipe import Inference
 
+MOST_COVERED = 0.2
+"""Share of a nucleus of a later scale that may be of earlier ones."""
+
 
 def nuclei(maps: NDArray[np.float32], inference: Inference) -> NDArray[np.int32]:
     """Labels from the maps that the network predicts, at the image's size.
 
     Parameters
     ----------
-    maps : (H, W, C) float32 in [0, 1]
+    maps : (H, W, C for each of the scales) float32 in [0, 1]
         One channel, the mask: nuclei are its connected components. Three, as
         `nucleus_unet.targets` gives them: nuclei grow from where the distance is high and no border
-        is seen, downhill in distance, until they meet or reach the end of the mask.
+        is seen, downhill in distance, until they meet or reach the end of the mask. Those of a later
+        scale are added where a fifth of them at most is nucleus already.
     inference : Inference
-        The part of the recipe.
+        The part of the recipe. The least area is in pixels of each scale.
 
     Returns
     -------
     (H, W) int32
         0 background, 1..n one nucleus each.
     """
+    found = np.zeros(maps.shape[:2], np.int32)
+    for scale, part in zip(
+        inference.scales, np.split(maps, len(inference.scales), axis=-1), strict=True
+    ):
+        labels = _of_one_scale(part, inference)
+        areas = np.bincount(labels.ravel())
+        confidence = _means(part[..., 0], labels, areas)
+        kept = (areas >= max(inference.min_area_px / scale**2, 1)) & (
+            confidence > inference.min_confidence
+        )
+        kept &= _means(found > 0, labels, areas) <= MOST_COVERED
+        kept[0] = False
+        numbers = np.where(kept, kept.cumsum() + found.max(), 0).astype(np.int32)
+        found = np.where(found > 0, found, numbers[labels])
+    return found
+
+
+def _of_one_scale(maps: NDArray[np.float32], inference: Inference) -> NDArray[np.integer]:
     mask = maps[..., 0]
     if maps.shape[-1] == 1:
-        found = connected_components(mask, inference.cutoff)
-    else:
-        border, height = maps[..., 1], maps[..., 2]
-        ground = label(mask > inference.cutoff, connectivity=1)
-        seeds = label(
-            (height * (1 - border) > inference.seed_cutoff) & (ground > 0), connectivity=1
-        )
-        # A piece of mask in which nothing is high enough is one nucleus all the same.
-        seeded = np.unique(ground[seeds > 0])
-        alone = ~np.isin(ground, seeded) & (ground > 0)
-        seeds[alone] = seeds.max(initial=0) + ground[alone]
-        found = watershed(-height, seeds, mask=ground > 0)
-    return _without_doubtful(found, mask, inference)
+        return connected_components(mask, inference.cutoff)
+    border, height = maps[..., 1], maps[..., 2]
+    ground = label(mask > inference.cutoff, connectivity=1)
+    seeds = label((height * (1 - border) > inference.seed_cutoff) & (ground > 0), connectivity=1)
+    # A piece of mask in which nothing is high enough is one nucleus all the same.
+    seeded = np.unique(ground[seeds > 0])
+    alone = ~np.isin(ground, seeded) & (ground > 0)
+    seeds[alone] = seeds.max(initial=0) + ground[alone]
+    grown: NDArray[np.integer] = watershed(-height, seeds, mask=ground > 0)
+    return grown
 
 
-def _without_doubtful(
-    labels: NDArray[np.integer], mask: NDArray[np.float32], inference: Inference
-) -> NDArray[np.int32]:
-    """The labels that are large and sure enough, numbered anew in the same order."""
-    areas = np.bincount(labels.ravel())
-    confidence = np.bincount(labels.ravel(), mask.ravel()) / np.maximum(areas, 1)
-    kept = (areas >= max(inference.min_area_px, 1)) & (confidence > inference.min_confidence)
-    kept[0] = False
-    numbers = np.where(kept, kept.cumsum(), 0).astype(np.int32)
-    return numbers[labels]
+def _means(
+    values: NDArray[Any], labels: NDArray[np.integer], areas: NDArray[np.integer]
+) -> NDArray[np.float64]:
+    """The mean of values over each label."""
+    return np.bincount(labels.ravel(), values.ravel()) / np.maximum(areas, 1)
 
 
 def upsample(maps: NDArray[np.float32], height: int, width: int) -> NDArray[np.float32]:

@@ -174,6 +174,12 @@ class Inference(Part):
         False,
         description="Choose cutoffs, least area and confidence by the score on validation images",
     )
+    scales: tuple[Annotated[float, Field(gt=0, le=4)], ...] = Field(
+        (1.0,),
+        min_length=1,
+        description="Images are predicted at so many times their size, where crops are trained on; "
+        "each scale adds the nuclei where those before it found none",
+    )
     flips: bool = Field(False, description="Mean over the eight flips and turns of each image")
     tile_px: int = Field(
         1024,
@@ -201,6 +207,8 @@ class Recipe(Part):
     def _crops_of_any_size(self) -> Self:
         if self.data.framing == "resize" and self.augmentation.scale_range != (1, 1):
             raise ValueError("augmentation.scale_range goes with data.framing = crop")
+        if self.data.framing == "resize" and self.inference.scales != (1,):
+            raise ValueError("inference.scales goes with data.framing = crop")
         if self.data.framing == "crop":
             if self.network.padding == "valid":
                 raise ValueError("data.framing = crop goes with network.padding = same")

@@ -138,7 +138,7 @@ def test_pictures_of_the_best_and_of_the_worst(
     assert len(rows) > PICTURES
 
 
-def test_cutoffs_are_tuned_by_the_score(case: Callable[..., Case]) -> None:
+def test_cutoffs_are_tuned_by_the_score(case: Callable[..., Case], tmp_path: Path) -> None:
     # A bridge of 0.58 joins two nuclei of 0.9, and a speck of 9 pixels is none.
     y_true, found = np.zeros((20, 40), int), np.zeros((20, 40))
     y_true[5:15, 5:15], y_true[5:15, 17:27] = 1, 2
@@ -151,6 +151,12 @@ def test_cutoffs_are_tuned_by_the_score(case: Callable[..., Case]) -> None:
     assert tuned.seed_cutoff == 0.5  # of maps with a distance alone
     assert scored([case("a", y_true, found)])["score"] == 0
     assert score(samples, maps, tuned, lambda *_: None)["score"] == 1
+    # A second scale that finds nothing changes nothing.
+    once = np.load(maps[0])
+    np.save(tmp_path / "twice.npy", np.concatenate([once, 0 * once], axis=-1))
+    twice = Inference(tune=True, scales=(1, 0.5))
+    again = tune(samples, [tmp_path / "twice.npy"], twice, lambda *_: None)
+    assert again == tuned.model_copy(update={"scales": (1, 0.5)})
 
 
 def test_the_least_confidence_is_tuned_by_the_score(case: Callable[..., Case]) -> None:

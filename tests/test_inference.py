@@ -182,6 +182,27 @@ def test_flips_and_turns_are_turned_back(native: Recipe, mosaic: NDArray[np.uint
     np.testing.assert_allclose(maps, image / 255, atol=1e-6)
 
 
+def test_each_scale_has_its_maps_at_the_size_of_the_image(
+    native: Recipe, mosaic: NDArray[np.uint8]
+) -> None:
+    sides: list[int] = []
+
+    class Echo:
+        def predict_on_batch(self, batch: NDArray[np.uint8]) -> NDArray[np.float32]:
+            sides.append(batch.shape[2])
+            return batch.astype(np.float32) / 255
+
+    image = mosaic[:128, :192]
+    [maps] = predict(Echo(), [image], native.with_overrides(["inference.scales=[1, 0.5, 1.5]"]))  # type: ignore[arg-type]
+    assert sides == [192, 128, 320]  # multiples of 64
+    assert maps.shape == (128, 192, 9)
+    np.testing.assert_allclose(maps[..., :3], image / 255, atol=1e-6)
+    means = image.reshape(64, 2, 96, 2, 3).mean((1, 3))  # of 2 × 2 pixels
+    np.testing.assert_allclose(maps[..., 3:6], upsample(means / 255, 128, 192), atol=0.005)
+    [tiny] = predict(Echo(), [image[:1, :1]], native.with_overrides(["inference.scales=[0.25]"]))  # type: ignore[arg-type]
+    assert tiny.shape == (1, 1, 3)
+
+
 def test_flips_of_resized_images_too(
     model: keras.Model, recipe: Recipe, images: list[NDArray[np.uint8]]
 ) -> None:

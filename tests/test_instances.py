@@ -154,3 +154,35 @@ def test_doubtful_nuclei_are_left_out(least: float, kept: list[int]) -> None:
     found = nuclei(mask, Inference(cutoff=0.25, min_confidence=least))
     expected = np.array([[1, 1, 0, 2], [0, 0, 0, 2]])
     np.testing.assert_array_equal(found, np.where(np.isin(expected, kept), expected, 0))
+
+
+def test_a_later_scale_adds_nuclei_where_there_are_none() -> None:
+    first = [[0, 1, 0, 0, 0, 0, 0, 0], [0, 0, 0, 0, 0, 0, 0, 0]]
+    second = [[1, 1, 0, 1, 1, 0, 0, 1], [0, 0, 0, 1, 1, 0, 0, 0]]
+    maps = np.array([first, second], np.float32).transpose(1, 2, 0)
+    both = Inference(scales=(1, 0.5))
+    # Half of its first one is a nucleus already.
+    assert nuclei(maps, both).tolist() == [[0, 1, 0, 2, 2, 0, 0, 3], [0, 0, 0, 2, 2, 0, 0, 0]]
+    # A pixel of the second scale is four of the image.
+    small = both.model_copy(update={"min_area_px": 1})
+    assert nuclei(maps, small).tolist() == [[0, 1, 0, 2, 2, 0, 0, 0], [0, 0, 0, 2, 2, 0, 0, 0]]
+
+
+@pytest.mark.parametrize(("covered", "found"), [(2, 2), (3, 1)])
+def test_a_nucleus_of_a_later_scale_may_be_covered_by_a_fifth(covered: int, found: int) -> None:
+    maps = np.zeros((1, 10, 2), np.float32)
+    maps[0, :covered, 0] = 1
+    maps[..., 1] = 1
+    labels = nuclei(maps, Inference(scales=(1, 0.5)))
+    assert labels.max() == found
+    assert (labels[0, :covered] == 1).all()
+    assert (labels[0, covered:] == (2 if found == 2 else 0)).all()
+
+
+def test_three_maps_at_each_scale() -> None:
+    labels = np.zeros((20, 40), int)
+    labels[2:18, 2:18], labels[4:9, 24:29] = 1, 2
+    small, large = (targets(labels * (labels == k), "nuclei") for k in (2, 1))
+    maps = np.concatenate([small, large], axis=-1)
+    found = nuclei(maps, Inference(scales=(1, 0.5), seed_cutoff=0.2))
+    np.testing.assert_array_equal(found, np.array([0, 2, 1])[labels])

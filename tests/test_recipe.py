@@ -59,6 +59,7 @@ OFF = {
     "inference.min_area_px": 0,
     "inference.min_confidence": 0,
     "inference.tune": False,
+    "inference.scales": [1],
     "inference.flips": False,
 }
 """What neither the notebook nor the paper has."""
@@ -279,6 +280,10 @@ def _toml(value: Any) -> str:
             "data.framing = crop goes with network.depth up to 4, not 5",
         ),
         (["data.framing=resize"], "augmentation.scale_range goes with data.framing = crop"),
+        (
+            ["data.framing=resize", "augmentation.scale_range=[1, 1]"],
+            "inference.scales goes with data.framing = crop",
+        ),
         (["data.image_size=100"], "cannot be halved 4 times, .* take a multiple of 16"),
     ],
 )

@@ -16,6 +16,7 @@ from tasks.predict import prediction_key
         ("inference.min_confidence=0.5", False),
         ("inference.tune=false", False),
         ("inference.flips=false", True),
+        ("inference.scales=[1]", True),
         ("inference.tile_px=640", True),
         ("inference.batch_size=3", True),
         ("data.normalize=false", True),

@@ -27,6 +27,7 @@ PARTS = (
     (),
     ("inference.flips=false",),
     ("inference.tune=false",),
+    ("inference.scales=[1]",),
     (
         "augmentation.scale_range=[1, 1]",
         "augmentation.intensity_range=0",
@@ -49,8 +50,8 @@ PARTS = (
 HEADING = """# Parts of the recipe best, on and off
 
 Written by `python benchmarks/ablation.py` from runs logged to MLflow, of the Data Science Bowl's
-training set as corrected (664 images) on 2 cores, 2,500 steps each, 10,000 at the full budget, or as
-the table's name says: mean average precision on the validation images, of slides that the network
+training set as corrected (664 images) on 2 cores, 2,500 steps each, 10,000 at the full budget of then,
+or as the table's name says: mean average precision on the validation images, of slides that the network
 never saw, overall and by imaging kind, which the mean of kinds weighs alike; average precision at two
 thresholds; minutes of training, most of them on a machine that did other work besides. The row of
 another `training.seed` says how far chance moves a score; flips and tuning alone are of the first
@@ -88,7 +89,10 @@ nuclei of a lower mean probability, here tuned, are left out.
 In the table of 1,250 steps with borders between nuclei all rows have the same weights. Of images at
 1.33 times their size the score is no higher, and the mean of kinds lower, than of images as they are, so
 `best` takes them as they are; with the fault it gained 0.011. The second row, of the first recipe too,
-normalises images after they are magnified; that was taken back."""
+normalises images after they are magnified; that was taken back.
+
+In the table of 5,000 steps, the full budget now, all rows have the same weights. `scales=[1.0, 0.5]`
+predicts images at half their size too, and adds nuclei where none were found."""
 IGNORED = ("training.threads", "training.precision", "training.deterministic")
 
 

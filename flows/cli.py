@@ -342,8 +342,8 @@ def diff(run_a: str, run_b: str) -> None:
             {file["id"]: (file["height"], file["width"]) for file in record.data["test"].files}
             for record in (a, b)
         )
-        both = sizes_a | sizes_b
-        sizes = {id_: both[id_] for id_ in both if sizes_a.get(id_, both[id_]) == both[id_]}
+        either = (sizes_a | sizes_b).items()
+        sizes = {id_: size for id_, size in either if sizes_a.get(id_, size) == size}
         different = compare_submissions(
             records.fetch_submission(a), records.fetch_submission(b), sizes
         )

@@ -19,6 +19,9 @@ from nucleus_unet.recipe import Recipe
 from nucleus_unet.sweep import EPOCHS, Trial, best_half, best_of, candidates
 from tasks.publish import publish_sweep
 
+OUTAGES = (tracking.MlflowException, HTTPError, OSError)
+"""No fault of a recipe, as a full disk is: the sweep ends, and goes on when it is started again."""
+
 
 @dataclass(frozen=True)
 class Swept:
@@ -89,9 +92,11 @@ def _trial(
                 made = retrain(training_data, None, recipe, registry=False, parent=parent.id)
             assert isinstance(made, Retrained)  # it skips only where it is asked to
             run_id = made.run.id
-    except (StoppedError, tracking.MlflowException, HTTPError, OSError):
-        raise  # no fault of the recipe: the sweep goes on when it is started again
+    except StoppedError:
+        raise
     except Exception as error:  # it diverged or took too much memory, as some in a sweep do
+        if isinstance(error.__cause__ or error, OUTAGES):
+            raise
         get_run_logger().warning("%s failed: %s", " ".join(changes), error)
         return Trial(changes, recipe.training.epochs, float("-inf"), None)
     score = records.metric(run_id, "validation/score")

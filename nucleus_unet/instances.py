@@ -33,16 +33,13 @@ def nuclei(maps: NDArray[np.float32], inference: Inference) -> NDArray[np.int32]
         0 background, 1..n one nucleus each.
     """
     found = np.zeros(maps.shape[:2], np.int32)
-    for scale, part in zip(
-        inference.scales, np.split(maps, len(inference.scales), axis=-1), strict=True
-    ):
+    parts = np.split(maps, len(inference.scales), axis=-1)
+    for scale, part in zip(inference.scales, parts, strict=True):
         labels = _of_one_scale(part, inference)
         areas = np.bincount(labels.ravel())
-        confidence = _means(part[..., 0], labels, areas)
-        kept = (areas >= max(inference.min_area_px / scale**2, 1)) & (
-            confidence > inference.min_confidence
-        )
-        kept &= _means(found > 0, labels, areas) <= MOST_COVERED
+        large = areas >= max(inference.min_area_px / scale**2, 1)
+        sure = _means(part[..., 0], labels, areas) > inference.min_confidence
+        kept = large & sure & (_means(found > 0, labels, areas) <= MOST_COVERED)
         kept[0] = False
         numbers = np.where(kept, kept.cumsum() + found.max(), 0).astype(np.int32)
         found = np.where(found > 0, found, numbers[labels])

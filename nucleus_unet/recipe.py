@@ -205,11 +205,12 @@ class Recipe(Part):
 
     @model_validator(mode="after")
     def _crops_of_any_size(self) -> Self:
-        if self.data.framing == "resize" and self.augmentation.scale_range != (1, 1):
-            raise ValueError("augmentation.scale_range goes with data.framing = crop")
-        if self.data.framing == "resize" and self.inference.scales != (1,):
-            raise ValueError("inference.scales goes with data.framing = crop")
-        if self.data.framing == "crop":
+        if self.data.framing == "resize":
+            if self.augmentation.scale_range != (1, 1):
+                raise ValueError("augmentation.scale_range goes with data.framing = crop")
+            if self.inference.scales != (1,):
+                raise ValueError("inference.scales goes with data.framing = crop")
+        else:
             if self.network.padding == "valid":
                 raise ValueError("data.framing = crop goes with network.padding = same")
             if self.network.depth > 4:

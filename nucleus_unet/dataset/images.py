@@ -19,7 +19,7 @@ STRETCH_PERCENTILES = (0.01, 99.99)
 _PNG = b"\x89PNG\r\n\x1a\n"
 _JPEG = b"\xff\xd8\xff"
 _TIFF = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
-_COLOURS = (
+_PHOTOMETRICS = (
     tifffile.PHOTOMETRIC.MINISWHITE,
     tifffile.PHOTOMETRIC.MINISBLACK,
     tifffile.PHOTOMETRIC.RGB,
@@ -232,9 +232,9 @@ def _decode_tiff(content: bytes, name: str) -> NDArray[Any]:
 
 def _pixels(page: tifffile.TiffPage, name: str) -> NDArray[Any]:
     """(H, W) or (H, W, C), with the colours of a palette."""
-    colours = tifffile.PHOTOMETRIC(page.photometric)
-    if colours not in _COLOURS and (colours, page.compression) != _JPEG_IN_TIFF:
-        raise NucleusError(f"{name}: its colours are {colours.name}: save it as gray or RGB")
+    photometric = tifffile.PHOTOMETRIC(page.photometric)
+    if photometric not in _PHOTOMETRICS and (photometric, page.compression) != _JPEG_IN_TIFF:
+        raise NucleusError(f"{name}: its colours are {photometric.name}: save it as gray or RGB")
     if page.samplesperpixel == 2 and page.extrasamples[:1] not in _ALPHA:
         raise NucleusError(f"{name}: has 2 channels of gray: save the one to be segmented")
     pixels = page.asarray()
@@ -243,7 +243,7 @@ def _pixels(page: tifffile.TiffPage, name: str) -> NDArray[Any]:
             f"{name}: holds {pixels.dtype} values of shape {pixels.shape}: save one plane of real "
             "numbers"
         )
-    if colours == tifffile.PHOTOMETRIC.PALETTE:
+    if photometric == tifffile.PHOTOMETRIC.PALETTE:
         palette = np.asarray(page.colormap)
         if palette.max() > 255:  # else it is one of 8 bits
             palette >>= 8

@@ -1,15 +1,51 @@
 """Many recipes tried on the same data."""
 
+import errno
 import json
+import logging
 import tomllib
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import cv2
 import pytest
 
 from nucleus_unet.dataset.synthetic import write_synthetic
+from nucleus_unet.errors import NucleusError
+from nucleus_unet.recipe import Recipe
+
+FULL = NucleusError("no space left")
+FULL.__cause__ = OSError(errno.ENOSPC, "No space left on device")
+
+
+@pytest.mark.parametrize(
+    ("error", "ends"),
+    [
+        (NucleusError("the loss is not finite any more"), False),
+        (ConnectionError("the server is away"), True),
+        (FULL, True),
+    ],
+)
+def test_what_is_no_fault_of_the_recipe_ends_the_sweep(
+    bare: Path, tiny: Recipe, monkeypatch: pytest.MonkeyPatch, error: Exception, ends: bool
+) -> None:
+    from flows import sweep
+
+    def fail(*_: Any, **__: Any) -> None:
+        raise error
+
+    monkeypatch.setattr(sweep, "retrain", fail)
+    monkeypatch.setattr(sweep, "inputs_of", lambda *_: "inputs")
+    monkeypatch.setattr(sweep.tracking, "first_finished_run", lambda *_: None)
+    monkeypatch.setattr(sweep, "get_run_logger", lambda: logging.getLogger("sweep"))
+    run: Any = SimpleNamespace(id="0" * 32)
+    if ends:
+        with pytest.raises(type(error)):
+            sweep._trial(("a=1",), [], tiny, run)
+    else:
+        assert sweep._trial(("a=1",), [], tiny, run).failed
 
 
 @pytest.mark.slow

@@ -132,6 +132,7 @@ def retrain(
         tags = require_run(made.run.id)
         number, place = tags["model.version"], tags["model.place"]
         rows += [("model", f"version {number}, the {place}: {PLACES[place].format(number)}")]
+        rows += [("verdict", tags["model.verdict"])]
     _table([*rows, *_run_rows(made.run)])
 
 

@@ -69,7 +69,8 @@ def rank(recipe: Recipe, made: Trained, model_id: str, run: tracking.Run) -> str
     page = f"# Version {version.number}: {place}\n\n{said}"
     create_markdown_artifact(page, key="ranking", description="This model and the champion")
     tracking.log_bytes(run, "ranking.md", page.encode())
-    tracking.log_tags(run, {"model.version": version.number, "model.place": place})
+    model = {"version": version.number, "place": place, "verdict": last_line}
+    tracking.log_tags(run, {f"model.{key}": value for key, value in model.items()})
     if better:
         registry.promote(version.number, "retrain", last_line)
         resource = {"prefect.resource.id": f"nucleus.model.{version.number}"}

@@ -96,6 +96,7 @@ def test_it_ends_with_what_was_made(retrained: Any) -> None:
     assert said["see it in both UIs"] == f"nucleus ui {retrained.run_id}"
     assert said["nuclei"].endswith(" in 3 images")
     assert said["model"] == "version 1, the champion: predict works with it"
+    assert said["verdict"] == "It is the first."
     assert 0 <= float(said["validation mean_iou"]) <= 1
 
 
@@ -359,6 +360,8 @@ def test_again_is_a_new_run_with_the_same_submission(
 ) -> None:
     assert again.run_id != retrained.run_id
     assert again.said["SHA-256"] == retrained.said["SHA-256"]
+    once_more = "It is the champion once more: the same weights and cutoffs."
+    assert again.said["verdict"] == once_more
     run = client.get_run(again.run_id)
     assert run.info.status == "FINISHED"
     assert run.data.tags["reused_from"] == retrained.run_id

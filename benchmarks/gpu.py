@@ -51,7 +51,7 @@ def measure(samples: list[Sample], name: str, precision: str, batch_size: int, s
         job = ("nucleus_unet.training:train", recipe, samples, samples[:8], Path(folder))
         epochs = [e for e in follow(*job, poll=log.new) if e["event"] in ("start", "epoch")]
     print(f"{name:8}{precision:16}{batch_size:>6}", end="")
-    print(f"{epochs[-1]['images_per_s']:>12.1f}  {epochs[0]['backend']} on {epochs[0]['devices']}")
+    print(f"{epochs[-1]['images_per_s']:>12.1f}  {epochs[0]['backend']} on {epochs[0]['device']}")
 
 
 def main() -> None:

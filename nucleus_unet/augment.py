@@ -166,7 +166,7 @@ def warp(
 
 
 def resize(image: NDArray[np.uint8], size: int) -> NDArray[np.uint8]:
-    """Resize (H, W, 3) uint8 to (size, size, 3), bilinear, as `warp` by the identity does."""
+    """Resize (H, W, 3) uint8 to (size, size, 3), bilinear; `warp` by the identity rounds otherwise."""
     resized = cv2.resize(image, (size, size), interpolation=cv2.INTER_LINEAR)
     return resized.astype(np.uint8, copy=False)
 

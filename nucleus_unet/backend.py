@@ -1,4 +1,4 @@
-"""What the device and the Keras backend must do themselves: precision, threads, seeds, several GPUs."""
+"""What the device and the Keras backend must do themselves: precision, threads, seeds, devices."""
 
 import contextlib
 import os
@@ -10,6 +10,19 @@ from typing import Any
 from nucleus_unet.errors import NucleusError
 from nucleus_unet.files import locked, make_folder
 from nucleus_unet.recipe import Recipe
+
+SWITCHES = (
+    "KERAS_BACKEND",
+    "TF_ENABLE_ONEDNN_OPTS",
+    "ONEDNN_MAX_CPU_ISA",
+    "ONEDNN_DEFAULT_FPMATH_MODE",
+    "TF_XLA_FLAGS",
+    "XLA_FLAGS",
+    "NVIDIA_TF32_OVERRIDE",
+    "CUDA_VISIBLE_DEVICES",
+    "OMP_NUM_THREADS",
+)
+"""Environment variables that change arithmetic."""
 
 
 def resolve(recipe: Recipe) -> Recipe:
@@ -61,8 +74,13 @@ def nvidia_gpus() -> list[Any]:
     return [pynvml.nvmlDeviceGetHandleByIndex(i) for i in range(pynvml.nvmlDeviceGetCount())]
 
 
+def switches() -> dict[str, str]:
+    """The `SWITCHES` that are set in this process."""
+    return {name: os.environ[name] for name in SWITCHES if name in os.environ}
+
+
 def device_kind() -> dict[str, Any]:
-    """What bits depend on beside the recipe: the Keras backend, and the GPU's compute capability.
+    """What bits depend on beside the recipe: Keras backend, GPU's compute capability, switches.
 
     Raises
     ------
@@ -76,7 +94,9 @@ def device_kind() -> dict[str, Any]:
         raise NucleusError(
             f"KERAS_BACKEND={name} is not installed here: install it, or unset the variable"
         ) from None
-    return {"backend": f"{name} {version}", "gpu": gpu_compute_capability()}
+    told = ("KERAS_BACKEND", "CUDA_VISIBLE_DEVICES")  # by backend and gpu
+    others = {key: value for key, value in switches().items() if key not in told}
+    return {"backend": f"{name} {version}", "gpu": gpu_compute_capability(), **others}
 
 
 @contextlib.contextmanager
@@ -147,28 +167,11 @@ def configure(
     keras.config.set_dtype_policy(precision)
 
 
-def devices() -> list[str]:
-    """The devices that the backend computes on, as ``gpu:0``; the CPU where there is no other."""
+def device() -> str:
+    """What the backend computes on, as ``gpu:0``: the first GPU that it sees, or the CPU."""
     import keras
 
-    return list(keras.distribution.list_devices())
-
-
-@contextlib.contextmanager
-def all_devices() -> Iterator[None]:
-    """A scope in which a model is built so that each batch is spread over all GPUs."""
-    import keras
-
-    if len(devices()) == 1:
-        yield
-    elif keras.backend.backend() == "tensorflow":
-        import tensorflow as tf
-
-        with tf.distribute.MirroredStrategy().scope():
-            yield
-    else:
-        with keras.distribution.DataParallel().scope():
-            yield
+    return str(keras.distribution.list_devices()[0])
 
 
 def synchronize(model: Any) -> None:
@@ -180,12 +183,12 @@ def synchronize(model: Any) -> None:
 
 
 def hardware() -> dict[str, Any]:
-    """What decides bits and speed of a run: device names, backend and its version, cores."""
+    """What decides bits and speed of a run: device, backend and its version, cores."""
     import keras
 
     backend = keras.backend.backend()
     return {
-        "devices": devices(),
+        "device": device(),
         "backend": f"{backend} {__import__(backend).__version__}",
         "cores": usable_cores(),
     }

@@ -18,6 +18,7 @@ def model_card(
     events: Sequence[Mapping[str, Any]],
     scores: Mapping[str, Any],
     by_image: Sequence[Mapping[str, Any]],
+    seen: str | None,
 ) -> str:
     """Write the card of a trained model, in markdown.
 
@@ -33,6 +34,8 @@ def model_card(
         Of the training, as `nucleus_unet.training.train` writes them.
     scores, by_image
         As `nucleus_unet.evaluation.score` gives them.
+    seen : str, optional
+        What is to be said of validation images that the weights know from an earlier training.
     """
     history = epochs(events)
     start = next(event for event in events if event["event"] == "start")
@@ -79,8 +82,9 @@ def model_card(
             "## Cost",
             f"{len(history)} epochs in {minutes:.1f} minutes, {start['parameters']:,} parameters, "
             f"{end['peak_memory_bytes'] / 1e9:.1f} GB; {start['backend']} on "
-            f"{', '.join(start['devices'])}, {start['cores']} cores, {recipe.training.precision}.",
+            f"{start['device']}, {start['cores']} cores, {recipe.training.precision}.",
             "## Known failures",
+            *([f"{seen}."] if seen else []),
             *(f"Not validated: {kind}." for kind in unseen),
             *(f"Not trained on: {kind}." for kind in untrained),
             f"{_weak(scores)}The worst of {scores['images']} validation images:",

@@ -10,7 +10,7 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 from roifile import ImagejRoi
-from skimage.measure import find_contours, regionprops, regionprops_table
+from skimage.measure import find_contours, label, regionprops, regionprops_table
 
 from nucleus_unet import rle
 
@@ -73,7 +73,9 @@ def outlines(labels: NDArray[np.integer]) -> dict[int, list[NDArray[np.float64]]
     """
     found = {}
     for region in regionprops(labels):
-        rings = find_contours(np.pad(region.image, 1), 0.5, fully_connected="high")
+        pieces = label(region.image, connectivity=2)
+        largest = pieces == 1 + np.argmax(np.bincount(pieces.ravel())[1:])
+        rings = find_contours(np.pad(largest, 1), 0.5, fully_connected="high")
         top, left = region.bbox[:2]
         # A ring's points are (row, column), with the padding, from the middle of the first pixel.
         rings = [ring[:, ::-1] + (left - 0.5, top - 0.5) for ring in rings]
@@ -92,11 +94,11 @@ def geojson(labels: NDArray[np.integer]) -> str:
             "geometry": {"type": "Polygon", "coordinates": [ring.tolist() for ring in rings]},
             "properties": {
                 "objectType": "detection",
-                "name": str(label),
+                "name": str(number),
                 "classification": {"name": "Nucleus"},
             },
         }
-        for label, rings in outlines(labels).items()
+        for number, rings in outlines(labels).items()
     ]
     return json.dumps({"type": "FeatureCollection", "features": features})
 
@@ -105,8 +107,8 @@ def imagej(labels: NDArray[np.integer]) -> bytes:
     """Outer outlines as a zip of ImageJ's regions of interest, for its ROI manager."""
     content = io.BytesIO()
     with zipfile.ZipFile(content, "w", zipfile.ZIP_DEFLATED) as archive:
-        for label, (outer, *_) in outlines(labels).items():
-            name = f"{label:05d}"
+        for number, (outer, *_) in outlines(labels).items():
+            name = f"{number:05d}"
             roi = ImagejRoi.frompoints(outer[:-1].astype(np.float32), name=name)
             # A date of its own would make other bytes each time.
             member = zipfile.ZipInfo(f"{name}.roi")

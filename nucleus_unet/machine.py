@@ -1,25 +1,12 @@
 """What bits depend on beside recipe and data: the machine, and the switches of its arithmetic."""
 
-import os
 import platform
 from pathlib import Path
 
-from nucleus_unet.backend import nvidia_gpus, usable_cores
+from nucleus_unet.backend import nvidia_gpus, switches, usable_cores
 
 CPU_FLAGS = ("avx", "avx2", "fma", "avx512f", "avx512_bf16", "avx512_vnni", "amx_bf16", "amx_tile")
 """Of /proc/cpuinfo: by them TensorFlow's kernels choose how they multiply and add."""
-SWITCHES = (
-    "KERAS_BACKEND",
-    "TF_ENABLE_ONEDNN_OPTS",
-    "ONEDNN_MAX_CPU_ISA",
-    "ONEDNN_DEFAULT_FPMATH_MODE",
-    "TF_XLA_FLAGS",
-    "XLA_FLAGS",
-    "NVIDIA_TF32_OVERRIDE",
-    "CUDA_VISIBLE_DEVICES",
-    "OMP_NUM_THREADS",
-)
-"""Environment variables that change arithmetic."""
 
 
 def machine() -> dict[str, str]:
@@ -39,7 +26,7 @@ def machine() -> dict[str, str]:
         "cpu flags": " ".join(flag for flag in CPU_FLAGS if flag in flags),
         "cores": str(usable_cores()),
         "gpu": _gpus(),
-        **{name: os.environ[name] for name in SWITCHES if name in os.environ},
+        **switches(),
     }
 
 

@@ -6,6 +6,7 @@ Pixels are numbered from 1, down the columns and then to the right; a nucleus is
 
 import re
 from collections.abc import Sequence
+from heapq import heappop, heappush
 from itertools import chain, pairwise
 
 import numpy as np
@@ -149,11 +150,26 @@ def _words(rle: str, index: int, found: dict[int, str]) -> list[int]:
 
 
 def _add_overlaps(starts: _Ints, ends: _Ints, owners: _Ints, found: dict[int, str]) -> None:
-    """Note the RLEs whose pixels an earlier RLE has already; the runs come sorted by start."""
-    reach = np.maximum.accumulate(ends)
-    holder = np.maximum.accumulate(np.where(ends == reach, np.arange(ends.size), 0))
-    for late in (np.flatnonzero(starts[1:] < reach[:-1]) + 1).tolist():
-        first, second = sorted((int(owners[late]), int(owners[holder[late - 1]])))
+    """Note the RLEs whose pixels an earlier RLE has too; the runs come sorted by start."""
+    if (starts[1:] >= np.maximum.accumulate(ends)[:-1]).all():
+        return
+
+    def note(late: int, pixel: int, early: int) -> None:
         found.setdefault(
-            second, f"has pixel {starts[late] + 1}, which RLE {first + 1} has: one nucleus a pixel"
+            late, f"has pixel {pixel + 1}, which RLE {early + 1} has: one nucleus a pixel"
         )
+
+    # Runs that have begun, the earliest RLE's first, and the latest one's first.
+    earliest: list[tuple[int, int]] = []
+    latest: list[tuple[int, int]] = []
+    for start, end, owner in zip(starts.tolist(), ends.tolist(), owners.tolist(), strict=True):
+        while earliest and earliest[0][1] <= start:
+            heappop(earliest)
+        if earliest and earliest[0][0] < owner:
+            note(owner, start, earliest[0][0])
+        while latest and (latest[0][1] <= start or -latest[0][0] > owner):
+            late, until = heappop(latest)
+            if until > start:
+                note(-late, start, owner)
+        heappush(earliest, (owner, end))
+        heappush(latest, (-owner, end))

@@ -91,15 +91,14 @@ def train(
 
 
 def _compiled(recipe: Recipe, start_weights: Path | None) -> keras.Model:
-    with backend.all_devices():
-        model = _segmenter(recipe)
-        if start_weights:
-            model.set_weights(keras.models.load_model(start_weights, compile=False).get_weights())
-        model.compile(
-            optimizer=_optimizer(recipe.training),
-            loss=nuclei_loss if recipe.network.outputs == "nuclei" else bce_dice_loss,
-            metrics=[_named(mask_dice, "dice"), MaskMeanIoU()],
-        )
+    model = _segmenter(recipe)
+    if start_weights:
+        model.set_weights(keras.models.load_model(start_weights, compile=False).get_weights())
+    model.compile(
+        optimizer=_optimizer(recipe.training),
+        loss=nuclei_loss if recipe.network.outputs == "nuclei" else bce_dice_loss,
+        metrics=[_named(mask_dice, "dice"), MaskMeanIoU()],
+    )
     model.optimizer.build(model.trainable_variables)
     return model
 

@@ -32,7 +32,7 @@ from tasks.ingest import images_of
 from tasks.merge_masks import dataset_of, labels_of
 from tasks.reporting import show
 from tasks.split import PICTURE, SPLIT, sides_of
-from tasks.train import MODEL
+from tasks.train import MODEL, validation_seen
 
 
 @dataclass(frozen=True)
@@ -79,10 +79,11 @@ def publish_model(recipe: Recipe, data: Sequence[Path], made: Trained, run: trac
     seconds = {f"seconds/{stage.name}": stage.seconds for stage in vars(made).values()}
     tracking.log_metrics(run, seconds)
     sides = sides_of(split)
+    seen = validation_seen(split, made.images, recipe.training.start_from)
     overall, by_image = (
         json.loads((scores.folder / name).read_text()) for name in (SCORES, BY_IMAGE)
     )
-    card = model_card(recipe, dataset_name(data), sides, events, overall, by_image)
+    card = model_card(recipe, dataset_name(data), sides, events, overall, by_image, seen)
     create_markdown_artifact(card, key="model-card", description="Data, scores, cost, failures")
     tracking.log_bytes(run, "model_card.md", card.encode())
     tracking.describe(run.id, f"{card}\n\n{_gallery(run, pictures[1:])}")

@@ -23,11 +23,10 @@ from nucleus_unet.interruption import StoppedError
 from nucleus_unet.recipe import Recipe
 from nucleus_unet.stages import Stage, run_stage
 from tasks.evaluate import LIBRARIES, Judged, judge, scores_of
-from tasks.ingest import images_of
 from tasks.predict import prediction_key
 from tasks.publish import Trained
 from tasks.reporting import show
-from tasks.split import SPLIT, samples, sides_of
+from tasks.split import samples, sides_of, slides_seen
 from tasks.train import MODEL
 
 SCORES_OF_BOTH = "scores.json"
@@ -124,25 +123,13 @@ def _unseen(
     champion: registry.Version, recipe: Recipe, made: Trained
 ) -> tuple[dict[str, str], list[Sample]]:
     """The slide of each image, and the validation images of slides that neither model has seen."""
-    seen = _trained_on(champion.run_id) | _trained_on(recipe.training.start_from)
     sides = sides_of(made.split)
     slides = {row["id"]: row["slide"] for rows in sides.values() for row in rows}
-    gone = {slides[e.id] for e in images_of(made.images.folder) if e.source_sha256 in seen}
-    gone |= {row["slide"] for row in sides["training"]}
+    gone = {row["slide"] for row in sides["training"]}
+    for model in (champion.run_id, recipe.training.start_from):
+        gone |= slides_seen(made.split, made.images, model)
     validation = samples(made.split, made.images, made.labels, "validation")
     return slides, [sample for sample in validation if slides[sample.id] not in gone]
-
-
-def _trained_on(run_id: str | None) -> set[str]:
-    """SHA-256 of the image files that a logged model was trained on, and those it started from."""
-    found: set[str] = set()
-    while run_id:
-        record = records.fetch_record(run_id)
-        sides = json.loads(records.fetch_artifact(run_id, SPLIT).read_text())
-        digests = {file["id"]: file["image_sha256"] for file in record.data["training"].files}
-        found |= {digests[row["id"]] for row in sides["training"]}
-        run_id = record.recipe["training"]["start_from"]
-    return found
 
 
 def _evaluated(champion: Model, new: Model, unseen: Sequence[Sample], labels: Stage) -> Stage:
@@ -168,6 +155,7 @@ def _evaluated(champion: Model, new: Model, unseen: Sequence[Sample], labels: St
         {
             "images": sorted(sample.id for sample in unseen),
             "labels": labels.digest,
+            "shown": SHOWN,
             "models": {
                 name: prediction_key(*model)
                 | {"inference": model[0].inference.model_dump(mode="json")}

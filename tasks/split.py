@@ -11,7 +11,7 @@ from prefect import task
 from prefect.cache_policies import NO_CACHE
 from prefect.logging import get_run_logger
 
-from nucleus_unet import figures
+from nucleus_unet import figures, records
 from nucleus_unet.dataset.prepared import load_image
 from nucleus_unet.dataset.sample import Sample
 from nucleus_unet.files import write_atomically
@@ -54,6 +54,7 @@ def split(images: Stage, data: Data) -> Any:
     inputs = {
         "images": identities(entries),
         "data": data.model_dump(include={"split", "validation_fraction", "split_seed"}),
+        "shown": SHOWN,
     }
     stage = run_stage(
         home(),
@@ -90,6 +91,25 @@ def samples(split: Stage, images: Stage, labels: Stage, side: str) -> list[Sampl
         Sample(row["id"], image[row["id"]], label[row["id"]], row["kind"])
         for row in sides_of(split)[side]
     ]
+
+
+def slides_seen(split: Stage, images: Stage, run_id: str | None) -> set[str]:
+    """The slides with an image that a logged model was trained on; none where there is no model."""
+    slides = {row["id"]: row["slide"] for rows in sides_of(split).values() for row in rows}
+    seen = _trained_on(run_id)
+    return {slides[e.id] for e in images_of(images.folder) if e.source_sha256 in seen}
+
+
+def _trained_on(run_id: str | None) -> set[str]:
+    """SHA-256 of the image files that a logged model was trained on, and those it started from."""
+    found: set[str] = set()
+    while run_id:
+        record = records.fetch_record(run_id)
+        sides = json.loads(records.fetch_artifact(run_id, SPLIT).read_text())
+        digests = {file["id"]: file["image_sha256"] for file in record.data["training"].files}
+        found |= {digests[row["id"]] for row in sides["training"]}
+        run_id = record.recipe["training"]["start_from"]
+    return found
 
 
 def _split_sheet(

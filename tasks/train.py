@@ -30,7 +30,7 @@ from nucleus_unet.stages import Stage, run_stage
 from tasks.ingest import identities, images_of
 from tasks.merge_masks import labels_of
 from tasks.reporting import short, show, state_of
-from tasks.split import SPLIT, samples
+from tasks.split import SPLIT, samples, sides_of, slides_seen
 
 MODEL = "model.keras"
 LIBRARIES = ("keras", "tensorflow", "numpy", "opencv-python-headless")
@@ -47,6 +47,8 @@ def train(
 ) -> Any:
     """Train the network and log each epoch to MLflow as it ends; returns the `Stage`."""
     warn = get_run_logger().warning
+    if seen := validation_seen(split, images, recipe.training.start_from):
+        warn("%s; its data.split and data.split_seed keep them apart", seen)
     with (
         # Training goes on while one of the servers is away.
         Delivery("MLflow", warn, tracking.refused_by_mlflow) as to_mlflow,
@@ -102,9 +104,21 @@ def _stage(
     return stage
 
 
-def unused_gpu(devices: list[str], backend: str) -> str | None:
+def validation_seen(split: Stage, images: Stage, start_from: str | None) -> str | None:
+    """What to tell the user where the model from which a training starts knows validation images."""
+    known = slides_seen(split, images, start_from)
+    validation = sides_of(split)["validation"]
+    if not (seen := sum(row["slide"] in known for row in validation)):
+        return None
+    return (
+        f"{seen} of {len(validation)} validation images are of slides of which run {start_from} was "
+        "trained, from which this training starts: scores are flattered"
+    )
+
+
+def unused_gpu(device: str, backend: str) -> str | None:
     """What to tell the user where there is an NVIDIA GPU that the backend computes without."""
-    if devices == ["cpu:0"] and gpu_compute_capability():
+    if device == "cpu:0" and gpu_compute_capability():
         return f"there is an NVIDIA GPU, but {backend} does not use it: run make install here"
     return None
 
@@ -152,9 +166,9 @@ class _Follower:
         self.logger.info("training %d parameters on %s", parameters, hardware)
         if step:
             self.logger.info("it goes on after step %d of %d", step, self.steps)
-        if warning := unused_gpu(hardware["devices"], hardware["backend"]):
+        if warning := unused_gpu(hardware["device"], hardware["backend"]):
             self.logger.warning(warning)
-        tags = {f"hardware.{name}": _text(value) for name, value in hardware.items()}
+        tags = {f"hardware.{name}": str(value) for name, value in hardware.items()}
         self.to_mlflow.put(tracking.log_tags, self.run, tags | {"parameters": str(parameters)})
 
     def _damaged(self, files: list[str], step: int) -> None:
@@ -230,10 +244,6 @@ def start_weights_of(recipe: Recipe) -> Path | None:
                 f"{ours}; start from a run of the same network, or set it to {theirs}"
             )
     return network
-
-
-def _text(value: Any) -> str:
-    return ", ".join(value) if isinstance(value, list) else str(value)
 
 
 def _duration(seconds: float) -> str:

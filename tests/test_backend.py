@@ -116,6 +116,20 @@ def test_a_backend_that_is_not_installed(monkeypatch: pytest.MonkeyPatch) -> Non
         backend.device_kind()
 
 
+def test_what_bits_depend_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in backend.SWITCHES:
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr(backend, "gpu_compute_capability", lambda: (9, 0))
+    monkeypatch.setattr(backend.metadata, "version", lambda name: f"version of {name}")
+    kind = {"backend": "tensorflow version of tensorflow", "gpu": (9, 0)}
+    assert backend.device_kind() == kind
+    monkeypatch.setenv("KERAS_BACKEND", "tensorflow")
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "1")
+    assert backend.device_kind() == kind
+    monkeypatch.setenv("NVIDIA_TF32_OVERRIDE", "0")
+    assert backend.device_kind() == kind | {"NVIDIA_TF32_OVERRIDE": "0"}
+
+
 def test_usable_cores_are_those_of_this_process(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(backend.os, "sched_getaffinity", lambda _: {2, 5, 6}, raising=False)
     assert backend.usable_cores() == 3
@@ -138,20 +152,14 @@ def test_configure_seeds_and_sets_the_policy(monkeypatch: pytest.MonkeyPatch) ->
     assert os.environ["XLA_FLAGS"] == "--other=1 --xla_gpu_deterministic_ops=true"
 
 
-def test_devices_and_hardware(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_device_and_hardware(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(keras.distribution, "list_devices", lambda: ["gpu:0", "gpu:1"])
     facts = backend.hardware()
-    assert facts["devices"] == backend.devices() == ["gpu:0", "gpu:1"]
+    assert facts["device"] == backend.device() == "gpu:0"
     assert facts["cores"] == backend.usable_cores()
     name, version = facts["backend"].split()
     assert name == keras.backend.backend()
     assert version == __import__(name).__version__
-
-
-def test_one_device_needs_no_scope(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(keras.distribution, "list_devices", lambda: ["gpu:0"])
-    with backend.all_devices():
-        assert keras.distribution.distribution() is None
 
 
 @pytest.fixture

@@ -7,7 +7,7 @@ from nucleus_unet.recipe import Recipe, load_recipe
 
 EVENTS: list[dict[str, Any]] = [
     {"event": "start", "parameters": 1234567, "backend": "tensorflow 2", "cores": 2}
-    | {"devices": ["cpu:0"]},
+    | {"device": "cpu:0"},
     {"event": "epoch", "epoch": 1, "seconds": 60.0},
     {"event": "epoch", "epoch": 2, "seconds": 30.0},
     {"event": "end", "kept_epoch": 2, "peak_memory_bytes": 1_500_000_000},
@@ -46,7 +46,7 @@ def recipe() -> Recipe:
 
 
 def card(recipe: Recipe) -> str:
-    return model_card(recipe, "train.zip", SIDES, EVENTS, SCORES, BY_IMAGE)
+    return model_card(recipe, "train.zip", SIDES, EVENTS, SCORES, BY_IMAGE, "1 of 1 is known")
 
 
 @pytest.mark.parametrize(
@@ -58,6 +58,7 @@ def card(recipe: Recipe) -> str:
         "`quick` with training.epochs = 2.",
         "| stained on white | 3 | 1 | 0.300 |",
         "| bright-field | 1 | 0 | not known |",
+        "1 of 1 is known.",
         "Not validated: bright-field.",
         "Not trained on: fluorescence.",
         "**Score 0.5000** on the validation images: mean average precision over IoU 0.50:0.05:0.95. "

@@ -69,6 +69,17 @@ def test_what_is_inside_of_an_outline_is_the_nucleus(mask: NDArray[np.bool_]) ->
         np.testing.assert_array_equal(filled(rings, labels.shape), labels == number)
 
 
+def test_of_a_nucleus_in_several_pieces_the_largest_is_outlined() -> None:
+    labels = np.zeros((40, 40), int)
+    labels[2:20, 2:20] = 1
+    labels[25:32, 25:32] = 1
+    labels[28, 28] = 0  # a hole in the smaller piece
+    [ring] = outlines(labels)[1]
+    square = np.zeros_like(labels)
+    square[2:20, 2:20] = 1
+    np.testing.assert_array_equal(filled([ring], labels.shape), square == 1)
+
+
 def test_geojson() -> None:
     shown = json.loads(geojson(LABELS))
     assert shown["type"] == "FeatureCollection"

@@ -99,6 +99,23 @@ def test_faults_between_nuclei() -> None:
         decode(["1 5", "6 1", "4 1"], 2, 3)
 
 
+def test_each_rle_that_has_an_earlier_ones_pixel_is_told() -> None:
+    clash = "has pixel 16, which RLE 1 has: one nucleus a pixel"
+    assert faults(["11 10", "16 15"], 10, 20) == {1: clash}
+    longer = {2: "has pixel 11, which RLE 1 has: one nucleus a pixel"}
+    assert faults(["11 10", "16 15", "1 100"], 10, 20) == longer | {1: clash}
+
+
+runs = st.tuples(st.integers(1, 30), st.integers(1, 12)).map(lambda run: f"{run[0]} {run[1]}")
+
+
+@given(st.lists(runs, max_size=8))
+def test_faults_between_nuclei_are_those_of_every_pair(rles: list[str]) -> None:
+    pixels = [set(range(int(s), int(s) + int(n))) for s, n in map(str.split, rles)]
+    late = {k for k, own in enumerate(pixels) if any(own & pixels[j] for j in range(k))}
+    assert set(faults(rles, 6, 7)) == late
+
+
 def test_every_fault_is_told_and_the_first_is_raised() -> None:
     rles = ["1 1", "x", "2 0", "1 1"]
     assert sorted(faults(rles, 2, 3)) == [1, 2, 3]

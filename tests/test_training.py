@@ -126,7 +126,7 @@ def test_events_come_in_order(undisturbed: Trained) -> None:
     assert names == ["start", "epoch", "estimate", "epoch", "epoch", "end"]
     start, *_, end = undisturbed.events
     assert start["parameters"] == 467
-    assert {"devices", "backend", "cores"} <= start.keys()
+    assert {"device", "backend", "cores"} <= start.keys()
     estimate = next(e for e in undisturbed.events if e["event"] == "estimate")
     # Seven of twelve steps to come, in epochs of 4 and the validation: half a batch, at a third of a
     # step's cost.

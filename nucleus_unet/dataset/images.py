@@ -74,7 +74,8 @@ def decode_values(content: bytes, name: str) -> NDArray[Any]:
     Returns
     -------
     ndarray
-        (H, W, 1) or (H, W, 3), RGB, values and type as stored.
+        (H, W, 1) or (H, W, 3), RGB, values and type as stored; PNGs of less than 8 bits spread
+        over 8.
 
     Raises
     ------

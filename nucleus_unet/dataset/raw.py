@@ -1,6 +1,7 @@
 """Raw data sets as they are published, read in place."""
 
 import hashlib
+import lzma
 import os
 import re
 import zipfile
@@ -23,6 +24,8 @@ LAYOUT = (
 LARGEST_MEMBER_BYTES = 2**31
 """Unpacked: a few bytes of a zip can claim any amount of memory."""
 _DEPTH = 4  # top folder, id, "images" or "masks", file
+
+_DAMAGED = (zipfile.BadZipFile, zlib.error, lzma.LZMAError)
 
 _PICTURE = re.compile(r"(?:.*/)?[^/]+\.(?:png|tiff?|jpe?g)", re.IGNORECASE)
 _KAGGLE = re.compile(
@@ -86,11 +89,11 @@ class RawDataset:
         Raises
         ------
         NucleusError
-            The file is gone, or its part of the zip is damaged.
+            The file is gone, or its part of the zip is damaged or of a compression that Python lacks.
         """
         try:
             return self._members[name]()
-        except (OSError, zipfile.BadZipFile, zlib.error, EOFError) as error:
+        except (OSError, EOFError, NotImplementedError, *_DAMAGED) as error:
             raise NucleusError(
                 f"{self.path}: {name} cannot be read ({error}): fetch or copy the data again"
             ) from error
@@ -139,7 +142,7 @@ def open_raw(path: Path, *, annotated: bool = False) -> RawDataset:
     with ExitStack() as resources:
         if path.is_dir():
             members: dict[str, Callable[[], bytes]] = {
-                name: (path / name).read_bytes for name in _walk(path, _DEPTH)
+                name: (path / name).read_bytes for name in walk(path)
             }
         elif not path.exists():
             raise NucleusError(
@@ -165,20 +168,33 @@ def dataset_name(paths: Sequence[Path]) -> str:
     return f"{paths[0].absolute().name[:400]}{more}"
 
 
-def _walk(folder: Path, depth: int, prefix: str = "") -> Iterator[str]:
-    """Relative names of the files, and of the folders with a slash at the end."""
+def walk(folder: Path, depth: int = _DEPTH, prefix: str = "") -> Iterator[str]:
+    """Names, from the folder, of what `open_raw` looks at; those of folders end in a slash.
+
+    Raises
+    ------
+    NucleusError
+        A folder cannot be listed.
+    """
     try:
         entries = sorted(os.scandir(folder), key=lambda entry: entry.name)
     except OSError as error:
         raise NucleusError(f"{folder}: cannot be listed ({error.strerror})") from error
     for entry in entries:
         name = prefix + entry.name
+        if _passed_over(entry.name):
+            continue
         if not entry.is_dir():
             yield name
-        elif not entry.name.startswith("."):
+        else:
             yield f"{name}/"
             if depth > 1:
-                yield from _walk(Path(entry.path), depth - 1, f"{name}/")
+                yield from walk(Path(entry.path), depth - 1, f"{name}/")
+
+
+def _passed_over(name: str) -> bool:
+    """Whether a file or folder is what computers put beside data."""
+    return name.startswith(".") or name == "__MACOSX"
 
 
 def _zip_members(path: Path, resources: ExitStack) -> dict[str, Callable[[], bytes]]:
@@ -206,11 +222,7 @@ def _zip_members(path: Path, resources: ExitStack) -> dict[str, Callable[[], byt
 
 def _samples(path: Path, names: Mapping[str, object]) -> Iterator[RawSample]:
     """Sort the member names into samples, by the layout that they are in."""
-    seen = [
-        name
-        for name in names
-        if not any(part == "__MACOSX" or part.startswith(".") for part in name.split("/"))
-    ]
+    seen = [name for name in names if not any(map(_passed_over, name.split("/")))]
     kaggle = {name: match for name in seen if (match := _KAGGLE.fullmatch(name))}
     is_kaggle = any(m["image"] and not name.endswith("/") for name, m in kaggle.items())
     matches = kaggle if is_kaggle else {n: m for n in seen if (m := _FLAT.fullmatch(n))}

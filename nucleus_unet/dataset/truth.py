@@ -47,7 +47,7 @@ def read_truth(
     if path.suffix.lower() == ".csv":
         yield from _read_solution(path)
         return
-    images = prepared.ingest([path], store, images_code(), annotated=True)
+    images = prepared.ingest([path], store, images_code(), progress, annotated=True)
     for entry in prepared.merge([path], images, store, labels_code(), progress).entries:
         yield entry.id, prepared.load_labels(store, entry)
 

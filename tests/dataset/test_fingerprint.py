@@ -47,6 +47,19 @@ def test_a_link_to_nowhere_is_absent(raw: Path) -> None:
     assert fingerprint([raw]) == before
 
 
+def test_what_is_passed_over_does_not_count(raw: Path) -> None:
+    before = fingerprint([raw])
+    (raw / ".nucleus").mkdir()
+    (raw / ".nucleus" / "mlflow.db").write_bytes(b"grows")
+    (raw / "a" / ".DS_Store").write_bytes(b"")
+    assert fingerprint([raw]) == before
+
+
+def test_a_link_to_its_own_folder_ends(raw: Path) -> None:
+    (raw / "again").symlink_to(".")
+    assert fingerprint([raw]) == fingerprint([raw])
+
+
 def test_a_single_file_and_what_is_not_there(raw: Path) -> None:
     file, absent = raw / "b.png", raw / "absent"
     prints = {fingerprint(paths) for paths in ([], [file], [absent], [file, absent], [raw])}

@@ -210,6 +210,19 @@ def test_damaged_member(tmp_path: Path) -> None:
         raw.read("a.png")
 
 
+@pytest.mark.parametrize("method", [9, zipfile.ZIP_LZMA], ids=["of Deflate64", "damaged LZMA"])
+def test_member_that_cannot_be_unpacked(tmp_path: Path, method: int) -> None:
+    path = tmp_path / "set.zip"
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr("a.png", b"\x09\x04\x05\x00 no such stream")
+    content = bytearray(path.read_bytes())
+    directory = content.rindex(b"PK\x01\x02")
+    content[8] = content[directory + 10] = method
+    path.write_bytes(content)
+    with open_raw(path) as raw, pytest.raises(NucleusError, match=r"a\.png cannot be read"):
+        raw.read("a.png")
+
+
 def test_file_that_went_away(tmp_path: Path) -> None:
     path = write_folder(tmp_path / "set", FILES)
     with open_raw(path) as raw:

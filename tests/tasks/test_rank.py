@@ -11,10 +11,11 @@ import pytest
 from nucleus_unet.dataset.sample import Sample
 from nucleus_unet.recipe import Recipe
 from nucleus_unet.stages import Stage
-from tasks import evaluate
+from tasks import evaluate, split
 from tasks import rank as module
 from tasks.evaluate import SCORES
 from tasks.publish import Trained
+from tasks.train import validation_seen
 
 RUN: Any = SimpleNamespace(id="0" * 32)
 
@@ -114,9 +115,6 @@ def test_both_are_judged_on_the_same_images_with_cutoffs_tuned_on_these(
 def test_slides_that_either_model_was_trained_on_do_not_count(
     tiny: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def stub(name: str, value: Any) -> None:
-        monkeypatch.setattr(module, name, value)
-
     # The image of each run's training, by the id it had there; "began" is where "tuned" started from.
     trained = {"champion": ("old", "1"), "tuned": ("t", "2"), "began": ("b", "3")}
 
@@ -131,16 +129,18 @@ def test_slides_that_either_model_was_trained_on_do_not_count(
         path.write_text(json.dumps({"training": [{"id": trained[run_id][0]}]}))
         return path
 
-    stub("records", SimpleNamespace(fetch_record=record, fetch_artifact=artifact))
+    logged = SimpleNamespace(fetch_record=record, fetch_artifact=artifact)
+    monkeypatch.setattr(split, "records", logged)
     # Slide A holds the champion's image under another id, B that of "tuned", C that of "began".
     digests = {"a": "1", "a2": "9", "b": "2", "c": "3", "d": "4", "d2": "5", "e": "6"}
     entries = [SimpleNamespace(id=id_, source_sha256=sha) for id_, sha in digests.items()]
-    stub("images_of", lambda _: entries)
+    monkeypatch.setattr(split, "images_of", lambda _: entries)
     validation = ["a", "a2", "b", "c", "d2", "e"]
-    stub("samples", lambda *_: [SimpleNamespace(id=id_) for id_ in validation])
+    held_out = [SimpleNamespace(id=id_) for id_ in validation]
+    monkeypatch.setattr(module, "samples", lambda *_: held_out)
     rows = {id_: {"id": id_, "slide": id_[0].upper()} for id_ in digests}
     sides = {"training": [rows["d"]], "validation": [rows[id_] for id_ in validation]}
-    (tmp_path / module.SPLIT).write_text(json.dumps(sides))
+    (tmp_path / split.SPLIT).write_text(json.dumps(sides))
     stage = Stage("split", tmp_path, "d" * 64, cached=False, seconds=1.0)
     champion: Any = SimpleNamespace(run_id="champion")
     tuned = tiny.with_overrides(["training.start_from=tuned"])
@@ -148,3 +148,9 @@ def test_slides_that_either_model_was_trained_on_do_not_count(
         slides, found = module._unseen(champion, recipe, Trained(*[stage] * 5))
         assert [sample.id for sample in found] == unseen
         assert (slides["a2"], slides["d"]) == ("A", "D")
+    assert validation_seen(stage, stage, None) is None
+    assert validation_seen(stage, stage, "began") == (
+        "1 of 6 validation images are of slides of which run began was trained, from which this "
+        "training starts: scores are flattered"
+    )
+    assert str(validation_seen(stage, stage, "tuned")).startswith("2 of 6 ")

@@ -10,21 +10,21 @@ from tasks import train
 
 
 @pytest.mark.parametrize(
-    ("devices", "capability", "warned"),
+    ("device", "capability", "warned"),
     [
-        (["cpu:0"], (9, 0), True),
-        (["cpu:0"], None, False),
-        (["gpu:0"], (9, 0), False),
+        ("cpu:0", (9, 0), True),
+        ("cpu:0", None, False),
+        ("gpu:0", (9, 0), False),
     ],
 )
 def test_a_gpu_that_is_not_used_is_told(
-    devices: list[str],
+    device: str,
     capability: tuple[int, int] | None,
     warned: bool,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(train, "gpu_compute_capability", lambda: capability)
-    warning = train.unused_gpu(devices, "tensorflow 2.21.0")
+    warning = train.unused_gpu(device, "tensorflow 2.21.0")
     assert (warning is not None) == warned
     assert not warned or "tensorflow 2.21.0 does not use it: run make install" in str(warning)
 

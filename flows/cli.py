@@ -114,12 +114,12 @@ def retrain(
     recipe = load_recipe(recipe_name or ("best" if training_data else "quick"), overrides)
     _require_raw(training_data, annotated=True)
     _require_raw([test_data] if test_data else [])
-    settings = _start()
+    running = _start()
     from flows.retrain import retrain as flow
     from nucleus_unet.records import require_run
 
     data = (list(training_data) or None, test_data)
-    made = settings.run_flow(flow, *data, recipe, registry=registry)
+    made = running.run_flow(flow, *data, recipe, registry=registry)
     click.echo("\nRetrained.")
     rows = [
         (f"validation {key}", str(round(value, 4)))
@@ -160,13 +160,13 @@ def predict(images: tuple[Path, ...], model: str, out: Path, outlines: tuple[str
     overlays/<id>.png.
     """
     _require_raw(images)
-    settings = _start()
+    running = _start()
     from flows.predict import predict as flow
     from nucleus_unet.records import require_run
     from nucleus_unet.registry import run_of
 
     require_run(run_of(model))
-    made = settings.run_flow(flow, list(images), out, model, outlines)
+    made = running.run_flow(flow, list(images), out, model, outlines)
     click.echo("\nPredicted.")
     _table(
         [
@@ -218,13 +218,13 @@ def reproduce(
         return
     data = [list(paths) or None for paths in (training_data, test_data)]
     try:
-        settings = _start()
+        running = _start()
         from flows.reproduce import reproduce as flow
         from nucleus_unet.records import fetch_record
         from tasks.compare import report
 
         fetch_record(run_id)
-        answer = settings.run_flow(flow, run_id, retrain, *data)
+        answer = running.run_flow(flow, run_id, retrain, *data)
     except NucleusError:
         raise
     except BaseException:  # 1 would say that it differs
@@ -284,10 +284,10 @@ def sweep(
         make_folder(out.parent, "name another file with --out")
         if out.is_dir():
             raise NucleusError(f"{out}: a folder; name a file with --out")
-    settings = _start()
+    running = _start()
     from flows.sweep import sweep as flow
 
-    swept = settings.run_flow(flow, list(training_data), values, recipe, halvings, draws, seed)
+    swept = running.run_flow(flow, list(training_data), values, recipe, halvings, draws, seed)
     click.echo("\nSwept.")
     for trial in swept.trials:
         score = "failed" if trial.failed else f"{trial.score:.4f}"
@@ -494,7 +494,7 @@ def deploy(
         )
     from flows.deploy import Schedule
     from flows.deploy import deploy as deploy_to
-    from flows.settings import require_access
+    from flows.running import require_access
     from nucleus_unet.recipe import load_recipe
     from nucleus_unet.servers import check_servers
 
@@ -558,15 +558,15 @@ def _start() -> Any:
         if own:
             url, process = server.start()
             os.environ |= {"PREFECT_API_URL": url, "PREFECT_UI_URL": ui_url("prefect")}
-        from flows import settings  # takes as long as the server does
+        from flows import running  # takes as long as the server does
 
         if own:
             server.wait_for(url, process, server.log_path())
         else:
             check_servers("PREFECT_API_URL")
-            settings.require_access()
+            running.require_access()
         _find_mlflow()
-    return settings
+    return running
 
 
 def _typed() -> Path | str:

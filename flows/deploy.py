@@ -32,7 +32,7 @@ from prefect.client.schemas.responses import DeploymentResponse
 from prefect.client.schemas.schedules import CronSchedule
 from prefect.exceptions import ObjectNotFound
 
-from flows.settings import SKIPPED, TAG
+from flows.running import SKIPPED, TAG
 from nucleus_unet.errors import NucleusError
 from nucleus_unet.recipe import Recipe
 from tasks.rank import NEW_CHAMPION

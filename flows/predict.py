@@ -8,7 +8,7 @@ from typing import Annotated
 from prefect import flow
 from pydantic import Field
 
-from flows.settings import prepare, task_runner, tracked
+from flows.running import prepare, task_runner, tracked
 from nucleus_unet import backend, records, registry, tracking
 from nucleus_unet.exports import Outlines
 from nucleus_unet.files import make_folder

@@ -7,7 +7,7 @@ from prefect import flow
 
 from flows.predict import segment
 from flows.retrain import retrain as retrain_flow
-from flows.settings import prepare, threads, tracked
+from flows.running import prepare, threads, tracked
 from nucleus_unet import records, tracking
 from nucleus_unet.errors import NucleusError
 from nucleus_unet.home import fresh_home, home

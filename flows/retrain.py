@@ -7,7 +7,7 @@ from prefect import State, flow
 from prefect.states import Completed
 
 from flows.predict import segment
-from flows.settings import INPUTS, SKIPPED, inputs_of, prepare, sample_data, task_runner, tracked
+from flows.running import INPUTS, SKIPPED, inputs_of, prepare, sample_data, task_runner, tracked
 from nucleus_unet import backend, tracking
 from nucleus_unet.errors import NucleusError
 from nucleus_unet.home import home

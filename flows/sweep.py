@@ -12,7 +12,7 @@ from prefect.logging import get_run_logger
 from pydantic import Field
 
 from flows.retrain import BEST, Retrained, decided_by, retrain
-from flows.settings import INPUTS, TAG, inputs_of, prepare, threads, tracked
+from flows.running import INPUTS, TAG, inputs_of, prepare, threads, tracked
 from nucleus_unet import backend, records, tracking
 from nucleus_unet.interruption import StoppedError
 from nucleus_unet.recipe import Recipe

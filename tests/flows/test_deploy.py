@@ -20,7 +20,7 @@ OTHER = ["tag.other", "deployment.1"]
 
 def test_prefect_yaml_and_the_code_say_the_same() -> None:
     from flows.deploy import LOST_S, POOL
-    from flows.settings import TAG
+    from flows.running import TAG
 
     for deployment in yaml.safe_load((CHECKOUT / "prefect.yaml").read_text())["deployments"]:
         assert deployment["work_pool"]["name"] == POOL

@@ -10,17 +10,17 @@ from nucleus_unet.recipe import Recipe
 
 
 @pytest.fixture
-def settings(bare: Path) -> Any:
-    from flows import settings
+def running(bare: Path) -> Any:
+    from flows import running
 
-    return settings
+    return running
 
 
 def test_what_the_user_can_mend_is_logged_as_one_line(
-    settings: Any, caplog: pytest.LogCaptureFixture
+    running: Any, caplog: pytest.LogCaptureFixture
 ) -> None:
     logger = logging.getLogger("one line")
-    logger.addFilter(settings._one_line)
+    logger.addFilter(running._one_line)
     for error in (NucleusError("no data"), ValueError("a fault")):
         try:
             raise error
@@ -33,13 +33,13 @@ def test_what_the_user_can_mend_is_logged_as_one_line(
 
 
 def test_inputs_are_the_same_only_where_all_that_is_logged_is(
-    settings: Any, tiny: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    running: Any, tiny: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "raw").mkdir()
     here = ("retrain", tiny, [tmp_path / "raw"], {})
     renamed = tiny.model_copy(update={"name": "mine"})  # the name is a parameter in MLflow
     inputs = [
-        settings.inputs_of(*values)
+        running.inputs_of(*values)
         for values in (
             here,
             here,
@@ -49,42 +49,42 @@ def test_inputs_are_the_same_only_where_all_that_is_logged_is(
             (*here[:3], {"reproduces": "a"}),
         )
     ]
-    monkeypatch.setattr(settings, "device_kind", lambda: {"backend": "jax 0.10", "gpu": (9, 0)})
-    inputs.append(settings.inputs_of(*here))
+    monkeypatch.setattr(running, "device_kind", lambda: {"backend": "jax 0.10", "gpu": (9, 0)})
+    inputs.append(running.inputs_of(*here))
     assert inputs[0] == inputs[1]
     assert len(set(inputs)) == 6
 
 
-def test_shards_run_in_threads(settings: Any) -> None:
-    assert type(settings.task_runner()).__name__ == "ThreadPoolTaskRunner"
+def test_shards_run_in_threads(running: Any) -> None:
+    assert type(running.task_runner()).__name__ == "ThreadPoolTaskRunner"
 
 
 @pytest.mark.parametrize("address", [None, "tcp://127.0.0.1:8786"])
-def test_or_on_dask(settings: Any, address: str | None, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_or_on_dask(running: Any, address: str | None, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("NUCLEUS_TASK_RUNNER", "dask")
     monkeypatch.setenv("PREFECT_API_URL", "http://127.0.0.1:4200/api")
     if address:
         monkeypatch.setenv("DASK_SCHEDULER_ADDRESS", address)
-    runner = settings.task_runner()
+    runner = running.task_runner()
     assert type(runner).__name__ == "DaskTaskRunner"
     assert runner.address == address
     assert "prefect_dask" in sys.modules
 
 
-def test_dask_needs_a_prefect_server(settings: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_dask_needs_a_prefect_server(running: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("NUCLEUS_TASK_RUNNER", "dask")
     with pytest.raises(NucleusError, match=r"^NUCLEUS_TASK_RUNNER=dask needs a Prefect server"):
-        settings.task_runner()
+        running.task_runner()
 
 
-def test_a_misspelt_task_runner_is_refused(settings: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_misspelt_task_runner_is_refused(running: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("NUCLEUS_TASK_RUNNER", "thread")
     with pytest.raises(NucleusError, match=r"^NUCLEUS_TASK_RUNNER=thread is unknown: set threads"):
-        settings.task_runner()
+        running.task_runner()
 
 
 def test_the_sample_is_written_once(
-    settings: Any, bare: Path, monkeypatch: pytest.MonkeyPatch
+    running: Any, bare: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     calls = []
 
@@ -93,13 +93,13 @@ def test_the_sample_is_written_once(
         folder.mkdir(parents=True)
         return folder / "stage1_train", folder / "stage1_test"
 
-    monkeypatch.setattr(settings, "write_synthetic", write)
-    assert settings.sample_data() == settings.sample_data()
+    monkeypatch.setattr(running, "write_synthetic", write)
+    assert running.sample_data() == running.sample_data()
     assert len(calls) == 1
     assert calls[0].parent == bare / "sample"
 
 
-def test_data_that_would_not_be_looked_at_are_refused(settings: Any) -> None:
+def test_data_that_would_not_be_looked_at_are_refused(running: Any) -> None:
     from flows.reproduce import reproduce
     from flows.retrain import retrain
 

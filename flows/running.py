@@ -1,4 +1,4 @@
-"""Settings of a flow run that do not change its result."""
+"""What every flow run has: its home, its task runner, its run in MLflow."""
 
 import logging
 import os

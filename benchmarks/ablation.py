@@ -28,6 +28,7 @@ PARTS = (
     ("inference.flips=false",),
     ("inference.tune=false",),
     ("inference.scales=[1]",),
+    ("inference.large_cutoff=none",),
     (
         "augmentation.scale_range=[1, 1]",
         "augmentation.intensity_range=0",
@@ -39,7 +40,7 @@ PARTS = (
     ("training.schedule=constant",),
     ("training.warmup_steps=0",),
     ("augmentation.zoom_range=0",),
-    ("network.outputs=mask",),
+    ("network.outputs=mask", "inference.large_cutoff=none"),
     ("data.balance=0",),
     ("training.weight_decay=0",),  # Adam
     ("augmentation.intensity_range=0",),

@@ -10,6 +10,8 @@ from skimage.segmentation import watershed
 
 from nucleus_unet.recipe import Inference
 
+SMALL_PX, LARGE_PX = 200, 800
+"""Between these areas the cutoff goes over from that of small to that of large nuclei."""
 MOST_COVERED = 0.2
 """Share of a nucleus of a later scale that may be of earlier ones."""
 
@@ -22,8 +24,9 @@ def nuclei(maps: NDArray[np.float32], inference: Inference) -> NDArray[np.int32]
     maps : (H, W, C for each of the scales) float32 in [0, 1]
         One channel, the mask: nuclei are its connected components. Three, as
         `nucleus_unet.targets` gives them: nuclei grow from where the distance is high and no border
-        is seen, downhill in distance, until they meet or reach the end of the mask. Those of a later
-        scale are added where a fifth of them at most is nucleus already.
+        is seen, downhill in distance, until they meet or reach the end of the mask, which is at
+        `large_cutoff` for the large ones. Those of a later scale are added where a fifth of them at
+        most is nucleus already.
     inference : Inference
         The part of the recipe. The least area is in pixels of each scale.
 
@@ -51,14 +54,20 @@ def _of_one_scale(maps: NDArray[np.float32], inference: Inference) -> NDArray[np
     if maps.shape[-1] == 1:
         return connected_components(mask, inference.cutoff)
     border, height = maps[..., 1], maps[..., 2]
-    ground = label(mask > inference.cutoff, connectivity=1)
+    small = inference.cutoff
+    large = inference.large_cutoff or small
+    ground = label(mask > min(small, large), connectivity=1)
     seeds = label((height * (1 - border) > inference.seed_cutoff) & (ground > 0), connectivity=1)
     # A piece of mask in which nothing is high enough is one nucleus all the same.
     seeded = np.unique(ground[seeds > 0])
     alone = ~np.isin(ground, seeded) & (ground > 0)
     seeds[alone] = seeds.max(initial=0) + ground[alone]
-    grown: NDArray[np.integer] = watershed(-height, seeds, mask=ground > 0)
-    return grown
+    grown = watershed(-height, seeds, mask=ground > 0)
+    areas = np.maximum(np.bincount(grown.ravel()), 1)
+    cutoffs = np.interp(np.log(areas), np.log((SMALL_PX, LARGE_PX)), (small, large))
+    kept = mask > cutoffs.astype(np.float32)[grown]
+    cut: NDArray[np.integer] = label(np.where(kept, grown, 0), connectivity=1)
+    return cut
 
 
 def _means(

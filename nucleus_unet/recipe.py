@@ -159,6 +159,9 @@ class Inference(Part):
     """How probabilities become nuclei."""
 
     cutoff: float = Field(0.5, gt=0, lt=1, description="A pixel is nucleus above this probability")
+    large_cutoff: Annotated[float, Field(gt=0, lt=1)] | None = Field(
+        None, description="The same of large nuclei, if another, where nuclei are told apart"
+    )
     batch_size: int = Field(16, ge=1, description="Resized images, or validation crops, at once")
     seed_cutoff: float = Field(
         0.5,
@@ -202,6 +205,12 @@ class Recipe(Part):
     network: Network = Network()
     training: Training = Training()
     inference: Inference = Inference()
+
+    @model_validator(mode="after")
+    def _large_nuclei_told_apart(self) -> Self:
+        if self.inference.large_cutoff is not None and self.network.outputs == "mask":
+            raise ValueError("inference.large_cutoff goes with network.outputs = nuclei")
+        return self
 
     @model_validator(mode="after")
     def _crops_of_any_size(self) -> Self:

@@ -128,6 +128,27 @@ def test_a_mask_without_a_seed_is_one_nucleus() -> None:
     assert nuclei(maps, Inference()).max() == 2
 
 
+@pytest.mark.parametrize(
+    ("side", "cutoff"), [(10, 0.6), (14, 0.6), (20, 0.5), (29, 0.4), (40, 0.4)]
+)
+def test_large_nuclei_have_a_cutoff_of_their_own(side: int, cutoff: float) -> None:
+    # 20² is 400, by factors half-way from 200 to 800.
+    for step in (-0.01, 0.01):
+        maps = np.full((side, side, 3), (0.9, 0, 1), np.float32)
+        maps[0, :, 0] = cutoff + step
+        found = nuclei(maps, Inference(cutoff=0.6, large_cutoff=0.4))
+        assert found[0].tolist() == [int(step > 0)] * side
+        assert (found[1:] == 1).all()
+
+
+def test_a_nucleus_that_its_own_cutoff_parts_is_two() -> None:
+    maps = np.full((3, 9, 3), (0.9, 0, 0.9), np.float32)
+    maps[:, 4, 0] = 0.5
+    assert nuclei(maps, Inference(cutoff=0.4)).max() == 1
+    parted = nuclei(maps, Inference(cutoff=0.6, large_cutoff=0.4))
+    assert parted[0].tolist() == [1, 1, 1, 1, 0, 2, 2, 2, 2]
+
+
 def test_pieces_of_mask_that_do_not_touch_are_apart() -> None:
     mask = np.array([[1, 0, 0], [0, 1, 0], [0, 0, 0]], np.float32)
     maps = np.stack([mask, 0 * mask, 0 * mask], axis=-1)

@@ -56,6 +56,7 @@ OFF = {
     "network.outputs": "mask",
     "training.weight_decay": 0,
     "training.keep": "best",
+    "inference.large_cutoff": None,
     "inference.min_area_px": 0,
     "inference.min_confidence": 0,
     "inference.tune": False,
@@ -284,6 +285,7 @@ def _toml(value: Any) -> str:
             ["data.framing=resize", "augmentation.scale_range=[1, 1]"],
             "inference.scales goes with data.framing = crop",
         ),
+        (["network.outputs=mask"], "inference.large_cutoff goes with network.outputs = nuclei"),
         (["data.image_size=100"], "cannot be halved 4 times, .* take a multiple of 16"),
     ],
 )

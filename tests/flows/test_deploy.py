@@ -147,7 +147,10 @@ def test_a_run_whose_machine_died_is_taken_up_by_another(team: Any) -> None:
 def test_a_run_whose_flow_cannot_be_loaded_is_left_crashed(team: Any) -> None:
     assert team.place.nucleus("deploy", **team.urls).returncode == 0
     deployment = team.get("deployments/name/predict/predict")["id"]
-    asked = {"parameters": {"images": ["nowhere"], "out": "nowhere"}, "state": {"type": "SCHEDULED"}}
+    asked = {
+        "parameters": {"images": ["nowhere"], "out": "nowhere"},
+        "state": {"type": "SCHEDULED"},
+    }
     run_id = team.post(f"deployments/{deployment}/create_flow_run", asked)["id"]
     team.urls["NUCLEUS_TASK_RUNNER"] = "misspelt"
     team.work()

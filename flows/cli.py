@@ -380,7 +380,7 @@ def score(submission: Path, truth: Path, as_json: bool) -> None:
     from nucleus_unet.evaluation import format_scores, match_submission, scores_table
     from nucleus_unet.home import home
 
-    labels = read_truth(truth, home(), _reporter("preparing the truth", "images"))
+    labels = read_truth(truth, home(), _reporter("reading the truth", "files"))
     table = scores_table(match_submission(submission, labels))
     click.echo(json.dumps(table, indent=1) if as_json else format_scores(table))
 

@@ -55,12 +55,11 @@ def best_precision() -> str:
 
 
 def gpu_compute_capability() -> tuple[int, int] | None:
-    """The lowest compute capability of the visible NVIDIA GPUs; None where there is none."""
+    """The compute capability of the `used_gpu`; None where there is none."""
     import pynvml
 
-    gpus = visible_gpus().values()
-    found = [tuple(pynvml.nvmlDeviceGetCudaComputeCapability(gpu)) for gpu in gpus]
-    return min(found, default=None)
+    gpu = used_gpu()
+    return gpu and tuple(pynvml.nvmlDeviceGetCudaComputeCapability(gpu))
 
 
 def nvidia_gpus() -> list[Any]:
@@ -94,14 +93,15 @@ def device_kind() -> dict[str, Any]:
         raise NucleusError(
             f"KERAS_BACKEND={name} is not installed here: install it, or unset the variable"
         ) from None
-    told = ("KERAS_BACKEND", "CUDA_VISIBLE_DEVICES")  # by backend and gpu
-    others = {key: value for key, value in switches().items() if key not in told}
+    # Backend and gpu say what the first two do; Dask sets the third, which our kernels do not read.
+    passed_over = ("KERAS_BACKEND", "CUDA_VISIBLE_DEVICES", "OMP_NUM_THREADS")
+    others = {key: value for key, value in switches().items() if key not in passed_over}
     return {"backend": f"{name} {version}", "gpu": gpu_compute_capability(), **others}
 
 
 @contextlib.contextmanager
-def gpus_held(on_wait: Callable[[], None]) -> Iterator[None]:
-    """Hold the visible GPUs; a training of the same user that is on one of them is waited for.
+def gpu_held(on_wait: Callable[[], None]) -> Iterator[None]:
+    """Hold the `used_gpu`; a training of the same user that is on it is waited for.
 
     Two would slow each other, or run out of memory.
 
@@ -110,22 +110,27 @@ def gpus_held(on_wait: Callable[[], None]) -> Iterator[None]:
     NucleusError
         There can be no locks in the user's own folder.
     """
-    folder = Path.home() / ".cache" / "nucleus-unet"
+    import pynvml
+
     with contextlib.ExitStack() as held:
-        for index in visible_gpus():
+        if gpu := used_gpu():
+            folder = Path.home() / ".cache" / "nucleus-unet"
             make_folder(folder, "set HOME to a folder that can be written")
-            held.enter_context(locked(folder / f"gpu-{index}.lock", on_wait))
+            # Machines that share the folder have other GPUs.
+            held.enter_context(locked(folder / f"{pynvml.nvmlDeviceGetUUID(gpu)}.lock", on_wait))
         yield
 
 
-def visible_gpus() -> dict[int, Any]:
-    """NVML's handle, by index, of each GPU in CUDA_VISIBLE_DEVICES; all where it has no indices."""
-    named = os.environ.get("CUDA_VISIBLE_DEVICES")
-    if named in ("", "-1"):
-        return {}
-    indices = [int(index) for index in (named or "").split(",") if index.isdigit()]
-    gpus = enumerate(nvidia_gpus())
-    return {index: gpu for index, gpu in gpus if index in indices or not indices}
+def used_gpu() -> Any | None:
+    """NVML's handle of the GPU that is computed on, the first of CUDA_VISIBLE_DEVICES; None for none."""
+    import pynvml
+
+    gpus = nvidia_gpus()
+    first = os.environ.get("CUDA_VISIBLE_DEVICES", "0").partition(",")[0]
+    for index, gpu in enumerate(gpus):
+        if first and (first == str(index) or pynvml.nvmlDeviceGetUUID(gpu).startswith(first)):
+            return gpu
+    return gpus[0] if gpus and first.startswith("MIG-") else None  # a part of some GPU
 
 
 def usable_cores() -> int:

@@ -182,6 +182,7 @@ def _start(parent: int, log: Path) -> None:
     os.environ.setdefault("KERAS_BACKEND", "tensorflow")
     # By itself TensorFlow takes these kernels on some processors alone; they train faster on others.
     os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "1")
+    os.environ.setdefault("CUDA_DEVICE_ORDER", "PCI_BUS_ID")  # as NVML numbers them
     # TensorFlow's C++ part writes to descriptor 2 whatever its log level; Python's stderr stays.
     sys.stderr = os.fdopen(os.dup(2), "w", buffering=1)
     with log.open("ab") as file:

@@ -83,6 +83,7 @@ def promote(number: str, who: str, why: str) -> Version:
         if before[-1:] != [one]:
             before.append(one)
     _remember(before)
+    _unmark(number)
     return version
 
 
@@ -102,6 +103,7 @@ def rollback(who: str, why: str) -> Version:
         raise NucleusError("no version was the champion before: choose one for nucleus promote")
     _crown(before[-1], who, why)
     _remember(before)
+    _unmark(before[-1])
     return there[before[-1]]
 
 
@@ -129,8 +131,17 @@ def _crown(number: str, who: str, why: str) -> None:
     client, now = MlflowClient(), datetime.now(UTC).isoformat(timespec="seconds")
     client.set_model_version_tag(NAME, number, "champion.note", f"{now} {who}: {why}")
     client.set_registered_model_alias(NAME, CHAMPION, number)
+
+
+def _unmark(number: str) -> None:
+    """Take the mark of a challenger from a champion, if the user may delete it."""
+    client = MlflowClient()
     if str(client.get_registered_model(NAME).aliases.get(CHALLENGER)) == number:
-        client.delete_registered_model_alias(NAME, CHALLENGER)
+        try:
+            client.delete_registered_model_alias(NAME, CHALLENGER)
+        except MlflowException as error:
+            if error.error_code != "PERMISSION_DENIED":
+                raise
 
 
 def _champions() -> list[str]:

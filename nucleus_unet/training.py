@@ -61,7 +61,7 @@ def train(
     folder.mkdir(parents=True, exist_ok=True)
     events = EventLog(folder / EVENTS)
     events.mend()
-    with backend.gpus_held(lambda: events.tell("waits")):
+    with backend.gpu_held(lambda: events.tell("waits")):
         model = _compiled(recipe, start_weights)
         validation = validation_arrays(recipe, validation_samples)
         with interruption.deferred() as asked_to_stop:

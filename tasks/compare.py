@@ -137,7 +137,9 @@ def _scores(test_data: Sequence[Path], *submissions: Path) -> tuple[float, float
         if len(test_data) > 1 or not all(sample.annotated for sample in raw.samples):
             return None
     matched = (
-        match_submission(path, read_truth(test_data[0], home(), progress("merging masks")))
+        match_submission(
+            path, read_truth(test_data[0], home(), progress("reading the truth", "files"))
+        )
         for path in submissions
     )
     before, after = (instance_scores(list(matches.values())).score for matches in matched)

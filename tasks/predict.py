@@ -69,7 +69,8 @@ def prediction_key(recipe: Recipe, network: Path) -> dict[str, Any]:
     return {
         "model": sha256_file(network),
         "data": recipe.data.model_dump(include={"framing", "normalize"}),
-        "inference": recipe.inference.model_dump(exclude={*GRID, "tune"}),  # how maps are cut
+        # But for how maps are cut.
+        "inference": recipe.inference.model_dump(exclude={*GRID, "large_cutoff", "tune"}),
         "threads": recipe.training.cpu_threads,
         "device": device_kind(),
     }

@@ -56,8 +56,11 @@ def rank(recipe: Recipe, made: Trained, model_id: str, run: tracking.Run) -> str
     version = registry.register(run, model_id, tags)
     while True:
         before = registry.champion()
-        if before and before.number == version.number:  # by an attempt that was cut short after it
-            return registry.CHAMPION
+        if (
+            before and before.number == version.number
+        ):  # by hand, or by an attempt cut short after it
+            note = before.tags.get("champion.note", "It was made so on MLflow's page.")
+            return _told(run, version.number, registry.CHAMPION, note)
         better, said = True, "It is the first."
         if before:
             better, said = _verdict(before, recipe, made, run)
@@ -68,8 +71,7 @@ def rank(recipe: Recipe, made: Trained, model_id: str, run: tracking.Run) -> str
     page = f"# Version {version.number}: {place}\n\n{said}"
     create_markdown_artifact(page, key="ranking", description="This model and the champion")
     tracking.log_bytes(run, "ranking.md", page.encode())
-    model = {"version": version.number, "place": place, "verdict": last_line}
-    tracking.log_tags(run, {f"model.{key}": value for key, value in model.items()})
+    _told(run, version.number, place, last_line)
     if better:
         registry.promote(version.number, "retrain", last_line)
         resource = {"prefect.resource.id": f"nucleus.model.{version.number}"}
@@ -78,6 +80,13 @@ def rank(recipe: Recipe, made: Trained, model_id: str, run: tracking.Run) -> str
     else:
         registry.challenge(version)
     get_run_logger().info("version %s: %s. %s", version.number, place, last_line)
+    return place
+
+
+def _told(run: tracking.Run, number: str, place: str, verdict: str) -> str:
+    """Tag the run with what became of its model; returns the place."""
+    tags = {"model.version": number, "model.place": place, "model.verdict": verdict}
+    tracking.log_tags(run, tags)
     return place
 
 
@@ -99,7 +108,8 @@ def _verdict(
     except (NucleusError, LookupError, TypeError, ValueError) as error:
         fault = not isinstance(error, NucleusError)
         get_run_logger().warning("not compared with the champion: %s", error, exc_info=fault)
-        return False, f"Version {champion.number}, the champion, cannot be compared: {error}"
+        why = " ".join(str(error).split())
+        return False, f"Version {champion.number}, the champion, cannot be compared: {why}"
     both = json.loads((stage.folder / SCORES_OF_BOTH).read_text())
     old_scores, new_scores = both["champion"], both["new"]
     found = compare(old_scores, new_scores, slides)

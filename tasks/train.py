@@ -48,7 +48,7 @@ def train(
     """Train the network and log each epoch to MLflow as it ends; returns the `Stage`."""
     warn = get_run_logger().warning
     if seen := validation_seen(split, images, recipe.training.start_from):
-        warn("%s; its data.split and data.split_seed keep them apart", seen)
+        warn("%s", seen)
     with (
         # Training goes on while one of the servers is away.
         Delivery("MLflow", warn, tracking.refused_by_mlflow) as to_mlflow,
@@ -106,7 +106,10 @@ def _stage(
 
 def validation_seen(split: Stage, images: Stage, start_from: str | None) -> str | None:
     """What to tell the user where the model from which a training starts knows validation images."""
-    known = slides_seen(split, images, start_from)
+    try:
+        known = slides_seen(split, images, start_from)
+    except (NucleusError, LookupError) as error:  # of a run that is gone, or older
+        return f"it is not known what of the validation images run {start_from} was trained on: {error}"
     validation = sides_of(split)["validation"]
     if not (seen := sum(row["slide"] in known for row in validation)):
         return None

@@ -65,16 +65,6 @@ def test_resolve_leaves_what_is_said(tiny: Recipe, machine: Any) -> None:
     assert backend.resolve(tiny).digest() == tiny.digest()
 
 
-@pytest.mark.parametrize("hidden", ["", "-1"])
-def test_hidden_gpus_do_not_count(monkeypatch: pytest.MonkeyPatch, hidden: str) -> None:
-    def init() -> None:
-        raise AssertionError("not asked")
-
-    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", hidden)
-    monkeypatch.setattr(pynvml, "nvmlInit", init)
-    assert backend.gpu_compute_capability() is None
-
-
 def test_a_machine_without_the_driver(monkeypatch: pytest.MonkeyPatch) -> None:
     def init() -> None:
         raise pynvml.NVMLError(pynvml.NVML_ERROR_LIBRARY_NOT_FOUND)
@@ -82,32 +72,6 @@ def test_a_machine_without_the_driver(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
     monkeypatch.setattr(pynvml, "nvmlInit", init)
     assert backend.gpu_compute_capability() is None
-
-
-@pytest.mark.parametrize(
-    ("capabilities", "visible", "lowest"),
-    [
-        ([(9, 0), (7, 5), (8, 0)], None, (7, 5)),
-        ([(9, 0), (7, 5), (8, 0)], "2,0", (8, 0)),
-        ([], None, None),
-    ],
-)
-def test_the_lowest_of_several_gpus(
-    monkeypatch: pytest.MonkeyPatch,
-    capabilities: list[tuple[int, int]],
-    visible: str | None,
-    lowest: tuple[int, int] | None,
-) -> None:
-    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
-    if visible:
-        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
-    monkeypatch.setattr(pynvml, "nvmlInit", lambda: None)
-    monkeypatch.setattr(pynvml, "nvmlDeviceGetCount", lambda: len(capabilities))
-    monkeypatch.setattr(pynvml, "nvmlDeviceGetHandleByIndex", lambda index: index)
-    monkeypatch.setattr(
-        pynvml, "nvmlDeviceGetCudaComputeCapability", lambda index: list(capabilities[index])
-    )
-    assert backend.gpu_compute_capability() == lowest
 
 
 def test_a_backend_that_is_not_installed(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -125,6 +89,7 @@ def test_what_bits_depend_on(monkeypatch: pytest.MonkeyPatch) -> None:
     assert backend.device_kind() == kind
     monkeypatch.setenv("KERAS_BACKEND", "tensorflow")
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "1")
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
     assert backend.device_kind() == kind
     monkeypatch.setenv("NVIDIA_TF32_OVERRIDE", "0")
     assert backend.device_kind() == kind | {"NVIDIA_TF32_OVERRIDE": "0"}
@@ -164,47 +129,66 @@ def test_device_and_hardware(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture
 def two_gpus(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    capabilities = {"a": (7, 5), "b": (8, 0)}
     monkeypatch.setattr(backend, "nvidia_gpus", lambda: ["a", "b"])
+    monkeypatch.setattr(pynvml, "nvmlDeviceGetUUID", lambda gpu: f"GPU-{gpu}8932f93")
+    monkeypatch.setattr(pynvml, "nvmlDeviceGetCudaComputeCapability", lambda gpu: capabilities[gpu])
     monkeypatch.setenv("HOME", str(tmp_path))
 
 
 @pytest.mark.parametrize(
-    ("named", "seen"),
-    [(None, [0, 1]), ("1", [1]), ("1,0", [0, 1]), ("GPU-8932f937", [0, 1]), ("0", [0]), ("7", [])],
+    ("named", "used", "capability"),
+    [
+        (None, "a", (7, 5)),
+        ("0", "a", (7, 5)),
+        ("1", "b", (8, 0)),
+        ("1,0", "b", (8, 0)),
+        ("GPU-b89,0", "b", (8, 0)),
+        ("MIG-77", "a", (7, 5)),
+        ("7", None, None),
+        ("-1", None, None),
+        ("", None, None),
+    ],
 )
-def test_visible_gpus(
-    two_gpus: None, monkeypatch: pytest.MonkeyPatch, named: str | None, seen: list[int]
+def test_the_first_visible_gpu_is_used(
+    two_gpus: None,
+    monkeypatch: pytest.MonkeyPatch,
+    named: str | None,
+    used: str | None,
+    capability: tuple[int, int] | None,
 ) -> None:
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
-    if named:
+    if named is not None:
         monkeypatch.setenv("CUDA_VISIBLE_DEVICES", named)
-    assert backend.visible_gpus() == {index: "ab"[index] for index in seen}
+    assert backend.used_gpu() == used
+    assert backend.gpu_compute_capability() == capability
 
 
 def test_one_training_at_a_time_is_on_a_gpu(
-    two_gpus: None, monkeypatch: pytest.MonkeyPatch
+    two_gpus: None, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     said, order = threading.Event(), []
 
-    def second() -> None:  # sees both
-        with backend.gpus_held(said.set):
+    def second() -> None:
+        with backend.gpu_held(said.set):
             order.append("second")
 
     thread = threading.Thread(target=second)
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0")
-    with backend.gpus_held(lambda: order.append("waited")):
-        monkeypatch.delenv("CUDA_VISIBLE_DEVICES")
+    with backend.gpu_held(lambda: order.append("waited")):
         thread.start()
         assert said.wait(10)
         monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "1")
-        with backend.gpus_held(lambda: order.append("waited")):  # the other one is free
+        with backend.gpu_held(lambda: order.append("waited")):  # the other one is free
             order.append("first")
     thread.join()
     assert order == ["first", "second"]
+    locks = {path.name for path in (tmp_path / ".cache" / "nucleus-unet").iterdir()}
+    assert locks == {"GPU-a8932f93.lock", "GPU-b8932f93.lock"}
 
 
 def test_without_a_gpu_nobody_waits(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(backend, "nvidia_gpus", list)
     waited: list[int] = []
-    with backend.gpus_held(lambda: waited.append(1)), backend.gpus_held(lambda: waited.append(2)):
+    with backend.gpu_held(lambda: waited.append(1)), backend.gpu_held(lambda: waited.append(2)):
         assert waited == []

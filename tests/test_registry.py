@@ -3,6 +3,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from mlflow.protos.databricks_pb2 import PERMISSION_DENIED
 
 from nucleus_unet.errors import NucleusError
 from nucleus_unet.recipe import Recipe
@@ -87,6 +88,23 @@ def test_a_challenger_leaves_the_champion(registry: Any, versions: list[Any]) ->
     assert MlflowClient().get_model_version_by_alias("nucleus-unet", "challenger").version == 2
     registry.promote("2", "ann", "better after all")
     assert list(MlflowClient().get_registered_model("nucleus-unet").aliases) == ["champion"]
+
+
+def test_who_may_not_delete_aliases_promotes_all_the_same(
+    registry: Any, versions: list[Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from mlflow import MlflowClient
+    from mlflow.exceptions import MlflowException
+
+    def refuse(*_: Any) -> None:
+        raise MlflowException("Permission denied", error_code=PERMISSION_DENIED)
+
+    registry.promote("1", "ann", "the first")
+    registry.challenge(versions[1])
+    monkeypatch.setattr(MlflowClient, "delete_registered_model_alias", refuse)
+    registry.promote("2", "bob", "better after all")
+    assert registry.champion().number == "2"
+    assert registry.rollback("ann", "merges").number == "1"
 
 
 def test_a_registry_that_fails_is_not_taken_for_one_that_has_the_model(

@@ -247,13 +247,13 @@ def test_finished_it_does_not_train_again_and_holds_the_gpu_meanwhile(
     held: list[bool] = []
 
     @contextmanager
-    def gpus_held(on_wait: Callable[[], None]) -> Iterator[None]:
+    def gpu_held(on_wait: Callable[[], None]) -> Iterator[None]:
         on_wait()
         held.append(not (folder / "model.keras").exists())
         yield
         held.append((folder / "model.keras").exists())
 
-    monkeypatch.setattr(training.backend, "gpus_held", gpus_held)
+    monkeypatch.setattr(training.backend, "gpu_held", gpu_held)
     train(tiny, samples[:5], samples[5:], folder)
     assert [event["event"] for event in log.new()] == ["waits", "start", "end"]
     assert held == [True, True]

@@ -10,7 +10,7 @@ from pathlib import Path
 import httpx
 
 from nucleus_unet.errors import NucleusError
-from nucleus_unet.files import sha256_file, write_atomically
+from nucleus_unet.files import locked, sha256_file, write_atomically
 
 PUBLISHER = "https://data.broadinstitute.org/bbbc/BBBC038/"
 FILES = {
@@ -66,15 +66,21 @@ def fetch(
     ------
     NucleusError
         If the name is unknown, the server cannot be reached or refuses, the folder cannot be
-        written, or a file is not the one of the first fetch.
+        written, another fetch into it is under way, or a file is not the one of the first fetch.
     """
     if name not in FILES:
         raise NucleusError(f"data set {name!r} is not known: choose one of {', '.join(FILES)}")
+
+    def busy() -> None:
+        raise NucleusError(f"{to}: another fetch into it is under way: wait for its end")
+
     report = progress or (lambda file, done, total: None)
     paths = [to / file for file in FILES[name]]
     try:
-        to.mkdir(parents=True, exist_ok=True)
-        with httpx.Client(follow_redirects=True, timeout=_TIMEOUT_S) as client:
+        with (
+            locked(to / ".nucleus-fetch.lock", busy),
+            httpx.Client(follow_redirects=True, timeout=_TIMEOUT_S) as client,
+        ):
             for path in paths:
                 if path.exists():
                     _check_hash(path, path, "delete it to fetch it again")

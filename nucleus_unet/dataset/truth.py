@@ -47,8 +47,15 @@ def read_truth(
     if path.suffix.lower() == ".csv":
         yield from _read_solution(path)
         return
-    images = prepared.ingest([path], store, images_code(), progress, annotated=True)
-    for entry in prepared.merge([path], images, store, labels_code(), progress).entries:
+
+    def first(done: int, total: int) -> None:
+        progress(done, 2 * total)
+
+    def second(done: int, total: int) -> None:
+        progress(total + done, 2 * total)
+
+    images = prepared.ingest([path], store, images_code(), first, annotated=True)
+    for entry in prepared.merge([path], images, store, labels_code(), second).entries:
         yield entry.id, prepared.load_labels(store, entry)
 
 

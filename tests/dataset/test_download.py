@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from nucleus_unet.dataset import download
 from nucleus_unet.dataset.download import FILES, SOURCE, SUMS, fetch
 from nucleus_unet.errors import NucleusError
+from nucleus_unet.files import locked
 
 ZIP, CSV = "stage1_train.zip", "stage1_solution.csv"
 
@@ -101,7 +102,7 @@ def sums(publisher: Publisher) -> str:
 
 
 def left_in(folder: Path) -> list[str]:
-    return sorted(path.name for path in folder.iterdir())
+    return sorted(path.name for path in folder.iterdir() if path.name != ".nucleus-fetch.lock")
 
 
 def test_the_publisher_s_files_and_the_licence_are_named() -> None:
@@ -115,6 +116,14 @@ def test_the_publisher_s_files_and_the_licence_are_named() -> None:
     assert download.PUBLISHER == "https://data.broadinstitute.org/bbbc/BBBC038/"
     assert all(word in SOURCE for word in ("BBBC038v1", "CC0", "Caicedo", "2019"))
     assert "\n" not in SOURCE
+
+
+def test_a_second_fetch_into_the_folder_is_refused(publisher: Publisher, tmp_path: Path) -> None:
+    refused = pytest.raises(NucleusError, match="another fetch into it is under way")
+    with locked(tmp_path / ".nucleus-fetch.lock"), refused:
+        fetch("dsb2018", tmp_path, publisher.url)
+    assert left_in(tmp_path) == []
+    assert publisher.requests == []
 
 
 def test_files_come_whole_with_their_hashes_and_not_a_second_time(

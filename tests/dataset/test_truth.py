@@ -87,7 +87,12 @@ def test_no_solution_at_the_path(tmp_path: Path) -> None:
 
 def test_a_data_set_is_prepared_as_for_training(tmp_path: Path) -> None:
     raw = write_synthetic(tmp_path / "raw", train=2, test=1)[0]
-    truth = dict(read_truth(raw, tmp_path / "home", silent))
+    told: list[tuple[int, int]] = []
+    truth = dict(read_truth(raw, tmp_path / "home", lambda *now: told.append(now)))
+    images = len(truth)
+    assert told == sorted(told)
+    assert {total for _, total in told} == {2 * images}
+    assert told[-1] == (2 * images, 2 * images)
     assert sorted(truth) == sorted(folder.name for folder in raw.iterdir())
     for image_id, labels in truth.items():
         masks = list((raw / image_id / "masks").iterdir())

@@ -15,11 +15,11 @@ from flows import cli
 start = cli._start
 
 def start_with_small_shards():
-    settings = start()
+    running = start()
     import tasks.predict
 
     tasks.predict.SHARD = 2
-    return settings
+    return running
 
 cli._start = start_with_small_shards
 cli.main()

@@ -11,6 +11,7 @@ from tasks.predict import prediction_key
     ("override", "anew"),
     [
         ("inference.cutoff=0.4", False),
+        ("inference.large_cutoff=none", False),
         ("inference.seed_cutoff=0.4", False),
         ("inference.min_area_px=3", False),
         ("inference.min_confidence=0.5", False),

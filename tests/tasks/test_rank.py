@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from nucleus_unet.dataset.sample import Sample
+from nucleus_unet.errors import NucleusError
 from nucleus_unet.recipe import Recipe
 from nucleus_unet.stages import Stage
 from tasks import evaluate, split
@@ -52,7 +53,9 @@ def test_an_attempt_after_the_promotion_leaves_it_as_it_is(
     assert pages == ["# Version 1: champion\n\nIt is the first."]
     told = {"said": "Version 1: It is the first.", "url": run.url}
     assert events == [("nucleus.champion.new", told)]
-    assert MlflowClient().get_run(run.id).data.tags["model.place"] == "champion"
+    tags = MlflowClient().get_run(run.id).data.tags
+    assert (tags["model.version"], tags["model.place"]) == ("1", "champion")
+    assert tags["model.verdict"].endswith(" ann: by hand")
 
 
 def test_the_champion_itself_is_not_compared(
@@ -154,3 +157,11 @@ def test_slides_that_either_model_was_trained_on_do_not_count(
         "training starts: scores are flattered"
     )
     assert str(validation_seen(stage, stage, "tuned")).startswith("2 of 6 ")
+
+    def gone(_: str) -> Any:
+        raise NucleusError("no run began at http://127.0.0.1:5000")
+
+    logged.fetch_record = gone
+    assert str(validation_seen(stage, stage, "began")).endswith(
+        "run began was trained on: no run began at http://127.0.0.1:5000"
+    )

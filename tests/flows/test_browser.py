@@ -102,12 +102,12 @@ def test_a_run_from_the_form_to_both_uis(team: Any, told: Any, page: Page, shots
     page.goto(f"{prefect}/deployments/deployment/{deployment}/run")
     expect(page.get_by_text("Most epochs to train")).to_be_visible()
     page.screenshot(path=shots / "prefect-form.png")
-    field(page, "Epochs").fill("0")
+    field(page, "Epochs (Optional)").fill("0")
     page.get_by_role("button", name="Submit").click()
     refusal = page.get_by_text("recipe.training.epochs").first
     expect(refusal).to_contain_text("less than the minimum of 1")
     assert team.runs() == []
-    field(page, "Epochs").fill("4")
+    field(page, "Epochs (Optional)").fill("4")
     field(page, "Steps Per Epoch (Optional)").fill("25")
     page.get_by_role("button", name="Submit").click()
     team.wait(lambda: [run["state_name"] for run in team.runs()] == ["Completed"])

@@ -93,7 +93,8 @@ In the table of 1,250 steps with borders between nuclei all rows have the same w
 normalises images after they are magnified; that was taken back.
 
 In the table of 5,000 steps, the full budget now, all rows have the same weights. `scales=[1.0, 0.5]`
-predicts images at half their size too, and adds nuclei where none were found."""
+predicts images at half their size too, and adds nuclei where none were found. So have those of the
+table below it: `large_cutoff` cuts large nuclei at a lower probability than small ones."""
 IGNORED = ("training.threads", "training.precision", "training.deterministic")
 
 

@@ -25,7 +25,7 @@ from nucleus_unet.files import locked
 from nucleus_unet.home import home, home_id, prepare_environment, ui_url
 from nucleus_unet.isolation import abandoned_on_error
 from nucleus_unet.recipe import Recipe, digest_of
-from nucleus_unet.servers import refused_log_in
+from nucleus_unet.servers import require_log_in
 from nucleus_unet.source import packages, source
 from nucleus_unet.stages import code_digest
 
@@ -65,9 +65,8 @@ def require_access() -> None:
         with get_client(sync_client=True) as client:
             client.api_version()
     except PrefectHTTPStatusError as error:
-        if error.response.status_code not in (401, 403):
-            raise
-        raise refused_log_in("PREFECT_API_URL") from error
+        require_log_in("PREFECT_API_URL", error.response.status_code, error)
+        raise
 
 
 def _one_line(record: logging.LogRecord) -> bool:

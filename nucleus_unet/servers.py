@@ -15,11 +15,12 @@ _EXAMPLES = {
 }
 
 
-def refused_log_in(variable: str) -> NucleusError:
-    """What to say of a server that refuses the log-in, or asks for one."""
-    return NucleusError(
-        f"{variable}={os.environ[variable]} refuses the log-in: set {LOG_INS[variable]}"
-    )
+def require_log_in(variable: str, status: int, error: Exception) -> None:
+    """Say in a line that a server refuses the log-in, or asks for one, where its answer is that."""
+    if status in (401, 403):
+        raise NucleusError(
+            f"{variable}={os.environ[variable]} refuses the log-in: set {LOG_INS[variable]}"
+        ) from error
 
 
 def check_servers(*variables: str) -> None:

@@ -37,7 +37,7 @@ from nucleus_unet.interruption import StoppedError
 from nucleus_unet.machine import machine
 from nucleus_unet.recipe import Recipe
 from nucleus_unet.reproduction import LoggedDataset
-from nucleus_unet.servers import refused_log_in
+from nucleus_unet.servers import require_log_in
 from nucleus_unet.source import packages, requirements_lock, source
 
 EXPERIMENT = "nucleus-unet"
@@ -100,9 +100,8 @@ def require_access() -> None:
     try:
         MlflowClient().search_experiments(max_results=1)
     except MlflowException as error:
-        if error.get_http_status_code() not in (401, 403):
-            raise
-        raise refused_log_in("MLFLOW_TRACKING_URI") from error
+        require_log_in("MLFLOW_TRACKING_URI", error.get_http_status_code(), error)
+        raise
 
 
 @contextmanager

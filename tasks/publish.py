@@ -31,8 +31,8 @@ from tasks.evaluate import BY_IMAGE, SCORES, TUNED, scores_of
 from tasks.ingest import images_of
 from tasks.merge_masks import dataset_of, labels_of
 from tasks.reporting import show
-from tasks.split import PICTURE, SPLIT, sides_of
-from tasks.train import MODEL, validation_seen
+from tasks.split import PICTURE, SPLIT, sides_of, validation_seen
+from tasks.train import MODEL
 
 
 @dataclass(frozen=True)

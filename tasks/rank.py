@@ -56,11 +56,10 @@ def rank(recipe: Recipe, made: Trained, model_id: str, run: tracking.Run) -> str
     version = registry.register(run, model_id, tags)
     while True:
         before = registry.champion()
-        if (
-            before and before.number == version.number
-        ):  # by hand, or by an attempt cut short after it
+        # By hand, or by an attempt that was cut short after it.
+        if before and before.number == version.number:
             note = before.tags.get("champion.note", "It was made so on MLflow's page.")
-            return _told(run, version.number, registry.CHAMPION, note)
+            return _tag(run, version.number, registry.CHAMPION, note)
         better, said = True, "It is the first."
         if before:
             better, said = _verdict(before, recipe, made, run)
@@ -71,7 +70,7 @@ def rank(recipe: Recipe, made: Trained, model_id: str, run: tracking.Run) -> str
     page = f"# Version {version.number}: {place}\n\n{said}"
     create_markdown_artifact(page, key="ranking", description="This model and the champion")
     tracking.log_bytes(run, "ranking.md", page.encode())
-    _told(run, version.number, place, last_line)
+    _tag(run, version.number, place, last_line)
     if better:
         registry.promote(version.number, "retrain", last_line)
         resource = {"prefect.resource.id": f"nucleus.model.{version.number}"}
@@ -83,7 +82,7 @@ def rank(recipe: Recipe, made: Trained, model_id: str, run: tracking.Run) -> str
     return place
 
 
-def _told(run: tracking.Run, number: str, place: str, verdict: str) -> str:
+def _tag(run: tracking.Run, number: str, place: str, verdict: str) -> str:
     """Tag the run with what became of its model; returns the place."""
     tags = {"model.version": number, "model.place": place, "model.verdict": verdict}
     tracking.log_tags(run, tags)

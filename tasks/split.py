@@ -14,6 +14,7 @@ from prefect.logging import get_run_logger
 from nucleus_unet import figures, records
 from nucleus_unet.dataset.prepared import load_image
 from nucleus_unet.dataset.sample import Sample
+from nucleus_unet.errors import NucleusError
 from nucleus_unet.files import write_atomically
 from nucleus_unet.home import home
 from nucleus_unet.kinds import KINDS, imaging_kind
@@ -98,6 +99,21 @@ def slides_seen(split: Stage, images: Stage, run_id: str | None) -> set[str]:
     slides = {row["id"]: row["slide"] for rows in sides_of(split).values() for row in rows}
     seen = _trained_on(run_id)
     return {slides[e.id] for e in images_of(images.folder) if e.source_sha256 in seen}
+
+
+def validation_seen(split: Stage, images: Stage, start_from: str | None) -> str | None:
+    """What to tell the user where the model from which a training starts knows validation images."""
+    try:
+        known = slides_seen(split, images, start_from)
+    except (NucleusError, LookupError) as error:  # of a run that is gone, or older
+        return f"it is not known what of the validation images run {start_from} was trained on: {error}"
+    validation = sides_of(split)["validation"]
+    if not (seen := sum(row["slide"] in known for row in validation)):
+        return None
+    return (
+        f"{seen} of {len(validation)} validation images are of slides of which run {start_from} was "
+        "trained, from which this training starts: scores are flattered"
+    )
 
 
 def _trained_on(run_id: str | None) -> set[str]:

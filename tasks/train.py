@@ -30,7 +30,7 @@ from nucleus_unet.stages import Stage, run_stage
 from tasks.ingest import identities, images_of
 from tasks.merge_masks import labels_of
 from tasks.reporting import short, show, state_of
-from tasks.split import SPLIT, samples, sides_of, slides_seen
+from tasks.split import SPLIT, samples, validation_seen
 
 MODEL = "model.keras"
 LIBRARIES = ("keras", "tensorflow", "numpy", "opencv-python-headless")
@@ -102,21 +102,6 @@ def _stage(
     if stage.cached:
         follower.catch_up(EventLog(stage.folder / EVENTS).new())
     return stage
-
-
-def validation_seen(split: Stage, images: Stage, start_from: str | None) -> str | None:
-    """What to tell the user where the model from which a training starts knows validation images."""
-    try:
-        known = slides_seen(split, images, start_from)
-    except (NucleusError, LookupError) as error:  # of a run that is gone, or older
-        return f"it is not known what of the validation images run {start_from} was trained on: {error}"
-    validation = sides_of(split)["validation"]
-    if not (seen := sum(row["slide"] in known for row in validation)):
-        return None
-    return (
-        f"{seen} of {len(validation)} validation images are of slides of which run {start_from} was "
-        "trained, from which this training starts: scores are flattered"
-    )
 
 
 def unused_gpu(device: str, backend: str) -> str | None:

@@ -259,8 +259,11 @@ def test_a_mosaic_has_the_nuclei_of_one_pass_in_memory_that_stays_flat(tmp_path:
     grown = at_once.nbytes + image.nbytes
     cutoffs = np.median(at_once, axis=(0, 1))
     inference = recipe.inference.model_copy(
-        update={"cutoff": cutoffs[0], "seed_cutoff": cutoffs[2] * (1 - cutoffs[1])}
-        | {"large_cutoff": None}
+        update={
+            "cutoff": cutoffs[0],
+            "large_cutoff": None,
+            "seed_cutoff": cutoffs[2] * (1 - cutoffs[1]),
+        }
     )
     expected, found = nuclei(at_once, inference), nuclei(tiled, inference)
     assert expected.max() > 1000

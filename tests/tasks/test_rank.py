@@ -16,7 +16,7 @@ from tasks import evaluate, split
 from tasks import rank as module
 from tasks.evaluate import SCORES
 from tasks.publish import Trained
-from tasks.train import validation_seen
+from tasks.split import validation_seen
 
 RUN: Any = SimpleNamespace(id="0" * 32)
 

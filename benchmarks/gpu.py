@@ -1,76 +1,201 @@
-"""Training speed by recipe, precision and batch size on the device at hand, loading included.
+"""What a GPU makes of the recipes: the speed of training, and whole trainings with their scores.
 
-    python benchmarks/gpu.py --data DIR     # prepared images: DIR/images/*.npy and DIR/labels/*.npy
+    python benchmarks/gpu.py pack stage1_train.zip data.zip
+    python benchmarks/gpu.py speed data.zip
+    python benchmarks/gpu.py train data.zip best network.base_filters=32
 
-Without --data the built-in sample is prepared first. Runs on either backend: KERAS_BACKEND=jax.
-Each line is a training of its own, in a process of its own; the first epoch compiles and is left out.
+A pack holds prepared images and labels, without loss and small enough to be carried to a machine
+that has neither Prefect nor MLflow; either backend runs (KERAS_BACKEND=jax).
+
+A line of `speed` is a training of its own, in a process of its own; its first epoch compiles and is
+left out. `train` trains as `nucleus retrain` does, on the same side of the split, and tunes and
+scores on the other; with --without also on the images of the sizes that were left out of both.
 """
 
 import argparse
+import json
 import os
 import tempfile
+import zipfile
 from pathlib import Path
+from time import perf_counter
+from typing import Any
 
+import cv2
+import numpy as np
+
+from nucleus_unet import evaluation
 from nucleus_unet.backend import resolve
-from nucleus_unet.dataset.prepared import ingest, merge
+from nucleus_unet.dataset.prepared import in_threads, ingest, load_image, load_labels, merge
 from nucleus_unet.dataset.sample import Sample
-from nucleus_unet.dataset.synthetic import write_synthetic
-from nucleus_unet.events import EventLog
-from nucleus_unet.isolation import follow
-from nucleus_unet.recipe import load_recipe
+from nucleus_unet.events import EVENTS, EventLog
+from nucleus_unet.isolation import follow, run_in_worker
+from nucleus_unet.kinds import imaging_kind
+from nucleus_unet.recipe import Inference, Recipe, load_recipe
+from nucleus_unet.slides import slides
+from nucleus_unet.split import random_split, slide_split
 
 # Recipe, precision, images in a batch.
 WAYS = [
     *(("seed", precision, 32) for precision in ("float32", "mixed_bfloat16")),
-    ("seed", "mixed_bfloat16", 128),
-    *(("paper", precision, 1) for precision in ("float32", "mixed_bfloat16")),
     ("paper", "mixed_bfloat16", 8),
-    *(("best", "mixed_bfloat16", batch_size) for batch_size in (16, 64)),
+    *(("best", precision, 16) for precision in ("float32", "mixed_bfloat16")),
 ]
 EPOCHS = 3
+INDEX = "index.json"
+LOSSLESS = [cv2.IMWRITE_WEBP_QUALITY, 101]
 
 
-def sample_data(folder: Path) -> list[Sample]:
-    """The built-in sample, prepared."""
-    raw, _ = write_synthetic(folder / "raw")
-    images = ingest([raw], folder, "benchmark")
-    labels = merge([raw], images, folder, "benchmark")
-    return [
-        Sample(image.id, image.path(folder), label.path(folder), "")
-        for image, label in zip(images.entries, labels.entries, strict=True)
-    ]
+def pack(raw: Path, to: Path) -> None:
+    """Write a data set as a zip of WebP images, PNG labels, and the kind and slide of each."""
+    with tempfile.TemporaryDirectory() as folder, zipfile.ZipFile(to, "w") as file:
+        store = Path(folder)
+        images = ingest([raw], store, "benchmark")
+        labels = merge([raw], images, store, "benchmark")
+        slide_of = slides((e.id, e.source_sha256, load_image(store, e)) for e in images.entries)
+        index = []
+        for image, label in zip(images.entries, labels.entries, strict=True):
+            pixels = load_image(store, image)
+            index.append([image.id, imaging_kind(pixels), slide_of[image.id]])
+            _, webp = cv2.imencode(".webp", cv2.cvtColor(pixels, cv2.COLOR_RGB2BGR), LOSSLESS)
+            _, png = cv2.imencode(".png", load_labels(store, label).astype(np.uint16))
+            file.writestr(f"{image.id}.webp", webp.tobytes())
+            file.writestr(f"{image.id}.png", png.tobytes())
+        file.writestr(INDEX, json.dumps(index))
 
 
-def measure(samples: list[Sample], name: str, precision: str, batch_size: int, steps: int) -> None:
-    """Print the images trained in a second in the last epoch."""
+def unpack(file: Path, folder: Path) -> tuple[list[Sample], dict[str, str]]:
+    """The samples of a pack, as ``.npy`` files in a folder, and the slide of each."""
+    with zipfile.ZipFile(file) as packed:
+        index = json.loads(packed.read(INDEX))
+        members = {name: packed.read(name) for name in packed.namelist()}
+
+    def one(row: tuple[str, str, str]) -> Sample:
+        id_, kind, _ = row
+        sample = Sample(id_, folder / f"{id_}.npy", folder / f"{id_}.labels.npy", kind)
+        for name, path in ((f"{id_}.webp", sample.image), (f"{id_}.png", sample.labels)):
+            array = cv2.imdecode(np.frombuffer(members[name], np.uint8), cv2.IMREAD_UNCHANGED)
+            assert array is not None
+            np.save(path, cv2.cvtColor(array, cv2.COLOR_BGR2RGB) if array.ndim == 3 else array)
+        return sample
+
+    return list(in_threads(one, index, None)), {id_: slide for id_, _, slide in index}
+
+
+def trained(
+    recipe: Recipe, samples: list[Sample], validation: list[Sample], folder: Path
+) -> list[dict[str, Any]]:
+    """Train in a process of its own; the events of its start and of its epochs."""
+    log = EventLog(folder / EVENTS)
+    job = ("nucleus_unet.training:train", recipe, samples, validation, folder)
+    return [e for e in follow(*job, poll=log.new) if e["event"] in ("start", "epoch")]
+
+
+def speed(samples: list[Sample], name: str, precision: str, batch_size: int, steps: int) -> None:
+    """Print the images trained in a second in the last epoch, loading included."""
     overrides = {"precision": precision, "batch_size": batch_size, "epochs": EPOCHS}
     overrides["steps_per_epoch"] = steps
     recipe = resolve(load_recipe(name, [f"training.{k}={v}" for k, v in overrides.items()]))
     with tempfile.TemporaryDirectory() as folder:
-        log = EventLog(Path(folder) / "events.jsonl")
-        job = ("nucleus_unet.training:train", recipe, samples, samples[:8], Path(folder))
-        epochs = [e for e in follow(*job, poll=log.new) if e["event"] in ("start", "epoch")]
+        epochs = trained(recipe, samples, samples[:8], Path(folder))
     print(f"{name:8}{precision:16}{batch_size:>6}", end="")
     print(f"{epochs[-1]['images_per_s']:>12.1f}  {epochs[0]['backend']} on {epochs[0]['device']}")
+
+
+def train(
+    recipe: Recipe,
+    samples: list[Sample],
+    slide_of: dict[str, str],
+    without: list[str],
+    folder: Path,
+) -> dict[str, Any]:
+    """Train, tune and score; what it took, what was chosen, and the scores."""
+    left_out: list[Sample] = []
+    kept: list[Sample] = []
+    for sample in samples:
+        height, width = sample.load()[1].shape
+        (left_out if f"{height}x{width}" in without else kept).append(sample)
+    data, ids = recipe.data, {sample.id for sample in kept}
+    if data.split == "slide":
+        slide_of = {id_: slide for id_, slide in slide_of.items() if id_ in ids}
+        sides = slide_split(slide_of, data.validation_fraction, data.split_seed)
+    else:
+        sides = random_split(sorted(ids), data.validation_fraction, data.split_seed)
+    by_id = {sample.id: sample for sample in kept}
+    training, validation = ([by_id[id_] for id_ in side] for side in sides)
+    started = perf_counter()
+    epochs = trained(recipe, training, validation, folder)
+    training_ended = perf_counter()
+    maps = predicted(recipe, validation, folder)
+    inference = recipe.inference
+    if inference.tune:
+        inference = evaluation.tune(validation, maps, inference, lambda done, total: None)
+    row = {
+        "device": f"{epochs[0]['backend']} on {epochs[0]['device']}",
+        "parameters": epochs[0]["parameters"],
+        "steps": recipe.training.epochs * recipe.training.steps_per_epoch,
+        "training, s": round(training_ended - started, 1),
+        "images/s": epochs[-1]["images_per_s"],
+        "tuned": inference.model_dump(include=set(evaluation.GRID)),
+        **scored(validation, maps, inference, "validation"),
+        "prediction and tuning, s": round(perf_counter() - training_ended, 1),
+    }
+    for size in without:
+        of_size = [s for s in left_out if "{}x{}".format(*s.load()[1].shape) == size]
+        row |= scored(of_size, predicted(recipe, of_size, folder), inference, f"left out {size}")
+    return row
+
+
+def predicted(recipe: Recipe, samples: list[Sample], folder: Path) -> list[Path]:
+    """The maps of samples by the model in a folder, in the samples' order."""
+    maps = [folder / f"{sample.id}.maps.npy" for sample in samples]
+    job = (folder / "model.keras", recipe, [sample.image for sample in samples], maps)
+    run_in_worker(recipe.training.cpu_threads, "nucleus_unet.inference:write_maps", *job)
+    return maps
+
+
+def scored(
+    samples: list[Sample], maps: list[Path], inference: Inference, name: str
+) -> dict[str, Any]:
+    """The scores of maps, overall and by kind."""
+    table = evaluation.score(samples, maps, inference, lambda done, total: None)
+    by_kind = {kind: round(of["score"], 4) for kind, of in table["by_kind"].items()}
+    return {f"{name} score": round(table["score"], 4), f"{name} score by kind": by_kind}
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--data", type=Path, help="folder of prepared images and labels")
-    parser.add_argument("--steps", type=int, default=20, help="steps in an epoch; default 20")
+    commands = parser.add_subparsers(dest="command", required=True)
+    packing = commands.add_parser("pack", help="prepare a training set to be carried")
+    packing.add_argument("raw", type=Path, help="zip or folder of raw images and masks")
+    speeding = commands.add_parser("speed", help="images trained in a second, by recipe")
+    speeding.add_argument("--steps", type=int, default=20, help="steps in an epoch; default 20")
+    training = commands.add_parser("train", help="a whole training, and its scores")
+    for command in (packing, speeding, training):
+        command.add_argument("pack", type=Path, help="the packed data set")
+    training.add_argument("recipe")
+    training.add_argument("override", nargs="*", help="KEY=VALUE of the recipe")
+    training.add_argument("--without", default="", help="sizes to leave out, as 512x640,360x360")
+    training.add_argument("--out", type=Path, help="folder for model and events")
     arguments = parser.parse_args()
+    if arguments.command == "pack":
+        pack(arguments.raw, arguments.pack)
+        return
     with tempfile.TemporaryDirectory() as folder:
         os.environ.setdefault("NUCLEUS_HOME", folder)
-        if data := arguments.data:
-            labels = sorted((data / "labels").glob("*.npy"))
-            samples = [Sample(p.stem, data / "images" / p.name, p, "") for p in labels]
-        else:
-            samples = sample_data(Path(folder))
-        print(f"{'recipe':8}{'precision':16}{'batch':>6}{'images/s':>12}")
-        for way in WAYS:
-            measure(samples, *way, arguments.steps)
+        samples, slide_of = unpack(arguments.pack, Path(folder))
+        if arguments.command == "speed":
+            print(f"{'recipe':8}{'precision':16}{'batch':>6}{'images/s':>12}")
+            for way in WAYS:
+                speed(samples, *way, arguments.steps)
+            return
+        recipe = resolve(load_recipe(arguments.recipe, arguments.override))
+        out = arguments.out or Path(folder) / "out"
+        without = [size for size in arguments.without.split(",") if size]
+        print(arguments.recipe, *arguments.override, *(f"without {size}" for size in without))
+        print(json.dumps(train(recipe, samples, slide_of, without, out), indent=1))
 
 
 if __name__ == "__main__":

@@ -1,7 +1,10 @@
 """One image with its labels, as training and evaluation take it."""
 
+import functools
+import mmap
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,4 +21,18 @@ class Sample:
 
     def load(self) -> tuple[NDArray[np.uint8], NDArray[np.integer]]:
         """(H, W, 3) uint8 and (H, W) int."""
-        return np.load(self.image, mmap_mode="r"), np.load(self.labels, mmap_mode="r")
+        return _mapped(self.image), _mapped(self.labels)
+
+
+def _mapped(path: Path) -> NDArray[Any]:
+    """As ``np.load(path, mmap_mode="r")``, which takes a third of the time of a training view."""
+    shape, dtype, offset = _header(path)
+    with path.open("rb") as file:
+        content = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+    return np.ndarray(shape, dtype, content, offset)
+
+
+@functools.cache
+def _header(path: Path) -> tuple[tuple[int, ...], np.dtype[Any], int]:
+    array = np.load(path, mmap_mode="r")
+    return array.shape, array.dtype, array.offset

@@ -1,15 +1,18 @@
 """What a GPU makes of the recipes: the speed of training, and whole trainings with their scores.
 
     python benchmarks/gpu.py pack stage1_train.zip data.zip
-    python benchmarks/gpu.py speed data.zip
-    python benchmarks/gpu.py train data.zip best network.base_filters=32
+    PYTHONPATH=. python benchmarks/gpu.py speed data.zip
+    PYTHONPATH=. python benchmarks/gpu.py train data.zip best network.base_filters=32
 
 A pack holds prepared images and labels, without loss and small enough to be carried to a machine
-that has neither Prefect nor MLflow; either backend runs (KERAS_BACKEND=jax).
+that has neither Prefect nor MLflow, where this package cannot be installed; there, or anywhere,
+KERAS_BACKEND=jax trains with JAX. Trainings at once on one GPU each need a HOME of their own, or one
+waits for the other, and with JAX XLA_PYTHON_CLIENT_PREALLOCATE=false.
 
 A line of `speed` is a training of its own, in a process of its own; its first epoch compiles and is
 left out. `train` trains as `nucleus retrain` does, on the same side of the split, and tunes and
-scores on the other; with --without also on the images of the sizes that were left out of both.
+scores on the other; with --without also on the images of the sizes (height x width) that were left
+out of both.
 """
 
 import argparse
@@ -58,7 +61,9 @@ def pack(raw: Path, to: Path) -> None:
             pixels = load_image(store, image)
             index.append([image.id, imaging_kind(pixels), slide_of[image.id]])
             _, webp = cv2.imencode(".webp", cv2.cvtColor(pixels, cv2.COLOR_RGB2BGR), LOSSLESS)
-            _, png = cv2.imencode(".png", load_labels(store, label).astype(np.uint16))
+            nuclei = load_labels(store, label)
+            assert nuclei.max() < 2**16, f"image {image.id} has more nuclei than a PNG holds"
+            _, png = cv2.imencode(".png", nuclei.astype(np.uint16))
             file.writestr(f"{image.id}.webp", webp.tobytes())
             file.writestr(f"{image.id}.png", png.tobytes())
         file.writestr(INDEX, json.dumps(index))
@@ -110,18 +115,17 @@ def train(
     folder: Path,
 ) -> dict[str, Any]:
     """Train, tune and score; what it took, what was chosen, and the scores."""
-    left_out: list[Sample] = []
-    kept: list[Sample] = []
+    by_size: dict[str, list[Sample]] = {}
     for sample in samples:
-        height, width = sample.load()[1].shape
-        (left_out if f"{height}x{width}" in without else kept).append(sample)
-    data, ids = recipe.data, {sample.id for sample in kept}
+        by_size.setdefault("{}x{}".format(*sample.load()[1].shape), []).append(sample)
+    left_out = {size: by_size.pop(size) for size in without}
+    by_id = {sample.id: sample for of_size in by_size.values() for sample in of_size}
+    data = recipe.data
     if data.split == "slide":
-        slide_of = {id_: slide for id_, slide in slide_of.items() if id_ in ids}
+        slide_of = {id_: slide_of[id_] for id_ in by_id}
         sides = slide_split(slide_of, data.validation_fraction, data.split_seed)
     else:
-        sides = random_split(sorted(ids), data.validation_fraction, data.split_seed)
-    by_id = {sample.id: sample for sample in kept}
+        sides = random_split([*by_id], data.validation_fraction, data.split_seed)
     training, validation = ([by_id[id_] for id_ in side] for side in sides)
     started = perf_counter()
     epochs = trained(recipe, training, validation, folder)
@@ -140,8 +144,7 @@ def train(
         **scored(validation, maps, inference, "validation"),
         "prediction and tuning, s": round(perf_counter() - training_ended, 1),
     }
-    for size in without:
-        of_size = [s for s in left_out if "{}x{}".format(*s.load()[1].shape) == size]
+    for size, of_size in left_out.items():
         row |= scored(of_size, predicted(recipe, of_size, folder), inference, f"left out {size}")
     return row
 
@@ -193,6 +196,7 @@ def main() -> None:
             return
         recipe = resolve(load_recipe(arguments.recipe, arguments.override))
         out = arguments.out or Path(folder) / "out"
+        out.mkdir(parents=True)  # what was trained there before would go on
         without = [size for size in arguments.without.split(",") if size]
         print(arguments.recipe, *arguments.override, *(f"without {size}" for size in without))
         print(json.dumps(train(recipe, samples, slide_of, without, out), indent=1))

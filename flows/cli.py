@@ -18,8 +18,9 @@ from nucleus_unet.errors import NucleusError
 PATH = click.Path(path_type=Path)
 NIGHTLY = "0 2 * * *"
 PLACES = {
-    "champion": "predict works with it",
-    "challenger": "nucleus promote {} --why TEXT makes it the champion",
+    "champion": "the champion: predict works with it",
+    "challenger": "the challenger: nucleus promote {} --why TEXT makes it the champion",
+    "copy": "a copy of the champion, with which predict works",
 }
 
 
@@ -131,7 +132,7 @@ def retrain(
     if registry:
         tags = require_run(made.run.id)
         number, place = tags["model.version"], tags["model.place"]
-        rows += [("model", f"version {number}, the {place}: {PLACES[place].format(number)}")]
+        rows += [("model", f"version {number}, {PLACES[place].format(number)}")]
         rows += [("verdict", tags["model.verdict"])]
     _table([*rows, *_run_rows(made.run)])
 

@@ -14,7 +14,8 @@ from nucleus_unet.errors import NucleusError
 from nucleus_unet.tracking import ABSENT, Run
 
 NAME = "nucleus-unet"
-CHAMPION, CHALLENGER = "champion", "challenger"
+CHAMPION, CHALLENGER, COPY = "champion", "challenger", "copy"
+"""What a version is; a copy has the champion's weights and cutoffs."""
 CHAMPIONS = "champions"
 """Tag of the registered model: the numbers of its champions so far, in JSON, the latest last."""
 

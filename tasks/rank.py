@@ -21,6 +21,7 @@ from nucleus_unet.files import sha256_file, write_atomically
 from nucleus_unet.home import home
 from nucleus_unet.interruption import StoppedError
 from nucleus_unet.recipe import Recipe
+from nucleus_unet.registry import CHALLENGER, CHAMPION, COPY
 from nucleus_unet.stages import Stage, run_stage
 from tasks.evaluate import LIBRARIES, Judged, judge, scores_of
 from tasks.predict import prediction_key
@@ -42,7 +43,9 @@ Model = tuple[Recipe, Path]
 
 @task(cache_policy=NO_CACHE)
 def rank(recipe: Recipe, made: Trained, model_id: str, run: tracking.Run) -> str:
-    """Register the model; ``champion`` if it is the first or better than that one, else ``challenger``.
+    """Register the model as ``champion`` if it is the first or better than that one; its place.
+
+    One that is the same is a ``copy``, any other the ``challenger``.
 
     Better by more than chance: the interval of the paired difference of scores, over slides that
     neither was trained on, is above 0. The cutoffs of both are tuned on these, where the recipe tunes.
@@ -59,24 +62,23 @@ def rank(recipe: Recipe, made: Trained, model_id: str, run: tracking.Run) -> str
         # By hand, or by an attempt that was cut short after it.
         if before and before.number == version.number:
             note = before.tags.get("champion.note", "It was made so on MLflow's page.")
-            return _tag(run, version.number, registry.CHAMPION, note)
-        better, said = True, "It is the first."
+            return _tag(run, version.number, CHAMPION, note)
+        place, said = CHAMPION, "It is the first."
         if before:
-            better, said = _verdict(before, recipe, made, run)
+            place, said = _verdict(before, recipe, made, run)
         if registry.champion() == before:  # else another was promoted meanwhile
             break
-    place = registry.CHAMPION if better else registry.CHALLENGER
     last_line = said.splitlines()[-1]
     page = f"# Version {version.number}: {place}\n\n{said}"
     create_markdown_artifact(page, key="ranking", description="This model and the champion")
     tracking.log_bytes(run, "ranking.md", page.encode())
     _tag(run, version.number, place, last_line)
-    if better:
+    if place == CHAMPION:
         registry.promote(version.number, "retrain", last_line)
         resource = {"prefect.resource.id": f"nucleus.model.{version.number}"}
         told = {"said": f"Version {version.number}: {last_line}", "url": run.url}
         emit_event(NEW_CHAMPION, resource=resource, payload=told)
-    else:
+    elif place == CHALLENGER:
         registry.challenge(version)
     get_run_logger().info("version %s: %s. %s", version.number, place, last_line)
     return place
@@ -91,15 +93,15 @@ def _tag(run: tracking.Run, number: str, place: str, verdict: str) -> str:
 
 def _verdict(
     champion: registry.Version, recipe: Recipe, made: Trained, run: tracking.Run
-) -> tuple[bool, str]:
-    """Whether a new model is better than the champion, and what shows it."""
+) -> tuple[str, str]:
+    """The place of a new model beside the champion, and what shows it."""
     try:
         theirs, new = records.fetch_model(champion.run_id), (recipe, made.model.folder / MODEL)
         if theirs[0].digest() == recipe.digest() and sha256_file(theirs[1]) == sha256_file(new[1]):
-            return False, "It is the champion once more: the same weights and cutoffs."
+            return COPY, "It is the champion once more: the same weights and cutoffs."
         slides, unseen = _unseen(champion, recipe, made)
         if not unseen:
-            return False, "The champion or this model was trained on each validation slide."
+            return CHALLENGER, "The champion or this model was trained on each validation slide."
         stage = _evaluated(theirs, new, unseen, made.labels)
     except StoppedError:
         raise
@@ -108,7 +110,7 @@ def _verdict(
         fault = not isinstance(error, NucleusError)
         get_run_logger().warning("not compared with the champion: %s", error, exc_info=fault)
         why = " ".join(str(error).split())
-        return False, f"Version {champion.number}, the champion, cannot be compared: {why}"
+        return CHALLENGER, f"Version {champion.number}, the champion, cannot be compared: {why}"
     both = json.loads((stage.folder / SCORES_OF_BOTH).read_text())
     old_scores, new_scores = both["champion"], both["new"]
     found = compare(old_scores, new_scores, slides)
@@ -125,7 +127,7 @@ def _verdict(
     )
     if found.slides < LEAST_SLIDES:
         said += f" To tell needs {LEAST_SLIDES} slides."
-    return found.better, said
+    return CHAMPION if found.better else CHALLENGER, said
 
 
 def _unseen(

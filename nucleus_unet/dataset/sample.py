@@ -25,14 +25,17 @@ class Sample:
 
 
 def _mapped(path: Path) -> NDArray[Any]:
-    """As ``np.load(path, mmap_mode="r")``, which takes a third of the time of a training view."""
-    shape, dtype, offset = _header(path)
+    """As ``np.load(path, mmap_mode="r")``, which takes a third of the time of a training view.
+
+    What lies at a path never changes: its name is a digest.
+    """
+    shape, dtype, offset, strides = _header(path)
     with path.open("rb") as file:
         content = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
-    return np.ndarray(shape, dtype, content, offset)
+    return np.ndarray(shape, dtype, content, offset, strides)
 
 
 @functools.cache
-def _header(path: Path) -> tuple[tuple[int, ...], np.dtype[Any], int]:
+def _header(path: Path) -> tuple[tuple[int, ...], np.dtype[Any], int, tuple[int, ...]]:
     array = np.load(path, mmap_mode="r")
-    return array.shape, array.dtype, array.offset
+    return array.shape, array.dtype, array.offset, array.strides

@@ -71,9 +71,12 @@ def test_the_champion_itself_is_not_compared(
     monkeypatch.setattr(module, "_unseen", lambda *_: ({}, unseen))
     champion: Any = SimpleNamespace(run_id="champion")
     other = tiny.with_overrides(["inference.cutoff=0.4"])
-    for recipe, said in ((tiny, "the champion once more"), (other, "trained on each validation")):
-        better, why = module._verdict(champion, recipe, Trained(*[made] * 5), RUN)
-        assert not better
+    for recipe, place, said in (
+        (tiny, "copy", "the champion once more"),
+        (other, "challenger", "trained on each validation"),
+    ):
+        found, why = module._verdict(champion, recipe, Trained(*[made] * 5), RUN)
+        assert found == place
         assert said in why
     logged.write_text("others")
     assert "trained on each" in module._verdict(champion, tiny, Trained(*[made] * 5), RUN)[1]

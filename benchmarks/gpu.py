@@ -7,7 +7,7 @@
 A pack holds prepared images and labels, without loss and small enough to be carried to a machine
 that has neither Prefect nor MLflow, where this package cannot be installed; there, or anywhere,
 KERAS_BACKEND=jax trains with JAX. Trainings at once on one GPU each need a HOME of their own, or one
-waits for the other, and with JAX XLA_PYTHON_CLIENT_PREALLOCATE=false.
+waits for the other.
 
 A line of `speed` is a training of its own, in a process of its own; its first epoch compiles and is
 left out. `train` trains as `nucleus retrain` does, on the same side of the split, and tunes and

@@ -23,6 +23,8 @@ SWITCHES = (
     "OMP_NUM_THREADS",
 )
 """Environment variables that change arithmetic."""
+GPU_LIBRARIES = ("nvidia-cudnn-cu12", "nvidia-cublas-cu12", "nvidia-cudnn-cu13", "nvidia-cublas")
+"""Distributions that compute on a GPU."""
 
 
 def resolve(recipe: Recipe) -> Recipe:
@@ -62,6 +64,14 @@ def gpu_compute_capability() -> tuple[int, int] | None:
     return gpu and tuple(pynvml.nvmlDeviceGetCudaComputeCapability(gpu))
 
 
+def gpu_name() -> str | None:
+    """The name of the `used_gpu`, as ``NVIDIA H100 80GB HBM3``; None where there is none."""
+    import pynvml
+
+    gpu = used_gpu()
+    return gpu and str(pynvml.nvmlDeviceGetName(gpu))
+
+
 def nvidia_gpus() -> list[Any]:
     """NVML's handles of the GPUs; none where there is no driver."""
     import pynvml
@@ -79,7 +89,7 @@ def switches() -> dict[str, str]:
 
 
 def device_kind() -> dict[str, Any]:
-    """What bits depend on beside the recipe: Keras backend, GPU's compute capability, switches.
+    """What bits depend on beside the recipe: Keras backend, GPU and its libraries, switches.
 
     Raises
     ------
@@ -96,7 +106,16 @@ def device_kind() -> dict[str, Any]:
     # Backend and gpu say what the first two do; Dask sets the third, which our kernels do not read.
     passed_over = ("KERAS_BACKEND", "CUDA_VISIBLE_DEVICES", "OMP_NUM_THREADS")
     others = {key: value for key, value in switches().items() if key not in passed_over}
-    return {"backend": f"{name} {version}", "gpu": gpu_compute_capability(), **others}
+    return {"backend": f"{name} {version}", "gpu": gpu_name(), **_gpu_libraries(), **others}
+
+
+def _gpu_libraries() -> dict[str, str]:
+    """The version of each of `GPU_LIBRARIES` that is installed."""
+    installed = {}
+    for name in GPU_LIBRARIES:
+        with contextlib.suppress(metadata.PackageNotFoundError):
+            installed[name] = metadata.version(name)
+    return installed
 
 
 @contextlib.contextmanager

@@ -18,10 +18,14 @@ from nucleus_unet.errors import NucleusError
 from nucleus_unet.home import home
 from nucleus_unet.interruption import StoppedError
 
+BACKEND_LOG = "backend.log"
+OUT_OF_MEMORY = ("RESOURCE_EXHAUSTED", "OOM when allocating")
+"""What JAX and TensorFlow say where a device has not enough memory."""
 POLL_S = 0.5
 STOP_S = 60.0
 """What is given to work that was asked to stop, before its process is killed."""
 
+_LESS_MEMORY = "free some, or take smaller batches (training.batch_size, inference.batch_size)"
 _choosing = threading.Lock()
 _idle = threading.Event()  # in the process that was started
 _workers: dict[int, ProcessPoolExecutor] = {}
@@ -35,7 +39,7 @@ def new_process() -> ProcessPoolExecutor:
         1,
         mp_context=multiprocessing.get_context("spawn"),
         initializer=_start,
-        initargs=(os.getpid(), home() / "backend.log"),
+        initargs=(os.getpid(), home() / BACKEND_LOG),
     )
 
 
@@ -164,8 +168,8 @@ def run_in_worker(
 
 def _killed() -> NucleusError:
     return NucleusError(
-        "the process that computes was killed, mostly for want of memory: free some, or take smaller "
-        "batches (training.batch_size, inference.batch_size), and start again"
+        f"the process that computes was killed, mostly for want of memory: {_LESS_MEMORY}, and start "
+        f"again; {home() / BACKEND_LOG} may say more"
     )
 
 
@@ -173,6 +177,14 @@ def _call(function: str, *args: Any) -> Any:
     _idle.clear()
     try:
         return pkgutil.resolve_name(function)(*args)
+    except Exception as error:
+        said = str(error)
+        if found := next((text for text in OUT_OF_MEMORY if text in said), None):
+            line = next(line for line in said.splitlines() if found in line)
+            raise NucleusError(
+                f"not enough memory on the device: {_LESS_MEMORY}: {line.strip()}"
+            ) from error
+        raise
     finally:
         _idle.set()
 
@@ -183,6 +195,8 @@ def _start(parent: int, log: Path) -> None:
     # By itself TensorFlow takes these kernels on some processors alone; they train faster on others.
     os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "1")
     os.environ.setdefault("CUDA_DEVICE_ORDER", "PCI_BUS_ID")  # as NVML numbers them
+    # By itself JAX takes three quarters of a GPU in each process; one trains, another predicts.
+    os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
     # TensorFlow's C++ part writes to descriptor 2 whatever its log level; Python's stderr stays.
     sys.stderr = os.fdopen(os.dup(2), "w", buffering=1)
     with log.open("ab") as file:

@@ -18,6 +18,8 @@ from nucleus_unet.interruption import StoppedError
 from nucleus_unet.recipe import Recipe
 
 STEP_EVENT_S = 2.0
+UNTIMED_STEPS, TIMED_STEPS = 6, 3
+"""The first steps compile, fill caches and take the batches that were made meanwhile."""
 CHECKPOINT_S = 120.0
 
 
@@ -108,11 +110,10 @@ class Journal(keras.callbacks.Callback):
         self._metrics, self._epoch_s = [], 0.0
 
     def on_train_batch_begin(self, batch: int, logs: Any = None) -> None:
-        # The first two steps compile and fill caches; the next three are timed.
-        if len(self._step_started) <= 5:
+        if len(self._step_started) <= UNTIMED_STEPS + TIMED_STEPS:
             self._step_started.append(time.monotonic())
-            if len(self._step_started) == 6:
-                self._estimate((self._step_started[5] - self._step_started[2]) / 3)
+            if timed := self._step_started[UNTIMED_STEPS + TIMED_STEPS :]:
+                self._estimate((timed[0] - self._step_started[UNTIMED_STEPS]) / TIMED_STEPS)
 
     def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
         self.step += 1

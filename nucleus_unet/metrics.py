@@ -34,9 +34,11 @@ class ThresholdedMeanIoU(keras.metrics.Metric):
         )
 
     def update_state(self, y_true: Any, y_pred: Any, sample_weight: Any = None) -> None:
-        """Count the pixels of a batch; truth is nucleus above 0.5, shapes are equal."""
-        truth = ops.reshape(ops.convert_to_tensor(y_true) > 0.5, (-1, 1))
-        probability = ops.reshape(ops.cast(y_pred, "float32"), (-1, 1))
+        """Count the pixels of a batch of images, of up to 2²⁴ each; truth is nucleus above 0.5."""
+        truth = ops.convert_to_tensor(y_true) > 0.5
+        by_image = (ops.shape(truth)[0], -1, 1)
+        truth = ops.reshape(truth, by_image)
+        probability = ops.reshape(ops.cast(y_pred, "float32"), by_image)
         found = probability > ops.convert_to_tensor([self.thresholds], dtype="float32")
         tp = _count(ops.logical_and(truth, found))
         fp, fn = _count(found) - tp, _count(truth) - tp
@@ -55,8 +57,10 @@ class ThresholdedMeanIoU(keras.metrics.Metric):
 
 
 def _count(pixels: Any) -> Any:
-    """How many are true, by column."""
-    return ops.sum(ops.cast(pixels, "int32"), axis=0)
+    """How many are true, by column: (N, P, K) to (K,)."""
+    # TensorFlow sums whole numbers on the CPU alone.
+    of_images = ops.sum(ops.cast(pixels, "float32"), axis=1)
+    return ops.sum(ops.cast(of_images, "int32"), axis=0)
 
 
 class MaskMeanIoU(ThresholdedMeanIoU):

@@ -83,9 +83,19 @@ def test_a_backend_that_is_not_installed(monkeypatch: pytest.MonkeyPatch) -> Non
 def test_what_bits_depend_on(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in backend.SWITCHES:
         monkeypatch.delenv(name, raising=False)
-    monkeypatch.setattr(backend, "gpu_compute_capability", lambda: (9, 0))
-    monkeypatch.setattr(backend.metadata, "version", lambda name: f"version of {name}")
-    kind = {"backend": "tensorflow version of tensorflow", "gpu": (9, 0)}
+    monkeypatch.setattr(backend, "gpu_name", lambda: "NVIDIA A30")
+
+    def version(name: str) -> str:
+        if name in ("tensorflow", "nvidia-cudnn-cu12"):
+            return f"version of {name}"
+        raise backend.metadata.PackageNotFoundError
+
+    monkeypatch.setattr(backend.metadata, "version", version)
+    kind = {
+        "backend": "tensorflow version of tensorflow",
+        "gpu": "NVIDIA A30",
+        "nvidia-cudnn-cu12": "version of nvidia-cudnn-cu12",
+    }
     assert backend.device_kind() == kind
     monkeypatch.setenv("KERAS_BACKEND", "tensorflow")
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "1")

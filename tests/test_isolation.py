@@ -50,6 +50,19 @@ def test_an_exception_comes_through() -> None:
         list(follow("os:stat", "no such place", poll=list))
 
 
+@pytest.mark.parametrize(
+    "said",
+    [
+        "Graph execution error:\n\nOOM when allocating tensor with shape[64,64,512,512]\n\t [[node]]",
+        "RESOURCE_EXHAUSTED: Out of memory while trying to allocate 4294967296 bytes.",
+    ],
+)
+def test_a_device_without_enough_memory_is_told_in_a_line(said: str) -> None:
+    with pytest.raises(NucleusError, match=r"training\.batch_size.*: (OOM when|RESOURCE)") as error:
+        list(follow("builtins:exec", f"raise RuntimeError({said!r})", poll=list))
+    assert "\n" not in str(error.value)
+
+
 def test_following_a_killed_process_raises() -> None:
     with pytest.raises(NucleusError, match="was killed, mostly for want of memory"):
         list(follow("signal:raise_signal", signal.SIGKILL, poll=list))

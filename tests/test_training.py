@@ -122,15 +122,15 @@ def assert_equal(a: dict[str, NDArray[Any]], b: dict[str, NDArray[Any]]) -> None
 
 def test_events_come_in_order(undisturbed: Trained) -> None:
     names = [event["event"] for event in undisturbed.events if event["event"] != "step"]
-    # The estimate comes with the sixth step.
-    assert names == ["start", "epoch", "estimate", "epoch", "epoch", "end"]
+    # The estimate comes with the tenth step.
+    assert names == ["start", "epoch", "epoch", "estimate", "epoch", "end"]
     start, *_, end = undisturbed.events
     assert start["parameters"] == 467
     assert {"device", "backend", "cores"} <= start.keys()
     estimate = next(e for e in undisturbed.events if e["event"] == "estimate")
-    # Seven of twelve steps to come, in epochs of 4 and the validation: half a batch, at a third of a
+    # Three of twelve steps to come, in epochs of 4 and the validation: half a batch, at a third of a
     # step's cost.
-    left = (3 - 5 / 4) * (4 + 1 / 6)
+    left = (3 - 9 / 4) * (4 + 1 / 6)
     assert estimate["seconds"] == pytest.approx(left * estimate["seconds_per_step"])
     # Two checkpoints of weights, best weights, Adam's two moments of each and its counter; the model.
     assert estimate["disk_bytes"] == 4 * (2 * (2 * 467 + 2 * 467 + 1) + 467)

@@ -49,7 +49,9 @@ def test_inputs_are_the_same_only_where_all_that_is_logged_is(
             (*here[:3], {"reproduces": "a"}),
         )
     ]
-    monkeypatch.setattr(running, "device_kind", lambda: {"backend": "jax 0.10", "gpu": (9, 0)})
+    monkeypatch.setattr(
+        running, "device_kind", lambda: {"backend": "jax 0.10", "gpu": "NVIDIA H100"}
+    )
     inputs.append(running.inputs_of(*here))
     assert inputs[0] == inputs[1]
     assert len(set(inputs)) == 6

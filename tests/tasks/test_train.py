@@ -27,6 +27,7 @@ def test_a_gpu_that_is_not_used_is_told(
     warning = train.unused_gpu(device, "tensorflow 2.21.0")
     assert (warning is not None) == warned
     assert not warned or "tensorflow 2.21.0 does not use it: run make install" in str(warning)
+    assert not warned or "install JAX" in str(train.unused_gpu(device, "jax 0.11.2"))
 
 
 def test_no_weights_to_start_from() -> None:

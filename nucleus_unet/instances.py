@@ -5,6 +5,7 @@ from typing import Any
 import cv2
 import numpy as np
 from numpy.typing import NDArray
+from scipy.ndimage import find_objects
 from skimage.measure import label
 from skimage.segmentation import watershed
 
@@ -12,8 +13,12 @@ from nucleus_unet.recipe import Inference
 
 SMALL_PX, LARGE_PX = 200, 800
 """Between these areas the cutoff goes over from that of small to that of large nuclei."""
-MOST_COVERED = 0.2
-"""Share of a nucleus of a later scale that may be of earlier ones."""
+USUAL_PX = 400
+"""An area that nuclei usually have in training, where crops are of all scales."""
+UNUSUAL_COST = 0.03
+"""Of mean probability, for an area e times as large or as small as usual."""
+MOST_COVERED = 1 / 3
+"""Share of a nucleus that may be of those that were preferred to it."""
 
 
 def nuclei(maps: NDArray[np.float32], inference: Inference) -> NDArray[np.int32]:
@@ -25,28 +30,38 @@ def nuclei(maps: NDArray[np.float32], inference: Inference) -> NDArray[np.int32]
         One channel, the mask: nuclei are its connected components. Three, as
         `nucleus_unet.targets` gives them: nuclei grow from where the distance is high and no border
         is seen, downhill in distance, until they meet or reach the end of the mask, which is at
-        `large_cutoff` for the large ones. Those of a later scale are added where a fifth of them at
-        most is nucleus already.
+        `large_cutoff` for the large ones. Where several scales found nuclei at one place, the
+        likelier one is preferred, and one whose area is usual at its scale: the network was trained
+        on such.
     inference : Inference
         The part of the recipe. The least area is in pixels of each scale.
 
     Returns
     -------
     (H, W) int32
-        0 background, 1..n one nucleus each.
+        0 background, 1..n one nucleus each, those of an earlier scale first.
     """
-    found = np.zeros(maps.shape[:2], np.int32)
+    candidates, last = [], 0
     parts = np.split(maps, len(inference.scales), axis=-1)
     for scale, part in zip(inference.scales, parts, strict=True):
         labels = _of_one_scale(part, inference)
-        areas = np.bincount(labels.ravel())
-        large = areas >= max(inference.min_area_px / scale**2, 1)
-        sure = _means(part[..., 0], labels, areas) > inference.min_confidence
-        kept = large & sure & (_means(found > 0, labels, areas) <= MOST_COVERED)
-        kept[0] = False
-        numbers = np.where(kept, kept.cumsum() + found.max(), 0).astype(np.int32)
-        found = np.where(found > 0, found, numbers[labels])
-    return found
+        areas = np.maximum(np.bincount(labels.ravel()), 1)
+        means = np.bincount(labels.ravel(), part[..., 0].ravel()) / areas
+        kept = (areas >= inference.min_area_px / scale**2) & (means > inference.min_confidence)
+        worth = means - UNUSUAL_COST * np.abs(np.log(areas * scale**2 / USUAL_PX))
+        boxes = find_objects(labels)
+        for number in np.flatnonzero(kept[1:]) + 1:
+            box = boxes[number - 1]
+            candidates.append((-worth[number], last + number, box, labels[box] == number))
+        last += len(boxes)
+    found = np.zeros(maps.shape[:2], np.int32)
+    for _, number, box, pixels in sorted(candidates, key=lambda candidate: candidate[:2]):
+        free = pixels & (found[box] == 0)
+        if free.sum() >= (1 - MOST_COVERED) * pixels.sum():
+            found[box][free] = number
+    present = np.bincount(found.ravel()) > 0
+    present[0] = False
+    return present.cumsum().astype(np.int32)[found]
 
 
 def _of_one_scale(maps: NDArray[np.float32], inference: Inference) -> NDArray[np.integer]:
@@ -68,13 +83,6 @@ def _of_one_scale(maps: NDArray[np.float32], inference: Inference) -> NDArray[np
     kept = mask > cutoffs.astype(np.float32)[grown]
     cut: NDArray[np.integer] = label(np.where(kept, grown, 0), connectivity=1)
     return cut
-
-
-def _means(
-    values: NDArray[Any], labels: NDArray[np.integer], areas: NDArray[np.integer]
-) -> NDArray[np.float64]:
-    """The mean of values over each label."""
-    return np.bincount(labels.ravel(), values.ravel()) / np.maximum(areas, 1)
 
 
 def upsample(maps: NDArray[np.float32], height: int, width: int) -> NDArray[np.float32]:

@@ -181,7 +181,7 @@ class Inference(Part):
         (1.0,),
         min_length=1,
         description="Images are predicted at so many times their size, where crops are trained on; "
-        "each scale adds the nuclei where those before it found none",
+        "of nuclei that several scales find at one place the likelier one is taken",
     )
     flips: bool = Field(False, description="Mean over the eight flips and turns of each image")
     tile_px: int = Field(

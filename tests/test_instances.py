@@ -1,3 +1,5 @@
+import math
+
 import cv2
 import numpy as np
 import pytest
@@ -179,25 +181,44 @@ def test_doubtful_nuclei_are_left_out(least: float, kept: list[int]) -> None:
 
 def test_a_later_scale_adds_nuclei_where_there_are_none() -> None:
     first = [[0, 1, 0, 0, 0, 0, 0, 0], [0, 0, 0, 0, 0, 0, 0, 0]]
-    second = [[1, 1, 0, 1, 1, 0, 0, 1], [0, 0, 0, 1, 1, 0, 0, 0]]
+    second = [[0.6, 0.6, 0, 1, 1, 0, 0, 1], [0, 0, 0, 1, 1, 0, 0, 0]]
     maps = np.array([first, second], np.float32).transpose(1, 2, 0)
     both = Inference(scales=(1, 0.5))
-    # Half of its first one is a nucleus already.
+    # Half of its first one is a nucleus already, of which the first scale is surer.
     assert nuclei(maps, both).tolist() == [[0, 1, 0, 2, 2, 0, 0, 3], [0, 0, 0, 2, 2, 0, 0, 0]]
     # A pixel of the second scale is four of the image.
     small = both.model_copy(update={"min_area_px": 1})
     assert nuclei(maps, small).tolist() == [[0, 1, 0, 2, 2, 0, 0, 0], [0, 0, 0, 2, 2, 0, 0, 0]]
 
 
-@pytest.mark.parametrize(("covered", "found"), [(2, 2), (3, 1)])
-def test_a_nucleus_of_a_later_scale_may_be_covered_by_a_fifth(covered: int, found: int) -> None:
-    maps = np.zeros((1, 10, 2), np.float32)
+@pytest.mark.parametrize(("covered", "found"), [(4, 2), (5, 1)])
+def test_a_nucleus_may_be_covered_by_a_third(covered: int, found: int) -> None:
+    maps = np.zeros((1, 12, 2), np.float32)
     maps[0, :covered, 0] = 1
-    maps[..., 1] = 1
+    maps[..., 1] = 0.6
     labels = nuclei(maps, Inference(scales=(1, 0.5)))
     assert labels.max() == found
     assert (labels[0, :covered] == 1).all()
     assert (labels[0, covered:] == (2 if found == 2 else 0)).all()
+
+
+@pytest.mark.parametrize(
+    ("area", "gain"),
+    [
+        (100, -0.03 * math.log(4)),  # a quarter of the usual 400 px, a sixteenth at half the size
+        (800, 0),  # twice, and half
+        (1600, 0.03 * math.log(4)),  # four times, and as usual
+    ],
+)
+def test_of_two_scales_the_surer_is_preferred_and_the_usual_size(area: int, gain: float) -> None:
+    """The later scale finds the nucleus of the first with a pixel more."""
+    for more, preferred in ((-0.001, 1), (0.001, 2)):
+        maps = np.zeros((1, area + 2, 2), np.float32)
+        maps[0, 2:, 0] = 0.8
+        maps[0, 1:, 1] = 0.8 - gain + more
+        labels = nuclei(maps, Inference(scales=(1, 0.5)))
+        assert labels.max() == 1
+        assert labels[0, 1] == (preferred == 2)
 
 
 def test_three_maps_at_each_scale() -> None:

@@ -58,7 +58,8 @@ def follow(function: str, *args: Any, poll: Callable[[], list[Any]]) -> Generato
     Raises
     ------
     Exception
-        What the function raised; `NucleusError` where its process was killed.
+        What the function raised; `OutOfMemoryError` where its process was killed, or its device had
+        not enough memory.
     """
     with new_process() as process:
         pid = process.submit(os.getpid).result()
@@ -166,8 +167,12 @@ def run_in_worker(
         raise _killed() from error
 
 
-def _killed() -> NucleusError:
-    return NucleusError(
+class OutOfMemoryError(NucleusError):
+    """A process that computes had too little memory, or its device had; it may have more next time."""
+
+
+def _killed() -> OutOfMemoryError:
+    return OutOfMemoryError(
         f"the process that computes was killed, mostly for want of memory: {_LESS_MEMORY}, and start "
         f"again; {home() / BACKEND_LOG} may say more"
     )
@@ -181,7 +186,7 @@ def _call(function: str, *args: Any) -> Any:
         said = str(error)
         if found := next((text for text in OUT_OF_MEMORY if text in said), None):
             line = next(line for line in said.splitlines() if found in line)
-            raise NucleusError(
+            raise OutOfMemoryError(
                 f"not enough memory on the device: {_LESS_MEMORY}: {line.strip()}"
             ) from error
         raise

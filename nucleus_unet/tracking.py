@@ -57,6 +57,7 @@ MODEL_REQUIREMENTS = (
     "numpy",
     "opencv-python-headless",
     "scikit-image",
+    "scipy",
     "pydantic",
 )
 

@@ -20,6 +20,7 @@ from nucleus_unet.errors import NucleusError
 from nucleus_unet.files import sha256_file, write_atomically
 from nucleus_unet.home import home
 from nucleus_unet.interruption import StoppedError
+from nucleus_unet.isolation import OutOfMemoryError
 from nucleus_unet.recipe import Recipe
 from nucleus_unet.registry import CHALLENGER, CHAMPION, COPY
 from nucleus_unet.stages import Stage, run_stage
@@ -103,7 +104,7 @@ def _verdict(
         if not unseen:
             return CHALLENGER, "The champion or this model was trained on each validation slide."
         stage = _evaluated(theirs, new, unseen, made.labels)
-    except StoppedError:
+    except (StoppedError, OutOfMemoryError):
         raise
     # An older model, which this code cannot read; what passes by ends the run, and it is taken up.
     except (NucleusError, LookupError, TypeError, ValueError) as error:

@@ -108,10 +108,7 @@ def unused_gpu(device: str, backend: str) -> str | None:
     """What to tell the user where there is an NVIDIA GPU that the backend computes without."""
     if device == "cpu:0" and gpu_compute_capability():
         how = "install JAX for CUDA" if backend.startswith("jax") else "run make install here"
-        return (
-            f"there is an NVIDIA GPU, but {backend} does not use it: {how}; on the CPU "
-            "training.precision=float32 is faster"
-        )
+        return f"there is an NVIDIA GPU, but {backend} does not use it: {how}"
     return None
 
 

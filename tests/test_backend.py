@@ -143,6 +143,7 @@ def two_gpus(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr(backend, "nvidia_gpus", lambda: ["a", "b"])
     monkeypatch.setattr(pynvml, "nvmlDeviceGetUUID", lambda gpu: f"GPU-{gpu}8932f93")
     monkeypatch.setattr(pynvml, "nvmlDeviceGetCudaComputeCapability", lambda gpu: capabilities[gpu])
+    monkeypatch.setattr(pynvml, "nvmlDeviceGetName", lambda gpu: f"NVIDIA {gpu}")
     monkeypatch.setenv("HOME", str(tmp_path))
 
 
@@ -172,6 +173,7 @@ def test_the_first_visible_gpu_is_used(
         monkeypatch.setenv("CUDA_VISIBLE_DEVICES", named)
     assert backend.used_gpu() == used
     assert backend.gpu_compute_capability() == capability
+    assert backend.gpu_name() == (used and f"NVIDIA {used}")
 
 
 def test_one_training_at_a_time_is_on_a_gpu(

@@ -191,9 +191,9 @@ def test_a_later_scale_adds_nuclei_where_there_are_none() -> None:
     assert nuclei(maps, small).tolist() == [[0, 1, 0, 2, 2, 0, 0, 0], [0, 0, 0, 2, 2, 0, 0, 0]]
 
 
-@pytest.mark.parametrize(("covered", "found"), [(4, 2), (5, 1)])
-def test_a_nucleus_may_be_covered_by_a_third(covered: int, found: int) -> None:
-    maps = np.zeros((1, 12, 2), np.float32)
+@pytest.mark.parametrize(("size", "covered", "found"), [(12, 4, 2), (12, 5, 1), (9, 3, 2)])
+def test_a_nucleus_may_be_covered_by_a_third(size: int, covered: int, found: int) -> None:
+    maps = np.zeros((1, size, 2), np.float32)
     maps[0, :covered, 0] = 1
     maps[..., 1] = 0.6
     labels = nuclei(maps, Inference(scales=(1, 0.5)))
@@ -219,6 +219,13 @@ def test_of_two_scales_the_surer_is_preferred_and_the_usual_size(area: int, gain
         labels = nuclei(maps, Inference(scales=(1, 0.5)))
         assert labels.max() == 1
         assert labels[0, 1] == (preferred == 2)
+
+
+@pytest.mark.parametrize("scales", [(1, 0.5), (0.5, 1)])
+def test_of_equals_that_of_the_earlier_scale_is_preferred(scales: tuple[float, float]) -> None:
+    maps = np.full((1, 801, 2), 0.8, np.float32)
+    maps[0, 800, 0] = maps[0, 0, 1] = 0  # 800 px each: twice as large as usual, and half as large
+    assert nuclei(maps, Inference(scales=scales)).tolist() == [[1] * 800 + [0]]
 
 
 def test_three_maps_at_each_scale() -> None:

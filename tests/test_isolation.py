@@ -45,6 +45,12 @@ def test_it_computes_with_onednn_unless_the_environment_says_not(
             assert process.submit(os.getenv, "TF_ENABLE_ONEDNN_OPTS").result() == switch
 
 
+def test_jax_takes_memory_as_it_needs_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("XLA_PYTHON_CLIENT_PREALLOCATE", raising=False)
+    with new_process() as process:
+        assert process.submit(os.getenv, "XLA_PYTHON_CLIENT_PREALLOCATE").result() == "false"
+
+
 def test_an_exception_comes_through() -> None:
     with pytest.raises(FileNotFoundError, match="no such place"):
         list(follow("os:stat", "no such place", poll=list))

@@ -7,6 +7,7 @@ import signal
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, NamedTuple
 
 import keras
@@ -135,6 +136,16 @@ def test_events_come_in_order(undisturbed: Trained) -> None:
     # Two checkpoints of weights, best weights, Adam's two moments of each and its counter; the model.
     assert estimate["disk_bytes"] == 4 * (2 * (2 * 467 + 2 * 467 + 1) + 467)
     assert end["peak_memory_bytes"] > 10**8
+
+
+def test_steps_that_compile_are_not_in_the_estimate(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = iter([0, 100, 200, 300, 400, 500, 600, 601, 602, 606, 700])
+    monkeypatch.setattr(journal, "time", SimpleNamespace(monotonic=lambda: next(clock)))
+    told: list[float] = []
+    callback: Any = SimpleNamespace(_step_started=[], _estimate=told.append)
+    for step in range(11):
+        journal.Journal.on_train_batch_begin(callback, step)
+    assert told == [2.0]
 
 
 def test_what_is_known_of_an_epoch(undisturbed: Trained, tiny: Recipe) -> None:

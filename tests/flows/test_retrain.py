@@ -363,6 +363,9 @@ def test_again_is_a_new_run_with_the_same_submission(
     once_more = "It is the champion once more: the same weights and cutoffs."
     assert again.said["verdict"] == once_more
     assert again.said["model"] == "version 2, a copy of the champion, with which predict works"
+    aliases = client.get_registered_model("nucleus-unet").aliases
+    assert str(aliases["champion"]) == "1"
+    assert str(aliases.get("challenger")) != "2"
     run = client.get_run(again.run_id)
     assert run.info.status == "FINISHED"
     assert run.data.tags["reused_from"] == retrained.run_id

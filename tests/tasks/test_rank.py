@@ -10,6 +10,7 @@ import pytest
 
 from nucleus_unet.dataset.sample import Sample
 from nucleus_unet.errors import NucleusError
+from nucleus_unet.isolation import OutOfMemoryError
 from nucleus_unet.recipe import Recipe
 from nucleus_unet.stages import Stage
 from tasks import evaluate, split
@@ -80,6 +81,21 @@ def test_the_champion_itself_is_not_compared(
         assert said in why
     logged.write_text("others")
     assert "trained on each" in module._verdict(champion, tiny, Trained(*[made] * 5), RUN)[1]
+
+
+def test_too_little_memory_is_no_verdict(
+    tiny: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The run fails, and another attempt compares them."""
+
+    def fetch_model(run_id: str) -> None:
+        raise OutOfMemoryError("not enough memory")
+
+    monkeypatch.setattr(module.records, "fetch_model", fetch_model)
+    stage = Stage("train", tmp_path, "d" * 64, cached=True, seconds=1.0)
+    champion: Any = SimpleNamespace(run_id="champion")
+    with pytest.raises(OutOfMemoryError):
+        module._verdict(champion, tiny, Trained(*[stage] * 5), RUN)
 
 
 @pytest.mark.parametrize(("tune", "champion_scores"), [(True, 1), (False, 0)])

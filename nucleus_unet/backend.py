@@ -23,7 +23,10 @@ SWITCHES = (
     "OMP_NUM_THREADS",
 )
 """Environment variables that change arithmetic."""
-GPU_LIBRARIES = ("nvidia-cudnn-cu12", "nvidia-cublas-cu12", "nvidia-cudnn-cu13", "nvidia-cublas")
+GPU_LIBRARIES = (
+    *("jaxlib", "jax-cuda12-plugin", "jax-cuda13-plugin"),
+    *("nvidia-cudnn-cu12", "nvidia-cublas-cu12", "nvidia-cudnn-cu13", "nvidia-cublas"),
+)
 """Distributions that compute on a GPU."""
 
 
@@ -106,7 +109,9 @@ def device_kind() -> dict[str, Any]:
     # Backend and gpu say what the first two do; Dask sets the third, which our kernels do not read.
     passed_over = ("KERAS_BACKEND", "CUDA_VISIBLE_DEVICES", "OMP_NUM_THREADS")
     others = {key: value for key, value in switches().items() if key not in passed_over}
-    return {"backend": f"{name} {version}", "gpu": gpu_name(), **_gpu_libraries(), **others}
+    gpu = gpu_name()
+    libraries = _gpu_libraries() if gpu else {}
+    return {"backend": f"{name} {version}", "gpu": gpu, **libraries, **others}
 
 
 def _gpu_libraries() -> dict[str, str]:

@@ -103,6 +103,8 @@ def test_what_bits_depend_on(monkeypatch: pytest.MonkeyPatch) -> None:
     assert backend.device_kind() == kind
     monkeypatch.setenv("NVIDIA_TF32_OVERRIDE", "0")
     assert backend.device_kind() == kind | {"NVIDIA_TF32_OVERRIDE": "0"}
+    monkeypatch.setattr(backend, "gpu_name", lambda: None)
+    assert "nvidia-cudnn-cu12" not in backend.device_kind()
 
 
 def test_usable_cores_are_those_of_this_process(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -36,7 +36,7 @@ from nucleus_unet.isolation import follow, run_in_worker
 from nucleus_unet.kinds import imaging_kind
 from nucleus_unet.recipe import Inference, Recipe, load_recipe
 from nucleus_unet.slides import slides
-from nucleus_unet.split import random_split, slide_split
+from nucleus_unet.split import split_ids
 
 # Recipe, precision, images in a batch.
 WAYS = [
@@ -120,12 +120,7 @@ def train(
         by_size.setdefault("{}x{}".format(*sample.load()[1].shape), []).append(sample)
     left_out = {size: by_size.pop(size) for size in without}
     by_id = {sample.id: sample for of_size in by_size.values() for sample in of_size}
-    data = recipe.data
-    if data.split == "slide":
-        slide_of = {id_: slide_of[id_] for id_ in by_id}
-        sides = slide_split(slide_of, data.validation_fraction, data.split_seed)
-    else:
-        sides = random_split([*by_id], data.validation_fraction, data.split_seed)
+    sides = split_ids({id_: slide_of[id_] for id_ in by_id}, recipe.data)
     training, validation = ([by_id[id_] for id_ in side] for side in sides)
     started = perf_counter()
     epochs = trained(recipe, training, validation, folder)

@@ -183,12 +183,10 @@ def _call(function: str, *args: Any) -> Any:
     try:
         return pkgutil.resolve_name(function)(*args)
     except Exception as error:
-        said = str(error)
-        if found := next((text for text in OUT_OF_MEMORY if text in said), None):
-            line = next(line for line in said.splitlines() if found in line)
-            raise OutOfMemoryError(
-                f"not enough memory on the device: {_LESS_MEMORY}: {line.strip()}"
-            ) from error
+        for line in str(error).splitlines():
+            if any(text in line for text in OUT_OF_MEMORY):
+                said = f"not enough memory on the device: {_LESS_MEMORY}: {line.strip()}"
+                raise OutOfMemoryError(said) from error
         raise
     finally:
         _idle.set()

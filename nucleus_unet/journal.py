@@ -18,7 +18,7 @@ from nucleus_unet.interruption import StoppedError
 from nucleus_unet.recipe import Recipe
 
 STEP_EVENT_S = 2.0
-UNTIMED_STEPS, TIMED_STEPS = 6, 3
+UNTIMED_STEPS = 4
 """The first steps compile, fill caches and take the batches that were made meanwhile."""
 CHECKPOINT_S = 120.0
 
@@ -110,10 +110,10 @@ class Journal(keras.callbacks.Callback):
         self._metrics, self._epoch_s = [], 0.0
 
     def on_train_batch_begin(self, batch: int, logs: Any = None) -> None:
-        if len(self._step_started) <= UNTIMED_STEPS + TIMED_STEPS:
+        if len(self._step_started) < UNTIMED_STEPS + 2:
             self._step_started.append(time.monotonic())
-            if timed := self._step_started[UNTIMED_STEPS + TIMED_STEPS :]:
-                self._estimate((timed[0] - self._step_started[UNTIMED_STEPS]) / TIMED_STEPS)
+            if len(self._step_started) == UNTIMED_STEPS + 2:
+                self._estimate(self._step_started[-1] - self._step_started[-2])
 
     def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
         self.step += 1

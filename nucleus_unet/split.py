@@ -6,6 +6,14 @@ from sklearn.model_selection import train_test_split
 
 from nucleus_unet.errors import NucleusError
 from nucleus_unet.files import sha256_bytes
+from nucleus_unet.recipe import Data
+
+
+def split_ids(slides: Mapping[str, str], data: Data) -> tuple[list[str], list[str]]:
+    """Training and validation ids as the recipe says: by `slide_split` or by `random_split`."""
+    if data.split == "slide":
+        return slide_split(slides, data.validation_fraction, data.split_seed)
+    return random_split(list(slides), data.validation_fraction, data.split_seed)
 
 
 def random_split(ids: Sequence[str], fraction: float, seed: int) -> tuple[list[str], list[str]]:

@@ -20,7 +20,7 @@ from nucleus_unet.home import home
 from nucleus_unet.kinds import KINDS, imaging_kind
 from nucleus_unet.recipe import Data
 from nucleus_unet.slides import slides
-from nucleus_unet.split import random_split, slide_split
+from nucleus_unet.split import split_ids
 from nucleus_unet.stages import Stage, run_stage
 from tasks.ingest import identities, images_of
 from tasks.merge_masks import labels_of
@@ -39,10 +39,7 @@ def split(images: Stage, data: Data) -> Any:
     def build(folder: Path) -> None:
         slide_of = slides((e.id, e.source_sha256, load_image(home(), e)) for e in entries)
         kinds = {entry.id: imaging_kind(load_image(home(), entry)) for entry in entries}
-        if data.split == "slide":
-            sides = slide_split(slide_of, data.validation_fraction, data.split_seed)
-        else:
-            sides = random_split(list(kinds), data.validation_fraction, data.split_seed)
+        sides = split_ids(slide_of, data)
         rows = {
             side: [{"id": id_, "kind": kinds[id_], "slide": slide_of[id_]} for id_ in ids]
             for side, ids in zip(("training", "validation"), sides, strict=True)

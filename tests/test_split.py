@@ -4,7 +4,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from nucleus_unet.errors import NucleusError
-from nucleus_unet.split import random_split, slide_split
+from nucleus_unet.recipe import Data
+from nucleus_unet.split import random_split, slide_split, split_ids
 
 IDS = [f"{number:02}" for number in range(20)]
 
@@ -78,3 +79,11 @@ def test_where_all_would_be_on_one_side_the_nearest_is_on_the_other(
 def test_too_few_slides(slides: dict[str, str]) -> None:
     with pytest.raises(NucleusError, match=rf"{len(slides)} image\(s\) .* at least 2 are needed"):
         slide_split(slides, 0.5, 0)
+
+
+def test_the_recipe_says_which_split() -> None:
+    slides = {id_: f"slide {k // 3}" for k, id_ in enumerate(IDS)}
+    by_slide = Data(split="slide", validation_fraction=0.3, split_seed=4)
+    assert split_ids(slides, by_slide) == slide_split(slides, 0.3, 4)
+    at_random = Data(split="random", validation_fraction=0.3, split_seed=4)
+    assert split_ids(slides, at_random) == random_split(IDS, 0.3, 4)

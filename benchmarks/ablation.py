@@ -33,16 +33,13 @@ PARTS = (
         "augmentation.scale_range=[1, 1]",
         "augmentation.intensity_range=0",
         "augmentation.stain_range=0",
-        "training.weight_decay=0",
         "data.balance=0",
     ),
     ("training.seed=11",),  # what chance does
     ("training.schedule=constant",),
-    ("training.warmup_steps=0",),
     ("augmentation.zoom_range=0",),
     ("network.outputs=mask", "inference.large_cutoff=none"),
     ("data.balance=0",),
-    ("training.weight_decay=0",),  # Adam
     ("augmentation.intensity_range=0",),
     ("augmentation.stain_range=0",),
     ("augmentation.scale_range=[1, 1]",),

@@ -31,9 +31,7 @@ def compiled(way: str) -> Any:
     from nucleus_unet.unet import build_segmenter
 
     model = build_segmenter(recipe.network, None)
-    chosen = recipe.training
-    optimizer = keras.optimizers.AdamW(chosen.learning_rate, weight_decay=chosen.weight_decay)
-    model.compile(optimizer=optimizer, loss=nuclei_loss)
+    model.compile(keras.optimizers.Adam(recipe.training.learning_rate), nuclei_loss)
     return model
 
 

@@ -117,14 +117,12 @@ class Training(Part):
     epochs: int = Field(50, ge=1, le=10_000, description="Most epochs to train")
     steps_per_epoch: int = Field(25, ge=1, description="Batches in an epoch")
     batch_size: int = Field(32, ge=1, description="Images in a batch")
-    optimizer: Literal["sgd", "adam", "adamw"] = Field("sgd", description="Optimizer")
-    weight_decay: Fraction = Field(0, description="Decay of adamw")
-    learning_rate: float = Field(0.01, gt=0, description="Learning rate after the warm-up")
+    optimizer: Literal["sgd", "adam"] = Field("sgd", description="Optimizer")
+    learning_rate: float = Field(0.01, gt=0, description="Learning rate, at first")
     momentum: Fraction = Field(0.0, description="Momentum of sgd")
     schedule: Literal["constant", "cosine"] = Field(
         "constant", description="cosine: from the learning rate to 0 at the last step"
     )
-    warmup_steps: int = Field(0, ge=0, description="Steps of linear rise to the learning rate")
     early_stopping_epochs: int | None = Field(
         None,
         ge=1,

@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Any
 
 import keras
-import numpy as np
 
 from nucleus_unet import backend, interruption
 from nucleus_unet.batches import batches, validation_arrays
@@ -103,31 +102,14 @@ def _compiled(recipe: Recipe, start_weights: Path | None) -> keras.Model:
     return model
 
 
-class WarmupSchedule(keras.optimizers.schedules.LearningRateSchedule):
-    """Linear rise over `warmup_steps`, then constant, or half a cosine to 0 at `last_step`."""
-
-    def __init__(self, peak: float, warmup_steps: int, last_step: int, cosine: bool) -> None:
-        self.peak, self.warmup_steps = peak, warmup_steps
-        self.last_step, self.cosine = last_step, cosine
-
-    def __call__(self, step: Any) -> Any:
-        step = keras.ops.cast(step, "float32")
-        rise = (step + 1) / max(self.warmup_steps, 1)
-        done = (step - self.warmup_steps) / max(self.last_step - self.warmup_steps, 1)
-        fall = 0.5 * (1 + keras.ops.cos(np.pi * done)) if self.cosine else 1.0
-        return self.peak * keras.ops.minimum(1.0, rise) * keras.ops.where(done > 0, fall, 1.0)
-
-
 def _optimizer(settings: Training) -> keras.optimizers.Optimizer:
     rate: Any = settings.learning_rate
-    if settings.schedule == "cosine" or settings.warmup_steps:
+    if settings.schedule == "cosine":
         last_step = settings.epochs * settings.steps_per_epoch
-        rate = WarmupSchedule(rate, settings.warmup_steps, last_step, settings.schedule == "cosine")
+        rate = keras.optimizers.schedules.CosineDecay(rate, last_step)
     if settings.optimizer == "sgd":
         return keras.optimizers.SGD(rate, momentum=settings.momentum)
-    if settings.optimizer == "adam":
-        return keras.optimizers.Adam(rate)
-    return keras.optimizers.AdamW(rate, weight_decay=settings.weight_decay)
+    return keras.optimizers.Adam(rate)
 
 
 def _segmenter(recipe: Recipe) -> keras.Model:

@@ -17,7 +17,7 @@ from nucleus_unet import evaluation, figures, records, registry, tracking
 from nucleus_unet.champion import LEAST_SLIDES, compare
 from nucleus_unet.dataset.sample import Sample
 from nucleus_unet.errors import NucleusError
-from nucleus_unet.files import sha256_file, write_atomically
+from nucleus_unet.files import write_atomically
 from nucleus_unet.home import home
 from nucleus_unet.interruption import StoppedError
 from nucleus_unet.isolation import OutOfMemoryError
@@ -98,7 +98,8 @@ def _verdict(
     """The place of a new model beside the champion, and what shows it."""
     try:
         theirs, new = records.fetch_model(champion.run_id), (recipe, made.model.folder / MODEL)
-        if theirs[0].digest() == recipe.digest() and sha256_file(theirs[1]) == sha256_file(new[1]):
+        weights = {records.require_run(one)["weights.sha256"] for one in (champion.run_id, run.id)}
+        if theirs[0].digest() == recipe.digest() and len(weights) == 1:
             return COPY, "It is the champion once more: the same weights and cutoffs."
         slides, unseen = _unseen(champion, recipe, made)
         if not unseen:

@@ -59,7 +59,6 @@ def tiny() -> Recipe:
                 "optimizer": "adam",
                 "learning_rate": 0.03,
                 "schedule": "cosine",
-                "warmup_steps": 2,
                 "precision": "float32",
                 "threads": 1,
             },
@@ -80,8 +79,6 @@ def crops(tiny: Recipe) -> Recipe:
             "data.balance=1",
             "augmentation.scale_range=[0.7, 1.4]",
             "network.outputs=nuclei",
-            "training.optimizer=adamw",
-            "training.weight_decay=0.01",
         ]
     )
 

@@ -38,7 +38,6 @@ SEED = {
     "training.learning_rate": 0.01,  # keras.optimizers.SGD's own
     "training.momentum": 0.0,
     "training.schedule": "constant",
-    "training.warmup_steps": 0,
     "training.early_stopping_epochs": None,
     "training.start_from": None,
     "inference.cutoff": 0.5,
@@ -54,7 +53,6 @@ OFF = {
     "augmentation.intensity_range": 0,
     "augmentation.stain_range": 0,
     "network.outputs": "mask",
-    "training.weight_decay": 0,
     "training.keep": "best",
     "inference.large_cutoff": None,
     "inference.min_area_px": 0,

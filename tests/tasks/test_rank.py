@@ -63,11 +63,11 @@ def test_the_champion_itself_is_not_compared(
     tiny: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     made = Stage("train", tmp_path / "made", "d" * 64, cached=True, seconds=1.0)
-    logged = tmp_path / "logged.keras"
-    made.folder.mkdir()
-    (made.folder / module.MODEL).write_text("weights")
-    logged.write_text("weights")
-    monkeypatch.setattr(module.records, "fetch_model", lambda _: (tiny, logged))
+    monkeypatch.setattr(module.records, "fetch_model", lambda _: (tiny, tmp_path / "model.keras"))
+    weights = {"champion": "those", RUN.id: "those"}
+    monkeypatch.setattr(
+        module.records, "require_run", lambda run_id: {"weights.sha256": weights[run_id]}
+    )
     unseen: list[str] = []
     monkeypatch.setattr(module, "_unseen", lambda *_: ({}, unseen))
     champion: Any = SimpleNamespace(run_id="champion")
@@ -79,7 +79,7 @@ def test_the_champion_itself_is_not_compared(
         found, why = module._verdict(champion, recipe, Trained(*[made] * 5), RUN)
         assert found == place
         assert said in why
-    logged.write_text("others")
+    weights[RUN.id] = "others"
     assert "trained on each" in module._verdict(champion, tiny, Trained(*[made] * 5), RUN)[1]
 
 

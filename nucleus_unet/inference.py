@@ -52,16 +52,14 @@ def predict(
     """
     seen = (look(image, recipe.data) for image in images)
     if recipe.data.framing == "crop":
-        channels = CHANNELS[recipe.network.outputs]
+        channels, scales = CHANNELS[recipe.network.outputs], recipe.inference.scales
         for image in seen:
-            maps = (
-                upsample(
-                    _predict_whole(model, _scaled(image, by), channels, recipe.inference),
-                    *image.shape[:2],
-                )
-                for by in recipe.inference.scales
-            )
-            yield np.concatenate([*maps], axis=-1)
+            height, width = image.shape[:2]
+            maps = np.empty((height, width, len(scales), channels), np.float32)
+            for place, by in enumerate(scales):
+                scaled = _predict_whole(model, _scaled(image, by), channels, recipe.inference)
+                maps[:, :, place] = upsample(scaled, height, width)
+            yield maps.reshape(height, width, -1)
     else:
         yield from _predict_resized(model, seen, recipe.inference)
 

@@ -83,8 +83,8 @@ def recipe_of(run_id: str, values: Mapping[str, Any]) -> Recipe:
     except NucleusError as error:
         said = str(error).partition(";")[0]  # what follows is for keys that were misspelt
         raise NucleusError(
-            f"run {run_id} is of another version of the code ({said}), which reads it: nucleus "
-            f"reproduce {run_id} --in-env | sh"
+            f"run {run_id} is of another version of the code ({said}): choose one of this version, "
+            f"or repeat it in its own: nucleus reproduce {run_id} --in-env | sh"
         ) from error
 
 

@@ -203,6 +203,18 @@ def test_a_nucleus_may_be_covered_by_a_third(size: int, covered: int, found: int
 
 
 @pytest.mark.parametrize(
+    ("first", "kept"), [(3, slice(6, 12)), (5, slice(0, 5)), (4, slice(7, 12)), (9, slice(0, 9))]
+)
+def test_a_nucleus_that_another_parts_keeps_its_largest_piece(first: int, kept: slice) -> None:
+    maps = np.zeros((1, 12, 2), np.float32)
+    maps[0, first : first + 3, 0] = 1
+    maps[..., 1] = 0.6
+    labels = nuclei(maps, Inference(scales=(1, 0.5)))
+    assert (labels[0] == 1).nonzero()[0].tolist() == [first, first + 1, first + 2]
+    assert (labels[0] == 2).nonzero()[0].tolist() == [*range(12)][kept]
+
+
+@pytest.mark.parametrize(
     ("area", "gain"),
     [
         (100, -0.03 * math.log(4)),  # a quarter of the usual 400 px, a sixteenth at half the size

@@ -69,6 +69,19 @@ def model_folder(place: Any, retrained: Any) -> Path:
 
 
 @pytest.fixture(scope="module")
+def best(place: Any, retrained: Any, tmp_path_factory: pytest.TempPathFactory) -> Any:
+    """A tiny run of recipe best, in a home of its own: crops, three maps, two scales, slides."""
+    elsewhere = place.elsewhere(tmp_path_factory.mktemp("best") / "home")
+    overrides = (
+        *("training.steps_per_epoch=40", "training.learning_rate=0.01"),
+        *("inference.cutoff=0.5", "inference.min_confidence=0"),  # it is not yet sure
+    )
+    sets = [word for override in overrides for word in ("--set", override)]
+    done = elsewhere.retrain("--recipe", "best", "--test", place.test, *sets)
+    return type(retrained)(elsewhere, done.stdout, done.stderr)
+
+
+@pytest.fixture(scope="module")
 def sizes(place: Any) -> dict[str, tuple[int, int]]:
     """Height and width of each test image."""
     return {path.stem: pixels(path).shape[:2] for path in place.test.glob("*/images/*.png")}
@@ -126,6 +139,17 @@ def test_every_test_image_has_a_valid_row(retrained: Any, sizes: dict[str, Any])
     assert len(sizes) == 3
     assert submission.validate(retrained.submission, sizes) == []
     assert submission.read_submission(retrained.submission).keys() == sizes.keys()
+
+
+def test_of_best_too(best: Any, sizes: dict[str, Any]) -> None:
+    assert submission.validate(best.submission, sizes) == []
+    assert submission.read_submission(best.submission).keys() == sizes.keys()
+    assert int(best.said["nuclei"].split()[0]) > 0
+    stages = best.place.home / "stages"
+    [tuned] = (json.loads(path.read_text()) for path in stages.glob("evaluate/*/inference.json"))
+    assert tuned["scales"] == [1, 0.5]
+    maps = [np.load(path, mmap_mode="r") for path in stages.glob("upsample/*/*.npy")]
+    assert sorted(each.shape for each in maps) == sorted((*size, 6) for size in sizes.values())
 
 
 # The run in MLflow
@@ -257,9 +281,11 @@ print(nucleus_unet.__file__)
 """
 
 
+@pytest.mark.parametrize("made", ["retrained", "best"])
 def test_the_model_loads_and_gives_label_images(
-    retrained: Any, sizes: dict[str, tuple[int, int]], tmp_path: Path
+    made: str, sizes: dict[str, tuple[int, int]], tmp_path: Path, request: pytest.FixtureRequest
 ) -> None:
+    retrained = request.getfixturevalue(made)
     place = retrained.place
     image_id, (height, width) = next(iter(sizes.items()))
     image = pixels(place.test / image_id / "images" / f"{image_id}.png")

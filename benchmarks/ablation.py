@@ -91,12 +91,13 @@ In the table of 1,250 steps with borders between nuclei all rows have the same w
 `best` takes them as they are; with the fault it gained 0.011. The second row, of the first recipe too,
 normalises images after they are magnified; that was taken back.
 
-In the first table of 5,000 steps, the full budget now, all rows have the same weights. `scales=[1.0, 0.5]`
-predicts images at half their size too, and adds nuclei where none were found. So have those of the
-table below it: `large_cutoff` cuts large nuclei at a lower probability than small ones. In the one after
-it, of the same weights once more, a nucleus that both scales find is taken from the one that is likelier
-and sees it at a usual size; before, the second scale only added nuclei. In the last one of 5,000 steps
-both rows have the same weights; in the second a nucleus that another parts keeps its largest piece."""
+In the first table of 5,000 steps, the full budget now, all rows have the same weights. `scales=[1.0,
+0.5]` predicts images at half their size too, and adds nuclei where none were found. So have those of
+the table below it: `large_cutoff` cuts large nuclei at a lower probability than small ones. In the one
+after it, of the same weights once more, a nucleus that both scales find is taken from the one that is
+likelier and sees it at a usual size; before, the second scale only added nuclei. In the last one of
+5,000 steps both rows have the same weights; in the second a nucleus that another parts keeps its
+largest piece."""
 IGNORED = ("training.threads", "training.precision", "training.deterministic")
 
 

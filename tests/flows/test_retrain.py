@@ -38,11 +38,30 @@ METRICS = {
 }
 
 
-@pytest.fixture(scope="module")
-def client(retrained: Any) -> Any:
+def client_of(made: Any) -> Any:
     from mlflow import MlflowClient
 
-    return MlflowClient(tracking_uri=f"sqlite:///{retrained.place.home}/mlflow.db")
+    return MlflowClient(tracking_uri=f"sqlite:///{made.place.home}/mlflow.db")
+
+
+def artifacts_of(run: Any) -> Path:
+    """The folder of a run's artifacts."""
+    return Path(run.info.artifact_uri.removeprefix("file://"))
+
+
+def model_of(made: Any) -> Path:
+    """The folder of the model that a run logged."""
+    [folder] = (
+        path.parent
+        for path in made.place.home.glob("mlartifacts/models/*/artifacts/MLmodel")
+        if made.run_id in path.read_text()
+    )
+    return folder
+
+
+@pytest.fixture(scope="module")
+def client(retrained: Any) -> Any:
+    return client_of(retrained)
 
 
 @pytest.fixture(scope="module")
@@ -53,19 +72,7 @@ def run(retrained: Any, client: Any) -> Any:
 
 @pytest.fixture(scope="module")
 def artifacts(run: Any) -> Path:
-    """The folder of the run's artifacts."""
-    return Path(run.info.artifact_uri.removeprefix("file://"))
-
-
-@pytest.fixture(scope="module")
-def model_folder(place: Any, retrained: Any) -> Path:
-    """The folder of the model that the run logged."""
-    [folder] = (
-        path.parent
-        for path in place.home.glob("mlartifacts/models/*/artifacts/MLmodel")
-        if retrained.run_id in path.read_text()
-    )
-    return folder
+    return artifacts_of(run)
 
 
 @pytest.fixture(scope="module")
@@ -146,8 +153,6 @@ def test_of_best_too(best: Any, sizes: dict[str, Any]) -> None:
     assert submission.read_submission(best.submission).keys() == sizes.keys()
     assert int(best.said["nuclei"].split()[0]) > 0
     stages = best.place.home / "stages"
-    [tuned] = (json.loads(path.read_text()) for path in stages.glob("evaluate/*/inference.json"))
-    assert tuned["scales"] == [1, 0.5]
     maps = [np.load(path, mmap_mode="r") for path in stages.glob("upsample/*/*.npy")]
     assert sorted(each.shape for each in maps) == sorted((*size, 6) for size in sizes.values())
 
@@ -199,18 +204,17 @@ def test_each_epoch_is_there_at_its_step(client: Any, retrained: Any, artifacts:
         assert [(m.step, m.value) for m in logged] == [(e["epoch"], e[metric]) for e in history]
 
 
-def test_the_cutoffs_of_the_model_are_those_that_were_tuned(
-    run: Any, artifacts: Path, model_folder: Path
-) -> None:
+def test_the_cutoffs_of_the_model_are_those_that_were_tuned(best: Any) -> None:
+    run = client_of(best).get_run(best.run_id)
     tuned, started = (
-        json.loads((artifacts / name).read_text()) for name in ("inference.json", "recipe.json")
+        json.loads((artifacts_of(run) / name).read_text())
+        for name in ("inference.json", "recipe.json")
     )
     assert tuned != started["inference"]
     logged = {k: v for k, v in run.data.metrics.items() if k.startswith("tuned/")}
-    assert logged == {
-        f"tuned/{key}": tuned[key] for key in ("cutoff", "min_area_px", "min_confidence")
-    }
-    recipe = json.loads((model_folder / "artifacts" / "recipe.json").read_text())
+    keys = ("cutoff", "seed_cutoff", "min_area_px", "min_confidence")
+    assert logged == {f"tuned/{key}": tuned[key] for key in keys}
+    recipe = json.loads((model_of(best) / "artifacts" / "recipe.json").read_text())
     assert recipe["inference"] == tuned
 
 
@@ -314,9 +318,10 @@ def test_the_model_loads_and_gives_label_images(
     assert "/code/nucleus_unet/" in done.stdout  # the code that was logged with it
 
 
-def test_the_model_is_code_with_a_signature_and_pinned_requirements(model_folder: Path) -> None:
+def test_the_model_is_code_with_a_signature_and_pinned_requirements(retrained: Any) -> None:
     import yaml
 
+    model_folder = model_of(retrained)
     model = yaml.safe_load((model_folder / "MLmodel").read_text())
     [images] = json.loads(model["signature"]["inputs"])
     [labels] = json.loads(model["signature"]["outputs"])

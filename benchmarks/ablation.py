@@ -1,11 +1,11 @@
 """Parts of the recipe best on and off, at a small budget, from runs logged to MLflow.
 
-    python benchmarks/ablation.py --train ZIP      # some ten minutes a part on two cores
+    python benchmarks/ablation.py --train ZIP      # 8 to 30 minutes a part on two cores
     python benchmarks/ablation.py                  # writes benchmarks/ablation.md
 
-What has been run is not run again: always give the same data. Each row names what its recipe has
-other than the first run's. A table for each experiment whose name starts with "ablation", of which
-MLFLOW_EXPERIMENT_NAME says which is run; those of experiments that this home does not have stay as
+What has been run is not run again: always give the same data. Parts of another recipe best are another
+experiment. A table for each experiment whose name starts with "ablation", of which each row names what
+its recipe has other than the first run's; those of experiments that this home does not have stay as
 they were written.
 """
 
@@ -103,7 +103,7 @@ IGNORED = ("training.threads", "training.precision", "training.deterministic")
 
 def run(data: Path) -> None:
     """Retrain with each part on or off, where that was not done yet."""
-    experiment = os.environ.get("MLFLOW_EXPERIMENT_NAME", EXPERIMENT)
+    experiment = f"{EXPERIMENT}, recipe {load_recipe('best').digest()[:7]}"
     runs = finished().get(experiment, [])
     done = {one.data.tags["recipe.digest"] for one in runs}
     for part in PARTS:

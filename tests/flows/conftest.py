@@ -176,6 +176,29 @@ class Retrained:
         """What it submits."""
         return Path(self.said["submission"])
 
+    @property
+    def client(self) -> Any:
+        """Of the MLflow database that it logged to."""
+        from mlflow import MlflowClient
+
+        return MlflowClient(tracking_uri=f"sqlite:///{self.place.home}/mlflow.db")
+
+    @property
+    def artifacts(self) -> Path:
+        """The folder of the run's artifacts."""
+        run = self.client.get_run(self.run_id)
+        return Path(run.info.artifact_uri.removeprefix("file://"))
+
+    @property
+    def model_folder(self) -> Path:
+        """The folder of the model that the run logged."""
+        [folder] = (
+            path.parent
+            for path in self.place.home.glob("mlartifacts/models/*/artifacts/MLmodel")
+            if self.run_id in path.read_text()
+        )
+        return folder
+
 
 @pytest.fixture(scope="session")
 def retrained(place: Place) -> Retrained:

@@ -294,10 +294,8 @@ def test_and_leaves_nothing_half_written(failed: tuple[Path, Any], retrained: An
 
 
 def test_and_a_run_that_says_why(failed: tuple[Path, Any], retrained: Any) -> None:
-    from mlflow import MlflowClient
-
     image, _ = failed
-    client = MlflowClient(tracking_uri=f"sqlite:///{retrained.place.home}/mlflow.db")
+    client = retrained.client
     experiment = client.get_run(retrained.run_id).info.experiment_id
     [run] = client.search_runs([experiment], "attributes.status = 'FAILED'")
     assert f"{image}: the file is truncated" in run.data.tags["failure"]
@@ -307,9 +305,7 @@ def test_and_a_run_that_says_why(failed: tuple[Path, Any], retrained: Any) -> No
 
 @pytest.mark.slow
 def test_a_run_without_a_model(failed: tuple[Path, Any], retrained: Any, tmp_path: Path) -> None:
-    from mlflow import MlflowClient
-
-    client = MlflowClient(tracking_uri=f"sqlite:///{retrained.place.home}/mlflow.db")
+    client = retrained.client
     experiment = client.get_run(retrained.run_id).info.experiment_id
     run, *_ = client.search_runs([experiment], "attributes.status = 'FAILED'")
     out = tmp_path / "out"

@@ -38,30 +38,9 @@ METRICS = {
 }
 
 
-def client_of(made: Any) -> Any:
-    from mlflow import MlflowClient
-
-    return MlflowClient(tracking_uri=f"sqlite:///{made.place.home}/mlflow.db")
-
-
-def artifacts_of(run: Any) -> Path:
-    """The folder of a run's artifacts."""
-    return Path(run.info.artifact_uri.removeprefix("file://"))
-
-
-def model_of(made: Any) -> Path:
-    """The folder of the model that a run logged."""
-    [folder] = (
-        path.parent
-        for path in made.place.home.glob("mlartifacts/models/*/artifacts/MLmodel")
-        if made.run_id in path.read_text()
-    )
-    return folder
-
-
 @pytest.fixture(scope="module")
 def client(retrained: Any) -> Any:
-    return client_of(retrained)
+    return retrained.client
 
 
 @pytest.fixture(scope="module")
@@ -71,8 +50,9 @@ def run(retrained: Any, client: Any) -> Any:
 
 
 @pytest.fixture(scope="module")
-def artifacts(run: Any) -> Path:
-    return artifacts_of(run)
+def artifacts(retrained: Any) -> Path:
+    """The folder of the run's artifacts."""
+    return retrained.artifacts
 
 
 @pytest.fixture(scope="module")
@@ -86,6 +66,12 @@ def best(place: Any, retrained: Any, tmp_path_factory: pytest.TempPathFactory) -
     sets = [word for override in overrides for word in ("--set", override)]
     done = elsewhere.retrain("--recipe", "best", "--test", place.test, *sets)
     return type(retrained)(elsewhere, done.stdout, done.stderr)
+
+
+@pytest.fixture(params=["retrained", "best"])
+def either(request: pytest.FixtureRequest) -> Any:
+    """The run of a tiny quick, and that of best."""
+    return request.getfixturevalue(request.param)
 
 
 @pytest.fixture(scope="module")
@@ -142,15 +128,13 @@ def test_nothing_is_written_outside_the_home(retrained: Any) -> None:
 # The submission
 
 
-def test_every_test_image_has_a_valid_row(retrained: Any, sizes: dict[str, Any]) -> None:
+def test_every_test_image_has_a_valid_row(either: Any, sizes: dict[str, Any]) -> None:
     assert len(sizes) == 3
-    assert submission.validate(retrained.submission, sizes) == []
-    assert submission.read_submission(retrained.submission).keys() == sizes.keys()
+    assert submission.validate(either.submission, sizes) == []
+    assert submission.read_submission(either.submission).keys() == sizes.keys()
 
 
-def test_of_best_too(best: Any, sizes: dict[str, Any]) -> None:
-    assert submission.validate(best.submission, sizes) == []
-    assert submission.read_submission(best.submission).keys() == sizes.keys()
+def test_best_finds_nuclei_in_three_maps_at_two_scales(best: Any, sizes: dict[str, Any]) -> None:
     assert int(best.said["nuclei"].split()[0]) > 0
     stages = best.place.home / "stages"
     maps = [np.load(path, mmap_mode="r") for path in stages.glob("upsample/*/*.npy")]
@@ -204,18 +188,26 @@ def test_each_epoch_is_there_at_its_step(client: Any, retrained: Any, artifacts:
         assert [(m.step, m.value) for m in logged] == [(e["epoch"], e[metric]) for e in history]
 
 
-def test_the_cutoffs_of_the_model_are_those_that_were_tuned(best: Any) -> None:
-    run = client_of(best).get_run(best.run_id)
+def test_the_cutoffs_of_the_model_are_those_that_were_tuned(either: Any) -> None:
+    tuned = json.loads((either.artifacts / "inference.json").read_text())
+    metrics = either.client.get_run(either.run_id).data.metrics
+    maps = json.loads((either.artifacts / "recipe.json").read_text())["network"]["outputs"]
+    keys = {
+        "mask": ("cutoff", "min_area_px", "min_confidence"),
+        "nuclei": ("cutoff", "seed_cutoff", "min_area_px", "min_confidence"),
+    }[maps]
+    logged = {k: v for k, v in metrics.items() if k.startswith("tuned/")}
+    assert logged == {f"tuned/{key}": tuned[key] for key in keys}
+    recipe = json.loads((either.model_folder / "artifacts" / "recipe.json").read_text())
+    assert recipe["inference"] == tuned
+
+
+def test_tuning_moved_a_cutoff(best: Any) -> None:
     tuned, started = (
-        json.loads((artifacts_of(run) / name).read_text())
+        json.loads((best.artifacts / name).read_text())
         for name in ("inference.json", "recipe.json")
     )
     assert tuned != started["inference"]
-    logged = {k: v for k, v in run.data.metrics.items() if k.startswith("tuned/")}
-    keys = ("cutoff", "seed_cutoff", "min_area_px", "min_confidence")
-    assert logged == {f"tuned/{key}": tuned[key] for key in keys}
-    recipe = json.loads((model_of(best) / "artifacts" / "recipe.json").read_text())
-    assert recipe["inference"] == tuned
 
 
 def test_system_and_summary_metrics_are_there(run: Any, retrained: Any) -> None:
@@ -285,17 +277,15 @@ print(nucleus_unet.__file__)
 """
 
 
-@pytest.mark.parametrize("made", ["retrained", "best"])
 def test_the_model_loads_and_gives_label_images(
-    made: str, sizes: dict[str, tuple[int, int]], tmp_path: Path, request: pytest.FixtureRequest
+    either: Any, sizes: dict[str, tuple[int, int]], tmp_path: Path
 ) -> None:
-    retrained = request.getfixturevalue(made)
-    place = retrained.place
+    place = either.place
     image_id, (height, width) = next(iter(sizes.items()))
     image = pixels(place.test / image_id / "images" / f"{image_id}.png")
     np.save(tmp_path / "images.npy", np.stack([image, np.zeros_like(image)]))
     arguments = [
-        f"runs:/{retrained.run_id}/model",
+        f"runs:/{either.run_id}/model",
         tmp_path / "images.npy",
         tmp_path / "labels.npy",
     ]
@@ -312,7 +302,7 @@ def test_the_model_loads_and_gives_label_images(
     labels = np.load(tmp_path / "labels.npy")
     assert (labels.shape, labels.dtype) == ((2, height, width), np.int32)
     # Another number of threads gives other bits, so that a pixel at the cutoff may differ.
-    submitted = labels_of(retrained.submission, sizes)[image_id]
+    submitted = labels_of(either.submission, sizes)[image_id]
     assert ((labels[0] > 0) == (submitted > 0)).mean() > 0.99
     assert set(np.unique(labels[0])) == set(range(labels[0].max() + 1))
     assert "/code/nucleus_unet/" in done.stdout  # the code that was logged with it
@@ -321,7 +311,7 @@ def test_the_model_loads_and_gives_label_images(
 def test_the_model_is_code_with_a_signature_and_pinned_requirements(retrained: Any) -> None:
     import yaml
 
-    model_folder = model_of(retrained)
+    model_folder = retrained.model_folder
     model = yaml.safe_load((model_folder / "MLmodel").read_text())
     [images] = json.loads(model["signature"]["inputs"])
     [labels] = json.loads(model["signature"]["outputs"])

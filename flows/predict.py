@@ -10,6 +10,7 @@ from pydantic import Field
 
 from flows.running import prepare, task_runner, tracked
 from nucleus_unet import backend, records, registry, tracking
+from nucleus_unet.errors import NucleusError
 from nucleus_unet.exports import Outlines
 from nucleus_unet.files import make_folder
 from nucleus_unet.recipe import Recipe
@@ -49,6 +50,12 @@ def predict(
         outlines: More to write there: ``geojson`` for QuPath, ``imagej`` for its ROI manager,
             ``coco``.
     """
+    for path in images:
+        if path.is_dir() and out.resolve().is_relative_to(path.resolve()):
+            raise NucleusError(
+                f"{out}: lies in {path}, and what is made would be read as its images: name a folder "
+                "elsewhere"
+            )
     prepare()
     run_id = registry.run_of(model)
     recipe, network = records.fetch_model(run_id)

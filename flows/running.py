@@ -115,9 +115,10 @@ def threads() -> Any:
 def sample_data() -> tuple[Path, Path]:
     """The built-in sample as (training set, test set), written at first use."""
     folder = home() / "sample" / code_digest("dataset.synthetic")[:12]
-    if folder.exists():
-        return folder / "stage1_train", folder / "stage1_test"
-    return write_synthetic(folder)
+    with locked(home() / "locks" / "sample"):
+        if folder.exists():
+            return folder / "stage1_train", folder / "stage1_test"
+        return write_synthetic(folder)
 
 
 def inputs_of(kind: str, recipe: Recipe, raws: Sequence[Path], tags: Mapping[str, str]) -> str:

@@ -51,12 +51,14 @@ def measurements(image: NDArray[Any], labels: NDArray[np.integer]) -> list[dict[
 
 
 def table(rows: Iterable[Mapping[str, Any]]) -> str:
-    """Rows of `measurements`, each with its ``image``, as CSV; numbers to four places."""
+    """Rows of `measurements`, each with its ``image``, as CSV; numbers to seven digits."""
     text = io.StringIO()
     writer = csv.DictWriter(text, ["image", *_MEASURED.values()], lineterminator="\n")
     writer.writeheader()
     for row in rows:
-        writer.writerow({k: round(v, 4) if isinstance(v, float) else v for k, v in row.items()})
+        writer.writerow(
+            {k: float(f"{v:.7g}") if isinstance(v, float) else v for k, v in row.items()}
+        )
     return text.getvalue()
 
 

@@ -4,11 +4,16 @@ import contextlib
 import fcntl
 import hashlib
 import os
+import re
 import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from nucleus_unet.errors import NucleusError
+
+NOT_ONE_LINE = re.compile("[\r\n\ud800-\udfff]")
+"""What no name may hold that is written to text: line breaks, and lone surrogates, which are how
+Python names files whose names are not UTF-8."""
 
 
 def sha256_bytes(content: bytes) -> str:

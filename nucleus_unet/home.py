@@ -33,9 +33,11 @@ def home() -> Path:
     Raises
     ------
     NucleusError
-        It cannot be made or written to.
+        It cannot be made or written to, or its name ends the address of an SQLite database.
     """
     folder = Path(os.environ.get("NUCLEUS_HOME") or ".nucleus").absolute()
+    if "?" in str(folder):
+        raise NucleusError(f"{folder}: no place for databases, as it holds a ?; set NUCLEUS_HOME")
     make_folder(folder, "set NUCLEUS_HOME to a folder you can write")
     return folder
 
@@ -94,6 +96,7 @@ def prepare_environment() -> None:
         "NUCLEUS_HOME": str(folder),
         "MLFLOW_TRACKING_URI": f"sqlite:///{folder}/mlflow.db",
         "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
+        "PREFECT_SERVER_API_MAX_PARAMETER_SIZE": "0",  # no limit: a folder's images may all be named
         "DO_NOT_TRACK": "true",
         # A server that is away for some minutes is waited for.
         "PREFECT_CLIENT_MAX_RETRIES": "8",

@@ -52,7 +52,9 @@ class Data(Part):
     validation_fraction: float = Field(
         0.1, gt=0, lt=1, description="Share of images held out, or of slides on average"
     )
-    split_seed: int = Field(7, ge=0, description="Random state of the train/validation split")
+    split_seed: int = Field(
+        7, ge=0, lt=2**32, description="Random state of the train/validation split"
+    )
 
 
 class Augmentation(Part):
@@ -113,7 +115,9 @@ class Network(Part):
 class Training(Part):
     """How the weights are found."""
 
-    seed: int = Field(10, ge=0, description="Seed of initial weights, augmentation and dropout")
+    seed: int = Field(
+        10, ge=0, lt=2**32, description="Seed of initial weights, augmentation and dropout"
+    )
     epochs: int = Field(50, ge=1, le=10_000, description="Most epochs to train")
     steps_per_epoch: int = Field(25, ge=1, description="Batches in an epoch")
     batch_size: int = Field(32, ge=1, description="Images in a batch")

@@ -3,6 +3,8 @@
 import ast
 import errno
 import json
+import os
+import re
 import shutil
 import threading
 import time
@@ -19,6 +21,8 @@ from nucleus_unet.recipe import digest_of
 PACKAGE = "nucleus_unet"
 RECORD = "stage.json"
 
+_NUMPY_WROTE_LESS = re.compile(r"\d+ requested and \d+ written")
+"""All that it says of a full disk."""
 _PARSING = threading.Lock()
 """CPython 3.11 counts how deep all threads are in one number, and fails where two parse at once."""
 
@@ -145,6 +149,8 @@ def _build(
     except BaseException as error:
         if not resumable:
             shutil.rmtree(partial, ignore_errors=True)
+        if isinstance(error, OSError) and _NUMPY_WROTE_LESS.fullmatch(str(error)):
+            error.errno, error.strerror = errno.ENOSPC, os.strerror(errno.ENOSPC)
         if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
             full = f"{folder}: {error.strerror}: free the disk or set NUCLEUS_HOME"
             raise NucleusError(full) from error

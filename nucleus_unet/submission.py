@@ -2,7 +2,6 @@
 
 import csv
 import io
-import re
 import sys
 from collections import defaultdict
 from collections.abc import Iterable, Mapping
@@ -14,11 +13,9 @@ from numpy.typing import NDArray
 
 from nucleus_unet import rle
 from nucleus_unet.errors import NucleusError
-from nucleus_unet.files import write_atomically
+from nucleus_unet.files import NOT_ONE_LINE, write_atomically
 
 HEADER = ("ImageId", "EncodedPixels")
-# Lone surrogates are how Python names files whose names are not UTF-8.
-_UNFIT = re.compile("[\r\n\ud800-\udfff]")
 
 
 class Problem(NamedTuple):
@@ -54,7 +51,7 @@ def write_submission(path: Path, rows: Iterable[tuple[str, str]]) -> None:
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(HEADER)
     for image_id, encoded in rows:
-        if _UNFIT.search(image_id):
+        if NOT_ONE_LINE.search(image_id):
             raise NucleusError(
                 f"image id {image_id!r} is not one line of text: rename the image's file"
             )

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from roifile import ImagejRoi
 from skimage.measure import grid_points_in_poly, label
 
-from nucleus_unet.exports import coco, geojson, imagej, measurements, outlines
+from nucleus_unet.exports import coco, geojson, imagej, measurements, outlines, table
 
 LABELS = np.array(
     [
@@ -49,6 +49,14 @@ def test_measurements_by_hand() -> None:
     assert 0.8 < pair["eccentricity"] <= 1
     assert measurements(image, np.zeros((4, 6), int)) == []
     assert measurements(image[..., :1] * np.uint16(100), LABELS)[1]["mean_intensity"] == 2500
+
+
+def test_small_and_large_numbers_of_a_table() -> None:
+    image = np.full((4, 6, 1), 3.456e-5)
+    _, pair = table([{"image": "a", **row} for row in measurements(image, LABELS)[1:]]).splitlines()
+    assert pair.split(",")[:6] == ["a", "2", "2.0", "5.0", "1.5", "3.456e-05"]
+    _, row = table([{"image": "a", "x_px": 31234.5678, "y_px": 1 / 3}]).splitlines()
+    assert row == "a,,,31234.57,0.3333333,,"
 
 
 def test_outlines_by_hand() -> None:

@@ -51,6 +51,12 @@ def test_a_home_that_cannot_be_made(
         home()
 
 
+def test_a_home_in_which_no_database_can_be(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("NUCLEUS_HOME", "runs?")
+    with pytest.raises(NucleusError, match=r"runs\?: no place for databases, .*; set NUCLEUS_HOME"):
+        home()
+
+
 def test_a_home_that_cannot_be_written_to(monkeypatch: pytest.MonkeyPatch) -> None:
     # Permissions do not bind root, which tests may run as.
     monkeypatch.setattr(os, "access", lambda *_: False)

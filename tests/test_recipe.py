@@ -145,6 +145,8 @@ def test_overrides_are_checked_together() -> None:
         ("training.epochs", r"^training\.epochs: write KEY=VALUE"),
         ("training.epochs=many", r"^training\.epochs=many: training\.epochs = 'many'"),
         ("training.epochs=0", r"training\.epochs = 0: .*greater than or equal to 1"),
+        ("training.seed=4294967296", r"training\.seed = 4294967296: .*less than 4294967296"),
+        ("data.split_seed=4294967296", r"split_seed = 4294967296: .*less than 4294967296"),
         ("training.learning_rate=0", r"training\.learning_rate = 0"),
         ("training.learning_rate=inf", r"training\.learning_rate = inf: .*finite"),
         ("augmentation.scale_range=[2, 0.5]", r"scale_range = \[2\.0, 0\.5\]: give the smaller"),

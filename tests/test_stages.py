@@ -116,12 +116,21 @@ def test_a_failure_leaves_nothing(tmp_path: Path) -> None:
     assert not run(tmp_path, Build()).cached
 
 
-def test_a_full_disk_is_told_with_the_way_out(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    "error",
+    [
+        OSError(errno.ENOSPC, "No space left on device"),
+        OSError("1000 requested and 260 written"),  # NumPy's
+    ],
+)
+def test_a_full_disk_is_told_with_the_way_out(tmp_path: Path, error: OSError) -> None:
     def build(folder: Path) -> None:
-        raise OSError(errno.ENOSPC, "No space left on device")
+        raise error
 
-    with pytest.raises(NucleusError, match="No space left on device: free the disk or set NUC"):
+    with pytest.raises(NucleusError, match="No space left on device: free the disk or") as raised:
         run_stage(tmp_path, "s", {}, build, code=["rle"])
+    assert isinstance(raised.value.__cause__, OSError)
+    assert raised.value.__cause__.errno == errno.ENOSPC
 
 
 def test_a_resumable_stage_goes_on_in_the_folder_it_was_cut_in(tmp_path: Path) -> None:

@@ -99,19 +99,21 @@ def _fetch_one(client: httpx.Client, url: str, path: Path, report: Progress) -> 
     """Download one file, check it, record its hash, and only then give it its name."""
     part = path.with_name(f"{path.name}.part")
     _download(client, url, part, report)
+    sums = _read_sums(path.parent)
     try:
         _check_form(url, part)
-        sums = _read_sums(path.parent)
         if path.name in sums:
             _check_hash(part, path, f"remove its line from {SUMS} to accept the new one")
         else:
             sums[path.name] = sha256_file(part)
             lines = [f"{digest}  {file}\n" for file, digest in sums.items()]
             write_atomically(path.parent / SUMS, "".join(lines))
-        os.replace(part, path)
-    finally:
-        part.unlink(missing_ok=True)
+    except NucleusError:  # it is another file, and not to be gone on with
+        part.unlink()
         _tag_of(part).unlink(missing_ok=True)
+        raise
+    os.replace(part, path)
+    _tag_of(part).unlink(missing_ok=True)
 
 
 def _download(client: httpx.Client, url: str, part: Path, report: Progress) -> None:
@@ -151,6 +153,8 @@ def _stream(client: httpx.Client, url: str, part: Path, report: Progress) -> Non
         same_file = _validator(response) in (validator, "")
         right_place = bool(offset) and span.startswith(f"bytes {offset}-")
         resumed = response.status_code == 206 and right_place and same_file
+        if offset and response.status_code == 416 and span == f"bytes */{offset}" and same_file:
+            return None  # it was whole already
         if offset and not resumed and response.status_code in (206, 416):
             part.unlink()
             return _stream(client, url, part, report)

@@ -171,8 +171,7 @@ def _decode(content: bytes, name: str) -> NDArray[Any]:
     if content.startswith(_TIFF):
         return _decode_tiff(content, name)
     if content.startswith(_JPEG):
-        if not content.rstrip(b"\0").endswith(b"\xff\xd9"):
-            raise _damaged(name, "truncated")
+        _check_jpeg(content, name)
         return _decode_opencv(content, name)
     raise _damaged(name, "empty" if not content else "no PNG, TIFF or JPEG")
 
@@ -209,16 +208,33 @@ def _check_png(content: bytes, name: str) -> None:
         raise _damaged(name, "truncated") from error
 
 
+def _check_jpeg(content: bytes, name: str) -> None:
+    """Refuse a JPEG that is cut short, as `_check_png` does; cameras may write more after its end."""
+    kind, position = b"", 2
+    try:
+        while kind != b"\xff\xda":  # the pixels; a thumbnail is within a segment before
+            while content.startswith(b"\xff\xff", position):  # filled up
+                position += 1
+            kind, length = struct.unpack_from(">2sH", content, position)
+            position += 2 + length
+    except struct.error as error:
+        raise _damaged(name, "truncated") from error
+    if content.find(b"\xff\xd9", position) < 0:
+        raise _damaged(name, "truncated")
+
+
 def _decode_tiff(content: bytes, name: str) -> NDArray[Any]:
     """The one page of a TIFF, values as stored, also where 0 is declared to be white."""
     try:
         with tifffile.TiffFile(BytesIO(content)) as tiff:
             if not tiff.pages:
                 raise _damaged(name, "truncated")
-            if len(tiff.pages) > 1:
+            # Of a large stack ImageJ describes the first page alone.
+            pages = max(len(tiff.pages), (tiff.imagej_metadata or {}).get("images", 1))
+            if pages > 1:
                 raise NucleusError(
-                    f"{name}: has {len(tiff.pages)} pages, and one image a file is read: save the "
-                    "plane to be segmented on its own"
+                    f"{name}: has {pages} pages, and one image a file is read: save the plane to be "
+                    "segmented on its own"
                 )
             page = tiff.pages.first
             ends = map(sum, zip(page.dataoffsets, page.databytecounts, strict=True))
@@ -236,8 +252,10 @@ def _pixels(page: tifffile.TiffPage, name: str) -> NDArray[Any]:
     photometric = tifffile.PHOTOMETRIC(page.photometric)
     if photometric not in _PHOTOMETRICS and (photometric, page.compression) != _JPEG_IN_TIFF:
         raise NucleusError(f"{name}: its colours are {photometric.name}: save it as gray or RGB")
-    if page.samplesperpixel == 2 and page.extrasamples[:1] not in _ALPHA:
-        raise NucleusError(f"{name}: has 2 channels of gray: save the one to be segmented")
+    gray = photometric in (tifffile.PHOTOMETRIC.MINISWHITE, tifffile.PHOTOMETRIC.MINISBLACK)
+    channels = page.samplesperpixel
+    if (channels == 2 or (channels == 4 and gray)) and page.extrasamples[-1:] not in _ALPHA:
+        raise NucleusError(f"{name}: has {channels} channels of gray: save the one to be segmented")
     pixels = page.asarray()
     if pixels.ndim not in (2, 3) or pixels.dtype.kind not in "buif":
         raise NucleusError(

@@ -16,7 +16,7 @@ from types import TracebackType
 from typing import Self
 
 from nucleus_unet.errors import NucleusError
-from nucleus_unet.files import sha256_bytes, sha256_file
+from nucleus_unet.files import NOT_ONE_LINE, sha256_bytes, sha256_file
 
 LAYOUT = (
     "<id>/images/<id>.png with <id>/masks/*.png or one label image <id>/labels.png in their place"
@@ -35,6 +35,7 @@ _KAGGLE = re.compile(
     r"(?P<labels>(?:masks|labels)\.(?:png|tiff?)))",
     re.IGNORECASE,
 )
+_MASK = re.compile(r"(?:[^/]+/){1,2}masks/.+", re.IGNORECASE)
 _FLAT = re.compile(r"(?:(?P<top>[^/]+)/)?(?P<id>[^/]+)\.(?:png|tiff?|jpe?g)", re.IGNORECASE)
 
 
@@ -117,8 +118,9 @@ def open_raw(path: Path, *, annotated: bool = False) -> RawDataset:
     (``<id>/images/<id>.png``, the nuclei one file each in ``<id>/masks/``) or image files side by
     side. In place of its masks folder a sample may have one label image, ``<id>/labels.png`` or
     ``<id>/masks.png``. One image file is a data set too. Images are PNG, TIFF or JPEG; masks and
-    label images PNG or TIFF. Files that are no pictures, names that begin with a dot and
-    ``__MACOSX`` are passed over.
+    label images PNG or TIFF. Files that are no pictures, where they are not in a masks folder, and
+    what computers put beside data (names that begin with a dot, ``__MACOSX``, ``Thumbs.db``,
+    ``desktop.ini``) are passed over.
 
     Parameters
     ----------
@@ -136,8 +138,9 @@ def open_raw(path: Path, *, annotated: bool = False) -> RawDataset:
     ------
     NucleusError
         Nothing at the path, not a zip, a member of a zip that leads out of it, is encrypted or
-        larger than `LARGEST_MEMBER_BYTES`, a picture where none belongs, several images of one
-        id, an id without image or, with `annotated`, without annotation.
+        larger than `LARGEST_MEMBER_BYTES`, a picture where none belongs, anything but masks in a
+        masks folder, a name that is not one line of text, several images of one id, an id
+        without image or, with `annotated`, without annotation.
     """
     with ExitStack() as resources:
         if path.is_dir():
@@ -194,7 +197,7 @@ def walk(folder: Path, depth: int = _DEPTH, prefix: str = "") -> Iterator[str]:
 
 def _passed_over(name: str) -> bool:
     """Whether a file or folder is what computers put beside data."""
-    return name.startswith(".") or name == "__MACOSX"
+    return name.startswith(".") or name in ("__MACOSX", "Thumbs.db", "desktop.ini")
 
 
 def _zip_members(path: Path, resources: ExitStack) -> dict[str, Callable[[], bytes]]:
@@ -230,7 +233,10 @@ def _samples(path: Path, names: Mapping[str, object]) -> Iterator[RawSample]:
         raise NucleusError(f"{path}: no images found: a data set is a folder or zip of {LAYOUT}")
     tops = sorted({match["top"] or "" for match in matches.values()})
     for name in seen:
-        if name not in matches and _PICTURE.fullmatch(name):
+        if name in matches:
+            if NOT_ONE_LINE.search(name):
+                raise NucleusError(f"{path}: {name!r} is not one line of text: rename it")
+        elif _PICTURE.fullmatch(name) or (is_kaggle and _MASK.fullmatch(name)):
             raise NucleusError(
                 f"{path}: {name} is not where a picture belongs: images are PNG, TIFF or JPEG, "
                 f"masks PNG or TIFF, in {LAYOUT}"

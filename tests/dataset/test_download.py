@@ -65,7 +65,10 @@ class Handler(BaseHTTPRequestHandler):
             known = not publisher.if_range or self.headers["If-Range"] == publisher.etag
             start = int(span.removeprefix("bytes=").removesuffix("-")) if known else 0
         if start >= len(body):
-            return self.send_error(416)
+            self.send_response(416)
+            self.send_header("Content-Range", f"bytes */{len(body)}")
+            self.send_header("Content-Length", "0")
+            return self.end_headers()
         self.send_response(206 if start else 200)
         if start:
             self.send_header("Content-Range", f"bytes {start}-{len(body) - 1}/{len(body)}")
@@ -189,9 +192,29 @@ def test_a_server_that_cannot_resume_sends_all_of_it_again(
     assert asked == ("bytes=4000-" if etag == '"v1"' else None)
 
 
-def test_a_part_that_is_whole_already_starts_over(publisher: Publisher, tmp_path: Path) -> None:
-    (tmp_path / f"{ZIP}.part").write_bytes(publisher.files[ZIP])
+@pytest.mark.parametrize(("more", "requests"), [(b"", 1), (b"more", 2)])
+def test_a_part_that_is_whole_is_taken_and_a_longer_one_starts_over(
+    publisher: Publisher, tmp_path: Path, more: bytes, requests: int
+) -> None:
+    (tmp_path / f"{ZIP}.part").write_bytes(publisher.files[ZIP] + more)
     (tmp_path / f"{ZIP}.part.etag").write_text('"v1"')
+    fetch("dsb2018", tmp_path, publisher.url)
+    assert (tmp_path / SUMS).read_text() == sums(publisher)
+    assert [name for name, _ in publisher.requests].count(ZIP) == requests
+    assert not list(tmp_path.glob("*.etag"))
+
+
+def test_a_fetch_that_is_stopped_at_the_last_byte_keeps_it(
+    publisher: Publisher, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def stop(_: Path) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        patched.setattr(download, "sha256_file", stop)
+        with pytest.raises(KeyboardInterrupt):
+            fetch("dsb2018", tmp_path, publisher.url)
+    assert (tmp_path / f"{ZIP}.part").read_bytes() == publisher.files[ZIP]
     fetch("dsb2018", tmp_path, publisher.url)
     assert (tmp_path / SUMS).read_text() == sums(publisher)
 

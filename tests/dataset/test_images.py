@@ -37,6 +37,11 @@ def stack(pixels: NDArray[Any]) -> NDArray[Any]:
     return np.repeat(pixels[..., None], 3, axis=2)
 
 
+THUMBNAIL = b"\xff\xe1" + struct.pack(">H", 2 + len(encode(GRAY, ".jpg"))) + encode(GRAY, ".jpg")
+"""A segment of a JPEG, which holds a whole one."""
+JPEG_OF_NO_SIZE = encode(COLOURS, ".jpg").replace(struct.pack(">HH", 1, 2), bytes(4))
+
+
 @pytest.mark.parametrize(
     ("content", "mode"),
     [
@@ -57,6 +62,17 @@ def test_colours_are_red_green_blue(content: bytes, mode: str) -> None:
 def test_jpeg_keeps_the_order_of_colours() -> None:
     red = np.full((16, 16, 3), RED, np.uint8)
     assert np.abs(decode_image(encode(red, ".jpg"), "cell").image.astype(int) - red).max() < 5
+
+
+def test_what_a_camera_writes_after_a_jpeg_and_into_it() -> None:
+    content = encode(COLOURS, ".jpg")
+    expected = decode_image(content, "cell").image
+    for more in (b"\n", bytes(100), b"SEFH" + bytes(20) + b"SEFT", content):
+        np.testing.assert_array_equal(decode_image(content + more, "cell").image, expected)
+    for within in (THUMBNAIL, b"\xff\xff" + THUMBNAIL):
+        np.testing.assert_array_equal(
+            decode_image(content[:2] + within + content[2:], "cell").image, expected
+        )
 
 
 @pytest.mark.parametrize("content", [encode(GRAY), tiff(GRAY), encode(GRAY, ".tif")])
@@ -140,17 +156,25 @@ def test_no_truncated_png_passes(data: st.DataObject) -> None:
         (encode(COLOURS)[:-5], "truncated"),
         (encode(COLOURS).replace(b"IDAT", b"IDAR"), "damaged .its checksum differs"),
         (encode(COLOURS, ".jpg")[:-2], "truncated"),
-        (encode(COLOURS, ".jpg")[:4] + b"\xff\xd9", "damaged or of a kind"),
+        (encode(COLOURS, ".jpg")[:4] + b"\xff\xd9", "truncated"),
+        (encode(COLOURS, ".jpg")[:200], "truncated"),
+        (encode(COLOURS, ".jpg")[:2] + THUMBNAIL + encode(COLOURS, ".jpg")[2:-2], "truncated"),
+        (JPEG_OF_NO_SIZE, "damaged or of a kind"),
         (tiff(RAMP)[:1500], "truncated"),
         (encode(RAMP, ".tif")[:100], "truncated"),
         (tiff(RAMP)[:6], "damaged"),
         (tiff(RAMP, compression="zlib")[:-300] + bytes(300), "damaged"),
         (tiff(np.zeros((2, 8, 9), np.uint8)), "has 2 pages"),
+        (tiff(np.zeros((7, 8, 9), np.uint8), imagej=True, truncate=True), "has 7 pages"),
         (tiff(np.zeros((8, 9, 5), np.uint8), photometric="minisblack", planarconfig="contig"),
          "has 5 channels"),
         (tiff(np.zeros((8, 9), np.complex64)), "save one plane of real numbers"),
         (tiff(np.zeros((8, 9, 2), np.uint8), photometric="minisblack", planarconfig="contig"),
          "has 2 channels of gray"),
+        (tiff(np.zeros((8, 9, 4), np.uint8), photometric="minisblack", planarconfig="contig"),
+         "has 4 channels of gray"),
+        (tiff(np.zeros((4, 8, 9), np.uint8), photometric="minisblack", planarconfig="separate"),
+         "has 4 channels of gray"),
         (tiff(np.zeros((8, 9, 4), np.uint8), photometric="separated"), "its colours are SEPARATED"),
     ],
 )  # fmt: skip

@@ -1,3 +1,4 @@
+import os
 import zipfile
 from pathlib import Path
 
@@ -61,6 +62,8 @@ def test_one_top_folder_and_what_is_passed_over(tmp_path: Path, container: str) 
         "__MACOSX/stage1_train/b/images/._b.png": b"",
         "stage1_train/.DS_Store": b"",
         "stage1_train/b/images/.hidden.png": b"",
+        "stage1_train/b/masks/Thumbs.db": b"",
+        "stage1_train/b/readme.txt": b"",
         "readme.txt": b"",
     }
     with open_raw(write(tmp_path, files, container)) as raw:
@@ -94,6 +97,12 @@ def test_images_side_by_side(tmp_path: Path, container: str) -> None:
         assert raw.samples == (RawSample("a", "slides/a.tif"), RawSample("b", "slides/b.JPG"))
 
 
+def test_a_name_that_is_not_text(tmp_path: Path) -> None:
+    write_folder(tmp_path, {os.fsdecode(b"caf\xe9.png"): b""})
+    with pytest.raises(NucleusError, match=r"'caf.udce9\.png' is not one line of text: rename it"):
+        open_raw(tmp_path)
+
+
 def test_one_image_file(tmp_path: Path) -> None:
     write_folder(tmp_path, {"cell.png": b"pixels"})
     with open_raw(tmp_path / "cell.png") as raw:
@@ -118,6 +127,12 @@ def test_digest(tmp_path: Path) -> None:
         ({"readme.txt": b""}, "no images found.*<id>/images"),
         ({"a/images/a.png": b"", "a/a.png": b""}, "a/a.png is not where a picture belongs"),
         ({"a/images/a.png": b"", "a/masks/1.jpg": b""}, "a/masks/1.jpg is not where"),
+        ({"a/images/a.png": b"", "a/masks/1.bmp": b""}, "a/masks/1.bmp is not where"),
+        ({"a/images/a.png": b"", "a/masks/": b"", "a/masks/b/1": b""}, "a/masks/b/.* is not where"),
+        ({"a/images/a.png": b"", "a/masks/1.png": b"", "a/masks/2.npy": b""}, "2.npy is not where"),
+        ({"s/a/images/a.png": b"", "s/a/masks/1/1.png": b""}, "s/a/masks/1/.* is not where"),
+        ({"a\nb.png": b""}, "'a.nb.png' is not one line of text"),
+        ({"a/images/a.png": b"", "a/masks/\r.png": b""}, "masks/.r.png' is not one line of text"),
         ({"a/images/a.png": b"", "a/images/b.png": b""}, "a has 2 images"),
         ({"a/images/a.png": b"", "b/masks/1.png": b""}, "b has no image"),
         ({"a/images/a.png": b"", "b/images/": b""}, "b has no image"),

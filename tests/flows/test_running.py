@@ -1,5 +1,7 @@
 import logging
 import sys
+import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -92,16 +94,20 @@ def test_the_sample_is_written_once(
 
     def write(folder: Path) -> tuple[Path, Path]:
         calls.append(folder)
+        time.sleep(0.2)
         folder.mkdir(parents=True)
         return folder / "stage1_train", folder / "stage1_test"
 
     monkeypatch.setattr(running, "write_synthetic", write)
-    assert running.sample_data() == running.sample_data()
+    with ThreadPoolExecutor() as threads:
+        once, at_the_same_time = threads.map(lambda _: running.sample_data(), range(2))
+    assert once == at_the_same_time == running.sample_data()
     assert len(calls) == 1
     assert calls[0].parent == bare / "sample"
 
 
 def test_data_that_would_not_be_looked_at_are_refused(running: Any) -> None:
+    from flows.predict import predict
     from flows.reproduce import reproduce
     from flows.retrain import retrain
 
@@ -109,3 +115,7 @@ def test_data_that_would_not_be_looked_at_are_refused(running: Any) -> None:
         retrain.fn(test_data=Path("test"))
     with pytest.raises(NucleusError, match="training data go with retrain"):
         reproduce.fn("0" * 32, training_data=[Path("train")])
+    with pytest.raises(
+        NucleusError, match=r"^made/below: lies in \., and what is made would be read"
+    ):
+        predict.fn([Path(__file__), Path()], Path("made/below"))

@@ -72,7 +72,7 @@ def retrain(
     tests = [test_data] if test_data else []
     tags = decided_by(registry, parent)
     if only_if_changed:
-        inputs = inputs_of("retrain", recipe, [*training_data, *tests], tags)
+        inputs = inputs_of("retrain", recipe, training_data, tags, tests)
         if before := tracking.first_finished_run(INPUTS, inputs):
             same = f"data, recipe, source and packages are those of {tracking.run_url(before)}"
             return Completed(name=SKIPPED, message=f"nothing to do: {same}")

@@ -121,14 +121,20 @@ def sample_data() -> tuple[Path, Path]:
         return write_synthetic(folder)
 
 
-def inputs_of(kind: str, recipe: Recipe, raws: Sequence[Path], tags: Mapping[str, str]) -> str:
+def inputs_of(
+    kind: str,
+    recipe: Recipe,
+    raws: Sequence[Path],
+    tags: Mapping[str, str],
+    also: Sequence[Path] = (),
+) -> str:
     """Digest of all that decides what a run logs: data, recipe, device, source and packages.
 
-    The data count by name, size and time of change.
+    The arguments are those of `tracked`; the data count by name, size and time of change.
     """
     code = source()
     choices = recipe.model_dump(mode="json")
-    data, device = fingerprint(raws), device_kind()
+    data, device = [fingerprint(raws), fingerprint(also)], device_kind()
     return digest_of([kind, choices, data, device, code.commit, code.diff, dict(tags), packages()])
 
 
@@ -156,7 +162,7 @@ def tracked(
     """
     if flow_run.run_count > MOST_ATTEMPTS:
         raise NucleusError(f"crashed {MOST_ATTEMPTS} times: see its logs, and start it anew")
-    inputs = inputs_of(kind, recipe, [*raws, *also], tags)
+    inputs = inputs_of(kind, recipe, raws, tags, also)
     work = digest_of([home_id(), inputs])
     ui = PREFECT_UI_URL.value() or ui_url("prefect")
     url = f"{ui}/runs/flow-run/{flow_run.id}"

@@ -6,14 +6,18 @@ import hashlib
 import os
 import re
 import tempfile
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import IO
 
 from nucleus_unet.errors import NucleusError
 
 NOT_ONE_LINE = re.compile("[\r\n\ud800-\udfff]")
 """What no name may hold that is written to text: line breaks, and lone surrogates, which are how
 Python names files whose names are not UTF-8."""
+
+_POLL_S = 0.2
 
 
 def sha256_bytes(content: bytes) -> str:
@@ -63,18 +67,32 @@ def write_atomically(path: Path, content: bytes | str) -> None:
         raise
 
 
-@contextlib.contextmanager
-def locked(path: Path, on_wait: Callable[[], None] | None = None) -> Iterator[None]:
-    """Hold a lock that one process on one file system has at a time; the others wait, and say so.
+def _nothing() -> None:
+    pass
 
-    It is free again when the process ends, however it ends.
+
+@contextlib.contextmanager
+def locked(
+    path: Path, on_wait: Callable[[], None] = _nothing, meanwhile: Callable[[], None] = _nothing
+) -> Iterator[None]:
+    """Hold a lock that one process on one file system has at a time; the others wait.
+
+    It is free again when the process ends, however it ends. Who has to wait calls `on_wait` once, and
+    `meanwhile` now and then; either may raise, and ends the wait.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("w") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            if on_wait:
-                on_wait()
-            fcntl.flock(file, fcntl.LOCK_EX)
+        if not _take(file):
+            on_wait()
+            while not _take(file):
+                meanwhile()
+                time.sleep(_POLL_S)
         yield
+
+
+def _take(file: IO[str]) -> bool:
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True

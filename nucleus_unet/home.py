@@ -82,7 +82,7 @@ def prepare_environment() -> None:
         address holds a log-in.
     """
     for name, value in list(os.environ.items()):
-        if not value and name.startswith(("NUCLEUS_", "PREFECT_", "MLFLOW_", "DASK_")):
+        if not value and name.startswith(("NUCLEUS_", "PREFECT_", "MLFLOW_", "DASK_", "KERAS_")):
             del os.environ[name]
     for name, variables in LOG_INS.items():
         url = os.environ.get(name, "")
@@ -116,6 +116,11 @@ def prepare_environment() -> None:
         os.environ["PREFECT_HOME"] = str(folder / "prefect")
     for name, value in defaults.items():
         os.environ.setdefault(name, value)
+    # A proxy would look for our own servers on its own machine.
+    direct = os.environ.get("no_proxy") or os.environ.get("NO_PROXY") or ""
+    if "127.0.0.1" not in direct.split(","):
+        direct = ",".join(filter(None, [direct, "127.0.0.1", "localhost"]))
+    os.environ |= {"no_proxy": direct, "NO_PROXY": direct}
 
 
 def without_credentials(address: str) -> str:

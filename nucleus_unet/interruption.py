@@ -1,6 +1,7 @@
 """Being asked to stop, by SIGTERM or Ctrl-C, at a moment of one's own choice."""
 
 import signal
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -10,8 +11,24 @@ from nucleus_unet.errors import NucleusError
 SIGNALS = (signal.SIGTERM, signal.SIGINT)
 
 
+abandoned = threading.Event()
+"""Set where the run that the threads of this process work for has ended by an exception."""
+
+
 class StoppedError(NucleusError):
     """Work was asked to stop, and left a state from which it goes on."""
+
+
+def raise_if_abandoned() -> None:
+    """For work in threads to call now and then.
+
+    Raises
+    ------
+    StoppedError
+        What it is done for has ended by an exception.
+    """
+    if abandoned.is_set():
+        raise StoppedError("stopped, as other work of the run was")
 
 
 @contextmanager

@@ -16,7 +16,7 @@ from typing import Any
 
 from nucleus_unet.errors import NucleusError
 from nucleus_unet.home import home
-from nucleus_unet.interruption import StoppedError
+from nucleus_unet.interruption import abandoned, raise_if_abandoned
 
 BACKEND_LOG = "backend.log"
 OUT_OF_MEMORY = ("RESOURCE_EXHAUSTED", "OOM when allocating")
@@ -30,7 +30,6 @@ _choosing = threading.Lock()
 _idle = threading.Event()  # in the process that was started
 _workers: dict[int, ProcessPoolExecutor] = {}
 _followed: set[int] = set()
-_abandoned = threading.Event()
 
 
 def new_process() -> ProcessPoolExecutor:
@@ -98,29 +97,17 @@ def abandoned_on_error() -> Iterator[None]:
 
     A signal may come to this process alone, while other threads follow.
     """
-    _abandoned.clear()
+    abandoned.clear()
     try:
         yield
     except BaseException:
-        _abandoned.set()
+        abandoned.set()
         for pid in list(_followed):
             _signal(pid, signal.SIGTERM)
         deadline = time.monotonic() + STOP_S + POLL_S
         while _followed and time.monotonic() < deadline:  # it still saves, and is at the same work
             time.sleep(0.1)
         raise
-
-
-def raise_if_abandoned() -> None:
-    """For work in other threads to call now and then.
-
-    Raises
-    ------
-    StoppedError
-        The block of `abandoned_on_error` has ended by an exception.
-    """
-    if _abandoned.is_set():
-        raise StoppedError("stopped, as other work of the run was")
 
 
 def _signal(pid: int, number: signal.Signals) -> None:

@@ -49,6 +49,11 @@ def check_servers(*variables: str) -> None:
             continue
         except httpx.HTTPStatusError as error:
             reason = f"HTTP {error.response.status_code}"
+            if error.response.status_code == httpx.codes.NOT_FOUND:  # as of Prefect's pages
+                raise NucleusError(
+                    f"{variable}={url} is another server ({reason}): give one as "
+                    f"{_EXAMPLES[variable]}"
+                ) from error
         except httpx.HTTPError as error:
             reason = type(error).__name__
         raise NucleusError(

@@ -16,6 +16,7 @@ from typing import Any
 
 from nucleus_unet.errors import NucleusError
 from nucleus_unet.files import locked, sha256_bytes, sha256_file, write_atomically
+from nucleus_unet.interruption import raise_if_abandoned
 from nucleus_unet.recipe import digest_of
 
 PACKAGE = "nucleus_unet"
@@ -48,6 +49,7 @@ def run_stage(
     libraries: Sequence[str] = (),
     resumable: bool = False,
     whole: Callable[[Path], bool] | None = None,
+    on_wait: Callable[[], None] = lambda: None,
 ) -> Stage:
     """Return the output of a stage, building it where it is missing or damaged.
 
@@ -69,6 +71,8 @@ def run_stage(
         Whether a folder cut short is kept, and given to `build` again, instead of removed.
     whole : callable, optional
         Whether a folder may be used again; by default `is_whole`.
+    on_wait : callable, optional
+        Called where another process builds the same output, and this one waits for it.
 
     Returns
     -------
@@ -77,7 +81,8 @@ def run_stage(
     Raises
     ------
     Exception
-        What `build` raised; `NucleusError` where the disk is full.
+        What `build` raised; `NucleusError` where the disk is full; `StoppedError` while it waits,
+        where the run that it is done for has ended.
     """
     started = time.monotonic()
     key = {
@@ -88,7 +93,7 @@ def run_stage(
     }
     digest = digest_of(key)
     folder = home / "stages" / name / digest[:20]
-    with locked(home / "locks" / f"{name}-{digest[:20]}"):
+    with locked(home / "locks" / f"{name}-{digest[:20]}", on_wait, raise_if_abandoned):
         if cached := (whole or is_whole)(folder):
             return Stage(name, folder, digest, cached, time.monotonic() - started)
         _build(folder, key, build, resumable)

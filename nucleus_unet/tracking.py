@@ -31,8 +31,9 @@ from mlflow.utils.mlflow_tags import (
     MLFLOW_SOURCE_TYPE,
 )
 
-from nucleus_unet.files import locked, sha256_file
-from nucleus_unet.home import home, ui_url
+from nucleus_unet.errors import NucleusError
+from nucleus_unet.files import locked, make_folder, sha256_file
+from nucleus_unet.home import home, ui_url, without_credentials
 from nucleus_unet.interruption import StoppedError
 from nucleus_unet.machine import machine
 from nucleus_unet.recipe import Recipe
@@ -79,12 +80,13 @@ def make_database() -> None:
     path = Path(os.environ["MLFLOW_TRACKING_URI"].removeprefix("sqlite:///"))
     if not path.is_absolute() or path.exists():
         return
+    make_folder(path.parent, "set MLFLOW_TRACKING_URI to one that you can write")
     with locked(home() / "locks" / "mlflow"):
         if path.exists():
             return
         folder = path.with_suffix(".partial")
         shutil.rmtree(folder, ignore_errors=True)
-        folder.mkdir(parents=True)
+        folder.mkdir()
         MlflowClient(f"sqlite:///{folder / path.name}").search_experiments(max_results=1)
         (folder / path.name).rename(path)
         folder.rmdir()
@@ -96,12 +98,17 @@ def require_access() -> None:
     Raises
     ------
     NucleusError
-        Its server refuses the log-in, or asks for one.
+        Its server refuses the log-in, or asks for one; or its database is of another version.
     """
     try:
         MlflowClient().search_experiments(max_results=1)
     except MlflowException as error:
         require_log_in("MLFLOW_TRACKING_URI", error.get_http_status_code(), error)
+        if "out-of-date database schema" in str(error):
+            uri = without_credentials(os.environ["MLFLOW_TRACKING_URI"])
+            raise NucleusError(
+                f"{uri} was made by another version of MLflow: back it up, then mlflow db upgrade {uri}"
+            ) from error
         raise
 
 
@@ -350,9 +357,19 @@ def _experiment(client: MlflowClient) -> str:
     """The experiment's id; made at first use, with artifacts below our home if the database is."""
     name = os.environ.get("MLFLOW_EXPERIMENT_NAME", EXPERIMENT)
     if found := client.get_experiment_by_name(name):
+        if found.lifecycle_stage == "deleted":
+            raise NucleusError(
+                f"the experiment {name} was deleted: set MLFLOW_EXPERIMENT_NAME to another, or restore "
+                f"it (mlflow experiments restore --experiment-id {found.experiment_id})"
+            )
         return str(found.experiment_id)
     local = mlflow.get_tracking_uri().startswith("sqlite:")
     location = (home() / "mlartifacts").as_uri() if local else None
     # Without it MLflow's UI opens the experiment as one of language models, on its empty traces.
     tags = {"mlflow.experimentKind": "custom_model_development"}
-    return str(client.create_experiment(name, artifact_location=location, tags=tags))
+    try:
+        return str(client.create_experiment(name, artifact_location=location, tags=tags))
+    except MlflowException as error:
+        if error.error_code != "RESOURCE_ALREADY_EXISTS":
+            raise
+        return _experiment(client)  # another process made it meanwhile

@@ -9,13 +9,12 @@ from prefect.cache_policies import NO_CACHE
 
 from nucleus_unet import figures, submission
 from nucleus_unet.files import write_atomically
-from nucleus_unet.home import home
 from nucleus_unet.instances import nuclei
-from nucleus_unet.isolation import raise_if_abandoned
+from nucleus_unet.interruption import raise_if_abandoned
 from nucleus_unet.recipe import Inference
-from nucleus_unet.stages import Stage, run_stage
+from nucleus_unet.stages import Stage
 from tasks.predict import images_in
-from tasks.reporting import state_of
+from tasks.reporting import run_stage, state_of
 
 ROWS = "rows.csv"
 
@@ -40,7 +39,6 @@ def encode(images: Stage, shard: range, maps: Stage, inference: Inference) -> An
 
     return state_of(
         run_stage(
-            home(),
             "encode",
             {"maps": maps.digest, "inference": inference.model_dump(mode="json")},
             build,

@@ -14,11 +14,10 @@ from prefect.cache_policies import NO_CACHE
 from nucleus_unet import evaluation
 from nucleus_unet.dataset.sample import Sample
 from nucleus_unet.files import sha256_file, write_atomically
-from nucleus_unet.home import home
 from nucleus_unet.recipe import Inference, Recipe
-from nucleus_unet.stages import Stage, run_stage
+from nucleus_unet.stages import Stage
 from tasks.predict import prediction_key, write_maps
-from tasks.reporting import progress, short, show, state_of
+from tasks.reporting import progress, run_stage, short, show, state_of
 from tasks.split import SPLIT, samples
 from tasks.train import LIBRARIES as TRAINING_LIBRARIES
 from tasks.train import MODEL
@@ -49,7 +48,6 @@ def evaluate(recipe: Recipe, images: Stage, labels: Stage, split: Stage, model: 
         write_atomically(folder / TUNED, inference.model_dump_json(indent=1))
 
     stage = run_stage(
-        home(),
         "evaluate",
         prediction_key(recipe, network)
         | {

@@ -11,8 +11,8 @@ from nucleus_unet.dataset import prepared
 from nucleus_unet.dataset.provenance import images_code
 from nucleus_unet.dataset.raw import open_raw
 from nucleus_unet.home import home
-from nucleus_unet.stages import Stage, is_whole, run_stage
-from tasks.reporting import progress, state_of
+from nucleus_unet.stages import Stage, is_whole
+from tasks.reporting import progress, run_stage, state_of
 
 INDEX = "images.json"
 
@@ -33,7 +33,6 @@ def ingest_stage(raws: list[Path], annotated: bool) -> Stage:
         prepared.write_index(folder / INDEX, images)
 
     return run_stage(
-        home(),
         "ingest",
         {"raws": digests(raws), "annotated": annotated},
         build,

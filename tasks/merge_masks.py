@@ -12,10 +12,10 @@ from prefect.logging import get_run_logger
 from nucleus_unet.dataset import prepared
 from nucleus_unet.dataset.provenance import labels_code
 from nucleus_unet.home import home
-from nucleus_unet.stages import Stage, is_whole, run_stage
+from nucleus_unet.stages import Stage, is_whole
 from tasks.ingest import INDEX as IMAGES
 from tasks.ingest import digests
-from tasks.reporting import progress, state_of
+from tasks.reporting import progress, run_stage, state_of
 
 INDEX = "labels.json"
 
@@ -30,7 +30,6 @@ def merge_masks(raws: list[Path], images: Stage) -> Any:
         prepared.write_index(folder / INDEX, labels)
 
     stage = run_stage(
-        home(),
         "merge_masks",
         {"raws": digests(raws), "images": images.digest},
         build,

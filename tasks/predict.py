@@ -14,9 +14,9 @@ from nucleus_unet.files import sha256_file
 from nucleus_unet.home import home
 from nucleus_unet.isolation import run_in_worker
 from nucleus_unet.recipe import Recipe
-from nucleus_unet.stages import Stage, run_stage
+from nucleus_unet.stages import Stage
 from tasks.ingest import identities, images_of
-from tasks.reporting import progress, state_of
+from tasks.reporting import progress, run_stage, state_of
 from tasks.train import LIBRARIES
 
 SHARD = 32
@@ -40,7 +40,6 @@ def predict(recipe: Recipe, network: Path, images: Stage, shard: range) -> Any:
 
     return state_of(
         run_stage(
-            home(),
             "predict",
             prediction_key(recipe, network) | {"images": identities(entries)},
             build,

@@ -18,16 +18,15 @@ from nucleus_unet.champion import LEAST_SLIDES, compare
 from nucleus_unet.dataset.sample import Sample
 from nucleus_unet.errors import NucleusError
 from nucleus_unet.files import write_atomically
-from nucleus_unet.home import home
 from nucleus_unet.interruption import StoppedError
 from nucleus_unet.isolation import OutOfMemoryError
 from nucleus_unet.recipe import Recipe
 from nucleus_unet.registry import CHALLENGER, CHAMPION, COPY
-from nucleus_unet.stages import Stage, run_stage
+from nucleus_unet.stages import Stage
 from tasks.evaluate import LIBRARIES, Judged, judge, scores_of
 from tasks.predict import prediction_key
 from tasks.publish import Trained
-from tasks.reporting import show
+from tasks.reporting import run_stage, show
 from tasks.split import samples, sides_of, slides_seen
 from tasks.train import MODEL
 
@@ -163,7 +162,6 @@ def _evaluated(champion: Model, new: Model, unseen: Sequence[Sample], labels: St
         write_atomically(folder / SCORES_OF_BOTH, json.dumps(scores, indent=1))
 
     return run_stage(
-        home(),
         "rank",
         {
             "images": sorted(sample.id for sample in unseen),

@@ -1,16 +1,29 @@
 """How long work shows itself: a bar in a terminal, plain lines in a log, artifacts in Prefect."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Any
 
 from prefect.artifacts import create_image_artifact
 from prefect.logging import get_run_logger
 from prefect.states import Completed, State
 
-from nucleus_unet import figures
-from nucleus_unet.isolation import raise_if_abandoned
+from nucleus_unet import figures, stages
+from nucleus_unet.home import home
+from nucleus_unet.interruption import raise_if_abandoned
 from nucleus_unet.progress import reporter
 from nucleus_unet.stages import Stage
+
+
+def run_stage(
+    name: str, inputs: Mapping[str, Any], build: Callable[[Path], None], **more: Any
+) -> Stage:
+    """`stages.run_stage` in our home; where it has to wait for another process it says so."""
+
+    def wait() -> None:
+        get_run_logger().warning("another process is at %s of the same: waiting for it", name)
+
+    return stages.run_stage(home(), name, inputs, build, on_wait=wait, **more)
 
 
 def state_of(stage: Stage) -> Stage | State[Stage]:

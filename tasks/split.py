@@ -21,10 +21,10 @@ from nucleus_unet.kinds import KINDS, imaging_kind
 from nucleus_unet.recipe import Data
 from nucleus_unet.slides import slides
 from nucleus_unet.split import split_ids
-from nucleus_unet.stages import Stage, run_stage
+from nucleus_unet.stages import Stage
 from tasks.ingest import identities, images_of
 from tasks.merge_masks import labels_of
-from tasks.reporting import state_of
+from tasks.reporting import run_stage, state_of
 
 SPLIT, PICTURE = "split.json", "split.png"
 SHOWN = 10
@@ -55,7 +55,6 @@ def split(images: Stage, data: Data) -> Any:
         "shown": SHOWN,
     }
     stage = run_stage(
-        home(),
         "split",
         inputs,
         build,

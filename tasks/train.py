@@ -22,14 +22,13 @@ from nucleus_unet.delivery import Delivery
 from nucleus_unet.errors import NucleusError
 from nucleus_unet.events import EVENTS, EventLog
 from nucleus_unet.files import sha256_file
-from nucleus_unet.home import home
 from nucleus_unet.isolation import follow
 from nucleus_unet.progress import reporter
 from nucleus_unet.recipe import Recipe
-from nucleus_unet.stages import Stage, run_stage
+from nucleus_unet.stages import Stage
 from tasks.ingest import identities, images_of
 from tasks.merge_masks import labels_of
-from tasks.reporting import short, show, state_of
+from tasks.reporting import run_stage, short, show, state_of
 from tasks.split import SPLIT, samples, validation_seen
 
 MODEL = "model.keras"
@@ -83,7 +82,6 @@ def _stage(
                 follower.tell(event)
 
     stage = run_stage(
-        home(),
         "train",
         {
             "images": identities(images_of(images.folder)),

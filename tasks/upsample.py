@@ -10,11 +10,10 @@ from prefect import task
 from prefect.cache_policies import NO_CACHE
 
 from nucleus_unet import instances
-from nucleus_unet.home import home
-from nucleus_unet.isolation import raise_if_abandoned
-from nucleus_unet.stages import Stage, run_stage
+from nucleus_unet.interruption import raise_if_abandoned
+from nucleus_unet.stages import Stage
 from tasks.predict import images_in
-from tasks.reporting import state_of
+from tasks.reporting import run_stage, state_of
 
 
 @task(cache_policy=NO_CACHE, task_run_name="upsample {shard.start}-{shard.stop}")
@@ -38,7 +37,6 @@ def upsample(images: Stage, shard: range, maps: Stage) -> Any:
 
     return state_of(
         run_stage(
-            home(),
             "upsample",
             {
                 "maps": maps.digest,

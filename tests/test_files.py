@@ -1,5 +1,6 @@
 import os
 import threading
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -70,6 +71,18 @@ def test_a_lock_is_one_process_at_a_time_and_the_others_say_that_they_wait(tmp_p
         order.append("first")
     thread.join(30)
     assert order == ["first", "second"]
+
+
+def test_who_waits_for_a_lock_may_give_up(tmp_path: Path) -> None:
+    def give_up() -> None:
+        raise TimeoutError
+
+    def try_it() -> None:
+        with pytest.raises(TimeoutError), locked(tmp_path / "a", meanwhile=give_up):
+            pytest.fail("somebody else has it")
+
+    with locked(tmp_path / "a"), ThreadPoolExecutor() as threads:
+        threads.submit(try_it).result(30)
 
 
 def test_a_name_as_long_as_a_file_system_takes(tmp_path: Path) -> None:

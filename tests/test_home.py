@@ -75,10 +75,11 @@ def test_without_servers_all_lies_below_the_home(tmp_path: Path) -> None:
 def test_what_is_set_and_empty_counts_as_not_set(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    for name in ("NUCLEUS_HOME", "MLFLOW_TRACKING_URI", "PREFECT_API_URL", "PREFECT_PROFILE"):
+    others = ("PREFECT_API_URL", "PREFECT_PROFILE", "KERAS_BACKEND")
+    for name in ("NUCLEUS_HOME", "MLFLOW_TRACKING_URI", *others):
         monkeypatch.setenv(name, "")
     test_without_servers_all_lies_below_the_home(tmp_path)
-    assert "PREFECT_API_URL" not in os.environ
+    assert not os.environ.keys() & set(others)
 
 
 @pytest.mark.parametrize("port", ["abc", "0", "99999", "-1", "80.5"])
@@ -93,6 +94,26 @@ def test_nobody_is_called() -> None:
     prepare_environment()
     assert os.environ["PREFECT_SERVER_ANALYTICS_ENABLED"] == "false"
     assert os.environ["DO_NOT_TRACK"] == os.environ["MLFLOW_DISABLE_TELEMETRY"] == "true"
+
+
+@pytest.mark.parametrize(
+    ("lower", "upper", "together"),
+    [
+        (None, None, "127.0.0.1,localhost"),
+        (None, "a.org", "a.org,127.0.0.1,localhost"),
+        ("b.org", "a.org", "b.org,127.0.0.1,localhost"),
+        ("127.0.0.1,b.org", None, "127.0.0.1,b.org"),
+        ("*", None, "*,127.0.0.1,localhost"),
+    ],
+)
+def test_own_servers_are_not_behind_a_proxy(
+    monkeypatch: pytest.MonkeyPatch, lower: str | None, upper: str | None, together: str
+) -> None:
+    for name, value in {"no_proxy": lower, "NO_PROXY": upper}.items():
+        monkeypatch.setenv(name, value or "")
+    prepare_environment()
+    prepare_environment()
+    assert os.environ["no_proxy"] == os.environ["NO_PROXY"] == together
 
 
 @pytest.mark.parametrize("profile", [None, "team"])

@@ -74,6 +74,29 @@ def test_a_database_of_which_half_was_made_is_made_anew(
     assert client.get_experiment(made).name == "one"
 
 
+def test_a_database_where_no_folder_can_be(
+    tracking: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "file").touch()
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path}/file/mlflow.db")
+    with pytest.raises(NucleusError, match=r"file: cannot be made .*; set MLFLOW_TRACKING_URI to"):
+        tracking.make_database()
+
+
+def test_a_database_of_another_version_of_mlflow(
+    tracking: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    uri = f"sqlite:///{tmp_path}/mlflow.db"
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
+    tracking.make_database()
+    with sqlite3.connect(tmp_path / "mlflow.db") as database:
+        database.execute("update alembic_version set version_num = '451aebb31d03'")
+    with pytest.raises(
+        NucleusError, match=f"{uri} was made by another .* mlflow db upgrade {uri}$"
+    ):
+        tracking.require_access()
+
+
 def opened(tracking: Any, recipe: Recipe, note: str = "", work: str = "", **tags: str) -> Any:
     """A run; of work of its own, where none is named."""
     return tracking.open_run("retrain", recipe, "cells", tags, note, work or uuid.uuid4().hex)
@@ -271,6 +294,29 @@ def test_another_experiment_by_the_standard_variable(
         pass
     experiment = client.get_run(run.id).info.experiment_id
     assert client.get_experiment(experiment).name == "other"
+
+
+def test_an_experiment_that_another_process_makes_at_the_same_time(
+    tracking: Any, client: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made, answers = client.create_experiment("both"), [None]
+    look = client.get_experiment_by_name
+    monkeypatch.setattr(
+        client, "get_experiment_by_name", lambda name: answers.pop() if answers else look(name)
+    )
+    monkeypatch.setenv("MLFLOW_EXPERIMENT_NAME", "both")
+    assert tracking._experiment(client) == made
+    assert answers == []
+
+
+def test_a_deleted_experiment_is_told_with_the_ways_out(
+    tracking: Any, client: Any, tiny: Recipe, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    client.delete_experiment(deleted := client.create_experiment("old"))
+    monkeypatch.setenv("MLFLOW_EXPERIMENT_NAME", "old")
+    way_out = f"MLFLOW_EXPERIMENT_NAME to another, or .* restore --experiment-id {deleted}"
+    with pytest.raises(NucleusError, match=way_out), opened(tracking, tiny):
+        pytest.fail("it is not there")
 
 
 def test_a_run_goes_on_after_its_model_is_logged(

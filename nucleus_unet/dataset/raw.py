@@ -207,8 +207,10 @@ def _zip_members(path: Path, resources: ExitStack) -> dict[str, Callable[[], byt
         raise NucleusError(
             f"{path}: neither a folder, a whole zip nor an image ({error}): fetch it again"
         ) from error
-    for info in archive.infolist():
-        if info.filename.startswith("/") or ".." in re.split(r"[/\\]", info.filename):
+    # Some tools of Windows write backslashes.
+    members = {info.filename.replace("\\", "/"): info for info in archive.infolist()}
+    for name, info in members.items():
+        if name.startswith("/") or ".." in name.split("/"):
             raise NucleusError(
                 f"{path}: member {info.filename!r} leads out of the zip: pack it with relative "
                 "names"
@@ -220,7 +222,7 @@ def _zip_members(path: Path, resources: ExitStack) -> dict[str, Callable[[], byt
                 f"{path}: {info.filename} would unpack to {info.file_size / 2**30:.1f} GiB, more than "
                 f"{LARGEST_MEMBER_BYTES / 2**30:.0f}: if it is meant, unpack the zip and give the folder"
             )
-    return {info.filename: partial(archive.read, info) for info in archive.infolist()}
+    return {name: partial(archive.read, info) for name, info in members.items()}
 
 
 def _samples(path: Path, names: Mapping[str, object]) -> Iterator[RawSample]:

@@ -81,6 +81,13 @@ def test_nothing_is_unpacked(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == [path]
 
 
+def test_a_zip_with_backslashes(tmp_path: Path) -> None:
+    files = {f"top/{name}".replace("/", "\\"): content for name, content in FILES.items()}
+    with open_raw(write_zip(tmp_path / "set.zip", files), annotated=True) as raw:
+        assert [sample.id for sample in raw.samples] == ["a", "b"]
+        assert raw.read("top/b/masks/1.png") == b"mask 1"
+
+
 def test_sample_without_annotation_and_with_an_empty_masks_folder(
     tmp_path: Path, container: str
 ) -> None:

@@ -48,6 +48,7 @@ def test_inputs_are_the_same_only_where_all_that_is_logged_is(
             ("reproduce", *here[1:]),
             ("retrain", renamed, *here[2:]),
             ("retrain", tiny, [], {}),
+            ("retrain", tiny, [], {}, [tmp_path / "raw"]),  # predicted, and not trained on
             (*here[:3], {"reproduces": "a"}),
         )
     ]
@@ -56,7 +57,7 @@ def test_inputs_are_the_same_only_where_all_that_is_logged_is(
     )
     inputs.append(running.inputs_of(*here))
     assert inputs[0] == inputs[1]
-    assert len(set(inputs)) == 6
+    assert len(set(inputs)) == 7
 
 
 def test_shards_run_in_threads(running: Any) -> None:

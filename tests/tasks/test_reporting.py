@@ -1,5 +1,8 @@
 import contextlib
 import logging
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +29,35 @@ def test_a_stage_that_was_there_comes_in_a_state_named_cached(home: Path) -> Non
     assert isinstance(state, State)
     assert (state.name, state.is_completed(), state.data) == ("Cached", True, stage)
     assert state.message == f"nothing to do: {'d' * 20}"
+
+
+def test_waiting_for_another_process_is_told_and_ends_with_the_run(
+    home: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(reporting, "get_run_logger", lambda: logging.getLogger("waiting"))
+    begun, enough = threading.Event(), threading.Event()
+
+    def build(_: Path) -> None:
+        begun.set()
+        assert enough.wait(30)
+
+    def stage() -> Stage:
+        return reporting.run_stage("split", {}, build, code=["rle"])
+
+    with ThreadPoolExecutor() as threads:
+        first = threads.submit(stage)
+        assert begun.wait(30)
+        with contextlib.suppress(KeyboardInterrupt), abandoned_on_error():
+            second = threads.submit(stage)
+            while not caplog.records:
+                time.sleep(0.01)
+            raise KeyboardInterrupt
+        with pytest.raises(StoppedError):
+            second.result(30)
+        enough.set()
+        assert not first.result(30).cached
+    [line] = caplog.messages
+    assert line == "another process is at split of the same: waiting for it"
 
 
 def test_work_in_threads_stops_where_the_run_has_ended(monkeypatch: pytest.MonkeyPatch) -> None:

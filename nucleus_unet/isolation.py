@@ -28,7 +28,7 @@ STOP_S = 60.0
 _LESS_MEMORY = "free some, or take smaller batches (training.batch_size, inference.batch_size)"
 _choosing = threading.Lock()
 _idle = threading.Event()  # in the process that was started
-_workers: dict[int, ProcessPoolExecutor] = {}
+_workers: dict[int, tuple[ProcessPoolExecutor, Future[int]]] = {}  # with their process ids
 _followed: set[int] = set()
 
 
@@ -93,16 +93,21 @@ def _reports(
 
 @contextlib.contextmanager
 def abandoned_on_error() -> Iterator[None]:
-    """What is followed within the block is asked to stop where an exception ends the block.
+    """Processes that compute are asked to stop where an exception ends the block.
 
-    A signal may come to this process alone, while other threads follow.
+    A signal may come to this process alone, while other threads wait for them.
     """
     abandoned.clear()
     try:
         yield
     except BaseException:
         abandoned.set()
-        for pid in list(_followed):
+        with _choosing:
+            started = [
+                pid.result() for _, pid in _workers.values() if pid.done() and not pid.exception()
+            ]
+            _workers.clear()  # for what runs in this process next, new ones are started
+        for pid in [*_followed, *started]:
             _signal(pid, signal.SIGTERM)
         deadline = time.monotonic() + STOP_S + POLL_S
         while _followed and time.monotonic() < deadline:  # it still saves, and is at the same work
@@ -132,8 +137,9 @@ def run_in_worker(
     """
     with _choosing:
         if threads not in _workers:
-            _workers[threads] = new_process()
-        worker = _workers[threads]
+            process = new_process()
+            _workers[threads] = process, process.submit(os.getpid)
+        worker, _ = _workers[threads]
     meanwhile = meanwhile or (lambda: None)
     meanwhile()
     try:
@@ -148,8 +154,9 @@ def run_in_worker(
         meanwhile()
         return result
     except BrokenProcessPool as error:
+        raise_if_abandoned()
         with _choosing:
-            if _workers.get(threads) is worker:
+            if threads in _workers and _workers[threads][0] is worker:
                 del _workers[threads]  # the next call, as of a task tried again, gets a new one
         raise _killed() from error
 

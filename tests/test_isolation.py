@@ -14,9 +14,20 @@ import pytest
 
 from nucleus_unet.errors import NucleusError
 from nucleus_unet.events import EventLog
-from nucleus_unet.isolation import follow, new_process, run_in_worker
+from nucleus_unet.interruption import StoppedError
+from nucleus_unet.isolation import abandoned_on_error, follow, new_process, run_in_worker
 
 LIMIT_S = 30
+
+
+def require_end(process: psutil.Process) -> None:
+    deadline = time.monotonic() + LIMIT_S
+    with contextlib.suppress(psutil.NoSuchProcess):
+        while process.status() != psutil.STATUS_ZOMBIE:
+            if time.monotonic() > deadline:
+                process.kill()
+                pytest.fail("it goes on")
+            time.sleep(0.1)
 
 
 def test_following_yields_reports_and_ends_with_the_function(tmp_path: Path) -> None:
@@ -119,12 +130,7 @@ def test_a_child_ends_with_its_parent(tmp_path: Path) -> None:
     parent.kill()
     parent.wait()
     parent.stdout.close()
-    deadline = time.monotonic() + LIMIT_S
-    while child.is_running() and child.status() != psutil.STATUS_ZOMBIE:
-        if time.monotonic() > deadline:
-            child.kill()
-            pytest.fail("the child outlived its parent")
-        time.sleep(0.1)
+    require_end(child)
 
 
 def test_where_the_follower_fails_the_work_ends() -> None:
@@ -149,6 +155,23 @@ def test_progress_of_a_worker_is_told_until_it_ends(tmp_path: Path) -> None:
     assert seen[-1]
     run_in_worker(1, "time:sleep", 1, meanwhile=lambda: seen.append(True))
     assert len(seen) > 3
+
+
+def test_the_worker_does_not_outlive_the_run() -> None:
+    worker = psutil.Process(run_in_worker(1, "os:getpid"))
+    polls: list[None] = []
+    with ThreadPoolExecutor() as threads:
+        with contextlib.suppress(KeyboardInterrupt), abandoned_on_error():
+            sleep = ("time:sleep", 10 * LIMIT_S)
+            busy = threads.submit(run_in_worker, 1, *sleep, meanwhile=lambda: polls.append(None))
+            while len(polls) < 2:
+                time.sleep(0.01)
+            raise KeyboardInterrupt
+        with pytest.raises(StoppedError):
+            busy.result(LIMIT_S)
+    require_end(worker)
+    with abandoned_on_error():  # another run in the same process
+        assert run_in_worker(1, "os:getpid") != worker.pid
 
 
 def test_nothing_is_begun_where_the_run_has_ended(tmp_path: Path) -> None:

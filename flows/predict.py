@@ -10,6 +10,7 @@ from pydantic import Field
 
 from flows.running import prepare, task_runner, tracked
 from nucleus_unet import backend, records, registry, tracking
+from nucleus_unet.dataset.raw import passed_over
 from nucleus_unet.errors import NucleusError
 from nucleus_unet.exports import Outlines
 from nucleus_unet.files import make_folder
@@ -51,7 +52,7 @@ def predict(
             ``coco``.
     """
     for path in images:
-        if path.is_dir() and out.resolve().is_relative_to(path.resolve()):
+        if _is_read(out, path):
             raise NucleusError(
                 f"{out}: lies in {path}, and what is made would be read as its images: name a folder "
                 "elsewhere"
@@ -68,6 +69,16 @@ def predict(
         submission = publish_submission(prepared, found, run, out)
         publish_nuclei(images, prepared, [stages[-1] for stages in found], outlines, out)
     return Predicted(run, run_id, submission)
+
+
+def _is_read(out: Path, images: Path) -> bool:
+    """Whether what lies in a folder would be read as images of another."""
+    folder, place = images.resolve(), out.resolve()
+    return (
+        images.is_dir()
+        and place.is_relative_to(folder)
+        and not any(map(passed_over, place.relative_to(folder).parts))
+    )
 
 
 def segment(recipe: Recipe, network: Path, images: Stage) -> list[list[Stage]]:

@@ -67,13 +67,11 @@ def write_atomically(path: Path, content: bytes | str) -> None:
         raise
 
 
-def _nothing() -> None:
-    pass
-
-
 @contextlib.contextmanager
 def locked(
-    path: Path, on_wait: Callable[[], None] = _nothing, meanwhile: Callable[[], None] = _nothing
+    path: Path,
+    on_wait: Callable[[], None] = lambda: None,
+    meanwhile: Callable[[], None] = lambda: None,
 ) -> Iterator[None]:
     """Hold a lock that one process on one file system has at a time; the others wait.
 

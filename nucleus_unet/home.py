@@ -118,7 +118,7 @@ def prepare_environment() -> None:
         os.environ.setdefault(name, value)
     # A proxy would look for our own servers on its own machine.
     direct = os.environ.get("no_proxy") or os.environ.get("NO_PROXY") or ""
-    if "127.0.0.1" not in direct.split(","):
+    if direct != "*" and "127.0.0.1" not in direct.split(","):  # * holds alone only
         direct = ",".join(filter(None, [direct, "127.0.0.1", "localhost"]))
     os.environ |= {"no_proxy": direct, "NO_PROXY": direct}
 

@@ -102,13 +102,14 @@ def abandoned_on_error() -> Iterator[None]:
         yield
     except BaseException:
         abandoned.set()
-        with _choosing:
-            started = [
-                pid.result() for _, pid in _workers.values() if pid.done() and not pid.exception()
-            ]
-            _workers.clear()  # for what runs in this process next, new ones are started
-        for pid in [*_followed, *started]:
+        for pid in list(_followed):
             _signal(pid, signal.SIGTERM)
+        with _choosing:
+            started = [pid for _, pid in _workers.values()]
+            _workers.clear()  # for what runs in this process next, new ones are started
+        for known in started:
+            with contextlib.suppress(BrokenProcessPool):
+                _signal(known.result(), signal.SIGTERM)
         deadline = time.monotonic() + STOP_S + POLL_S
         while _followed and time.monotonic() < deadline:  # it still saves, and is at the same work
             time.sleep(0.1)
@@ -121,7 +122,7 @@ def _signal(pid: int, number: signal.Signals) -> None:
 
 
 def run_in_worker(
-    threads: int, function: str, *args: Any, meanwhile: Callable[[], None] | None = None
+    threads: int, function: str, *args: Any, meanwhile: Callable[[], None] = lambda: None
 ) -> Any:
     """Run a function, ``module:name``, in a lasting process, which keeps what it has loaded.
 
@@ -135,13 +136,12 @@ def run_in_worker(
     Exception
         As of `follow`.
     """
+    meanwhile()
     with _choosing:
         if threads not in _workers:
             process = new_process()
             _workers[threads] = process, process.submit(os.getpid)
         worker, _ = _workers[threads]
-    meanwhile = meanwhile or (lambda: None)
-    meanwhile()
     try:
         future: Future[Any] = worker.submit(_call, function, *args)
         try:

@@ -39,6 +39,18 @@ class Stage:
     seconds: float
 
 
+def is_whole(folder: Path) -> bool:
+    """Whether a stage's folder holds every file that was written, unchanged."""
+    try:
+        files = json.loads((folder / RECORD).read_text())["files"]
+    except (OSError, ValueError, KeyError):
+        return False
+    return all(
+        (folder / name).is_file() and sha256_file(folder / name) == digest
+        for name, digest in files.items()
+    )
+
+
 def run_stage(
     home: Path,
     name: str,
@@ -48,7 +60,7 @@ def run_stage(
     code: Sequence[str],
     libraries: Sequence[str] = (),
     resumable: bool = False,
-    whole: Callable[[Path], bool] | None = None,
+    whole: Callable[[Path], bool] = is_whole,
     on_wait: Callable[[], None] = lambda: None,
 ) -> Stage:
     """Return the output of a stage, building it where it is missing or damaged.
@@ -94,22 +106,10 @@ def run_stage(
     digest = digest_of(key)
     folder = home / "stages" / name / digest[:20]
     with locked(home / "locks" / f"{name}-{digest[:20]}", on_wait, raise_if_abandoned):
-        if cached := (whole or is_whole)(folder):
+        if cached := whole(folder):
             return Stage(name, folder, digest, cached, time.monotonic() - started)
         _build(folder, key, build, resumable)
     return Stage(name, folder, digest, cached, time.monotonic() - started)
-
-
-def is_whole(folder: Path) -> bool:
-    """Whether a stage's folder holds every file that was written, unchanged."""
-    try:
-        files = json.loads((folder / RECORD).read_text())["files"]
-    except (OSError, ValueError, KeyError):
-        return False
-    return all(
-        (folder / name).is_file() and sha256_file(folder / name) == digest
-        for name, digest in files.items()
-    )
 
 
 def code_digest(*modules: str, libraries: Sequence[str] = ()) -> str:

@@ -1,6 +1,6 @@
 """How long work shows itself: a bar in a terminal, plain lines in a log, artifacts in Prefect."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,14 +16,31 @@ from nucleus_unet.stages import Stage
 
 
 def run_stage(
-    name: str, inputs: Mapping[str, Any], build: Callable[[Path], None], **more: Any
+    name: str,
+    inputs: Mapping[str, Any],
+    build: Callable[[Path], None],
+    *,
+    code: Sequence[str],
+    libraries: Sequence[str] = (),
+    resumable: bool = False,
+    whole: Callable[[Path], bool] = stages.is_whole,
 ) -> Stage:
     """`stages.run_stage` in our home; where it has to wait for another process it says so."""
 
     def wait() -> None:
-        get_run_logger().warning("another process is at %s of the same: waiting for it", name)
+        get_run_logger().warning("the same %s is under way in another process: waiting", name)
 
-    return stages.run_stage(home(), name, inputs, build, on_wait=wait, **more)
+    return stages.run_stage(
+        home(),
+        name,
+        inputs,
+        build,
+        code=code,
+        libraries=libraries,
+        resumable=resumable,
+        whole=whole,
+        on_wait=wait,
+    )
 
 
 def state_of(stage: Stage) -> Stage | State[Stage]:

@@ -103,7 +103,7 @@ def test_nobody_is_called() -> None:
         (None, "a.org", "a.org,127.0.0.1,localhost"),
         ("b.org", "a.org", "b.org,127.0.0.1,localhost"),
         ("127.0.0.1,b.org", None, "127.0.0.1,b.org"),
-        ("*", None, "*,127.0.0.1,localhost"),
+        ("*", None, "*"),
     ],
 )
 def test_own_servers_are_not_behind_a_proxy(

@@ -157,21 +157,26 @@ def test_progress_of_a_worker_is_told_until_it_ends(tmp_path: Path) -> None:
     assert len(seen) > 3
 
 
-def test_the_worker_does_not_outlive_the_run() -> None:
-    worker = psutil.Process(run_in_worker(1, "os:getpid"))
+@pytest.mark.parametrize(("count", "moment"), [(2, 2), (3, 12)], ids=["as it starts", "later"])
+def test_the_worker_does_not_outlive_the_run(count: int, moment: int) -> None:
+    others = set(psutil.Process().children())
     polls: list[None] = []
     with ThreadPoolExecutor() as threads:
         with contextlib.suppress(KeyboardInterrupt), abandoned_on_error():
             sleep = ("time:sleep", 10 * LIMIT_S)
-            busy = threads.submit(run_in_worker, 1, *sleep, meanwhile=lambda: polls.append(None))
-            while len(polls) < 2:
+            busy = threads.submit(
+                run_in_worker, count, *sleep, meanwhile=lambda: polls.append(None)
+            )
+            while len(polls) < moment and not busy.done():
                 time.sleep(0.01)
+            started = set(psutil.Process().children()) - others
             raise KeyboardInterrupt
         with pytest.raises(StoppedError):
             busy.result(LIMIT_S)
-    require_end(worker)
+    for process in started:
+        require_end(process)
     with abandoned_on_error():  # another run in the same process
-        assert run_in_worker(1, "os:getpid") != worker.pid
+        assert run_in_worker(count, "os:getpid") not in {process.pid for process in started}
 
 
 def test_nothing_is_begun_where_the_run_has_ended(tmp_path: Path) -> None:

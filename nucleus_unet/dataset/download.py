@@ -154,10 +154,11 @@ def _stream(client: httpx.Client, url: str, part: Path, report: Progress) -> Non
         right_place = bool(offset) and span.startswith(f"bytes {offset}-")
         resumed = response.status_code == 206 and right_place and same_file
         if offset and response.status_code == 416 and span == f"bytes */{offset}" and same_file:
-            return None  # it was whole already
+            return  # it was whole already
         if offset and not resumed and response.status_code in (206, 416):
             part.unlink()
-            return _stream(client, url, part, report)
+            _stream(client, url, part, report)
+            return
         if response.status_code != 200 and not resumed:
             raise NucleusError(
                 f"{url}: the server answered {response.status_code} {response.reason_phrase}; "
@@ -195,7 +196,7 @@ def _check_form(url: str, part: Path) -> None:
             return
         with part.open("rb") as file:
             right = file.read(7) == b"ImageId"
-    except zipfile.BadZipFile:
+    except (zipfile.BadZipFile, NotImplementedError, UnicodeDecodeError):
         right = False
     if not right:
         raise NucleusError(

@@ -1,5 +1,6 @@
 """Image files of any depth and channel order as arrays."""
 
+import re
 import struct
 import zlib
 from dataclasses import dataclass
@@ -18,6 +19,8 @@ STRETCH_PERCENTILES = (0.01, 99.99)
 
 _PNG = b"\x89PNG\r\n\x1a\n"
 _JPEG = b"\xff\xd8\xff"
+_MARKER = re.compile(rb"\xff+([\x01-\xfe])")
+"""Where a segment of a JPEG begins; its length follows."""
 _TIFF = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 _PHOTOMETRICS = (
     tifffile.PHOTOMETRIC.MINISWHITE,
@@ -211,14 +214,12 @@ def _check_png(content: bytes, name: str) -> None:
 def _check_jpeg(content: bytes, name: str) -> None:
     """Refuse a JPEG that is cut short, as `_check_png` does; cameras may write more after its end."""
     kind, position = b"", 2
-    try:
-        while kind != b"\xff\xda":  # the pixels; a thumbnail is within a segment before
-            while content.startswith(b"\xff\xff", position):  # filled up
-                position += 1
-            kind, length = struct.unpack_from(">2sH", content, position)
-            position += 2 + length
-    except struct.error as error:
-        raise _damaged(name, "truncated") from error
+    while kind != b"\xda":  # the pixels; a thumbnail is within a segment before
+        marker = _MARKER.search(content, position)
+        if not marker:
+            raise _damaged(name, "truncated")
+        kind, length_at = marker[1], marker.end()
+        position = length_at + int.from_bytes(content[length_at : length_at + 2])
     if content.find(b"\xff\xd9", position) < 0:
         raise _damaged(name, "truncated")
 
@@ -229,8 +230,9 @@ def _decode_tiff(content: bytes, name: str) -> NDArray[Any]:
         with tifffile.TiffFile(BytesIO(content)) as tiff:
             if not tiff.pages:
                 raise _damaged(name, "truncated")
-            # Of a large stack ImageJ describes the first page alone.
-            pages = max(len(tiff.pages), (tiff.imagej_metadata or {}).get("images", 1))
+            pages = len(tiff.pages)
+            if tiff.is_imagej or tiff.is_shaped:  # of a large stack they describe the first alone
+                pages = max(pages, tiff.series[0].size // tiff.pages.first.size)
             if pages > 1:
                 raise NucleusError(
                     f"{name}: has {pages} pages, and one image a file is read: save the plane to be "

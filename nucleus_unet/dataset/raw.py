@@ -185,7 +185,7 @@ def walk(folder: Path, depth: int = _DEPTH, prefix: str = "") -> Iterator[str]:
         raise NucleusError(f"{folder}: cannot be listed ({error.strerror})") from error
     for entry in entries:
         name = prefix + entry.name
-        if _passed_over(entry.name):
+        if passed_over(entry.name):
             continue
         if not entry.is_dir():
             yield name
@@ -195,9 +195,9 @@ def walk(folder: Path, depth: int = _DEPTH, prefix: str = "") -> Iterator[str]:
                 yield from walk(Path(entry.path), depth - 1, f"{name}/")
 
 
-def _passed_over(name: str) -> bool:
+def passed_over(name: str) -> bool:
     """Whether a file or folder is what computers put beside data."""
-    return name.startswith(".") or name in ("__MACOSX", "Thumbs.db", "desktop.ini")
+    return name.startswith(".") or name.lower() in ("__macosx", "thumbs.db", "desktop.ini")
 
 
 def _zip_members(path: Path, resources: ExitStack) -> dict[str, Callable[[], bytes]]:
@@ -227,7 +227,7 @@ def _zip_members(path: Path, resources: ExitStack) -> dict[str, Callable[[], byt
 
 def _samples(path: Path, names: Mapping[str, object]) -> Iterator[RawSample]:
     """Sort the member names into samples, by the layout that they are in."""
-    seen = [name for name in names if not any(map(_passed_over, name.split("/")))]
+    seen = [name for name in names if not any(map(passed_over, name.split("/")))]
     kaggle = {name: match for name in seen if (match := _KAGGLE.fullmatch(name))}
     is_kaggle = any(m["image"] and not name.endswith("/") for name, m in kaggle.items())
     matches = kaggle if is_kaggle else {n: m for n in seen if (m := _FLAT.fullmatch(n))}

@@ -69,7 +69,7 @@ def test_what_a_camera_writes_after_a_jpeg_and_into_it() -> None:
     expected = decode_image(content, "cell").image
     for more in (b"\n", bytes(100), b"SEFH" + bytes(20) + b"SEFT", content):
         np.testing.assert_array_equal(decode_image(content + more, "cell").image, expected)
-    for within in (THUMBNAIL, b"\xff\xff" + THUMBNAIL):
+    for within in (THUMBNAIL, b"\xff\xff" + THUMBNAIL, THUMBNAIL + b"\0"):
         np.testing.assert_array_equal(
             decode_image(content[:2] + within + content[2:], "cell").image, expected
         )
@@ -166,6 +166,7 @@ def test_no_truncated_png_passes(data: st.DataObject) -> None:
         (tiff(RAMP, compression="zlib")[:-300] + bytes(300), "damaged"),
         (tiff(np.zeros((2, 8, 9), np.uint8)), "has 2 pages"),
         (tiff(np.zeros((7, 8, 9), np.uint8), imagej=True, truncate=True), "has 7 pages"),
+        (tiff(np.zeros((7, 8, 9), np.uint8), truncate=True), "has 7 pages"),
         (tiff(np.zeros((8, 9, 5), np.uint8), photometric="minisblack", planarconfig="contig"),
          "has 5 channels"),
         (tiff(np.zeros((8, 9), np.complex64)), "save one plane of real numbers"),
@@ -199,6 +200,11 @@ def test_however_a_tiff_is_compressed_its_values_are_as_stored(compression: str 
         values = decode_values(tiff(pixels, compression=compression, **options), "cell")
         expected = pixels[..., None] if pixels.ndim == 2 else pixels[..., :3]
         np.testing.assert_array_equal(values, expected)
+
+
+def test_a_plane_that_keeps_the_description_of_its_stack() -> None:
+    content = tiff(GRAY, description="ImageJ=1.54f\nimages=7\n", metadata=None)
+    np.testing.assert_array_equal(decode_values(content, "cell")[..., 0], GRAY)
 
 
 def test_colours_of_a_palette() -> None:

@@ -62,7 +62,8 @@ def test_one_top_folder_and_what_is_passed_over(tmp_path: Path, container: str) 
         "__MACOSX/stage1_train/b/images/._b.png": b"",
         "stage1_train/.DS_Store": b"",
         "stage1_train/b/images/.hidden.png": b"",
-        "stage1_train/b/masks/Thumbs.db": b"",
+        "stage1_train/b/masks/thumbs.db": b"",
+        "stage1_train/b/masks/Desktop.ini": b"",
         "stage1_train/b/readme.txt": b"",
         "readme.txt": b"",
     }

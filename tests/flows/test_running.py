@@ -120,3 +120,5 @@ def test_data_that_would_not_be_looked_at_are_refused(running: Any) -> None:
         NucleusError, match=r"^made/below: lies in \., and what is made would be read"
     ):
         predict.fn([Path(__file__), Path()], Path("made/below"))
+    with pytest.raises(NucleusError, match="no champion yet"):
+        predict.fn([Path()], Path(".made"))

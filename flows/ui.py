@@ -31,8 +31,8 @@ def serve(run_id: str | None, say: Callable[[str], None]) -> None:
     api = os.environ.get("PREFECT_API_URL", "").rstrip("/")
     prefect = os.environ.get("PREFECT_UI_URL") or api.removesuffix("/api") or ui_url("prefect")
     lines = [f"Prefect  {prefect}", f"MLflow   {tracking.ui_address()}"]
-    tracking.make_database()
     if run_id:
+        tracking.make_database()
         tags = records.require_run(run_id)
         flow_run = f"/runs/flow-run/{tags.get('prefect.flow_run_id', '')}"
         lines = [f"Prefect  {prefect}{flow_run}", f"MLflow   {tracking.run_url(run_id)}"]
@@ -60,6 +60,7 @@ def serve(run_id: str | None, say: Callable[[str], None]) -> None:
     try:
         # Two that make the same database at once both fail.
         with locked(home() / "locks" / "databases"):
+            tracking.make_database()
             for name, command in commands.items():
                 log = _log(name).open("wb")
                 # A session of its own: Ctrl-C comes to this process, which ends them in order.

@@ -8,9 +8,9 @@ from typing import Annotated
 from prefect import flow
 from pydantic import Field
 
-from flows.running import prepare, task_runner, tracked
+from flows.running import Work, prepare, task_runner, tracked
 from nucleus_unet import backend, records, registry, tracking
-from nucleus_unet.dataset.raw import passed_over
+from nucleus_unet.dataset.raw import reads
 from nucleus_unet.errors import NucleusError
 from nucleus_unet.exports import Outlines
 from nucleus_unet.files import make_folder
@@ -52,7 +52,7 @@ def predict(
             ``coco``.
     """
     for path in images:
-        if _is_read(out, path):
+        if reads(path, out):
             raise NucleusError(
                 f"{out}: lies in {path}, and what is made would be read as its images: name a folder "
                 "elsewhere"
@@ -62,23 +62,13 @@ def predict(
     recipe, network = records.fetch_model(run_id)
     recipe = backend.resolve(recipe)
     make_folder(out, "name another folder for what is made")
-    with tracked("predict", recipe, images, {"model.run_id": run_id}) as run:
+    with tracked(Work("predict", recipe, images, {"model.run_id": run_id})) as run:
         prepared = ingest.submit(images, annotated=False).result()
         log_dataset(run, "test", images, prepared)
         found = segment(recipe, network, prepared)
         submission = publish_submission(prepared, found, run, out)
         publish_nuclei(images, prepared, [stages[-1] for stages in found], outlines, out)
     return Predicted(run, run_id, submission)
-
-
-def _is_read(out: Path, images: Path) -> bool:
-    """Whether what lies in a folder would be read as images of another."""
-    folder, place = images.resolve(), out.resolve()
-    return (
-        images.is_dir()
-        and place.is_relative_to(folder)
-        and not any(map(passed_over, place.relative_to(folder).parts))
-    )
 
 
 def segment(recipe: Recipe, network: Path, images: Stage) -> list[list[Stage]]:

@@ -7,7 +7,7 @@ from prefect import flow
 
 from flows.predict import segment
 from flows.retrain import retrain as retrain_flow
-from flows.running import prepare, threads, tracked
+from flows.running import Work, prepare, threads, tracked
 from nucleus_unet import records, tracking
 from nucleus_unet.errors import NucleusError
 from nucleus_unet.home import fresh_home, home
@@ -46,7 +46,7 @@ def reproduce(
         raise NucleusError("--retrain takes the test images from one place: name one --test")
     made = home() / "runs"
     with (
-        tracked("reproduce", recipe, test, {"reproduces": run_id}, training) as run,
+        tracked(Work("reproduce", recipe, test, {"reproduces": run_id}, training)) as run,
         fresh_home(run.id),
     ):
         images = ingest.submit(test, annotated=False).result()

@@ -7,7 +7,7 @@ from prefect import State, flow
 from prefect.states import Completed
 
 from flows.predict import segment
-from flows.running import INPUTS, SKIPPED, inputs_of, prepare, sample_data, task_runner, tracked
+from flows.running import INPUTS, SKIPPED, Work, prepare, sample_data, task_runner, tracked
 from nucleus_unet import backend, tracking
 from nucleus_unet.errors import NucleusError
 from nucleus_unet.home import home
@@ -71,12 +71,11 @@ def retrain(
     start_weights = start_weights_of(recipe)
     tests = [test_data] if test_data else []
     tags = decided_by(registry, parent)
-    if only_if_changed:
-        inputs = inputs_of("retrain", recipe, training_data, tags, tests)
-        if before := tracking.first_finished_run(INPUTS, inputs):
-            same = f"data, recipe, source and packages are those of {tracking.run_url(before)}"
-            return Completed(name=SKIPPED, message=f"nothing to do: {same}")
-    with tracked("retrain", recipe, training_data, tags, tests) as run:
+    work = Work("retrain", recipe, training_data, tags, tests)
+    if only_if_changed and (before := tracking.first_finished_run(INPUTS, work.inputs())):
+        same = f"data, recipe, source and packages are those of {tracking.run_url(before)}"
+        return Completed(name=SKIPPED, message=f"nothing to do: {same}")
+    with tracked(work) as run:
         images = ingest.submit(training_data, annotated=True)
         # Before the long work: a damaged test image would be found too late.
         test_images = ingest.submit([test_data], annotated=False).result() if test_data else None

@@ -4,6 +4,7 @@ import logging
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -121,61 +122,57 @@ def sample_data() -> tuple[Path, Path]:
         return write_synthetic(folder)
 
 
-def inputs_of(
-    kind: str,
-    recipe: Recipe,
-    raws: Sequence[Path],
-    tags: Mapping[str, str],
-    also: Sequence[Path] = (),
-) -> str:
-    """Digest of all that decides what a run logs: data, recipe, device, source and packages.
+@dataclass(frozen=True)
+class Work:
+    """What a flow run is to do."""
 
-    The arguments are those of `tracked`; the data count by name, size and time of change.
-    """
-    code = source()
-    choices = recipe.model_dump(mode="json")
-    data, device = [fingerprint(raws), fingerprint(also)], device_kind()
-    return digest_of([kind, choices, data, device, code.commit, code.diff, dict(tags), packages()])
+    kind: str
+    """Of the flow: ``retrain``, ``predict``."""
+    recipe: Recipe
+    """Resolved."""
+    raws: Sequence[Path]
+    """The raw data sets that it is about; its MLflow run is named by them."""
+    tags: Mapping[str, str]
+    """More that decides what it makes."""
+    also: Sequence[Path] = ()
+    """Other raw data sets that it reads."""
+
+    def inputs(self) -> str:
+        """Digest of all that decides what it logs: this, the data, device, source and packages.
+
+        The data count by name, size and time of change.
+        """
+        code, choices = source(), self.recipe.model_dump(mode="json")
+        data, device = [fingerprint(self.raws), fingerprint(self.also)], device_kind()
+        made_by = [device, code.commit, code.diff, packages()]
+        return digest_of([self.kind, choices, data, dict(self.tags), made_by])
 
 
 @contextmanager
-def tracked(
-    kind: str,
-    recipe: Recipe,
-    raws: Sequence[Path],
-    tags: Mapping[str, str],
-    also: Sequence[Path] = (),
-) -> Iterator[tracking.Run]:
+def tracked(work: Work) -> Iterator[tracking.Run]:
     """An MLflow run for this flow run, each linked to the other.
 
     It is the run of an earlier attempt at the same work in this home that did not finish, where there
     is one. One process at a time is at the same work; another waits.
-
-    Parameters
-    ----------
-    raws : sequence of Path
-        The raw data sets that the flow is about; the run is named by them.
-    tags : mapping of str to str
-        More that decides what it makes.
-    also : sequence of Path
-        Other raw data sets that it reads.
     """
     if flow_run.run_count > MOST_ATTEMPTS:
         raise NucleusError(f"crashed {MOST_ATTEMPTS} times: see its logs, and start it anew")
-    inputs = inputs_of(kind, recipe, raws, tags, also)
-    work = digest_of([home_id(), inputs])
+    inputs = work.inputs()
+    here = digest_of([home_id(), inputs])
     ui = PREFECT_UI_URL.value() or ui_url("prefect")
     url = f"{ui}/runs/flow-run/{flow_run.id}"
     from_prefect = {"prefect.flow_run_id": str(flow_run.id), "prefect.url": url}
-    run_tags = {**tags, **from_prefect, INPUTS: inputs}
+    run_tags = {**work.tags, **from_prefect, INPUTS: inputs}
     note = f"[{flow_run.name}, this run in Prefect]({url})"
 
     def wait() -> None:
         get_run_logger().warning("another process is at the same work: waiting until it has ended")
 
     with (
-        locked(home() / "locks" / f"work-{work[:20]}", wait),
-        tracking.open_run(kind, recipe, dataset_name(raws), run_tags, note, work) as run,
+        locked(home() / "locks" / f"work-{here[:20]}", wait),
+        tracking.open_run(
+            work.kind, work.recipe, dataset_name(work.raws), run_tags, note, here
+        ) as run,
         abandoned_on_error(),
     ):
         if run.attempt > 1:

@@ -12,7 +12,7 @@ from prefect.logging import get_run_logger
 from pydantic import Field
 
 from flows.retrain import BEST, Retrained, decided_by, retrain
-from flows.running import INPUTS, TAG, inputs_of, prepare, threads, tracked
+from flows.running import INPUTS, TAG, Work, prepare, threads, tracked
 from nucleus_unet import backend, records, tracking
 from nucleus_unet.interruption import StoppedError
 from nucleus_unet.recipe import Recipe
@@ -63,7 +63,8 @@ def sweep(
     left = [*recipes]
     trials: list[Trial] = []
     asked = json.dumps({"over": over, "halvings": halvings, "draws": draws, "seed": seed})
-    with tracked("sweep", backend.resolve(recipe), training_data, {"sweep": asked}) as run:
+    work = Work("sweep", backend.resolve(recipe), training_data, {"sweep": asked})
+    with tracked(work) as run:
         for rung in range(halvings, -1, -1):
             if rung and len(left) == 1:
                 continue  # nothing to choose between
@@ -84,8 +85,8 @@ def _trial(
     changes: tuple[str, ...], training_data: list[Path], recipe: Recipe, parent: tracking.Run
 ) -> Trial:
     """Retrain with one recipe, unless this sweep did so before it was cut short."""
-    inputs = inputs_of("retrain", recipe, training_data, decided_by(False, parent.id))
-    run_id = tracking.first_finished_run(INPUTS, inputs)
+    work = Work("retrain", recipe, training_data, decided_by(False, parent.id))
+    run_id = tracking.first_finished_run(INPUTS, work.inputs())
     try:
         if not run_id:
             with tags(TAG):

@@ -35,7 +35,7 @@ _KAGGLE = re.compile(
     r"(?P<labels>(?:masks|labels)\.(?:png|tiff?)))",
     re.IGNORECASE,
 )
-_MASK = re.compile(r"(?:[^/]+/){1,2}masks/.+", re.IGNORECASE)
+_IN_MASKS = re.compile(r"(?:[^/]+/){1,2}masks/.+", re.IGNORECASE)
 _FLAT = re.compile(r"(?:(?P<top>[^/]+)/)?(?P<id>[^/]+)\.(?:png|tiff?|jpe?g)", re.IGNORECASE)
 
 
@@ -185,7 +185,7 @@ def walk(folder: Path, depth: int = _DEPTH, prefix: str = "") -> Iterator[str]:
         raise NucleusError(f"{folder}: cannot be listed ({error.strerror})") from error
     for entry in entries:
         name = prefix + entry.name
-        if passed_over(entry.name):
+        if _passed_over(entry.name):
             continue
         if not entry.is_dir():
             yield name
@@ -195,7 +195,14 @@ def walk(folder: Path, depth: int = _DEPTH, prefix: str = "") -> Iterator[str]:
                 yield from walk(Path(entry.path), depth - 1, f"{name}/")
 
 
-def passed_over(name: str) -> bool:
+def reads(dataset: Path, place: Path) -> bool:
+    """Whether `open_raw` would take a file at a place for one of the data set's."""
+    if not (dataset.is_dir() and place.resolve().is_relative_to(dataset.resolve())):
+        return False
+    return not any(map(_passed_over, place.resolve().relative_to(dataset.resolve()).parts))
+
+
+def _passed_over(name: str) -> bool:
     """Whether a file or folder is what computers put beside data."""
     return name.startswith(".") or name.lower() in ("__macosx", "thumbs.db", "desktop.ini")
 
@@ -227,7 +234,7 @@ def _zip_members(path: Path, resources: ExitStack) -> dict[str, Callable[[], byt
 
 def _samples(path: Path, names: Mapping[str, object]) -> Iterator[RawSample]:
     """Sort the member names into samples, by the layout that they are in."""
-    seen = [name for name in names if not any(map(passed_over, name.split("/")))]
+    seen = [name for name in names if not any(map(_passed_over, name.split("/")))]
     kaggle = {name: match for name in seen if (match := _KAGGLE.fullmatch(name))}
     is_kaggle = any(m["image"] and not name.endswith("/") for name, m in kaggle.items())
     matches = kaggle if is_kaggle else {n: m for n in seen if (m := _FLAT.fullmatch(n))}
@@ -238,7 +245,7 @@ def _samples(path: Path, names: Mapping[str, object]) -> Iterator[RawSample]:
         if name in matches:
             if NOT_ONE_LINE.search(name):
                 raise NucleusError(f"{path}: {name!r} is not one line of text: rename it")
-        elif _PICTURE.fullmatch(name) or (is_kaggle and _MASK.fullmatch(name)):
+        elif _PICTURE.fullmatch(name) or (is_kaggle and _IN_MASKS.fullmatch(name)):
             raise NucleusError(
                 f"{path}: {name} is not where a picture belongs: images are PNG, TIFF or JPEG, "
                 f"masks PNG or TIFF, in {LAYOUT}"

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from nucleus_unet.dataset.raw import RawSample, dataset_name, open_raw
+from nucleus_unet.dataset.raw import RawSample, dataset_name, open_raw, reads
 from nucleus_unet.errors import NucleusError
 from nucleus_unet.files import sha256_file
 
@@ -109,6 +109,16 @@ def test_a_name_that_is_not_text(tmp_path: Path) -> None:
     write_folder(tmp_path, {os.fsdecode(b"caf\xe9.png"): b""})
     with pytest.raises(NucleusError, match=r"'caf.udce9\.png' is not one line of text: rename it"):
         open_raw(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("place", "read"),
+    [("images", True), ("images/out/labels", True), ("images/.out", False), ("out", False)],
+)
+def test_what_would_be_read(tmp_path: Path, place: str, read: bool) -> None:
+    (tmp_path / "images").mkdir()
+    assert reads(tmp_path / "images", tmp_path / "images" / ".." / place) is read
+    assert not reads(tmp_path / "images.zip", tmp_path / "images.zip" / "out")
 
 
 def test_one_image_file(tmp_path: Path) -> None:

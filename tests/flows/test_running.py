@@ -41,7 +41,7 @@ def test_inputs_are_the_same_only_where_all_that_is_logged_is(
     here = ("retrain", tiny, [tmp_path / "raw"], {})
     renamed = tiny.model_copy(update={"name": "mine"})  # the name is a parameter in MLflow
     inputs = [
-        running.inputs_of(*values)
+        running.Work(*values).inputs()
         for values in (
             here,
             here,
@@ -55,7 +55,7 @@ def test_inputs_are_the_same_only_where_all_that_is_logged_is(
     monkeypatch.setattr(
         running, "device_kind", lambda: {"backend": "jax 0.10", "gpu": "NVIDIA H100"}
     )
-    inputs.append(running.inputs_of(*here))
+    inputs.append(running.Work(*here).inputs())
     assert inputs[0] == inputs[1]
     assert len(set(inputs)) == 7
 

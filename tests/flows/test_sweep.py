@@ -37,7 +37,7 @@ def test_what_is_no_fault_of_the_recipe_ends_the_sweep(
         raise error
 
     monkeypatch.setattr(sweep, "retrain", fail)
-    monkeypatch.setattr(sweep, "inputs_of", lambda *_: "inputs")
+    monkeypatch.setattr(sweep.Work, "inputs", lambda _: "inputs")
     monkeypatch.setattr(sweep.tracking, "first_finished_run", lambda *_: None)
     monkeypatch.setattr(sweep, "get_run_logger", lambda: logging.getLogger("sweep"))
     run: Any = SimpleNamespace(id="0" * 32)

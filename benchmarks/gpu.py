@@ -2,6 +2,7 @@
 
     python benchmarks/gpu.py pack stage1_train.zip data.zip
     PYTHONPATH=. python benchmarks/gpu.py speed data.zip
+    PYTHONPATH=. python benchmarks/gpu.py load data.zip
     PYTHONPATH=. python benchmarks/gpu.py train data.zip best network.base_filters=32
 
 A pack holds prepared images and labels, without loss and small enough to be carried to a machine
@@ -10,9 +11,9 @@ KERAS_BACKEND=jax trains with JAX. Trainings at once on one GPU each need a HOME
 waits for the other.
 
 A line of `speed` is a training of its own, in a process of its own; its first epoch compiles and is
-left out. `train` trains as `nucleus retrain` does, on the same side of the split, and tunes and
-scores on the other; with --without also on the images of the sizes (height x width) that were left
-out of both.
+left out. `load` only makes the batches of `best`, by so many threads in turn. `train` trains as
+`nucleus retrain` does, on the same side of the split, and tunes and scores on the other; with
+--without also on the images of the sizes (height x width) that were left out of both.
 """
 
 import argparse
@@ -21,13 +22,14 @@ import os
 import tempfile
 import zipfile
 from pathlib import Path
+from statistics import median
 from time import perf_counter
 from typing import Any
 
 import cv2
 import numpy as np
 
-from nucleus_unet import evaluation
+from nucleus_unet import batches, evaluation
 from nucleus_unet.backend import resolve
 from nucleus_unet.dataset.prepared import in_threads, ingest, load_image, load_labels, merge
 from nucleus_unet.dataset.sample import Sample
@@ -45,6 +47,8 @@ WAYS = [
     *(("best", precision, 16) for precision in ("float32", "mixed_bfloat16")),
 ]
 EPOCHS = 3
+LOADING_THREADS = (1, 2, 4, 8)
+LOADING_ROUNDS = 5
 INDEX = "index.json"
 LOSSLESS = [cv2.IMWRITE_WEBP_QUALITY, 101]
 
@@ -105,6 +109,24 @@ def speed(samples: list[Sample], name: str, precision: str, batch_size: int, ste
         epochs = trained(recipe, samples, samples[:8], Path(folder))
     print(f"{name:8}{precision:16}{batch_size:>6}", end="")
     print(f"{epochs[-1]['images_per_s']:>12.1f}  {epochs[0]['backend']} on {epochs[0]['device']}")
+
+
+def load(samples: list[Sample], steps: int) -> None:
+    """Print the images of `best` that threads make in a second, by the number of threads."""
+    recipe = load_recipe("best")
+    seconds: dict[int, list[float]] = {threads: [] for threads in LOADING_THREADS}
+    for _ in range(LOADING_ROUNDS):
+        for threads, of_threads in seconds.items():
+            batches.LOADING_THREADS = threads
+            made = batches.batches(recipe, samples)
+            next(made)  # the threads begin ahead of time
+            started = perf_counter()
+            for _ in range(steps):
+                next(made)
+            of_threads.append(perf_counter() - started)
+    for threads, of_threads in seconds.items():
+        images_per_s = steps * recipe.training.batch_size / median(of_threads)
+        print(f"{threads} threads{images_per_s:>12.0f} images/s")
 
 
 def train(
@@ -170,13 +192,17 @@ def main() -> None:
     packing.add_argument("raw", type=Path, help="zip or folder of raw images and masks")
     speeding = commands.add_parser("speed", help="images trained in a second, by recipe")
     speeding.add_argument("--steps", type=int, default=20, help="steps in an epoch; default 20")
+    loading = commands.add_parser("load", help="images made in a second, by loading threads")
+    loading.add_argument("--steps", type=int, default=60, help="batches in a round; default 60")
     training = commands.add_parser("train", help="a whole training, and its scores")
-    for command in (packing, speeding, training):
+    for command in (packing, speeding, loading, training):
         command.add_argument("pack", type=Path, help="the packed data set")
     training.add_argument("recipe")
     training.add_argument("override", nargs="*", help="KEY=VALUE of the recipe")
     training.add_argument("--without", default="", help="sizes to leave out, as 512x640,360x360")
-    training.add_argument("--out", type=Path, help="folder for model and events")
+    training.add_argument(
+        "--out", type=Path, help="folder for model and events, where what was cut off goes on"
+    )
     arguments = parser.parse_args()
     if arguments.command == "pack":
         pack(arguments.raw, arguments.pack)
@@ -189,9 +215,12 @@ def main() -> None:
             for way in WAYS:
                 speed(samples, *way, arguments.steps)
             return
+        if arguments.command == "load":
+            load(samples, arguments.steps)
+            return
         recipe = resolve(load_recipe(arguments.recipe, arguments.override))
-        out = arguments.out or Path(folder) / "out"
-        out.mkdir(parents=True)  # what was trained there before would go on
+        out = (arguments.out or Path(folder) / "out") / recipe.digest()[:12]
+        out.mkdir(parents=True, exist_ok=True)
         without = [size for size in arguments.without.split(",") if size]
         print(arguments.recipe, *arguments.override, *(f"without {size}" for size in without))
         print(json.dumps(train(recipe, samples, slide_of, without, out), indent=1))

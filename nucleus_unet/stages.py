@@ -76,7 +76,8 @@ def run_stage(
     build : callable
         Fills the empty folder it is given, which is renamed into place when it returns.
     code : sequence of str
-        Modules of this package that compute the output; those they import count as well.
+        Modules that compute the output, of this package by their names in it, others by their whole
+        names; those that they import from this package count as well.
     libraries : sequence of str
         Distributions whose version changes the output.
     resumable : bool
@@ -113,12 +114,16 @@ def run_stage(
 
 
 def code_digest(*modules: str, libraries: Sequence[str] = ()) -> str:
-    """SHA-256 over the syntax of modules of this package and all that they import from it.
+    """SHA-256 over the syntax of modules, as `run_stage` takes them.
 
     Comments, docstrings and layout do not count. The versions of `libraries` do.
     """
     found: dict[str, str] = {}
-    waiting = [f"{PACKAGE}.{module}" for module in modules]
+    ours = [f"{PACKAGE}.{module}" for module in modules]
+    waiting = [
+        our if _source_of(our).exists() else module
+        for our, module in zip(ours, modules, strict=True)
+    ]
     assert all(_source_of(module).exists() for module in waiting), waiting
     while waiting:
         module = waiting.pop()

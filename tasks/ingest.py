@@ -10,6 +10,7 @@ from prefect.cache_policies import NO_CACHE
 from nucleus_unet.dataset import prepared
 from nucleus_unet.dataset.provenance import images_code
 from nucleus_unet.dataset.raw import open_raw
+from nucleus_unet.errors import NucleusError
 from nucleus_unet.home import home
 from nucleus_unet.stages import Stage, is_whole
 from tasks.reporting import progress, run_stage, state_of
@@ -25,16 +26,18 @@ def ingest(raws: list[Path], annotated: bool) -> Any:
 
 def ingest_stage(raws: list[Path], annotated: bool) -> Stage:
     """The images of raw data sets as an index over the store."""
+    found = digests(raws)
 
     def build(folder: Path) -> None:
         images = prepared.ingest(
             raws, home(), images_code(), progress("decoding images"), annotated=annotated
         )
         prepared.write_index(folder / INDEX, images)
+        check_unchanged(raws, found)
 
     return run_stage(
         "ingest",
-        {"raws": digests(raws), "annotated": annotated},
+        {"raws": found, "annotated": annotated},
         build,
         code=["dataset.prepared"],
         libraries=prepared.DECODERS,
@@ -59,3 +62,10 @@ def digests(raws: list[Path]) -> list[str]:
         with open_raw(path) as raw:
             found.append(raw.digest())
     return found
+
+
+def check_unchanged(raws: list[Path], found: list[str]) -> None:
+    """Refuse to keep under the digests of raw data sets what may have been read of others."""
+    for path, before, after in zip(raws, found, digests(raws), strict=True):
+        if before != after:
+            raise NucleusError(f"{path}: changed while it was read: start again")

@@ -14,7 +14,7 @@ from nucleus_unet.dataset.provenance import labels_code
 from nucleus_unet.home import home
 from nucleus_unet.stages import Stage, is_whole
 from tasks.ingest import INDEX as IMAGES
-from tasks.ingest import digests
+from tasks.ingest import check_unchanged, digests
 from tasks.reporting import progress, run_stage, state_of
 
 INDEX = "labels.json"
@@ -23,15 +23,17 @@ INDEX = "labels.json"
 @task(cache_policy=NO_CACHE)
 def merge_masks(raws: list[Path], images: Stage) -> Any:
     """Merge the masks that are not merged yet; returns the `Stage`, and reports what was wrong."""
+    found = digests(raws)
 
     def build(folder: Path) -> None:
         index = prepared.read_index(images.folder / IMAGES, prepared.Images)
         labels = prepared.merge(raws, index, home(), labels_code(), progress("merging masks"))
         prepared.write_index(folder / INDEX, labels)
+        check_unchanged(raws, found)
 
     stage = run_stage(
         "merge_masks",
-        {"raws": digests(raws), "images": images.digest},
+        {"raws": found, "images": images.digest},
         build,
         code=["dataset.prepared"],
         libraries=prepared.DECODERS,

@@ -166,7 +166,6 @@ def _evaluated(champion: Model, new: Model, unseen: Sequence[Sample], labels: St
         {
             "images": sorted(sample.id for sample in unseen),
             "labels": labels.digest,
-            "shown": SHOWN,
             "models": {
                 name: prediction_key(*model)
                 | {"inference": model[0].inference.model_dump(mode="json")}
@@ -174,7 +173,7 @@ def _evaluated(champion: Model, new: Model, unseen: Sequence[Sample], labels: St
             },
         },
         build,
-        code=["inference", "evaluation"],
+        code=["inference", judge.__module__, __name__],
         libraries=LIBRARIES,
     )
 

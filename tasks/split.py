@@ -52,13 +52,12 @@ def split(images: Stage, data: Data) -> Any:
     inputs = {
         "images": identities(entries),
         "data": data.model_dump(include={"split", "validation_fraction", "split_seed"}),
-        "shown": SHOWN,
     }
     stage = run_stage(
         "split",
         inputs,
         build,
-        code=["split", "slides", "kinds", "figures"],
+        code=[__name__],
         libraries=["scikit-learn", "numpy", "opencv-python-headless", "scipy", "matplotlib"],
     )
     sides = sides_of(stage)

@@ -1,6 +1,6 @@
 """What a raw data set holds, and what is wrong with it."""
 
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -121,24 +121,28 @@ def _look(raw: RawDataset, sample: RawSample) -> _Sample:
         decoded = decode_image(raw.read(sample.image), file)
         size, mode = decoded.image.shape[:2], decoded.mode
         pixels_sha256 = sha256_bytes(repr(size).encode() + decoded.image.tobytes())
+    annotation = _readable(raw, sample, problems)
     if size is not None:
-        labels = _labels(raw, sample, size, problems)
+        labels = _labels(annotation, sample, size, problems)
         areas_px = np.bincount(labels.ravel())[1:]
+    else:
+        deque(annotation, maxlen=0)
     in_sample = tuple(Problem(f"{sample.id}/{p.file}", p.kind, p.detail) for p in problems)
     return _Sample(sample.id, pixels_sha256, size, mode, areas_px, in_sample)
 
 
 def _labels(
-    raw: RawDataset, sample: RawSample, size: tuple[int, int], problems: list[Problem]
+    annotation: Iterator[tuple[str, NDArray[Any]]],
+    sample: RawSample,
+    size: tuple[int, int],
+    problems: list[Problem],
 ) -> NDArray[np.int32]:
-    """Merge what can be read, and note the rest."""
+    """Merge what can be read, and note what does not fit."""
     if sample.label_image is None:
-        merged = merge_masks(_readable(raw, sample, problems), size)
+        merged = merge_masks(annotation, size)
         problems += merged.problems
         return merged.labels
-    [(file, name)] = sample.annotation
-    with _noting(problems, file):
-        labels = decode_labels(raw.read(name), file)
+    for file, labels in annotation:
         if labels.shape == size:
             problems += check_label_image(file, labels)
             return relabel(labels)
@@ -155,9 +159,11 @@ def _labels(
 def _readable(
     raw: RawDataset, sample: RawSample, problems: list[Problem]
 ) -> Iterator[tuple[str, NDArray[Any]]]:
+    """The files that say where the nuclei are, but for those that are noted."""
+    decode = decode_mask if sample.label_image is None else decode_labels
     for file, name in sample.annotation:
         with _noting(problems, file):
-            yield file, decode_mask(raw.read(name), file)
+            yield file, decode(raw.read(name), file)
 
 
 @contextmanager

@@ -38,6 +38,6 @@ def fingerprint(paths: Iterable[Path]) -> str:
 def _files(path: Path) -> Iterator[tuple[str, int, int]]:
     names = [name for name in walk(path) if not name.endswith("/")] if path.is_dir() else [""]
     for name in names:
-        with contextlib.suppress(FileNotFoundError):  # absent, a link to nowhere, or just removed
+        with contextlib.suppress(OSError):  # absent, a link to nowhere or itself, or just removed
             stat = (path / name).stat()
             yield name, stat.st_size, stat.st_mtime_ns

@@ -101,12 +101,12 @@ def _colours(content: bytes, name: str) -> tuple[NDArray[Any], str]:
 
 
 def decode_mask(content: bytes, name: str) -> NDArray[Any]:
-    """Decode a PNG or TIFF mask to one channel of its own type, values as stored.
+    """Decode a PNG or TIFF mask to one channel of its own type.
 
     Returns
     -------
     ndarray
-        (H, W), uint8 in all but odd files.
+        (H, W), uint8 in all but odd files, values as of `decode_values`.
 
     Raises
     ------
@@ -132,7 +132,7 @@ def decode_labels(content: bytes, name: str) -> NDArray[np.int64]:
     Returns
     -------
     ndarray
-        (H, W) int64, the numbers as in the file.
+        (H, W) int64, the numbers as of `decode_values`.
 
     Raises
     ------
@@ -187,6 +187,8 @@ def _decode_opencv(content: bytes, name: str) -> NDArray[Any]:
     try:
         pixels = cv2.imdecode(np.frombuffer(content, np.uint8), cv2.IMREAD_UNCHANGED)
     except cv2.error as error:
+        if "CV_IO_MAX_IMAGE" in error.err:
+            raise NucleusError(f"{name}: has more than 2³⁰ pixels: save it as TIFF") from error
         raise _damaged(name, f"damaged ({error.err})") from error
     if pixels is None:
         raise _damaged(name, "damaged or of a kind that OpenCV cannot read")

@@ -138,7 +138,8 @@ def _foreground(mask: NDArray[Any]) -> tuple[tuple[slice, slice], NDArray[np.boo
     nucleus = crop != 0
     if not crop.size:
         return box, nucleus, 0
-    stray = int(np.count_nonzero(nucleus) - np.count_nonzero(crop == crop.max()))
+    value = crop.max() or crop.min()  # -1 is what some call true
+    stray = int(np.count_nonzero(nucleus) - np.count_nonzero(crop == value))
     if stray:
         largest = np.iinfo(mask.dtype).max if mask.dtype.kind in "iu" else 1.0
         nucleus = crop >= largest / 2

@@ -187,7 +187,11 @@ def walk(folder: Path, depth: int = _DEPTH, prefix: str = "") -> Iterator[str]:
         name = prefix + entry.name
         if _passed_over(entry.name):
             continue
-        if not entry.is_dir():
+        try:
+            is_folder = entry.is_dir()
+        except OSError:  # a link to itself
+            is_folder = False
+        if not is_folder:
             yield name
         else:
             yield f"{name}/"
@@ -210,12 +214,14 @@ def _passed_over(name: str) -> bool:
 def _zip_members(path: Path, resources: ExitStack) -> dict[str, Callable[[], bytes]]:
     try:
         archive = resources.enter_context(zipfile.ZipFile(path))
-    except (zipfile.BadZipFile, OSError) as error:
+    except (OSError, NotImplementedError, UnicodeDecodeError, zipfile.BadZipFile) as error:
         raise NucleusError(
             f"{path}: neither a folder, a whole zip nor an image ({error}): fetch it again"
         ) from error
-    # Some tools of Windows write backslashes.
-    members = {info.filename.replace("\\", "/"): info for info in archive.infolist()}
+    # Some tools of Windows write backslashes, some of others begin with "./".
+    members = {
+        info.filename.replace("\\", "/").removeprefix("./"): info for info in archive.infolist()
+    }
     for name, info in members.items():
         if name.startswith("/") or ".." in name.split("/"):
             raise NucleusError(

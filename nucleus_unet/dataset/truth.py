@@ -87,8 +87,12 @@ def _decode(nuclei: list[Mapping[str, str]]) -> NDArray[np.int32]:
         size = int(nuclei[0]["Height"]), int(nuclei[0]["Width"])
     if size is None or min(size) < 1:
         raise NucleusError(f"{nuclei[0]['line']}: Height and Width are no size in pixels")
+    for row in nuclei:
+        if (row["Height"], row["Width"]) != (nuclei[0]["Height"], nuclei[0]["Width"]):
+            raise NucleusError(f"{row['line']}: Height and Width differ from the image's first row")
     drawn = [row for row in nuclei if row["EncodedPixels"].strip()]
-    return merge_masks(((row["line"], _mask(row, size)) for row in drawn), size).labels
+    masks = ((f"{place:09}", _mask(row, size)) for place, row in enumerate(drawn))
+    return merge_masks(masks, size).labels
 
 
 def _mask(row: Mapping[str, str], size: tuple[int, int]) -> NDArray[np.int32]:

@@ -69,6 +69,7 @@ def test_every_problem_is_listed_by_file(good: Path) -> None:
     write_png(good / "e/images/e.png", square(2, 3))
     write_png(good / "e/masks/1.png", square(0, 2))
     os.truncate(good / "e/images/e.png", 50)
+    os.truncate(good / "e/masks/1.png", 50)
     write_png(good / "f/images/f.png", square(3, 3))
     write_png(good / "f/masks.png", square(0, 2) | square(5, 2))
     write_png(good / "g/images/g.png", square(4, 3))
@@ -87,6 +88,7 @@ def test_every_problem_is_listed_by_file(good: Path) -> None:
         ("c", "not annotated"),
         ("d/labels.png", "another size"),
         ("e/images/e.png", "unreadable"),
+        ("e/masks/1.png", "unreadable"),
         ("f/masks.png", "one number"),
         ("g/masks.png", "unreadable"),
     ]
@@ -94,7 +96,7 @@ def test_every_problem_is_listed_by_file(good: Path) -> None:
     assert details["a/masks/7.png"] == "the file is truncated: fetch or save it again"
     assert details["d/labels.png"] == "5x5 where the image is 8x9"
     lines = format_report(report).splitlines()
-    assert "unreadable            3" in lines
+    assert "unreadable            4" in lines
     assert any(line.startswith("c               duplicate") for line in lines)
 
 

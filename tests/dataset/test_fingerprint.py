@@ -14,6 +14,7 @@ def raw(tmp_path: Path) -> Path:
     (folder / "a" / "images" / "a.png").write_bytes(b"image")
     (folder / "b.png").write_bytes(b"other")
     (folder / "gone").symlink_to("../nowhere")
+    (folder / "itself").symlink_to("itself")
     return folder
 
 
@@ -41,9 +42,10 @@ def test_a_change_shows(raw: Path, change: str) -> None:
     assert fingerprint([raw]) != before
 
 
-def test_a_link_to_nowhere_is_absent(raw: Path) -> None:
+@pytest.mark.parametrize("link", ["gone", "itself"])
+def test_a_link_to_nowhere_or_to_itself_is_absent(raw: Path, link: str) -> None:
     before = fingerprint([raw])
-    (raw / "gone").unlink()
+    (raw / link).unlink()
     assert fingerprint([raw]) == before
 
 

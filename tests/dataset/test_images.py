@@ -1,4 +1,5 @@
 import struct
+import zlib
 from io import BytesIO
 from typing import Any
 
@@ -40,6 +41,10 @@ def stack(pixels: NDArray[Any]) -> NDArray[Any]:
 THUMBNAIL = b"\xff\xe1" + struct.pack(">H", 2 + len(encode(GRAY, ".jpg"))) + encode(GRAY, ".jpg")
 """A segment of a JPEG, which holds a whole one."""
 JPEG_OF_NO_SIZE = encode(COLOURS, ".jpg").replace(struct.pack(">HH", 1, 2), bytes(4))
+_LARGE = b"IHDR" + struct.pack(">IIBBBBB", 40000, 40000, 8, 0, 0, 0, 0)
+PNG_OF_40000_PX = encode(GRAY).replace(
+    encode(GRAY)[12:33], _LARGE + struct.pack(">I", zlib.crc32(_LARGE))
+)
 
 
 @pytest.mark.parametrize(
@@ -160,6 +165,7 @@ def test_no_truncated_png_passes(data: st.DataObject) -> None:
         (encode(COLOURS, ".jpg")[:200], "truncated"),
         (encode(COLOURS, ".jpg")[:2] + THUMBNAIL + encode(COLOURS, ".jpg")[2:-2], "truncated"),
         (JPEG_OF_NO_SIZE, "damaged or of a kind"),
+        (PNG_OF_40000_PX, "has more than 2³⁰ pixels: save it as TIFF"),
         (tiff(RAMP)[:1500], "truncated"),
         (encode(RAMP, ".tif")[:100], "truncated"),
         (tiff(RAMP)[:6], "damaged"),

@@ -64,6 +64,12 @@ def test_stray_values_are_cut_at_half_of_the_range() -> None:
     assert merged.problems[0].detail.startswith("2 pixels")
 
 
+def test_minus_one_is_one_other_value() -> None:
+    merged = merge_masks([("a.png", np.array([[0, -1, -1]], np.int8))], (1, 3))
+    assert merged.labels.tolist() == [[0, 1, 1]]
+    assert merged.problems == ()
+
+
 def test_stray_values_below_half_leave_nothing() -> None:
     merged = merge_masks([("a.png", np.array([[0, 1, 2]], np.uint8))], (1, 3))
     assert not merged.labels.any()

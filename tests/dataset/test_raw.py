@@ -1,10 +1,11 @@
 import os
 import zipfile
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
-from nucleus_unet.dataset.raw import RawSample, dataset_name, open_raw, reads
+from nucleus_unet.dataset.raw import RawSample, dataset_name, open_raw, reads, walk
 from nucleus_unet.errors import NucleusError
 from nucleus_unet.files import sha256_file
 
@@ -82,8 +83,9 @@ def test_nothing_is_unpacked(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == [path]
 
 
-def test_a_zip_with_backslashes(tmp_path: Path) -> None:
-    files = {f"top/{name}".replace("/", "\\"): content for name, content in FILES.items()}
+@pytest.mark.parametrize("spelled", [lambda name: name.replace("/", "\\"), "./{}".format])
+def test_a_zip_of_another_spelling(tmp_path: Path, spelled: Callable[[str], str]) -> None:
+    files = {spelled(f"top/{name}"): content for name, content in FILES.items()}
     with open_raw(write_zip(tmp_path / "set.zip", files), annotated=True) as raw:
         assert [sample.id for sample in raw.samples] == ["a", "b"]
         assert raw.read("top/b/masks/1.png") == b"mask 1"
@@ -203,6 +205,28 @@ def test_truncated_zip(tmp_path: Path) -> None:
     path.write_bytes(path.read_bytes()[:-30])
     with pytest.raises(NucleusError, match="neither a folder, a whole zip nor an image"):
         open_raw(path)
+
+
+@pytest.mark.parametrize(
+    ("place", "value"),
+    [(6, b"\x63\x00"), (46, b"\xff")],  # the version that unpacks it, its name
+)
+def test_a_zip_with_a_damaged_directory(tmp_path: Path, place: int, value: bytes) -> None:
+    path = write_zip(tmp_path / "set.zip", {"\u00e9.png": b""})
+    content = bytearray(path.read_bytes())
+    at = content.index(b"PK\x01\x02") + place
+    content[at : at + len(value)] = value
+    path.write_bytes(content)
+    with pytest.raises(NucleusError, match="neither a folder, a whole zip nor an image"):
+        open_raw(path)
+
+
+def test_a_link_to_itself_is_no_folder(tmp_path: Path) -> None:
+    folder = write_folder(tmp_path, FILES)
+    (folder / "again").symlink_to("again")
+    assert "again" in walk(folder)
+    with open_raw(folder) as raw:
+        assert raw.samples == SAMPLES
 
 
 @pytest.mark.parametrize("name", ["../a/images/a.png", "/a/images/a.png", "a\\..\\b.png"])

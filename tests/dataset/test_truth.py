@@ -56,6 +56,13 @@ def test_nuclei_that_overlap_go_to_the_smaller(tmp_path: Path) -> None:
     assert read(path, tmp_path) == {"a": [[1, 1, 2, 2]]}
 
 
+def test_equal_nuclei_that_overlap_go_to_the_first_of_many_lines(tmp_path: Path) -> None:
+    rows = [f"a,{start} 2,1,13,Public" for start in range(1, 13)]
+    assert read(solution(tmp_path, *rows), tmp_path) == {
+        "a": [[1, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12]]
+    }
+
+
 @pytest.mark.parametrize(
     ("row", "error"),
     [
@@ -64,6 +71,7 @@ def test_nuclei_that_overlap_go_to_the_smaller(tmp_path: Path) -> None:
         ("a,1 1,4", "line 2: a row is cut off: fetch it again"),
         ("a,1 1,4,4,Public\na", "line 3: a row is cut off: fetch it again"),
         ("a,1 1,4,4,Public\nb,1 1 9,4,4,Public", "line 3: "),
+        ("a,1 1,2,3,Public\na,1 1,3,2,Public", "line 3: Height and Width differ from the image's"),
         ("a,5 1,2,2,Public", "line 2: RLE 1 of 1, '5 1', leaves the image"),
     ],
 )

@@ -1,9 +1,11 @@
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
 import pytest
 
+from nucleus_unet.dataset import prepared
 from nucleus_unet.errors import NucleusError
 from nucleus_unet.stages import Stage
 from tasks.ingest import digests, identities, images_of, ingest_stage
@@ -107,3 +109,23 @@ def test_images_are_identified_by_id_and_content(home: Path, tmp_path: Path) -> 
     first, second = identities(images_in(images, range(2)))
     assert (first[0], second[0]) == ("000", "001")
     assert first[1] != second[1]
+
+
+def test_data_that_change_while_they_are_read_are_not_kept(
+    home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    raw = write_images(tmp_path / "raw", 1)
+    content = (raw / "000.png").read_bytes()
+    decode = prepared.ingest
+
+    def overwritten(*arguments: Any, **settings: Any) -> prepared.Images:
+        cv2.imwrite(str(raw / "000.png"), np.full((2, 3, 3), 200, np.uint8))
+        return decode(*arguments, **settings)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(prepared, "ingest", overwritten)
+        with pytest.raises(NucleusError, match="changed while it was read: start again"):
+            ingest_stage([raw], annotated=False)
+    (raw / "000.png").write_bytes(content)
+    [entry] = images_of(ingest_stage([raw], annotated=False).folder)
+    assert (np.load(entry.path(home)) == 0).all()

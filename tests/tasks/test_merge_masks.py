@@ -1,9 +1,14 @@
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+import pytest
 
+from nucleus_unet.dataset import prepared
 from nucleus_unet.dataset.truth import read_truth
+from nucleus_unet.errors import NucleusError
 from nucleus_unet.stages import Stage
+from tasks.ingest import ingest_stage
 from tasks.merge_masks import dataset_of, labels_of, merge_masks
 from tasks.publish import files_of
 
@@ -34,3 +39,19 @@ def test_the_file_list_and_the_digest_see_every_mask(
     assert (before[3]["id"], before[3]["height"], before[3]["width"]) == ("id3", 2, 3)
     assert {*files_of(images, None)[3]} == {"id", "height", "width", "image_sha256"}
     assert dataset_of(images, labels) != dataset_of(images, after)
+
+
+def test_masks_that_change_while_they_are_read_are_not_kept(
+    home: Path, raw: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    images = ingest_stage([raw], annotated=True)
+    merge = prepared.merge
+
+    def overwritten(*arguments: Any) -> prepared.Labels:
+        (raw / "id3" / "masks" / "0.png").unlink()
+        return merge(*arguments)
+
+    monkeypatch.setattr(prepared, "merge", overwritten)
+    with pytest.raises(NucleusError, match="changed while it was read: start again"):
+        merge_masks.fn([raw], images)
+    assert list((home / "stages" / "merge_masks").iterdir()) == []

@@ -51,11 +51,15 @@ def test_a_kind_on_one_side_alone_is_told(
     assert [m.partition(":")[0] for m in caplog.messages] == told
 
 
-def test_a_split_by_slide(stages: tuple[Stage, Stage]) -> None:
-    made = split.fn(stages[0], Data(split="slide", validation_fraction=0.5, split_seed=1))
-    sides = json.loads((made.folder / "split.json").read_text())
-    assert sides["training"]
-    assert sides["validation"]
+def test_a_split_by_slide(stages: tuple[Stage, Stage], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(
+        module, "slides", lambda images: dict(zip([i for i, *_ in images], "abba", strict=True))
+    )
+    for seed in range(4):
+        made = split.fn(stages[0], Data(split="slide", validation_fraction=0.5, split_seed=seed))
+        sides = json.loads((made.folder / "split.json").read_text())
+        ids = [{row["id"] for row in sides[side]} for side in ("training", "validation")]
+        assert sorted(ids, key=min) == [{"id0", "id3"}, {"id1", "id2"}]
 
 
 def test_a_side_as_samples(home: Path, stages: tuple[Stage, Stage]) -> None:

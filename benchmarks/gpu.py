@@ -21,6 +21,7 @@ import json
 import os
 import tempfile
 import zipfile
+from collections.abc import Mapping
 from pathlib import Path
 from statistics import median
 from time import perf_counter
@@ -33,10 +34,11 @@ from nucleus_unet import batches, evaluation
 from nucleus_unet.backend import resolve
 from nucleus_unet.dataset.prepared import in_threads, ingest, load_image, load_labels, merge
 from nucleus_unet.dataset.sample import Sample
-from nucleus_unet.events import EVENTS, EventLog
+from nucleus_unet.events import EVENTS, EventLog, epochs
+from nucleus_unet.files import sha256_file
 from nucleus_unet.isolation import follow, run_in_worker
 from nucleus_unet.kinds import imaging_kind
-from nucleus_unet.recipe import Inference, Recipe, load_recipe
+from nucleus_unet.recipe import Inference, Recipe, digest_of, load_recipe
 from nucleus_unet.slides import slides
 from nucleus_unet.split import split_ids
 
@@ -93,11 +95,12 @@ def unpack(file: Path, folder: Path) -> tuple[list[Sample], dict[str, str]]:
 
 def trained(
     recipe: Recipe, samples: list[Sample], validation: list[Sample], folder: Path
-) -> list[dict[str, Any]]:
-    """Train in a process of its own; the events of its start and of its epochs."""
+) -> tuple[Mapping[str, Any], list[Mapping[str, Any]]]:
+    """Train in a process of its own; the event of its start, and those of its epochs."""
     log = EventLog(folder / EVENTS)
     job = ("nucleus_unet.training:train", recipe, samples, validation, folder)
-    return [e for e in follow(*job, poll=log.new) if e["event"] in ("start", "epoch")]
+    told = list(follow(*job, poll=log.new))
+    return next(event for event in told if event["event"] == "start"), epochs(told)
 
 
 def speed(samples: list[Sample], name: str, precision: str, batch_size: int, steps: int) -> None:
@@ -106,9 +109,9 @@ def speed(samples: list[Sample], name: str, precision: str, batch_size: int, ste
     overrides["steps_per_epoch"] = steps
     recipe = resolve(load_recipe(name, [f"training.{k}={v}" for k, v in overrides.items()]))
     with tempfile.TemporaryDirectory() as folder:
-        epochs = trained(recipe, samples, samples[:8], Path(folder))
+        start, history = trained(recipe, samples, samples[:8], Path(folder))
     print(f"{name:8}{precision:16}{batch_size:>6}", end="")
-    print(f"{epochs[-1]['images_per_s']:>12.1f}  {epochs[0]['backend']} on {epochs[0]['device']}")
+    print(f"{history[-1]['images_per_s']:>12.1f}  {start['backend']} on {start['device']}")
 
 
 def load(samples: list[Sample], steps: int) -> None:
@@ -144,19 +147,19 @@ def train(
     by_id = {sample.id: sample for of_size in by_size.values() for sample in of_size}
     sides = split_ids({id_: slide_of[id_] for id_ in by_id}, recipe.data)
     training, validation = ([by_id[id_] for id_ in side] for side in sides)
-    started = perf_counter()
-    epochs = trained(recipe, training, validation, folder)
+    start, history = trained(recipe, training, validation, folder)
     training_ended = perf_counter()
     maps = predicted(recipe, validation, folder)
     inference = recipe.inference
     if inference.tune:
         inference = evaluation.tune(validation, maps, inference, lambda done, total: None)
     row = {
-        "device": f"{epochs[0]['backend']} on {epochs[0]['device']}",
-        "parameters": epochs[0]["parameters"],
+        "device": f"{start['backend']} on {start['device']}",
+        "parameters": start["parameters"],
         "steps": recipe.training.epochs * recipe.training.steps_per_epoch,
-        "training, s": round(training_ended - started, 1),
-        "images/s": epochs[-1]["images_per_s"],
+        "epochs, s": round(sum(epoch["seconds"] for epoch in history), 1),
+        "images/s": history[-1]["images_per_s"],
+        "loss": round(history[-1]["loss"], 4),
         "tuned": inference.model_dump(include=set(evaluation.GRID)),
         **scored(validation, maps, inference, "validation"),
         "prediction and tuning, s": round(perf_counter() - training_ended, 1),
@@ -219,7 +222,8 @@ def main() -> None:
             load(samples, arguments.steps)
             return
         recipe = resolve(load_recipe(arguments.recipe, arguments.override))
-        out = (arguments.out or Path(folder) / "out") / recipe.digest()[:12]
+        what = [recipe.digest(), arguments.without, sha256_file(arguments.pack)]
+        out = (arguments.out or Path(folder)) / digest_of(what)[:12]
         out.mkdir(parents=True, exist_ok=True)
         without = [size for size in arguments.without.split(",") if size]
         print(arguments.recipe, *arguments.override, *(f"without {size}" for size in without))

@@ -202,21 +202,24 @@ def reproduce(
 
     Exit code 0 where it is identical, 1 where it differs, 2 where it could not be tried.
     """
-    if training_data and not retrain:
-        raise NucleusError("--train goes with --retrain: the logged model needs no training data")
-    if in_env:
-        options = ["--retrain"] * retrain
-        options += [f"--train={path.absolute()}" for path in training_data]
-        options += [f"--test={path.absolute()}" for path in test_data]
-        try:
+    options = ["--retrain"] * retrain
+    options += [f"--train={path.absolute()}" for path in training_data]
+    options += [f"--test={path.absolute()}" for path in test_data]
+    try:
+        if training_data and not retrain:
+            raise NucleusError(
+                "--train goes with --retrain: the logged model needs no training data"
+            )
+        if in_env:
             _find_mlflow()
             from nucleus_unet.records import reproduction_script
 
             click.echo(reproduction_script(run_id, ["reproduce", run_id, *options]))
-        except BaseException:
+            return
+    except BaseException:
+        if in_env:
             click.echo("exit 2")  # of the shell that it is piped to
-            raise
-        return
+        raise
     data = [list(paths) or None for paths in (training_data, test_data)]
     try:
         running = _start()
@@ -228,8 +231,11 @@ def reproduce(
         answer = running.run_flow(flow, run_id, retrain, *data)
     except NucleusError:
         raise
-    except BaseException:  # 1 would say that it differs
-        traceback.print_exc()
+    except BaseException as error:  # 1 would say that it differs
+        if isinstance(error, KeyboardInterrupt):
+            click.echo("Aborted!", err=True)
+        else:
+            traceback.print_exc()
         sys.exit(2)
     click.echo(f"\n{report(answer)}\n")
     _table(_run_rows(answer.run))
@@ -455,10 +461,10 @@ def ui(run_id: str | None) -> None:
     With RUN_ID, say where that run is in both.
     """
     _prepare()
-    from flows.ui import serve
     from nucleus_unet.servers import check_servers
 
     check_servers()
+    from flows.ui import serve
 
     serve(run_id, click.echo)
 
@@ -493,20 +499,21 @@ def deploy(
         raise NucleusError(
             "--test, --recipe, --set and --cron are of a schedule, and go with --train"
         )
+    from nucleus_unet.servers import check_servers
+
+    check_servers()  # Prefect cannot be imported where its server has no address
     from flows.deploy import Schedule
     from flows.deploy import deploy as deploy_to
     from flows.running import require_access
     from nucleus_unet.recipe import load_recipe
-    from nucleus_unet.servers import check_servers
 
-    check_servers()
     require_access()
     schedule = None
     if training_data:
         recipe = load_recipe(recipe_name or "best", overrides)
         paths = [path.absolute() for path in training_data]
         for path in (*paths, *([test_data] if test_data else [])):
-            if not path.exists():
+            if not os.path.exists(path):  # also where that cannot be told
                 click.echo(f"{path}: not on this machine; the worker must have it", err=True)
         schedule = Schedule(cron or NIGHTLY, paths, test_data and test_data.absolute(), recipe)
     deploy_to(schedule, notify, click.echo)

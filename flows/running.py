@@ -26,7 +26,7 @@ from nucleus_unet.files import locked
 from nucleus_unet.home import home, home_id, prepare_environment, ui_url
 from nucleus_unet.isolation import abandoned_on_error
 from nucleus_unet.recipe import Recipe, digest_of
-from nucleus_unet.servers import require_log_in
+from nucleus_unet.servers import explain
 from nucleus_unet.source import packages, source
 from nucleus_unet.stages import code_digest
 
@@ -60,13 +60,13 @@ def require_access() -> None:
     Raises
     ------
     NucleusError
-        Its server refuses the log-in, or asks for one.
+        Its server refuses the log-in, asks for one, or is another.
     """
     try:
         with get_client(sync_client=True) as client:
             client.api_version()
     except PrefectHTTPStatusError as error:
-        require_log_in("PREFECT_API_URL", error.response.status_code, error)
+        explain("PREFECT_API_URL", error.response.status_code, error)
         raise
 
 

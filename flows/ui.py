@@ -33,6 +33,7 @@ def serve(run_id: str | None, say: Callable[[str], None]) -> None:
     lines = [f"Prefect  {prefect}", f"MLflow   {tracking.ui_address()}"]
     if run_id:
         tracking.make_database()
+        tracking.require_access()
         tags = records.require_run(run_id)
         flow_run = f"/runs/flow-run/{tags.get('prefect.flow_run_id', '')}"
         lines = [f"Prefect  {prefect}{flow_run}", f"MLflow   {tracking.run_url(run_id)}"]

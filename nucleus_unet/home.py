@@ -132,5 +132,7 @@ def without_credentials(address: str) -> str:
     'postgresql://db:5432/mlflow'
     >>> without_credentials("sqlite:////srv/mlflow.db")
     'sqlite:////srv/mlflow.db'
+    >>> without_credentials("sqlite:////home/ann@corp/mlflow.db")
+    'sqlite:////home/ann@corp/mlflow.db'
     """
-    return re.sub("^([^/]+://).*@", r"\1", address)
+    return re.sub("^(?!sqlite)([^/]+://).*@", r"\1", address)

@@ -310,10 +310,10 @@ def load_recipe(name_or_path: str, overrides: Iterable[str] = ()) -> Recipe:
         No such recipe or file, not TOML, an unknown key, a value that is not allowed.
     """
     if name_or_path.endswith(".toml"):
-        path = Path(name_or_path)
-        if not path.is_file():
-            raise NucleusError(f"{path}: no such recipe file")
-        text = path.read_bytes()
+        try:
+            text = Path(name_or_path).read_bytes()
+        except OSError as error:
+            raise NucleusError(f"{name_or_path}: no recipe file ({error.strerror})") from error
     elif name_or_path in recipe_names():
         text = (resources.files("nucleus_unet.recipes") / f"{name_or_path}.toml").read_bytes()
     else:

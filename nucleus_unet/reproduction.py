@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from nucleus_unet import rle
+from nucleus_unet.backend import SWITCHES
 from nucleus_unet.errors import NucleusError
 from nucleus_unet.recipe import flatten
 from nucleus_unet.scoring import match
@@ -140,13 +141,13 @@ def side_by_side(a: Record, b: Record) -> list[tuple[str, str, str]]:
 def environment_script(
     record: Record, lock: Path | None, diff: Path | None, command: Sequence[str]
 ) -> str:
-    """A shell script that runs a command in the revision, changes and packages of a run.
+    """A shell script that runs a command in the revision, changes, packages and switches of a run.
 
     Parameters
     ----------
     record : Record
     lock : Path or None
-        The lock that the run logged; without one its packages are taken by version alone.
+        The lock that the run logged; packages that it does not name are taken by version alone.
     diff : Path or None
         What its working tree had beside the commit.
     command : sequence of str
@@ -162,11 +163,20 @@ def environment_script(
         )
     folder = f"nucleus-{record.run_id[:8]}"
     pip = ".venv/bin/pip install --quiet --disable-pip-version-check --no-deps"
-    if lock:
-        install = f"{pip} --require-hashes --requirement {shlex.quote(str(lock))}"
-    else:
-        pins = [f"{n}=={v}" for n, v in record.packages.items() if n != "nucleus-unet"]
-        install = f"{pip} {' '.join(map(shlex.quote, pins))}"
+    locked = set(
+        re.findall(r"^([\w.-]+)(?:\[.*\])?==", lock.read_text() if lock else "", re.MULTILINE)
+    )
+    installed = {_normalized(name): name for name in record.packages}
+    for name in ("nucleus-unet", "pip", *map(_normalized, locked)):
+        installed.pop(name, None)
+    pins = [shlex.quote(f"{name}=={record.packages[name]}") for name in installed.values()]
+    switches = [
+        f"export {name}={shlex.quote(record.machine[name])}"
+        if name in record.machine
+        else f"unset {name}"
+        for name in SWITCHES
+        if name not in ("CUDA_VISIBLE_DEVICES", "OMP_NUM_THREADS")  # of the machine that it was
+    ]
     lines = [
         f"# Run {record.run_id}: commit {record.commit}, Python {python}",
         # 1 would say that the submission differs.
@@ -177,12 +187,19 @@ def environment_script(
         f"git checkout --quiet {record.commit}",
         *([f"git apply {shlex.quote(str(diff))}"] if diff else []),
         f"python{python.rpartition('.')[0]} -m venv .venv",
-        install,
+        *([f"{pip} --require-hashes --requirement {shlex.quote(str(lock))}"] if lock else []),
+        *([f"{pip} {' '.join(pins)}"] if pins else []),
         f"{pip} --no-build-isolation --editable .",
+        *switches,
         "trap - EXIT",
         f".venv/bin/nucleus {shlex.join(command)}",
     ]
     return "\n".join(lines)
+
+
+def _normalized(name: str) -> str:
+    """As package indexes compare names."""
+    return re.sub(r"[-_.]+", "-", name).lower()
 
 
 def _made(record: Record) -> dict[str, str]:

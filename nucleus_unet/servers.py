@@ -15,8 +15,13 @@ _EXAMPLES = {
 }
 
 
-def require_log_in(variable: str, status: int, error: Exception) -> None:
-    """Say in a line that a server refuses the log-in, or asks for one, where its answer is that."""
+def explain(variable: str, status: int, error: Exception) -> None:
+    """Say in a line that a server refuses the log-in, or is another, where its answer is that."""
+    if status == httpx.codes.NOT_FOUND:  # as of Prefect's pages, or where two are swapped
+        raise NucleusError(
+            f"{variable}={os.environ[variable]} is another server (HTTP {status}): give one as "
+            f"{_EXAMPLES[variable]}"
+        ) from error
     if status in (401, 403):
         raise NucleusError(
             f"{variable}={os.environ[variable]} refuses the log-in: set {LOG_INS[variable]}"
@@ -41,21 +46,23 @@ def check_servers(*variables: str) -> None:
         if not url.startswith(("http://", "https://")):
             if url and not (variable == "MLFLOW_TRACKING_URI" and _DATABASE.match(url)):
                 # not shown: without http:// it is not known where a password would be
-                raise NucleusError(f"{variable} is no address: give one as {_EXAMPLES[variable]}")
+                raise _no_address(variable)
             continue
         try:
             # Whether somebody is there; both tools check certificates, by settings of their own.
             httpx.get(f"{url}/health", timeout=10, verify=False).raise_for_status()
             continue
         except httpx.HTTPStatusError as error:
+            explain(variable, error.response.status_code, error)
             reason = f"HTTP {error.response.status_code}"
-            if error.response.status_code == httpx.codes.NOT_FOUND:  # as of Prefect's pages
-                raise NucleusError(
-                    f"{variable}={url} is another server ({reason}): give one as "
-                    f"{_EXAMPLES[variable]}"
-                ) from error
+        except httpx.InvalidURL as error:
+            raise _no_address(variable) from error
         except httpx.HTTPError as error:
             reason = type(error).__name__
         raise NucleusError(
             f"{variable}={url} does not answer ({reason}): start that server, or unset it"
         )
+
+
+def _no_address(variable: str) -> NucleusError:
+    return NucleusError(f"{variable} is no address: give one as {_EXAMPLES[variable]}")

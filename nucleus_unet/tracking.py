@@ -38,7 +38,7 @@ from nucleus_unet.interruption import StoppedError
 from nucleus_unet.machine import machine
 from nucleus_unet.recipe import Recipe
 from nucleus_unet.reproduction import LoggedDataset
-from nucleus_unet.servers import require_log_in
+from nucleus_unet.servers import explain
 from nucleus_unet.source import packages, requirements_lock, source
 
 EXPERIMENT = "nucleus-unet"
@@ -98,12 +98,13 @@ def require_access() -> None:
     Raises
     ------
     NucleusError
-        Its server refuses the log-in, or asks for one; or its database is of another version.
+        Its server refuses the log-in, asks for one, or is another; or its database is of another
+        version.
     """
     try:
         MlflowClient().search_experiments(max_results=1)
     except MlflowException as error:
-        require_log_in("MLFLOW_TRACKING_URI", error.get_http_status_code(), error)
+        explain("MLFLOW_TRACKING_URI", error.get_http_status_code(), error)
         if "out-of-date database schema" in str(error):
             uri = without_credentials(os.environ["MLFLOW_TRACKING_URI"])
             raise NucleusError(
@@ -363,7 +364,7 @@ def _experiment(client: MlflowClient) -> str:
                 f"it (mlflow experiments restore --experiment-id {found.experiment_id})"
             )
         return str(found.experiment_id)
-    local = mlflow.get_tracking_uri().startswith("sqlite:")
+    local = not mlflow.get_tracking_uri().startswith(("http://", "https://"))
     location = (home() / "mlartifacts").as_uri() if local else None
     # Without it MLflow's UI opens the experiment as one of language models, on its empty traces.
     tags = {"mlflow.experimentKind": "custom_model_development"}

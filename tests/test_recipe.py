@@ -213,9 +213,10 @@ def test_no_such_recipe_names_those_there_are() -> None:
         load_recipe("sed")
 
 
-def test_no_such_file(tmp_path: Path) -> None:
-    with pytest.raises(NucleusError, match=r"mine\.toml: no such recipe file"):
-        load_recipe(str(tmp_path / "mine.toml"))
+@pytest.mark.parametrize("name", ["mine", "m" * 300, "."])
+def test_no_such_file(tmp_path: Path, name: str) -> None:
+    with pytest.raises(NucleusError, match=rf"{name}\.toml: no recipe file \("):
+        load_recipe(str(tmp_path / f"{name}.toml"))
 
 
 def test_a_recipe_cannot_be_changed_in_place() -> None:

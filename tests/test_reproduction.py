@@ -143,9 +143,12 @@ def test_what_two_runs_made_is_side_by_side() -> None:
 @pytest.mark.parametrize("locked", [True, False])
 def test_the_script_of_a_run_s_revision_and_packages(tmp_path: Path, locked: bool) -> None:
     record = replace(
-        RECORD, machine={"python": "3.11.7"}, packages={"numpy": "2.3.5", "nucleus-unet": "1"}
+        RECORD,
+        machine={"python": "3.11.7", "KERAS_BACKEND": "jax", "CUDA_VISIBLE_DEVICES": "3"},
+        packages={"NumPy": "2.3.5", "jax": "0.11.2", "nucleus-unet": "1", "pip": "26"},
     )
     lock, diff = (tmp_path / "a b.lock", tmp_path / "a.diff") if locked else (None, None)
+    (tmp_path / "a b.lock").write_text("numpy==2.3.5 \\\n    --hash=sha256:00\n")
     text = environment_script(record, lock, diff, ["reproduce", "it's"])
     subprocess.run(["sh", "-n"], input=text, text=True, check=True)
     lines = text.splitlines()
@@ -155,9 +158,14 @@ def test_the_script_of_a_run_s_revision_and_packages(tmp_path: Path, locked: boo
     assert lines[5] == f"git checkout --quiet {record.commit}"
     assert (f"git apply {diff}" in lines) == locked
     assert "python3.11 -m venv .venv" in lines
-    [install] = [line for line in lines if "--no-deps" in line and "--editable" not in line]
-    end = f" --require-hashes --requirement '{lock}'" if locked else " numpy==2.3.5"
-    assert install.endswith(end)
+    pip = ".venv/bin/pip install --quiet --disable-pip-version-check --no-deps "
+    assert [line.removeprefix(pip) for line in lines if line.startswith(pip)] == [
+        *([f"--require-hashes --requirement '{lock}'", "jax==0.11.2"] if locked else []),
+        *([] if locked else ["NumPy==2.3.5 jax==0.11.2"]),
+        "--no-build-isolation --editable .",
+    ]
+    assert {"export KERAS_BACKEND=jax", "unset XLA_FLAGS"} <= {*lines}
+    assert "CUDA_VISIBLE_DEVICES" not in text
     assert lines[-1] == ".venv/bin/nucleus reproduce 'it'\"'\"'s'"
 
 

@@ -56,7 +56,9 @@ def test_no_server_is_asked_where_none_is_named(
         ("MLFLOW_TRACKING_URI", "http://HOST:5000 or sqlite:////FOLDER/mlflow.db"),
     ],
 )
-@pytest.mark.parametrize("address", ["ann:secret@localhost:4200", "localhost:5000", "htp://h:1"])
+@pytest.mark.parametrize(
+    "address", ["ann:secret@h:4200", "h:5000", "htp://h:1", "http://h:a", "http://[::1"]
+)
 def test_what_is_no_address(
     variable: str, example: str, address: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:

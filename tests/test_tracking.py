@@ -296,6 +296,17 @@ def test_another_experiment_by_the_standard_variable(
     assert client.get_experiment(experiment).name == "other"
 
 
+@pytest.mark.parametrize("driver", ["sqlite", "sqlite+pysqlite"])
+def test_artifacts_of_a_database_lie_in_the_home(
+    tracking: Any, folder: Path, client: Any, monkeypatch: pytest.MonkeyPatch, driver: str
+) -> None:
+    uri = f"{driver}:///{folder}/mlflow.db"
+    monkeypatch.setattr(tracking.mlflow, "get_tracking_uri", lambda: uri)
+    monkeypatch.setenv("MLFLOW_EXPERIMENT_NAME", driver)
+    found = client.get_experiment(tracking._experiment(client))
+    assert found.artifact_location == (folder / "mlartifacts").as_uri()
+
+
 def test_an_experiment_that_another_process_makes_at_the_same_time(
     tracking: Any, client: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -137,17 +137,21 @@ def open_raw(path: Path, *, annotated: bool = False) -> RawDataset:
     Raises
     ------
     NucleusError
-        Nothing at the path, not a zip, a member of a zip that leads out of it, is encrypted or
-        larger than `LARGEST_MEMBER_BYTES`, a picture where none belongs, anything but masks in a
-        masks folder, a name that is not one line of text, several images of one id, an id
-        without image or, with `annotated`, without annotation.
+        Nothing at the path, or nothing that may be looked at; not a zip, a member of a zip that
+        leads out of it, is encrypted or larger than `LARGEST_MEMBER_BYTES`, a picture where none
+        belongs, anything but masks in a masks folder, a name that is not one line of text, several
+        images of one id, an id without image or, with `annotated`, without annotation.
     """
+    try:
+        is_folder, exists = path.is_dir(), path.exists()
+    except OSError as error:
+        raise NucleusError(f"{path}: cannot be looked at ({error.strerror})") from error
     with ExitStack() as resources:
-        if path.is_dir():
+        if is_folder:
             members: dict[str, Callable[[], bytes]] = {
                 name: (path / name).read_bytes for name in walk(path)
             }
-        elif not path.exists():
+        elif not exists:
             raise NucleusError(
                 f"{path}: no such file or folder: a data set is a folder or zip of {LAYOUT}"
             )

@@ -186,6 +186,11 @@ def test_training_data_without_masks(tmp_path: Path, files: dict[str, bytes]) ->
         open_raw(path, annotated=True)
 
 
+def test_a_path_that_cannot_be_looked_at() -> None:
+    with pytest.raises(NucleusError, match=r"cannot be looked at \(File name too long\)"):
+        open_raw(Path("a" * 300))
+
+
 def test_nothing_at_the_path(tmp_path: Path) -> None:
     with pytest.raises(NucleusError, match=r"absent\.zip: no such file or folder.*<id>/images"):
         open_raw(tmp_path / "absent.zip")

@@ -5,6 +5,7 @@ import re
 import shutil
 import socket
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from threading import Thread
@@ -35,8 +36,10 @@ def taken_port() -> Iterator[str]:
 class Guarded(BaseHTTPRequestHandler):
     """Says to everybody that it is well, and nothing else to those without a log-in."""
 
+    otherwise = 401
+
     def do_GET(self) -> None:
-        self.send_response(200 if self.path == "/health" else 401)
+        self.send_response(200 if self.path == "/health" else self.otherwise)
         self.end_headers()
 
     def do_POST(self) -> None:
@@ -46,12 +49,30 @@ class Guarded(BaseHTTPRequestHandler):
         pass
 
 
-@pytest.fixture
-def guarded() -> Iterator[str]:
-    with ThreadingHTTPServer(("127.0.0.1", 0), Guarded) as server:
+class Another(Guarded):
+    """Is well too, and has none of the pages that it is asked for."""
+
+    otherwise = 404
+
+
+@contextmanager
+def served(answers: type[Guarded]) -> Iterator[str]:
+    with ThreadingHTTPServer(("127.0.0.1", 0), answers) as server:
         Thread(target=server.serve_forever, daemon=True).start()
         yield f"http://127.0.0.1:{server.server_port}"
         server.shutdown()
+
+
+@pytest.fixture
+def guarded() -> Iterator[str]:
+    with served(Guarded) as address:
+        yield address
+
+
+@pytest.fixture
+def another() -> Iterator[str]:
+    with served(Another) as address:
+        yield address
 
 
 def output(*args: Any) -> str:
@@ -168,15 +189,35 @@ def test_training_data_without_training(refused: Refused, data: Path) -> None:
     assert "--train goes with --retrain: the logged model needs no training data" in line
 
 
+@pytest.mark.parametrize("option", [["--train", "x"], []])
+def test_a_refused_script_ends_its_shell_with_2(option: list[str], bare: Path) -> None:
+    done = CliRunner().invoke(main, ["reproduce", "0" * 32, "--in-env", *option])
+    assert (done.exit_code, done.stdout) == (2, "exit 2\n")
+
+
+def test_an_aborted_reproduction_does_not_say_that_it_differs(
+    bare: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupted() -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(cli, "_start", interrupted)
+    done = CliRunner().invoke(main, ["reproduce", "0" * 32])
+    assert (done.exit_code, done.output) == (2, "Aborted!\n")
+
+
 @pytest.mark.parametrize(
     ("command", "name", "where"),
     [
         (["retrain"], "PREFECT_API_URL", "PREFECT_API_AUTH_STRING=USER:PASSWORD"),
         (["deploy"], "PREFECT_API_URL", "PREFECT_API_AUTH_STRING=USER:PASSWORD"),
-        (
-            ["promote", "1", "--why", "x"],
-            "MLFLOW_TRACKING_URI",
-            "MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD",
+        *(
+            (
+                command,
+                "MLFLOW_TRACKING_URI",
+                "MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD",
+            )
+            for command in (["promote", "1", "--why", "x"], ["ui", "0" * 32])
         ),
     ],
 )
@@ -186,6 +227,17 @@ def test_a_server_that_wants_a_log_in(
     done = place.nucleus(*command, **{name: guarded})
     said = done.stderr.removeprefix("Starting Prefect and MLflow ...\n")
     assert said == f"Error: {name}={guarded} refuses the log-in: set {where}\n"
+    assert done.returncode == 2
+
+
+@pytest.mark.parametrize(
+    ("command", "name"),
+    [(["deploy"], "PREFECT_API_URL"), (["promote", "1", "--why", "x"], "MLFLOW_TRACKING_URI")],
+)
+def test_a_server_of_another_tool(place: Any, another: str, command: list[str], name: str) -> None:
+    done = place.nucleus(*command, **{name: another})
+    assert f"Error: {name}={another} is another server (HTTP 404): give one as " in done.stderr
+    assert len(done.stderr.splitlines()) == 1
     assert done.returncode == 2
 
 

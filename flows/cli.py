@@ -14,8 +14,19 @@ from typing import Any
 import click
 
 from nucleus_unet.errors import NucleusError
+from nucleus_unet.files import NOT_ONE_LINE
 
-PATH = click.Path(path_type=Path)
+
+class OneLinePath(click.Path):
+    """A path that may be written to logs and records."""
+
+    def convert(self, value: Any, param: Any, ctx: Any) -> Any:
+        if NOT_ONE_LINE.search(os.fspath(value)):
+            self.fail(f"{os.fspath(value)!r} is not one line of text: rename it", param, ctx)
+        return super().convert(value, param, ctx)
+
+
+PATH = OneLinePath(path_type=Path)
 NIGHTLY = "0 2 * * *"
 PLACES = {
     "champion": "the champion: predict works with it",
@@ -275,7 +286,7 @@ def sweep(
     out: Path | None,
 ) -> None:
     """Train with combinations of values, and find the recipe that scores best."""
-    from nucleus_unet.files import make_folder, write_atomically
+    from nucleus_unet.files import make_folder, write_atomically, writing
     from nucleus_unet.recipe import load_recipe
     from nucleus_unet.sweep import candidates
 
@@ -301,7 +312,8 @@ def sweep(
         click.echo(f"{trial.epochs:4} epochs  {score}  {' '.join(trial.changes)}")
     _table(_run_rows(swept.run))
     if out:
-        write_atomically(out, swept.winner.to_toml())
+        with writing(out, "name another file with --out"):
+            write_atomically(out, swept.winner.to_toml())
 
 
 @main.command()

@@ -51,17 +51,20 @@ def predict(
         outlines: More to write there: ``geojson`` for QuPath, ``imagej`` for its ROI manager,
             ``coco``.
     """
+    made = [out / name for name in ("labels", "overlays", *["outlines"] * bool(outlines))]
     for path in images:
-        if reads(path, out):
+        folder = path if path.is_dir() else path.parent
+        if reads(path, out) or folder.resolve() in [place.resolve() for place in made]:
             raise NucleusError(
-                f"{out}: lies in {path}, and what is made would be read as its images: name a folder "
-                "elsewhere"
+                f"{out}: what is made there would be read as images of {path}, or written over them: "
+                "name a folder elsewhere"
             )
     prepare()
     run_id = registry.run_of(model)
     recipe, network = records.fetch_model(run_id)
     recipe = backend.resolve(recipe)
-    make_folder(out, "name another folder for what is made")
+    for place in made:
+        make_folder(place, "name another folder for what is made")
     with tracked(Work("predict", recipe, images, {"model.run_id": run_id})) as run:
         prepared = ingest.submit(images, annotated=False).result()
         log_dataset(run, "test", images, prepared)

@@ -1,5 +1,6 @@
 """The model card: what a model was made of, how it scores, what it cost and where it fails."""
 
+import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -74,8 +75,8 @@ def model_card(
             "## Recipe",
             _differences(recipe),
             "## Scores",
-            _table(["kind", "training images", "validation images", "score"], kinds),
-            _table(list(scores["by_threshold"][0]), thresholds),
+            table(["kind", "training images", "validation images", "score"], kinds),
+            table(list(scores["by_threshold"][0]), thresholds),
             f"{scores['true']:,} nuclei annotated, {scores['predicted']:,} predicted; "
             f"{scores['split']:,} annotated ones were split, {scores['merged']:,} predicted ones hold "
             "several.",
@@ -88,7 +89,7 @@ def model_card(
             *(f"Not validated: {kind}." for kind in unseen),
             *(f"Not trained on: {kind}." for kind in untrained),
             f"{_weak(scores)}The worst of {scores['images']} validation images:",
-            _table(columns, worst),
+            table(columns, worst),
         ]
     )
 
@@ -108,6 +109,8 @@ def _weak(scores: Mapping[str, Any]) -> str:
     return f"Weak on {' and '.join(weak)}. " if weak else ""
 
 
-def _table(head: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
-    lines = [head, ["---"] * len(head), *rows]
-    return "\n".join(f"| {' | '.join(map(str, cells))} |" for cells in lines)
+def table(head: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
+    """A table in markdown, whatever the cells hold, image ids perhaps."""
+    shown = ([re.sub(r"([\\|\[\]<>*_`])", r"\\\1", str(cell)) for cell in row] for row in rows)
+    lines = [head, ["---"] * len(head), *shown]
+    return "\n".join(f"| {' | '.join(cells)} |" for cells in lines)

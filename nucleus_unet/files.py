@@ -5,17 +5,17 @@ import fcntl
 import hashlib
 import os
 import re
-import tempfile
 import time
+import uuid
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import IO
 
 from nucleus_unet.errors import NucleusError
 
-NOT_ONE_LINE = re.compile("[\r\n\ud800-\udfff]")
-"""What no name may hold that is written to text: line breaks, and lone surrogates, which are how
-Python names files whose names are not UTF-8."""
+NOT_ONE_LINE = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")
+"""What no name may hold that is written to text: line breaks, what a terminal takes for a command,
+and lone surrogates, which are how Python names files whose names are not UTF-8."""
 
 _POLL_S = 0.2
 
@@ -47,6 +47,23 @@ def make_folder(folder: Path, way_out: str) -> None:
         raise NucleusError(f"{folder}: not writable; {way_out}")
 
 
+@contextlib.contextmanager
+def writing(place: Path, way_out: str) -> Iterator[None]:
+    """Within the block what the disk refuses is told in a line, with what the user can do.
+
+    Raises
+    ------
+    NucleusError
+        A file could not be written.
+    """
+    try:
+        yield
+    except OSError as error:
+        raise NucleusError(
+            f"{place}: cannot be written ({error.strerror}): {way_out}"
+        ) from error
+
+
 def write_atomically(path: Path, content: bytes | str) -> None:
     """Write a file so that its name never stands for half of it, not even after a power cut.
 
@@ -54,16 +71,15 @@ def write_atomically(path: Path, content: bytes | str) -> None:
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     content = content.encode() if isinstance(content, str) else content
-    descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name[:40]}.")
+    temporary = path.with_name(f".{path.name[:40]}.{uuid.uuid4().hex}")
     try:
-        with os.fdopen(descriptor, "wb") as file:
+        with temporary.open("xb") as file:
             file.write(content)
             file.flush()
             os.fsync(file.fileno())
-        os.chmod(temporary, 0o644)
         os.replace(temporary, path)
     except BaseException:
-        Path(temporary).unlink(missing_ok=True)
+        temporary.unlink(missing_ok=True)
         raise
 
 

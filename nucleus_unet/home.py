@@ -1,7 +1,6 @@
 """Where things are kept, and the environment that Prefect and MLflow read."""
 
 import os
-import re
 import shutil
 import uuid
 from collections.abc import Iterator
@@ -124,7 +123,7 @@ def prepare_environment() -> None:
 
 
 def without_credentials(address: str) -> str:
-    """An address as it may be shown: without user and password.
+    """An address as it may be shown: without user and password, and a database's without settings.
 
     Examples
     --------
@@ -135,4 +134,8 @@ def without_credentials(address: str) -> str:
     >>> without_credentials("sqlite:////home/ann@corp/mlflow.db")
     'sqlite:////home/ann@corp/mlflow.db'
     """
-    return re.sub("^(?!sqlite)([^/]+://).*@", r"\1", address)
+    scheme, _, rest = address.partition("://")
+    if scheme.startswith("sqlite") or not rest:
+        return address
+    place, _, settings = rest.partition("?")  # which may be part of a password
+    return f"{scheme}://{'...' if '@' in settings else place.rpartition('@')[2]}"

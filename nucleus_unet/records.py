@@ -54,11 +54,18 @@ def fetch_model(run_id: str) -> tuple[Recipe, Path]:
         No such run on this tracking server, it logged no model, the model's files are not those
         that it logged, or its recipe is none of today's.
     """
-    digests = json.loads(require_run(run_id).get(MODEL_FILES, "{}"))
-    if not digests:
+    tag = require_run(run_id).get(MODEL_FILES)
+    if not tag:
         raise NucleusError(
             f"run {run_id} has no model: it failed or is not a retrain; choose one that finished"
         )
+    try:
+        digests = {name: json.loads(tag)[name] for name in ("recipe.json", "model.keras")}
+    except (ValueError, LookupError, TypeError) as error:
+        raise NucleusError(
+            f"run {run_id}: its tag {MODEL_FILES} is damaged, and its files cannot be checked: train "
+            "again (nucleus reproduce --retrain)"
+        ) from error
     folder = fetch_artifact(run_id, MODEL) / "artifacts"
     for name, digest in digests.items():
         if not (folder / name).is_file() or sha256_file(folder / name) != digest:

@@ -10,6 +10,7 @@ from prefect.cache_policies import NO_CACHE
 from prefect.logging import get_run_logger
 
 from nucleus_unet import records, tracking
+from nucleus_unet.card import table
 from nucleus_unet.dataset.raw import open_raw
 from nucleus_unet.dataset.truth import read_truth
 from nucleus_unet.errors import NucleusError
@@ -125,9 +126,8 @@ def report(answer: Answer) -> str:
     if answer.images:
         lines.append(f"{len(answer.images)} images differ:")
         worst = answer.images[:MOST_IMAGES]
-        rows = [f"| {d.id} | {d.gained} | {d.lost} | {d.pixels} |" for d in worst]
-        head = ["| image | nuclei gained | lost | pixels changed |", "|---|---|---|---|"]
-        lines.append("\n".join(head + rows))
+        head = ["image", "nuclei gained", "lost", "pixels changed"]
+        lines.append(table(head, [(d.id, d.gained, d.lost, d.pixels) for d in worst]))
     return "\n\n".join(lines)
 
 

@@ -18,7 +18,7 @@ from nucleus_unet.dataset.raw import dataset_name
 from nucleus_unet.errors import NucleusError
 from nucleus_unet.evaluation import tuned_keys
 from nucleus_unet.events import EVENTS, EventLog, epochs
-from nucleus_unet.files import sha256_file, write_atomically
+from nucleus_unet.files import sha256_file, write_atomically, writing
 from nucleus_unet.home import home
 from nucleus_unet.isolation import run_in_worker
 from nucleus_unet.recipe import Recipe
@@ -33,6 +33,8 @@ from tasks.merge_masks import dataset_of, labels_of
 from tasks.reporting import show
 from tasks.split import PICTURE, SPLIT, sides_of, validation_seen
 from tasks.train import MODEL
+
+ANOTHER_PLACE = "free the disk, or name another folder for what is made"
 
 
 @dataclass(frozen=True)
@@ -115,7 +117,8 @@ def publish_submission(
         found |= submission.read_submission(encoded.folder / ROWS)
     rows = [(entry.id, rle) for entry in entries for rle in found[entry.id] or [""]]
     path = to / "submission.csv"
-    submission.write_submission(path, rows)
+    with writing(path, ANOTHER_PLACE):
+        submission.write_submission(path, rows)
     sizes = {entry.id: (entry.height, entry.width) for entry in entries}
     if problems := submission.validate(path, sizes):
         row, image_id, what = problems[0]
@@ -149,28 +152,31 @@ def publish_nuclei(
     files = (path for stage in encoded for path in stage.folder.iterdir())
     label_files = {path.stem: path for path in files if path.suffix in (".png", ".tif")}
     rows = []
+
+    def write(name: str, content: bytes | str) -> None:
+        with writing(to / name, ANOTHER_PLACE):
+            write_atomically(to / name, content)
+
     for entry, values in originals(raws, images_of(images.folder)):
         content = label_files[entry.id].read_bytes()
-        write_atomically(to / "labels" / label_files[entry.id].name, content)
+        write(f"labels/{label_files[entry.id].name}", content)
         labels = figures.read_label_image(content)
         title = f"{entry.id}: {labels.max()} nuclei"
         picture = figures.overlay_png(load_image(home(), entry), labels, title=title)
-        write_atomically(to / "overlays" / f"{entry.id}.png", picture)
+        write(f"overlays/{entry.id}.png", picture)
         rows += [{"image": entry.id} | row for row in exports.measurements(values, labels)]
         if "geojson" in outlines:
-            write_atomically(to / "outlines" / f"{entry.id}.geojson", exports.geojson(labels))
+            write(f"outlines/{entry.id}.geojson", exports.geojson(labels))
         if "imagej" in outlines:
-            write_atomically(to / "outlines" / f"{entry.id}.zip", exports.imagej(labels))
-    write_atomically(to / "nuclei.csv", exports.table(rows))
+            write(f"outlines/{entry.id}.zip", exports.imagej(labels))
+    write("nuclei.csv", exports.table(rows))
     if "coco" in outlines:
-        named = (
-            (
-                f"{e.id}{Path(e.source).suffix}",
-                figures.read_label_image(label_files[e.id].read_bytes()),
-            )
-            for e in images_of(images.folder)
-        )
-        write_atomically(to / "coco.json", exports.coco(named))
+        entries = images_of(images.folder)
+        names = [Path(entry.source).name for entry in entries]
+        if len(set(names)) < len(names):
+            names = [f"{entry.id}{Path(entry.source).suffix}" for entry in entries]
+        found = (figures.read_label_image(label_files[e.id].read_bytes()) for e in entries)
+        write("coco.json", exports.coco(zip(names, found, strict=True)))
 
 
 @task(cache_policy=NO_CACHE)

@@ -2,7 +2,7 @@ from typing import Any
 
 import pytest
 
-from nucleus_unet.card import model_card
+from nucleus_unet.card import model_card, table
 from nucleus_unet.recipe import Recipe, load_recipe
 
 EVENTS: list[dict[str, Any]] = [
@@ -93,3 +93,12 @@ def test_a_recipe_of_ones_own_is_written_whole(recipe: Recipe) -> None:
 
 def test_a_named_recipe_as_it_is() -> None:
     assert "`quick`." in card(load_recipe("quick")).splitlines()
+
+
+def test_cells_of_a_table_are_what_they_are() -> None:
+    assert table(["a", "b"], [("x|y", 1), ("[z](w)", "<_>")]).splitlines() == [
+        "| a | b |",
+        "| --- | --- |",
+        r"| x\|y | 1 |",
+        r"| \[z\](w) | \<\_\> |",
+    ]

@@ -28,10 +28,19 @@ def test_it_replaces_what_was_there(tmp_path: Path) -> None:
     write_atomically(tmp_path / "file", "long old content")
     write_atomically(tmp_path / "file", "new")
     assert (tmp_path / "file").read_text() == "new"
-    assert (tmp_path / "file").stat().st_mode & 0o777 == 0o644
 
 
-@pytest.mark.parametrize("step", ["fsync", "chmod", "replace"])
+@pytest.mark.parametrize("mask", [0o022, 0o077, 0o002])
+def test_it_is_for_whom_the_user_s_files_are(tmp_path: Path, mask: int) -> None:
+    before = os.umask(mask)
+    try:
+        write_atomically(tmp_path / "file", "")
+    finally:
+        os.umask(before)
+    assert (tmp_path / "file").stat().st_mode & 0o777 == 0o666 & ~mask
+
+
+@pytest.mark.parametrize("step", ["fsync", "replace"])
 def test_cut_short_it_leaves_the_old_content_and_nothing_else(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, step: str
 ) -> None:

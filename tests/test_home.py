@@ -167,8 +167,11 @@ def test_a_log_in_does_not_belong_in_an_address(
         ("http://ann:s%40cret@mlflow:5000", "http://mlflow:5000"),
         (
             "postgresql+psycopg2://ann:s@cret@[::1]/db?sslmode=on",
-            "postgresql+psycopg2://[::1]/db?sslmode=on",
+            "postgresql+psycopg2://[::1]/db",
         ),
+        ("postgresql:///db?host=/run&user=ann&password=secret", "postgresql:///db"),
+        ("postgresql:///db?user=ann&password=s@cret", "postgresql://..."),
+        ("postgresql://ann:s?cret@db/mlflow", "postgresql://..."),
         ("postgresql://ann:s/cret@db/mlflow", "postgresql://db/mlflow"),
         ("sqlite:////srv/mlflow.db", "sqlite:////srv/mlflow.db"),
         ("databricks", "databricks"),

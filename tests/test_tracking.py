@@ -271,6 +271,15 @@ def test_a_run_without_a_model_is_refused(records: Any, failed: str) -> None:
         records.fetch_model(failed)
 
 
+@pytest.mark.parametrize("tag", ["[1", "[]", '{"recipe.json": "00"}'])
+def test_a_model_whose_files_cannot_be_checked_is_refused(
+    tracking: Any, records: Any, logged: Any, monkeypatch: pytest.MonkeyPatch, tag: str
+) -> None:
+    monkeypatch.setattr(records, "require_run", lambda run_id: {tracking.MODEL_FILES: tag})
+    with pytest.raises(NucleusError, match=f"^run {logged.id}: its tag model.files is damaged"):
+        records.fetch_model(logged.id)
+
+
 def test_a_server_that_fails_is_not_told_as_a_missing_run_or_artifact(
     records: Any, logged: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -242,7 +242,7 @@ def _decode_tiff(content: bytes, name: str) -> NDArray[Any]:
                 )
             page = tiff.pages.first
             ends = map(sum, zip(page.dataoffsets, page.databytecounts, strict=True))
-            if max(ends, default=0) > len(content):
+            if max(ends, default=0) > len(content) or not all(page.databytecounts):
                 raise _damaged(name, "truncated")
             return _pixels(page, name)
     except NucleusError:

@@ -28,7 +28,7 @@ from nucleus_unet.dataset.masks import (
 )
 from nucleus_unet.dataset.raw import RawDataset, RawSample, open_raw
 from nucleus_unet.errors import NucleusError
-from nucleus_unet.files import sha256_bytes, sha256_file, write_atomically
+from nucleus_unet.files import sha256_bytes, sha256_file, write_atomically, writing
 
 DECODERS = ("opencv-python-headless", "tifffile", "imagecodecs", "numpy")
 """Distributions that decide pixels beside our code."""
@@ -334,13 +334,9 @@ def _store(store: Path, entry: AnyEntry, array: NDArray[Any]) -> AnyEntry:
     content = buffer.getvalue()
     entry = entry.model_copy(update={"sha256": sha256_bytes(content)})
     path = entry.path(store)
-    try:
+    with writing(path, "free the disk or set NUCLEUS_HOME"):
         write_atomically(path, content)
         write_atomically(path.with_suffix(".json"), entry.model_dump_json())
-    except OSError as error:
-        raise NucleusError(
-            f"{path}: cannot be written ({error.strerror}): free the disk or set NUCLEUS_HOME"
-        ) from error
     return entry
 
 

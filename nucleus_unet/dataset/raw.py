@@ -23,6 +23,8 @@ LAYOUT = (
 )
 LARGEST_MEMBER_BYTES = 2**31
 """Unpacked: a few bytes of a zip can claim any amount of memory."""
+LONGEST_ID_BYTES = 240
+"""Files are named by it."""
 _DEPTH = 4  # top folder, id, "images" or "masks", file
 
 _DAMAGED = (zipfile.BadZipFile, zlib.error, lzma.LZMAError)
@@ -139,8 +141,9 @@ def open_raw(path: Path, *, annotated: bool = False) -> RawDataset:
     NucleusError
         Nothing at the path, or nothing that may be looked at; not a zip, a member of a zip that
         leads out of it, is encrypted or larger than `LARGEST_MEMBER_BYTES`, a picture where none
-        belongs, anything but masks in a masks folder, a name that is not one line of text, several
-        images of one id, an id without image or, with `annotated`, without annotation.
+        belongs, anything but masks in a masks folder, a name that is not one line of text, an id of
+        more than `LONGEST_ID_BYTES`, several images of one id, an id without image or, with
+        `annotated`, without annotation.
     """
     try:
         is_folder, exists = path.is_dir(), path.exists()
@@ -252,9 +255,14 @@ def _samples(path: Path, names: Mapping[str, object]) -> Iterator[RawSample]:
         raise NucleusError(f"{path}: no images found: a data set is a folder or zip of {LAYOUT}")
     tops = sorted({match["top"] or "" for match in matches.values()})
     for name in seen:
-        if name in matches:
+        if match := matches.get(name):
             if NOT_ONE_LINE.search(name):
                 raise NucleusError(f"{path}: {name!r} is not one line of text: rename it")
+            if len(match["id"].encode()) > LONGEST_ID_BYTES:
+                raise NucleusError(
+                    f"{path}: {name} is longer than the {LONGEST_ID_BYTES} bytes that an id may have: "
+                    "rename it"
+                )
         elif _PICTURE.fullmatch(name) or (is_kaggle and _IN_MASKS.fullmatch(name)):
             raise NucleusError(
                 f"{path}: {name} is not where a picture belongs: images are PNG, TIFF or JPEG, "

@@ -41,6 +41,10 @@ def stack(pixels: NDArray[Any]) -> NDArray[Any]:
 THUMBNAIL = b"\xff\xe1" + struct.pack(">H", 2 + len(encode(GRAY, ".jpg"))) + encode(GRAY, ".jpg")
 """A segment of a JPEG, which holds a whole one."""
 JPEG_OF_NO_SIZE = encode(COLOURS, ".jpg").replace(struct.pack(">HH", 1, 2), bytes(4))
+with tifffile.TiffFile(BytesIO(tiff(RAMP))) as _opened:
+    _counts = _opened.pages.first.tags["StripByteCounts"]
+    _at, _bytes = _counts.valueoffset, _counts.valuebytecount
+TIFF_WITHOUT_PIXELS = tiff(RAMP)[:_at] + bytes(_bytes) + tiff(RAMP)[_at + _bytes :]
 _LARGE = b"IHDR" + struct.pack(">IIBBBBB", 40000, 40000, 8, 0, 0, 0, 0)
 PNG_OF_40000_PX = encode(GRAY).replace(
     encode(GRAY)[12:33], _LARGE + struct.pack(">I", zlib.crc32(_LARGE))
@@ -169,6 +173,7 @@ def test_no_truncated_png_passes(data: st.DataObject) -> None:
         (tiff(RAMP)[:1500], "truncated"),
         (encode(RAMP, ".tif")[:100], "truncated"),
         (tiff(RAMP)[:6], "damaged"),
+        (TIFF_WITHOUT_PIXELS, "truncated"),
         (tiff(RAMP, compression="zlib")[:-300] + bytes(300), "damaged"),
         (tiff(np.zeros((2, 8, 9), np.uint8)), "has 2 pages"),
         (tiff(np.zeros((7, 8, 9), np.uint8), imagej=True, truncate=True), "has 7 pages"),

@@ -170,6 +170,8 @@ def test_digest(tmp_path: Path) -> None:
         ),
         ({"a.png": b"", "a.tif": b""}, "a has 2 images"),
         ({"a.png": b"", "x/y/z/b.png": b""}, "x/y/z/b.png is not where a picture belongs"),
+        ({"a\x1b]0;b.png": b""}, "'a.x1b.0;b.png' is not one line of text"),
+        ({f"{'ж' * 121}/images/a.png": b""}, "is longer than the 240 bytes that an id may have"),
     ],
 )
 def test_layouts_that_are_refused(

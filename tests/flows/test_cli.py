@@ -121,6 +121,12 @@ def test_an_image_with_no_masks_folder(refused: Refused, data: Path, tmp_path: P
     assert "<id>/masks/*.png" in line
 
 
+def test_a_path_that_is_no_text(bare: Path) -> None:
+    done = CliRunner().invoke(main, ["check", "caf\udce9"])
+    assert "'caf\\udce9' is not one line of text: rename it" in done.stderr
+    assert done.exit_code == 2
+
+
 def test_no_test_data_at_the_path(refused: Refused, data: Path, tmp_path: Path) -> None:
     assert "nothing: no such file" in refused(*retrain(data), "--test", tmp_path / "nothing")
 

@@ -107,7 +107,7 @@ def test_the_sample_is_written_once(
     assert calls[0].parent == bare / "sample"
 
 
-def test_data_that_would_not_be_looked_at_are_refused(running: Any) -> None:
+def test_data_that_would_not_be_looked_at_are_refused(running: Any, tmp_path: Path) -> None:
     from flows.predict import predict
     from flows.reproduce import reproduce
     from flows.retrain import retrain
@@ -116,9 +116,19 @@ def test_data_that_would_not_be_looked_at_are_refused(running: Any) -> None:
         retrain.fn(test_data=Path("test"))
     with pytest.raises(NucleusError, match="training data go with retrain"):
         reproduce.fn("0" * 32, training_data=[Path("train")])
-    with pytest.raises(
-        NucleusError, match=r"^made/below: lies in \., and what is made would be read"
+    (tmp_path / "labels").mkdir()
+    (tmp_path / "labels" / "a.png").touch()
+    for images, out in (
+        (Path(), Path("made/below")),
+        (tmp_path / "labels", tmp_path),
+        (tmp_path / "labels" / "a.png", tmp_path),
     ):
-        predict.fn([Path(__file__), Path()], Path("made/below"))
-    with pytest.raises(NucleusError, match="no champion yet"):
-        predict.fn([Path()], Path(".made"))
+        refused = f"^{out}: what is made there would be read as images of {images}, or written over"
+        with pytest.raises(NucleusError, match=refused):
+            predict.fn([Path(__file__), images], out)
+    for images, out in (
+        (Path(), Path(".made")),
+        (tmp_path / "labels" / "a.png", tmp_path / "labels"),
+    ):
+        with pytest.raises(NucleusError, match="no champion yet"):
+            predict.fn([images], out)

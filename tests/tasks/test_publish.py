@@ -114,3 +114,28 @@ def test_rows_that_share_a_pixel_are_never_logged(
     submission.write_submission(encoded.folder / ROWS, [("a", "1 2"), ("a", "2 2"), ("b", "")])
     with pytest.raises(NucleusError, match=r"row 3, image a: .*pixel 2.*; please report this"):
         publish_submission.fn(images, [[encoded]], RUN, tmp_path / "out")
+
+
+def test_what_the_disk_refuses_is_one_line(
+    raw: Path, images: Stage, encoded: Stage, tmp_path: Path
+) -> None:
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "labels").touch()
+    message = r"out/labels/a.png: cannot be written \(File exists\): free the disk, or name another"
+    with pytest.raises(NucleusError, match=message):
+        publish_nuclei.fn([raw], images, [encoded], (), tmp_path / "out")
+    (tmp_path / "out" / "submission.csv").mkdir()
+    with pytest.raises(NucleusError, match=r"submission.csv: cannot be written \(Is a directory\)"):
+        publish_submission.fn(images, [[encoded]], RUN, tmp_path / "out")
+
+
+def test_coco_names_the_files_that_were_read(
+    home: Path, raw: Path, encoded: Stage, tmp_path: Path
+) -> None:
+    for folder, name in (("a", "field.png"), ("b", "other.png")):
+        (tmp_path / "set" / folder / "images").mkdir(parents=True)
+        (raw / f"{folder}.png").rename(tmp_path / "set" / folder / "images" / name)
+    images = ingest_stage([tmp_path / "set"], annotated=False)
+    publish_nuclei.fn([tmp_path / "set"], images, [encoded], ("coco",), tmp_path / "out")
+    coco = json.loads((tmp_path / "out" / "coco.json").read_text())
+    assert [image["file_name"] for image in coco["images"]] == ["field.png", "other.png"]

@@ -37,7 +37,8 @@ def decided_by(registry: bool, parent: str | None) -> dict[str, str]:
     return {"registry": str(registry).lower()} | ({tracking.PARENT: parent} if parent else {})
 
 
-@flow(flow_run_name="retrain {recipe.name}", task_runner=task_runner())
+# Prefect would take the result of a sweep's first trial for that of one that is made up for.
+@flow(flow_run_name="retrain {recipe.name}", task_runner=task_runner(), persist_result=False)
 def retrain(
     training_data: list[Path] | None = None,
     test_data: Path | None = None,

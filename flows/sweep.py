@@ -96,7 +96,7 @@ def _trial(
     except StoppedError:
         raise
     except Exception as error:  # it diverged or took too much memory, as some in a sweep do
-        if isinstance(error.__cause__ or error, OUTAGES):
+        if any(isinstance(one, OUTAGES) for one in (error, error.__cause__)):
             raise
         get_run_logger().warning("%s failed: %s", " ".join(changes), error)
         return Trial(changes, recipe.training.epochs, float("-inf"), None)

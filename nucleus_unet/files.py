@@ -59,9 +59,7 @@ def writing(place: Path, way_out: str) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        raise NucleusError(
-            f"{place}: cannot be written ({error.strerror}): {way_out}"
-        ) from error
+        raise NucleusError(f"{place}: cannot be written ({error.strerror}): {way_out}") from error
 
 
 def write_atomically(path: Path, content: bytes | str) -> None:

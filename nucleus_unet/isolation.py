@@ -58,15 +58,17 @@ def follow(function: str, *args: Any, poll: Callable[[], list[Any]]) -> Generato
     ------
     Exception
         What the function raised; `OutOfMemoryError` where its process was killed, or its device had
-        not enough memory.
+        not enough memory; `StoppedError` where the run has ended.
     """
     with new_process() as process:
-        pid = process.submit(os.getpid).result()
-        _followed.add(pid)
+        pid = 0
         try:
+            pid = process.submit(os.getpid).result()
+            _followed.add(pid)
             raise_if_abandoned()
             yield from _reports(process.submit(_call, function, *args), pid, poll)
         except BrokenProcessPool as error:
+            raise_if_abandoned()
             raise _killed() from error
         finally:
             _followed.discard(pid)

@@ -18,6 +18,8 @@ CHAMPION, CHALLENGER, COPY = "champion", "challenger", "copy"
 """What a version is; a copy has the champion's weights and cutoffs."""
 CHAMPIONS = "champions"
 """Tag of the registered model: the numbers of its champions so far, in JSON, the latest last."""
+NOTE = "champion.note"
+"""Tag of a version that is or was the champion: when, by whom and why."""
 
 
 @dataclass(frozen=True)
@@ -48,6 +50,11 @@ def champion() -> Version | None:
     """The version that predicts unless another is asked for; None before any."""
     found = _if_there(lambda: MlflowClient().get_model_version_by_alias(NAME, CHAMPION))
     return _version(found) if found else None
+
+
+def had_champion() -> bool:
+    """Whether a version was the champion, be it deleted since."""
+    return bool(_champions())
 
 
 def run_of(model: str) -> str:
@@ -94,7 +101,7 @@ def rollback(who: str, why: str) -> Version:
     Raises
     ------
     NucleusError
-        There is no champion, or none was before it.
+        None was before it.
     """
     now, there = champion(), _versions()
     before = [number for number in _champions() if number in there]
@@ -102,8 +109,8 @@ def rollback(who: str, why: str) -> Version:
         before.pop()
     if not before:
         raise NucleusError("no version was the champion before: choose one for nucleus promote")
+    _remember(before)  # first: cut short after it, the next one does the same
     _crown(before[-1], who, why)
-    _remember(before)
     _unmark(before[-1])
     return there[before[-1]]
 
@@ -130,8 +137,8 @@ def _versions() -> dict[str, Version]:
 
 def _crown(number: str, who: str, why: str) -> None:
     client, now = MlflowClient(), datetime.now(UTC).isoformat(timespec="seconds")
-    client.set_model_version_tag(NAME, number, "champion.note", f"{now} {who}: {why}")
     client.set_registered_model_alias(NAME, CHAMPION, number)
+    client.set_model_version_tag(NAME, number, NOTE, f"{now} {who}: {why}")
 
 
 def _unmark(number: str) -> None:

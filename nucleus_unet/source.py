@@ -69,7 +69,7 @@ def _in_checkout() -> bool:
 
 def _untracked() -> str:
     """Patches that add the files of ours that git does not know yet."""
-    files = _git("ls-files", "--others", "--exclude-standard", "--", *OURS).split("\n")
+    files = _git("ls-files", "-z", "--others", "--exclude-standard", "--", *OURS).split("\0")
     return "".join(
         _git(*DIFF, "--no-index", "/dev/null", file, allowed=(0, 1))
         for file in files
@@ -80,7 +80,11 @@ def _untracked() -> str:
 def _git(*args: str, allowed: tuple[int, ...] = (0,)) -> str:
     command = ["git", "-C", str(Path(__file__).parents[1]), *args]
     environment = os.environ | {"LC_ALL": "C"}
-    done = subprocess.run(command, capture_output=True, text=True, check=False, env=environment)
+    done = subprocess.run(command, capture_output=True, check=False, env=environment)
+    try:
+        output, said = done.stdout.decode(), " ".join(done.stderr.decode().split())
+    except UnicodeDecodeError as error:
+        raise NucleusError(f"the source's revision cannot be logged: {error}") from error
     if done.returncode in allowed:
-        return done.stdout
-    raise NucleusError(f"the source's revision cannot be logged: {' '.join(done.stderr.split())}")
+        return output
+    raise NucleusError(f"the source's revision cannot be logged: {said}")

@@ -2,6 +2,7 @@
 
 import functools
 import json
+import logging
 import os
 import shutil
 import tempfile
@@ -41,6 +42,8 @@ from nucleus_unet.reproduction import LoggedDataset
 from nucleus_unet.servers import explain
 from nucleus_unet.source import packages, requirements_lock, source
 
+_logger = logging.getLogger(__name__)
+
 EXPERIMENT = "nucleus-unet"
 PARENT = str(MLFLOW_PARENT_RUN_ID)
 """Tag: the run of which a run is a part."""
@@ -77,7 +80,8 @@ def make_database() -> None:
 
     MLflow makes it in many steps, and cannot use what is left of a process that was killed between.
     """
-    path = Path(os.environ["MLFLOW_TRACKING_URI"].removeprefix("sqlite:///"))
+    uri = os.environ["MLFLOW_TRACKING_URI"].partition("?")[0]
+    path = Path(uri.removeprefix("sqlite:///"))
     if not path.is_absolute() or path.exists():
         return
     make_folder(path.parent, "set MLFLOW_TRACKING_URI to one that you can write")
@@ -119,8 +123,8 @@ def open_run(
 ) -> Iterator[Run]:
     """A run with the recipe as its parameters; finished, failed or killed as the block ends.
 
-    The latest run of the same work goes on as its next attempt if it did not finish. The caller sees
-    to it that nobody else is at this work.
+    A run of the same work that did not finish goes on as its next attempt. The caller sees to it that
+    nobody else is at this work.
 
     Parameters
     ----------
@@ -154,7 +158,6 @@ def open_run(
         **tags,
     }
     run = _taken_up(client, tags) or _new_run(client, f"{kind} {recipe.name} {dataset}", tags)
-    status = "FAILED"
     monitor = SystemMetricsMonitor(run.id, resume_logging=run.attempt > 1)
     monitor.start()
     try:
@@ -169,17 +172,25 @@ def open_run(
         if code.dirty:
             client.log_text(run.id, code.diff, "source.diff")
         yield run
-        status = "FINISHED"
     except BaseException as error:
-        reason = f"{type(error).__name__}: {error}"[:5000]
-        stopped = isinstance(error, StoppedError) or not isinstance(error, Exception)
-        status = "KILLED" if stopped else "FAILED"
-        client.set_tag(run.id, "failure", reason)
-        describe(run.id, f"**{'Stopped' if stopped else 'Failed'}**: {reason}")
+        try:
+            _log_failure(client, run, error)
+        except MlflowException as refused:  # what ended the run is what is to be told
+            _logger.warning("how run %s ended is not logged: %s", run.id, refused)
+        finally:
+            monitor.finish()
         raise
-    finally:
-        monitor.finish()
-        client.set_terminated(run.id, status)
+    monitor.finish()
+    client.set_terminated(run.id, "FINISHED")
+
+
+def _log_failure(client: MlflowClient, run: Run, error: BaseException) -> None:
+    reason = f"{type(error).__name__}: {error}"[:5000]
+    stopped = isinstance(error, StoppedError) or not isinstance(error, Exception)
+    client.set_tag(run.id, "failure", reason)
+    # Of the whole description MLflow keeps 8,000 characters.
+    describe(run.id, f"**{'Stopped' if stopped else 'Failed'}**: {reason[:500]}")
+    client.set_terminated(run.id, "KILLED" if stopped else "FAILED")
 
 
 def _new_run(client: MlflowClient, name: str, tags: dict[str, str]) -> Run:
@@ -189,14 +200,14 @@ def _new_run(client: MlflowClient, name: str, tags: dict[str, str]) -> Run:
 
 
 def _taken_up(client: MlflowClient, tags: dict[str, str]) -> Run | None:
-    """The latest run of the same work, running again, if it did not finish."""
+    """The run of the same work that did not finish, running again."""
     latest = client.search_runs(
         [_experiment(client)],
-        filter_string=f"tags.work = '{tags['work']}'",
+        filter_string=f"tags.work = '{tags['work']}' and attributes.status != 'FINISHED'",
         order_by=["attributes.start_time DESC"],
         max_results=1,
     )
-    if not latest or latest[0].info.status == "FINISHED":
+    if not latest:
         return None
     before, run_id = latest[0].data.tags, str(latest[0].info.run_id)
     run = Run(run_id, run_url(run_id), int(before["attempt"]) + 1)

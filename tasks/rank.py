@@ -45,7 +45,8 @@ Model = tuple[Recipe, Path]
 def rank(recipe: Recipe, made: Trained, model_id: str, run: tracking.Run) -> str:
     """Register the model as ``champion`` if it is the first or better than that one; its place.
 
-    One that is the same is a ``copy``, any other the ``challenger``.
+    One that is the same is a ``copy``, any other the ``challenger``. What was decided of it before, by
+    hand or by an attempt that was cut short, stays.
 
     Better by more than chance: the interval of the paired difference of scores, over slides that
     neither was trained on, is above 0. The cutoffs of both are tuned on these, where the recipe tunes.
@@ -59,13 +60,17 @@ def rank(recipe: Recipe, made: Trained, model_id: str, run: tracking.Run) -> str
     version = registry.register(run, model_id, tags)
     while True:
         before = registry.champion()
-        # By hand, or by an attempt that was cut short after it.
         if before and before.number == version.number:
-            note = before.tags.get("champion.note", "It was made so on MLflow's page.")
+            note = before.tags.get(registry.NOTE, "It was made so on MLflow's page.")
             return _tag(run, version.number, CHAMPION, note)
+        if registry.NOTE in version.tags:
+            verdict = f"It was the champion, {version.tags[registry.NOTE]}"
+            return _tag(run, version.number, CHALLENGER, verdict)
         place, said = CHAMPION, "It is the first."
         if before:
             place, said = _verdict(before, recipe, made, run)
+        elif registry.had_champion():
+            place, said = CHALLENGER, "The champion was deleted: promote a version, or roll back."
         if registry.champion() == before:  # else another was promoted meanwhile
             break
     last_line = said.splitlines()[-1]
@@ -115,7 +120,9 @@ def _verdict(
     both = json.loads((stage.folder / SCORES_OF_BOTH).read_text())
     old_scores, new_scores = both["champion"], both["new"]
     found = compare(old_scores, new_scores, slides)
-    tracking.log_metrics(run, {f"champion/{key}": value for key, value in asdict(found).items()})
+    merits = {f"champion/{key}": value for key, value in asdict(found).items()}
+    # A step for each champion: an earlier attempt may have met another.
+    tracking.log_metrics(run, merits, step=int(champion.number))
     tracking.log_files(run, "pictures", [stage.folder / PICTURE])
     picture = (stage.folder / PICTURE).read_bytes()
     show(picture, "disagreement", "Images on which this model and the champion differ most")

@@ -179,6 +179,25 @@ def test_the_worker_does_not_outlive_the_run(count: int, moment: int) -> None:
         assert run_in_worker(count, "os:getpid") not in {process.pid for process in started}
 
 
+def test_what_was_asked_to_stop_is_not_told_as_out_of_memory() -> None:
+    polls: list[None] = []
+
+    def poll() -> list[Any]:
+        polls.append(None)
+        return []
+
+    with ThreadPoolExecutor() as threads:
+        with contextlib.suppress(KeyboardInterrupt), abandoned_on_error():
+            busy = threads.submit(list, follow("time:sleep", 10 * LIMIT_S, poll=poll))
+            while not polls and not busy.done():
+                time.sleep(0.01)
+            raise KeyboardInterrupt
+        with pytest.raises(StoppedError):
+            busy.result(LIMIT_S)
+    with abandoned_on_error():  # another run in the same process
+        assert list(follow("os:getpid", poll=list)) == []
+
+
 def test_nothing_is_begun_where_the_run_has_ended(tmp_path: Path) -> None:
     with pytest.raises(ZeroDivisionError):
         run_in_worker(1, "os:mkdir", tmp_path / "made", meanwhile=lambda: [1 // 0].clear())

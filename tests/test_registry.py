@@ -79,6 +79,23 @@ def test_rolling_back_knows_champions_of_mlflow_s_page_and_passes_over_deleted_o
     assert registry.rollback("bob", "merges").number == "1"
 
 
+@pytest.mark.parametrize("cut", ["_remember", "_crown"])
+def test_a_rollback_that_was_cut_short_is_done_by_the_next(
+    registry: Any, versions: list[Any], monkeypatch: pytest.MonkeyPatch, cut: str
+) -> None:
+    registry.promote("1", "ann", "the first")
+    registry.promote("2", "ann", "better")
+
+    def killed(*_: Any) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(registry, cut, killed)
+        with pytest.raises(KeyboardInterrupt):
+            registry.rollback("bob", "merges")
+    assert registry.rollback("bob", "merges").number == "1"
+
+
 def test_a_challenger_leaves_the_champion(registry: Any, versions: list[Any]) -> None:
     from mlflow import MlflowClient
 

@@ -41,6 +41,7 @@ def test_the_patch_makes_the_working_tree_from_the_commit(checkout: Path, tmp_pa
     changes = {
         "nucleus_unet/source.py": "x = 2\n",
         "nucleus_unet/new.py": "y = 'ä'\n",
+        "nucleus_unet/größe.py": "z = 1\n",
         "nucleus_unet/no_newline.toml": "a = 1",
     }
     for name, text in changes.items():
@@ -56,6 +57,12 @@ def test_the_patch_makes_the_working_tree_from_the_commit(checkout: Path, tmp_pa
     assert made == changes
     assert not (tmp_path / "clone" / "ignored.py").exists()
     assert not (tmp_path / "clone" / "notes.txt").exists()
+
+
+def test_a_change_that_is_no_text_is_told(checkout: Path) -> None:
+    (checkout / "nucleus_unet" / "source.py").write_bytes(b"x = 'caf\xe9'\n")
+    with pytest.raises(NucleusError, match="revision cannot be logged: 'utf-8' codec can't decode"):
+        source()
 
 
 def test_files_of_settings_are_not_logged(checkout: Path) -> None:

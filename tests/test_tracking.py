@@ -74,6 +74,14 @@ def test_a_database_of_which_half_was_made_is_made_anew(
     assert client.get_experiment(made).name == "one"
 
 
+def test_a_database_with_settings(
+    tracking: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path}/mlflow.db?timeout=60")
+    tracking.make_database()
+    assert [found.name for found in tmp_path.iterdir() if found.suffix] == ["mlflow.db"]
+
+
 def test_a_database_where_no_folder_can_be(
     tracking: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -393,6 +401,28 @@ def test_the_next_attempt_goes_on_in_the_same_run(
     assert [(point.step, point.value) for point in points] == [(1, 0.5), (2, 0.125)]
 
 
+@pytest.mark.parametrize("error", [NucleusError("training diverged"), KeyboardInterrupt()])
+def test_what_ended_a_run_is_told_where_mlflow_fails_too(
+    tracking: Any, tiny: Recipe, monkeypatch: pytest.MonkeyPatch, error: BaseException
+) -> None:
+    def fail(*_: Any) -> None:
+        raise MlflowException("the disk is full")
+
+    monkeypatch.setattr("mlflow.MlflowClient.set_tag", fail)
+    with pytest.raises(type(error)), opened(tracking, tiny):
+        raise error
+
+
+def test_a_long_failure_leaves_room_for_the_model_card(
+    tracking: Any, client: Any, tiny: Recipe
+) -> None:
+    with pytest.raises(RuntimeError), opened(tracking, tiny) as run:
+        raise RuntimeError(4000 * "e" + "nd")
+    tags = client.get_run(run.id).data.tags
+    assert tags["failure"].endswith("end")
+    assert len(tags["mlflow.note.content"]) < 600
+
+
 @pytest.fixture
 def finished(tracking: Any, tiny: Recipe) -> tuple[str, Any]:
     """Some work, and its run, which has ended."""
@@ -408,6 +438,19 @@ def test_a_run_whose_process_was_killed_is_taken_up(
     client.update_run(run.id, status="RUNNING")  # nobody was left to end it
     with opened(tracking, tiny, "second", work) as again:
         assert (again.id, again.attempt) == (run.id, 2)
+
+
+def test_a_clock_that_was_ahead_hides_no_unfinished_run(
+    tracking: Any, tiny: Recipe, finished: tuple[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    work, run = finished
+    with monkeypatch.context() as patch:
+        patch.setattr("mlflow.tracking._tracking_service.client.get_current_time_millis", lambda: 1)
+        with pytest.raises(RuntimeError), opened(tracking, tiny, "second", work) as before:
+            raise RuntimeError
+    assert before.id != run.id
+    with opened(tracking, tiny, "third", work) as again:
+        assert (again.id, again.attempt) == (before.id, 2)
 
 
 def test_finished_work_and_other_work_get_a_new_run(

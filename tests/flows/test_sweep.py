@@ -11,6 +11,7 @@ from typing import Any
 
 import cv2
 import pytest
+from mlflow.exceptions import MlflowException
 
 from nucleus_unet.dataset.synthetic import write_synthetic
 from nucleus_unet.errors import NucleusError
@@ -18,6 +19,10 @@ from nucleus_unet.recipe import Recipe
 
 FULL = NucleusError("no space left")
 FULL.__cause__ = OSError(errno.ENOSPC, "No space left on device")
+OF_A_WORKER = OSError(errno.ENOSPC, "No space left on device")
+OF_A_WORKER.__cause__ = RuntimeError("the traceback there")
+OF_A_DATABASE = MlflowException("database or disk is full")
+OF_A_DATABASE.__cause__ = RuntimeError("of SQLAlchemy")
 
 
 @pytest.mark.parametrize(
@@ -26,6 +31,8 @@ FULL.__cause__ = OSError(errno.ENOSPC, "No space left on device")
         (NucleusError("the loss is not finite any more"), False),
         (ConnectionError("the server is away"), True),
         (FULL, True),
+        (OF_A_WORKER, True),
+        (OF_A_DATABASE, True),
     ],
 )
 def test_what_is_no_fault_of_the_recipe_ends_the_sweep(

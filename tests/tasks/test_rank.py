@@ -59,6 +59,40 @@ def test_an_attempt_after_the_promotion_leaves_it_as_it_is(
     assert tags["model.verdict"].endswith(" ann: by hand")
 
 
+def test_what_an_operator_took_back_is_not_done_again(
+    home: Path, tmp_path: Path, tiny: Recipe, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path}/mlflow.db")
+    from mlflow import MlflowClient
+
+    from nucleus_unet import registry, tracking
+
+    monkeypatch.setattr(module, "create_markdown_artifact", lambda page, **_: None)
+    monkeypatch.setattr(module, "emit_event", lambda event, **_: told.append(event))
+    monkeypatch.setattr(module, "_verdict", lambda *_: ("champion", "Difference +0.05"))
+    monkeypatch.setattr(module, "scores_of", lambda _: {"score": 0.25})
+    told: list[str] = []
+    stage = Stage("evaluate", tmp_path, "d" * 64, cached=False, seconds=1.0)
+    places = []
+    for attempts in (1, 2, 1):
+        with tracking.open_run("retrain", tiny, "cells", {}, "", str(len(places))) as run:
+            experiment = MlflowClient().get_run(run.id).info.experiment_id
+            model = MlflowClient().create_logged_model(experiment, "model", source_run_id=run.id)
+            for _ in range(attempts):
+                place = module.rank.fn(tiny, Trained(*[stage] * 5), model.model_id, run)
+                places.append(place)
+                if len(places) == 2:
+                    registry.rollback("ann", "merges")
+                if len(places) == 3:
+                    MlflowClient().delete_model_version(registry.NAME, "1")
+    # The first; better; rolled back since; the champion is gone.
+    assert places == ["champion", "champion", "challenger", "challenger"]
+    assert len(told) == 2
+    assert registry.champion() is None
+    verdict = MlflowClient().get_run(run.id).data.tags["model.verdict"]
+    assert verdict == "The champion was deleted: promote a version, or roll back."
+
+
 def test_the_champion_itself_is_not_compared(
     tiny: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

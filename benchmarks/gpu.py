@@ -41,6 +41,7 @@ from nucleus_unet.kinds import imaging_kind
 from nucleus_unet.recipe import Inference, Recipe, digest_of, load_recipe
 from nucleus_unet.slides import slides
 from nucleus_unet.split import split_ids
+from nucleus_unet.stages import code_digest
 
 # Recipe, precision, images in a batch.
 WAYS = [
@@ -222,7 +223,12 @@ def main() -> None:
             load(samples, arguments.steps)
             return
         recipe = resolve(load_recipe(arguments.recipe, arguments.override))
-        what = [recipe.digest(), arguments.without, sha256_file(arguments.pack)]
+        what = [
+            recipe.digest(),
+            arguments.without,
+            sha256_file(arguments.pack),
+            code_digest("training"),
+        ]
         out = (arguments.out or Path(folder)) / digest_of(what)[:12]
         out.mkdir(parents=True, exist_ok=True)
         without = [size for size in arguments.without.split(",") if size]

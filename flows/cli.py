@@ -14,19 +14,19 @@ from typing import Any
 import click
 
 from nucleus_unet.errors import NucleusError
-from nucleus_unet.files import NOT_ONE_LINE
+from nucleus_unet.files import UNPRINTABLE
 
 
-class OneLinePath(click.Path):
+class PrintablePath(click.Path):
     """A path that may be written to logs and records."""
 
     def convert(self, value: Any, param: Any, ctx: Any) -> Any:
-        if NOT_ONE_LINE.search(os.fspath(value)):
-            self.fail(f"{os.fspath(value)!r} is not one line of text: rename it", param, ctx)
+        if UNPRINTABLE.search(os.fspath(value)):
+            self.fail(f"{os.fspath(value)!r} cannot be printed: rename it", param, ctx)
         return super().convert(value, param, ctx)
 
 
-PATH = OneLinePath(path_type=Path)
+PATH = PrintablePath(path_type=Path)
 NIGHTLY = "0 2 * * *"
 PLACES = {
     "champion": "the champion: predict works with it",
@@ -81,10 +81,15 @@ class Commands(click.Group):
     """A group whose commands end with one line and exit code 2 where the user can mend it."""
 
     def invoke(self, ctx: click.Context) -> Any:
+        made_for_a_shell = "--in-env" in ctx.args
         try:
             return super().invoke(ctx)
-        except NucleusError as error:
-            raise _Refusal(str(error)) from error
+        except BaseException as error:
+            if made_for_a_shell:  # which would find nothing to do, and end with 0
+                click.echo("exit 2")
+            if isinstance(error, NucleusError):
+                raise _Refusal(str(error)) from error
+            raise
 
 
 @click.group(cls=Commands, context_settings={"help_option_names": ["-h", "--help"]})
@@ -200,7 +205,8 @@ def predict(images: tuple[Path, ...], model: str, out: Path, outlines: tuple[str
 @click.option(
     "--in-env",
     is_flag=True,
-    help="Print a shell script that does so in the run's own revision and packages; pipe it to sh.",
+    help="Print a shell script that does so in the run's own revision, with its packages and switches; "
+    "pipe it to sh.",
 )
 def reproduce(
     run_id: str,
@@ -216,21 +222,14 @@ def reproduce(
     options = ["--retrain"] * retrain
     options += [f"--train={path.absolute()}" for path in training_data]
     options += [f"--test={path.absolute()}" for path in test_data]
-    try:
-        if training_data and not retrain:
-            raise NucleusError(
-                "--train goes with --retrain: the logged model needs no training data"
-            )
-        if in_env:
-            _find_mlflow()
-            from nucleus_unet.records import reproduction_script
+    if training_data and not retrain:
+        raise NucleusError("--train goes with --retrain: the logged model needs no training data")
+    if in_env:
+        _find_mlflow()
+        from nucleus_unet.records import reproduction_script
 
-            click.echo(reproduction_script(run_id, ["reproduce", run_id, *options]))
-            return
-    except BaseException:
-        if in_env:
-            click.echo("exit 2")  # of the shell that it is piped to
-        raise
+        click.echo(reproduction_script(run_id, ["reproduce", run_id, *options]))
+        return
     data = [list(paths) or None for paths in (training_data, test_data)]
     try:
         running = _start()

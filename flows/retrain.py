@@ -37,7 +37,7 @@ def decided_by(registry: bool, parent: str | None) -> dict[str, str]:
     return {"registry": str(registry).lower()} | ({tracking.PARENT: parent} if parent else {})
 
 
-# Prefect would take the result of a sweep's first trial for that of one that is made up for.
+# Of a sweep that goes on, Prefect would take the kept result of its first trial for a later one's.
 @flow(flow_run_name="retrain {recipe.name}", task_runner=task_runner(), persist_result=False)
 def retrain(
     training_data: list[Path] | None = None,

@@ -26,7 +26,7 @@ from nucleus_unet.files import locked
 from nucleus_unet.home import home, home_id, prepare_environment, ui_url
 from nucleus_unet.isolation import abandoned_on_error
 from nucleus_unet.recipe import Recipe, digest_of
-from nucleus_unet.servers import explain
+from nucleus_unet.servers import raise_if_refused
 from nucleus_unet.source import packages, source
 from nucleus_unet.stages import code_digest
 
@@ -66,7 +66,7 @@ def require_access() -> None:
         with get_client(sync_client=True) as client:
             client.api_version()
     except PrefectHTTPStatusError as error:
-        explain("PREFECT_API_URL", error.response.status_code, error)
+        raise_if_refused("PREFECT_API_URL", error.response.status_code, error)
         raise
 
 

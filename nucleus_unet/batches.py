@@ -21,7 +21,7 @@ from nucleus_unet.normalization import apply_table, normalizing_table
 from nucleus_unet.recipe import Recipe
 from nucleus_unet.targets import CHANNELS, targets
 
-LOADING_THREADS = 2  # more wait for one another: `benchmarks/gpu.py load`
+LOADING_THREADS = 2  # one may wait for a file; more wait for one another: `benchmarks/gpu.py load`
 BATCHES_AHEAD = 2
 
 

@@ -111,6 +111,6 @@ def _weak(scores: Mapping[str, Any]) -> str:
 
 def table(head: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
     """A table in markdown, whatever the cells hold, image ids perhaps."""
-    shown = ([re.sub(r"([\\|\[\]<>*_`])", r"\\\1", str(cell)) for cell in row] for row in rows)
+    shown = ([re.sub(r"([\\|\[\]<>*`])", r"\\\1", str(cell)) for cell in row] for row in rows)
     lines = [head, ["---"] * len(head), *shown]
     return "\n".join(f"| {' | '.join(cells)} |" for cells in lines)

@@ -13,7 +13,7 @@ from typing import IO
 
 from nucleus_unet.errors import NucleusError
 
-NOT_ONE_LINE = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")
+UNPRINTABLE = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")
 """What no name may hold that is written to text: line breaks, what a terminal takes for a command,
 and lone surrogates, which are how Python names files whose names are not UTF-8."""
 

@@ -123,7 +123,7 @@ def prepare_environment() -> None:
 
 
 def without_credentials(address: str) -> str:
-    """An address as it may be shown: without user and password, and a database's without settings.
+    """An address as it may be shown: without log-in, and of a database's server without settings.
 
     Examples
     --------
@@ -137,5 +137,7 @@ def without_credentials(address: str) -> str:
     scheme, _, rest = address.partition("://")
     if scheme.startswith("sqlite") or not rest:
         return address
+    if scheme in ("http", "https"):
+        return f"{scheme}://{rest.rpartition('@')[2]}"
     place, _, settings = rest.partition("?")  # which may be part of a password
     return f"{scheme}://{'...' if '@' in settings else place.rpartition('@')[2]}"

@@ -52,7 +52,7 @@ def fetch_model(run_id: str) -> tuple[Recipe, Path]:
     ------
     NucleusError
         No such run on this tracking server, it logged no model, the model's files are not those
-        that it logged, or its recipe is none of today's.
+        that it logged or cannot be checked, or its recipe is none of today's.
     """
     tag = require_run(run_id).get(MODEL_FILES)
     if not tag:
@@ -145,7 +145,7 @@ def fetch_submission(record: Record) -> Path:
 
 
 def reproduction_script(run_id: str, command: Sequence[str]) -> str:
-    """A shell script that runs a ``nucleus`` command, on our records, in a run's revision and packages.
+    """A shell script that runs a ``nucleus`` command, on our records, in what a run ran in.
 
     Raises
     ------

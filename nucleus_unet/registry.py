@@ -63,13 +63,15 @@ def run_of(model: str) -> str:
     Raises
     ------
     NucleusError
-        There is no champion yet.
+        There is no champion.
     """
     if model != CHAMPION:
         return model
     if found := champion():
         return found.run_id
-    raise NucleusError("there is no champion yet: retrain first, or name a run with --model")
+    raise NucleusError(
+        "there is no champion: retrain first, promote a version, or name a run with --model"
+    )
 
 
 def challenge(version: Version) -> None:

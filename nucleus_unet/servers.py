@@ -15,7 +15,7 @@ _EXAMPLES = {
 }
 
 
-def explain(variable: str, status: int, error: Exception) -> None:
+def raise_if_refused(variable: str, status: int, error: Exception) -> None:
     """Say in a line that a server refuses the log-in, or is another, where its answer is that."""
     if status == httpx.codes.NOT_FOUND:  # as of Prefect's pages, or where two are swapped
         raise NucleusError(
@@ -39,7 +39,7 @@ def check_servers(*variables: str) -> None:
     Raises
     ------
     NucleusError
-        One does not, or is no address.
+        One does not, is another, or is no address.
     """
     for variable in variables or ("PREFECT_API_URL", "MLFLOW_TRACKING_URI"):
         url = os.environ.get(variable, "").rstrip("/")
@@ -53,8 +53,11 @@ def check_servers(*variables: str) -> None:
             httpx.get(f"{url}/health", timeout=10, verify=False).raise_for_status()
             continue
         except httpx.HTTPStatusError as error:
-            explain(variable, error.response.status_code, error)
-            reason = f"HTTP {error.response.status_code}"
+            status = error.response.status_code
+            if status in (401, 403):  # it asks for a log-in, as it may
+                continue
+            raise_if_refused(variable, status, error)
+            reason = f"HTTP {status}"
         except httpx.InvalidURL as error:
             raise _no_address(variable) from error
         except httpx.HTTPError as error:

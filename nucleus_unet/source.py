@@ -36,7 +36,7 @@ def source() -> Source:
     Raises
     ------
     NucleusError
-        Git refuses to tell, as of a checkout that belongs to another user.
+        Git refuses to tell, as of a checkout that belongs to another user; or a change is no text.
     """
     if not shutil.which("git") or not _in_checkout():
         return Source("unknown", "")

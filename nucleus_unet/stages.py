@@ -76,8 +76,8 @@ def run_stage(
     build : callable
         Fills the empty folder it is given, which is renamed into place when it returns.
     code : sequence of str
-        Modules that compute the output, of this package by their names in it, others by their whole
-        names; those that they import from this package count as well.
+        Modules that compute the output: of this package by their names in it, with those that they
+        import; others by their whole names, alone.
     libraries : sequence of str
         Distributions whose version changes the output.
     resumable : bool
@@ -135,10 +135,10 @@ def code_digest(*modules: str, libraries: Sequence[str] = ()) -> str:
         with _PARSING:
             tree = ast.parse(path.read_bytes())
         for node in ast.walk(tree):
-            if isinstance(node, ast.ImportFrom) and (origin := node.module or "").startswith(
-                PACKAGE
-            ):
-                waiting += [origin, *(f"{origin}.{name.name}" for name in node.names)]
+            if isinstance(node, ast.ImportFrom) and module.startswith(PACKAGE):
+                origin = node.module or ""
+                if origin.startswith(PACKAGE):
+                    waiting += [origin, *(f"{origin}.{name.name}" for name in node.names)]
             if isinstance(body := getattr(node, "body", None), list):
                 body[:] = [line for line in body if not _is_docstring(line)]
         found[module] = sha256_bytes(ast.dump(tree).encode())

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from nucleus_unet import rle
 from nucleus_unet.errors import NucleusError
-from nucleus_unet.files import NOT_ONE_LINE, write_atomically
+from nucleus_unet.files import UNPRINTABLE, write_atomically
 
 HEADER = ("ImageId", "EncodedPixels")
 
@@ -51,10 +51,8 @@ def write_submission(path: Path, rows: Iterable[tuple[str, str]]) -> None:
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(HEADER)
     for image_id, encoded in rows:
-        if NOT_ONE_LINE.search(image_id):
-            raise NucleusError(
-                f"image id {image_id!r} is not one line of text: rename the image's file"
-            )
+        if UNPRINTABLE.search(image_id):
+            raise NucleusError(f"image id {image_id!r} cannot be printed: rename the image's file")
         writer.writerow((image_id, encoded))
     write_atomically(path, text.getvalue())
 

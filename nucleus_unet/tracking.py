@@ -39,7 +39,7 @@ from nucleus_unet.interruption import StoppedError
 from nucleus_unet.machine import machine
 from nucleus_unet.recipe import Recipe
 from nucleus_unet.reproduction import LoggedDataset
-from nucleus_unet.servers import explain
+from nucleus_unet.servers import raise_if_refused
 from nucleus_unet.source import packages, requirements_lock, source
 
 _logger = logging.getLogger(__name__)
@@ -108,7 +108,7 @@ def require_access() -> None:
     try:
         MlflowClient().search_experiments(max_results=1)
     except MlflowException as error:
-        explain("MLFLOW_TRACKING_URI", error.get_http_status_code(), error)
+        raise_if_refused("MLFLOW_TRACKING_URI", error.get_http_status_code(), error)
         if "out-of-date database schema" in str(error):
             uri = without_credentials(os.environ["MLFLOW_TRACKING_URI"])
             raise NucleusError(
@@ -366,7 +366,7 @@ def ui_address() -> str:
 
 
 def _experiment(client: MlflowClient) -> str:
-    """The experiment's id; made at first use, with artifacts below our home if the database is."""
+    """The experiment's id; made at first use, with artifacts in our home where no server keeps them."""
     name = os.environ.get("MLFLOW_EXPERIMENT_NAME", EXPERIMENT)
     if found := client.get_experiment_by_name(name):
         if found.lifecycle_stage == "deleted":

@@ -42,7 +42,7 @@ def encode(images: Stage, shard: range, maps: Stage, inference: Inference) -> An
             "encode",
             {"maps": maps.digest, "inference": inference.model_dump(mode="json")},
             build,
-            code=[__name__],
+            code=["instances", "submission", "figures", __name__],
             libraries=["numpy", "opencv-python-headless", "scikit-image", "scipy"],
         )
     )

@@ -56,7 +56,7 @@ def evaluate(recipe: Recipe, images: Stage, labels: Stage, split: Stage, model: 
             "inference": recipe.inference.model_dump(mode="json"),
         },
         build,
-        code=["inference", __name__],
+        code=["inference", "evaluation", "tasks.predict", __name__],
         libraries=LIBRARIES,
     )
     by_image = json.loads((stage.folder / BY_IMAGE).read_text())

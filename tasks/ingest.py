@@ -39,7 +39,7 @@ def ingest_stage(raws: list[Path], annotated: bool) -> Stage:
         "ingest",
         {"raws": found, "annotated": annotated},
         build,
-        code=["dataset.prepared"],
+        code=["dataset.prepared", __name__],
         libraries=prepared.DECODERS,
         whole=lambda folder: is_whole(folder) and not prepared.verify(home(), images_of(folder)),
     )

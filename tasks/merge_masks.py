@@ -35,7 +35,7 @@ def merge_masks(raws: list[Path], images: Stage) -> Any:
         "merge_masks",
         {"raws": found, "images": images.digest},
         build,
-        code=["dataset.prepared"],
+        code=["dataset.prepared", __name__],
         libraries=prepared.DECODERS,
         whole=lambda folder: is_whole(folder) and not prepared.verify(home(), labels_of(folder)),
     )

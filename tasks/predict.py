@@ -43,7 +43,7 @@ def predict(recipe: Recipe, network: Path, images: Stage, shard: range) -> Any:
             "predict",
             prediction_key(recipe, network) | {"images": identities(entries)},
             build,
-            code=["inference"],
+            code=["inference", __name__],
             libraries=LIBRARIES,
         )
     )

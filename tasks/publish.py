@@ -34,7 +34,7 @@ from tasks.reporting import show
 from tasks.split import PICTURE, SPLIT, sides_of, validation_seen
 from tasks.train import MODEL
 
-ANOTHER_PLACE = "free the disk, or name another folder for what is made"
+ANOTHER_PLACE = "free the disk, or set NUCLEUS_HOME or --out"
 
 
 @dataclass(frozen=True)

@@ -14,6 +14,7 @@ from prefect.events import emit_event
 from prefect.logging import get_run_logger
 
 from nucleus_unet import evaluation, figures, records, registry, tracking
+from nucleus_unet.card import table
 from nucleus_unet.champion import LEAST_SLIDES, compare
 from nucleus_unet.dataset.sample import Sample
 from nucleus_unet.errors import NucleusError
@@ -61,7 +62,7 @@ def rank(recipe: Recipe, made: Trained, model_id: str, run: tracking.Run) -> str
     while True:
         before = registry.champion()
         if before and before.number == version.number:
-            note = before.tags.get(registry.NOTE, "It was made so on MLflow's page.")
+            note = before.tags.get(registry.NOTE, "It is the champion already.")
             return _tag(run, version.number, CHAMPION, note)
         if registry.NOTE in version.tags:
             verdict = f"It was the champion, {version.tags[registry.NOTE]}"
@@ -121,15 +122,16 @@ def _verdict(
     old_scores, new_scores = both["champion"], both["new"]
     found = compare(old_scores, new_scores, slides)
     merits = {f"champion/{key}": value for key, value in asdict(found).items()}
-    # A step for each champion: an earlier attempt may have met another.
-    tracking.log_metrics(run, merits, step=int(champion.number))
+    # An earlier attempt may have met another champion.
+    tracking.log_metrics(run, merits, step=run.attempt)
     tracking.log_files(run, "pictures", [stage.folder / PICTURE])
     picture = (stage.folder / PICTURE).read_bytes()
     show(picture, "disagreement", "Images on which this model and the champion differ most")
     old, new_one = (np.mean([*scores.values()]) for scores in (old_scores, new_scores))
+    old_one = f"version {champion.number}, the champion"
+    rows = [(old_one, f"{old:.4f}"), ("this one", f"{new_one:.4f}")]
     said = (
-        f"| model | score |\n|---|---|\n| version {champion.number}, the champion | {old:.4f} |\n"
-        f"| this one | {new_one:.4f} |\n\nDifference {found.difference:+.4f}, with chance from "
+        f"{table(['model', 'score'], rows)}\n\nDifference {found.difference:+.4f}, with chance from "
         f"{found.low:+.4f} to {found.high:+.4f}, on {found.images} images of {found.slides} slides that "
         "neither was trained on."
     )
@@ -180,7 +182,7 @@ def _evaluated(champion: Model, new: Model, unseen: Sequence[Sample], labels: St
             },
         },
         build,
-        code=["inference", judge.__module__, __name__],
+        code=["inference", "evaluation", "tasks.predict", "tasks.evaluate", __name__],
         libraries=LIBRARIES,
     )
 

@@ -57,7 +57,7 @@ def split(images: Stage, data: Data) -> Any:
         "split",
         inputs,
         build,
-        code=[__name__],
+        code=["split", "slides", "kinds", "figures", __name__],
         libraries=["scikit-learn", "numpy", "opencv-python-headless", "scipy", "matplotlib"],
     )
     sides = sides_of(stage)

@@ -93,7 +93,7 @@ def _stage(
             "start_weights": sha256_file(start_weights) if start_weights else None,
         },
         build,
-        code=["training"],
+        code=["training"],  # this module only tells of it
         libraries=LIBRARIES,
         resumable=True,
     )

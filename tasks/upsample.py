@@ -43,7 +43,7 @@ def upsample(images: Stage, shard: range, maps: Stage) -> Any:
                 "sizes": [[entry.height, entry.width] for entry in entries],
             },
             build,
-            code=[__name__],
+            code=["instances", __name__],
             libraries=["opencv-python-headless"],
         )
     )

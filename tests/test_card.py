@@ -100,5 +100,5 @@ def test_cells_of_a_table_are_what_they_are() -> None:
         "| a | b |",
         "| --- | --- |",
         r"| x\|y | 1 |",
-        r"| \[z\](w) | \<\_\> |",
+        r"| \[z\](w) | \<_\> |",
     ]

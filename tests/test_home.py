@@ -164,6 +164,7 @@ def test_a_log_in_does_not_belong_in_an_address(
     ("address", "shown"),
     [
         ("http://mlflow:5000/", "http://mlflow:5000/"),
+        ("https://mlflow/team?of=ann", "https://mlflow/team?of=ann"),
         ("http://ann:s%40cret@mlflow:5000", "http://mlflow:5000"),
         (
             "postgresql+psycopg2://ann:s@cret@[::1]/db?sslmode=on",

@@ -141,7 +141,7 @@ def test_a_registry_that_fails_is_not_taken_for_one_that_has_the_model(
 def test_what_is_not_there_is_named(registry: Any, versions: list[Any]) -> None:
     with pytest.raises(NucleusError, match=r"^no version 7 of .*: there are 1, 2, 3$"):
         registry.promote("7", "ann", "why not")
-    with pytest.raises(NucleusError, match="there is no champion yet"):
+    with pytest.raises(NucleusError, match="there is no champion"):
         registry.run_of("champion")
     with pytest.raises(NucleusError, match="no version was the champion before"):
         registry.rollback("ann", "why not")

@@ -57,9 +57,7 @@ def test_ids_as_in_the_data(tmp_path: Path) -> None:
 def test_ids_that_no_csv_can_hold(tmp_path: Path, image_id: str) -> None:
     with pytest.raises(NucleusError) as error:
         write_submission(tmp_path / "submission.csv", [(image_id, "")])
-    assert str(error.value) == (
-        f"image id {image_id!r} is not one line of text: rename the image's file"
-    )
+    assert str(error.value) == (f"image id {image_id!r} cannot be printed: rename the image's file")
     assert not list(tmp_path.iterdir())
 
 

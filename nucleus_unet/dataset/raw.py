@@ -16,7 +16,7 @@ from types import TracebackType
 from typing import Self
 
 from nucleus_unet.errors import NucleusError
-from nucleus_unet.files import NOT_ONE_LINE, sha256_bytes, sha256_file
+from nucleus_unet.files import UNPRINTABLE, sha256_bytes, sha256_file
 
 LAYOUT = (
     "<id>/images/<id>.png with <id>/masks/*.png or one label image <id>/labels.png in their place"
@@ -141,7 +141,7 @@ def open_raw(path: Path, *, annotated: bool = False) -> RawDataset:
     NucleusError
         Nothing at the path, or nothing that may be looked at; not a zip, a member of a zip that
         leads out of it, is encrypted or larger than `LARGEST_MEMBER_BYTES`, a picture where none
-        belongs, anything but masks in a masks folder, a name that is not one line of text, an id of
+        belongs, anything but masks in a masks folder, a name that cannot be printed, an id of
         more than `LONGEST_ID_BYTES`, several images of one id, an id without image or, with
         `annotated`, without annotation.
     """
@@ -256,8 +256,8 @@ def _samples(path: Path, names: Mapping[str, object]) -> Iterator[RawSample]:
     tops = sorted({match["top"] or "" for match in matches.values()})
     for name in seen:
         if match := matches.get(name):
-            if NOT_ONE_LINE.search(name):
-                raise NucleusError(f"{path}: {name!r} is not one line of text: rename it")
+            if UNPRINTABLE.search(name):
+                raise NucleusError(f"{path}: {name!r} cannot be printed: rename it")
             if len(match["id"].encode()) > LONGEST_ID_BYTES:
                 raise NucleusError(
                     f"{path}: {name} is longer than the {LONGEST_ID_BYTES} bytes that an id may have: "

@@ -42,7 +42,8 @@ def read_truth(
     Raises
     ------
     NucleusError
-        As `open_raw` and `prepared.ingest`; not such a CSV, an RLE that cannot be decoded.
+        As `open_raw` and `prepared.ingest`; not such a CSV, sizes that differ within an image, an
+        RLE that cannot be decoded.
     """
     if path.suffix.lower() == ".csv":
         yield from _read_solution(path)

@@ -109,7 +109,7 @@ def test_images_side_by_side(tmp_path: Path, container: str) -> None:
 
 def test_a_name_that_is_not_text(tmp_path: Path) -> None:
     write_folder(tmp_path, {os.fsdecode(b"caf\xe9.png"): b""})
-    with pytest.raises(NucleusError, match=r"'caf.udce9\.png' is not one line of text: rename it"):
+    with pytest.raises(NucleusError, match=r"'caf.udce9\.png' cannot be printed: rename it"):
         open_raw(tmp_path)
 
 
@@ -151,8 +151,8 @@ def test_digest(tmp_path: Path) -> None:
         ({"a/images/a.png": b"", "a/masks/": b"", "a/masks/b/1": b""}, "a/masks/b/.* is not where"),
         ({"a/images/a.png": b"", "a/masks/1.png": b"", "a/masks/2.npy": b""}, "2.npy is not where"),
         ({"s/a/images/a.png": b"", "s/a/masks/1/1.png": b""}, "s/a/masks/1/.* is not where"),
-        ({"a\nb.png": b""}, "'a.nb.png' is not one line of text"),
-        ({"a/images/a.png": b"", "a/masks/\r.png": b""}, "masks/.r.png' is not one line of text"),
+        ({"a\nb.png": b""}, "'a.nb.png' cannot be printed"),
+        ({"a/images/a.png": b"", "a/masks/\r.png": b""}, "masks/.r.png' cannot be printed"),
         ({"a/images/a.png": b"", "a/images/b.png": b""}, "a has 2 images"),
         ({"a/images/a.png": b"", "b/masks/1.png": b""}, "b has no image"),
         ({"a/images/a.png": b"", "b/images/": b""}, "b has no image"),
@@ -170,7 +170,7 @@ def test_digest(tmp_path: Path) -> None:
         ),
         ({"a.png": b"", "a.tif": b""}, "a has 2 images"),
         ({"a.png": b"", "x/y/z/b.png": b""}, "x/y/z/b.png is not where a picture belongs"),
-        ({"a\x1b]0;b.png": b""}, "'a.x1b.0;b.png' is not one line of text"),
+        ({"a\x1b]0;b.png": b""}, "'a.x1b.0;b.png' cannot be printed"),
         ({f"{'ж' * 121}/images/a.png": b""}, "is longer than the 240 bytes that an id may have"),
     ],
 )

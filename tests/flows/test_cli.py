@@ -123,7 +123,7 @@ def test_an_image_with_no_masks_folder(refused: Refused, data: Path, tmp_path: P
 
 def test_a_path_that_is_no_text(bare: Path) -> None:
     done = CliRunner().invoke(main, ["check", "caf\udce9"])
-    assert "'caf\\udce9' is not one line of text: rename it" in done.stderr
+    assert "'caf\\udce9' cannot be printed: rename it" in done.stderr
     assert done.exit_code == 2
 
 
@@ -195,7 +195,7 @@ def test_training_data_without_training(refused: Refused, data: Path) -> None:
     assert "--train goes with --retrain: the logged model needs no training data" in line
 
 
-@pytest.mark.parametrize("option", [["--train", "x"], []])
+@pytest.mark.parametrize("option", [["--train", "x"], [], ["--tset", "x"], ["--test", "a\rb"]])
 def test_a_refused_script_ends_its_shell_with_2(option: list[str], bare: Path) -> None:
     done = CliRunner().invoke(main, ["reproduce", "0" * 32, "--in-env", *option])
     assert (done.exit_code, done.stdout) == (2, "exit 2\n")

@@ -107,7 +107,9 @@ def test_the_sample_is_written_once(
     assert calls[0].parent == bare / "sample"
 
 
-def test_data_that_would_not_be_looked_at_are_refused(running: Any, tmp_path: Path) -> None:
+def test_what_a_flow_refuses_before_any_work(
+    running: Any, tmp_path: Path, tiny: Recipe, monkeypatch: pytest.MonkeyPatch
+) -> None:
     from flows.predict import predict
     from flows.reproduce import reproduce
     from flows.retrain import retrain
@@ -116,6 +118,7 @@ def test_data_that_would_not_be_looked_at_are_refused(running: Any, tmp_path: Pa
         retrain.fn(test_data=Path("test"))
     with pytest.raises(NucleusError, match="training data go with retrain"):
         reproduce.fn("0" * 32, training_data=[Path("train")])
+    assert retrain.persist_result is False
     (tmp_path / "labels").mkdir()
     (tmp_path / "labels" / "a.png").touch()
     for images, out in (
@@ -130,5 +133,10 @@ def test_data_that_would_not_be_looked_at_are_refused(running: Any, tmp_path: Pa
         (Path(), Path(".made")),
         (tmp_path / "labels" / "a.png", tmp_path / "labels"),
     ):
-        with pytest.raises(NucleusError, match="no champion yet"):
+        with pytest.raises(NucleusError, match="there is no champion: retrain first"):
             predict.fn([images], out)
+    monkeypatch.setattr("nucleus_unet.registry.run_of", lambda model: model)
+    monkeypatch.setattr("nucleus_unet.records.fetch_model", lambda _: (tiny, Path("model.keras")))
+    (tmp_path / "overlays").touch()
+    with pytest.raises(NucleusError, match=r"overlays: cannot be made .*; name another folder"):
+        predict.fn([Path()], tmp_path)

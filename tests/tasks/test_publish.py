@@ -121,7 +121,7 @@ def test_what_the_disk_refuses_is_one_line(
 ) -> None:
     (tmp_path / "out").mkdir()
     (tmp_path / "out" / "labels").touch()
-    message = r"out/labels/a.png: cannot be written \(File exists\): free the disk, or name another"
+    message = r"out/labels/a.png: cannot be written \(File exists\): free the disk, or set"
     with pytest.raises(NucleusError, match=message):
         publish_nuclei.fn([raw], images, [encoded], (), tmp_path / "out")
     (tmp_path / "out" / "submission.csv").mkdir()

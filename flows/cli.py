@@ -219,12 +219,12 @@ def reproduce(
 
     Exit code 0 where it is identical, 1 where it differs, 2 where it could not be tried.
     """
-    options = ["--retrain"] * retrain
-    options += [f"--train={path.absolute()}" for path in training_data]
-    options += [f"--test={path.absolute()}" for path in test_data]
     if training_data and not retrain:
         raise NucleusError("--train goes with --retrain: the logged model needs no training data")
     if in_env:
+        options = ["--retrain"] * retrain
+        options += [f"--train={path.absolute()}" for path in training_data]
+        options += [f"--test={path.absolute()}" for path in test_data]
         _find_mlflow()
         from nucleus_unet.records import reproduction_script
 

@@ -119,11 +119,8 @@ def code_digest(*modules: str, libraries: Sequence[str] = ()) -> str:
     Comments, docstrings and layout do not count. The versions of `libraries` do.
     """
     found: dict[str, str] = {}
-    ours = [f"{PACKAGE}.{module}" for module in modules]
-    waiting = [
-        our if _source_of(our).exists() else module
-        for our, module in zip(ours, modules, strict=True)
-    ]
+    waiting = [f"{PACKAGE}.{module}" for module in modules]
+    waiting = [w if _source_of(w).exists() else w.removeprefix(f"{PACKAGE}.") for w in waiting]
     assert all(_source_of(module).exists() for module in waiting), waiting
     while waiting:
         module = waiting.pop()

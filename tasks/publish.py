@@ -34,7 +34,7 @@ from tasks.reporting import show
 from tasks.split import PICTURE, SPLIT, sides_of, validation_seen
 from tasks.train import MODEL
 
-ANOTHER_PLACE = "free the disk, or set NUCLEUS_HOME or --out"
+WAY_OUT = "free the disk, or set NUCLEUS_HOME or --out"
 
 
 @dataclass(frozen=True)
@@ -117,7 +117,7 @@ def publish_submission(
         found |= submission.read_submission(encoded.folder / ROWS)
     rows = [(entry.id, rle) for entry in entries for rle in found[entry.id] or [""]]
     path = to / "submission.csv"
-    with writing(path, ANOTHER_PLACE):
+    with writing(path, WAY_OUT):
         submission.write_submission(path, rows)
     sizes = {entry.id: (entry.height, entry.width) for entry in entries}
     if problems := submission.validate(path, sizes):
@@ -154,7 +154,7 @@ def publish_nuclei(
     rows = []
 
     def write(name: str, content: bytes | str) -> None:
-        with writing(to / name, ANOTHER_PLACE):
+        with writing(to / name, WAY_OUT):
             write_atomically(to / name, content)
 
     for entry, values in originals(raws, images_of(images.folder)):

@@ -17,6 +17,12 @@ DETAIL_CORRELATION = 0.5
 """Of continued edges without the fall-off of light, which all images of a microscope share."""
 PLAIN_SPREAD, PLAIN_DETAIL_SPREAD = 2.0, 1.0
 """Standard deviation, of 255, below which an edge is too plain to tell what it continues."""
+MOST_STEP = 2.0
+"""Between continued edges, for that between neighbouring lines of the two images, in mean squares.
+Of 334 images of 256×256 px, some 110,000 pairs, it joins one or two by chance; edges that few nuclei
+cross correlate by chance ten times as often."""
+ROUNDING = 1 / 6
+"""Mean square of the difference of two lines that are rounded to whole levels."""
 THUMBNAIL_PX = 48
 
 BLOCK = 1024
@@ -31,10 +37,11 @@ def slides(images: Iterable[tuple[str, str, NDArray[np.uint8]]]) -> dict[str, st
     """Group images by slide.
 
     Two images of one size are of the same slide if an edge of one continues an edge of the other
-    (the last column of one correlates with the first of the other above 0.95, and they differ no
-    more than neighbouring columns do; rows the same), or if both show one field (thumbnails
-    correlate above 0.95). Light that falls off smoothly is taken off thumbnails, and edges without it
-    must correlate above 0.5. Slides are the connected components of this relation.
+    (the last column of one correlates with the first of the other above 0.95, and the mean square of
+    their difference is less than twice the harmonic mean of those between neighbouring columns in
+    the two; rows the same), or if both show one field (thumbnails correlate above 0.95). Light that
+    falls off smoothly is taken off thumbnails, and edges without it must correlate above 0.5. Slides
+    are the connected components of this relation.
 
     Parameters
     ----------
@@ -54,8 +61,8 @@ def slides(images: Iterable[tuple[str, str, NDArray[np.uint8]]]) -> dict[str, st
     for traits in by_size.values():
         first = np.arange(len(traits))
         for pairs in chain(
-            _continued(*(np.stack([t.columns[k] for t in traits]) for k in range(3))),
-            _continued(*(np.stack([t.rows[k] for t in traits]) for k in range(3))),
+            _continued(*(np.stack([t.columns[k] for t in traits]) for k in range(4))),
+            _continued(*(np.stack([t.rows[k] for t in traits]) for k in range(4))),
             _same_field(np.stack([t.thumbnail for t in traits])),
         ):
             first = _joined(first, pairs)
@@ -67,12 +74,12 @@ def slides(images: Iterable[tuple[str, str, NDArray[np.uint8]]]) -> dict[str, st
 
 @dataclass(frozen=True)
 class _Traits:
-    """What is compared of an image, in gray: its last, last but one and first columns and rows."""
+    """What is compared of an image, in gray: its two last and two first columns and rows."""
 
     id: str
     digest: str
-    columns: tuple[Line, Line, Line]
-    rows: tuple[Line, Line, Line]
+    columns: tuple[Line, ...]
+    rows: tuple[Line, ...]
     thumbnail: Line
 
 
@@ -80,13 +87,17 @@ def _traits(id_: str, digest: str, image: NDArray[np.uint8]) -> _Traits:
     gray = image.mean(2, dtype=np.float32)
     size = (THUMBNAIL_PX, THUMBNAIL_PX)
     thumbnail: Line = cv2.resize(gray, size, interpolation=cv2.INTER_AREA).ravel()
-    columns = gray[:, -1].copy(), gray[:, -2:][:, 0].copy(), gray[:, 0].copy()
-    rows = gray[-1].copy(), gray[-2:][0].copy(), gray[0].copy()
-    return _Traits(id_, digest, columns, rows, thumbnail)
+    return _Traits(id_, digest, _edges(gray.T), _edges(gray), thumbnail)
 
 
-def _continued(last: Line, inner: Line, first: Line) -> Iterator[Pairs]:
+def _edges(lines: Line) -> tuple[Line, ...]:
+    """The last line, its neighbour, the first, its neighbour; of a single one that."""
+    return lines[-1].copy(), lines[-2:][0].copy(), lines[0].copy(), lines[:2][-1].copy()
+
+
+def _continued(last: Line, before_last: Line, first: Line, second: Line) -> Iterator[Pairs]:
     """Pairs of which the second goes on where the first ends, block by block."""
+    end_steps, start_steps = _square(last - before_last), _square(second - first)
     ends, starts = _unit(last), _unit(first)
     parabolas = legvander(np.linspace(-1, 1, last.shape[1], dtype=np.float32), 2)
     fine_ends, fine_starts = (
@@ -99,10 +110,11 @@ def _continued(last: Line, inner: Line, first: Line) -> Iterator[Pairs]:
         pairs = []
         for before, row in enumerate(correlation, at):
             alike = np.flatnonzero(row > CONTINUED_CORRELATION)
-            step = np.abs(last[before] - first[alike]).mean(1)
-            # Neighbouring lines differ by as much inside an image; 1 is for its noise.
-            usual = 1.5 * np.abs(last[before] - inner[before]).mean() + 1
-            pairs.append(np.stack(np.broadcast_arrays(before, alike[step < usual]), axis=1))
+            step = _square(last[before] - first[alike])
+            shares = step / end_steps[before] + step / start_steps[alike]
+            pairs.append(
+                np.stack(np.broadcast_arrays(before, alike[shares < 2 * MOST_STEP]), axis=1)
+            )
         yield np.concatenate(pairs)
 
 
@@ -114,6 +126,11 @@ def _same_field(thumbnails: Line) -> Iterator[Pairs]:
         alike = unit[at : at + BLOCK] @ unit.T > SAME_FIELD_CORRELATION
         first, second = np.nonzero(np.triu(alike, k=at + 1))
         yield np.stack([first + at, second], axis=1)
+
+
+def _square(differences: Line) -> Line:
+    mean: Line = (differences**2).mean(1) + np.float32(ROUNDING)
+    return mean
 
 
 def _detail(lines: Line, smooth: Line) -> Line:

@@ -71,6 +71,22 @@ def test_an_edge_alike_on_another_slide_hides_no_neighbour() -> None:
     assert found == {"a": "1", "b": "1", "c": "3"}
 
 
+def test_few_of_many_slides_are_joined_by_chance() -> None:
+    """An edge that few nuclei cross resembles many others."""
+
+    def image(seed: int) -> NDArray[np.uint8]:
+        rng = np.random.default_rng(seed)
+        gray = np.zeros((256, 256), np.float32)
+        for _ in range(rng.integers(8, 60)):
+            place, axes = rng.uniform(0, 256, 2).tolist(), rng.uniform(10, 18, 2).tolist()
+            cv2.ellipse(gray, (place, axes, rng.uniform(0, 180)), rng.uniform(30, 120), -1)
+        gray = cv2.GaussianBlur(gray, (0, 0), 1) + 8 + rng.normal(0, 0.5, gray.shape)
+        return np.repeat(np.clip(np.rint(gray), 0, 255).astype(np.uint8)[..., None], 3, axis=2)
+
+    found = slides((f"{k:03}", f"{k:03}", image(k)) for k in range(500))
+    assert len({*found.values()}) >= 490
+
+
 def test_one_field_taken_twice_is_one_slide() -> None:
     picture = slide(3)
     brighter = np.clip(picture * 1.2 + 5, 0, 255).astype(np.uint8)

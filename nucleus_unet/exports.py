@@ -10,9 +10,10 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 from roifile import ImagejRoi
-from skimage.measure import find_contours, label, regionprops, regionprops_table
+from skimage.measure import find_contours, regionprops, regionprops_table
 
 from nucleus_unet import rle
+from nucleus_unet.instances import largest_piece
 
 Outlines = Literal["geojson", "imagej", "coco"]
 _MEASURED = {
@@ -20,7 +21,7 @@ _MEASURED = {
     "area": "area_px",
     "centroid-1": "x_px",
     "centroid-0": "y_px",
-    "intensity_mean": "mean_intensity",
+    "_finite_mean": "mean_intensity",
     "eccentricity": "eccentricity",
 }
 """What scikit-image calls a measurement, and we."""
@@ -40,14 +41,24 @@ def measurements(image: NDArray[Any], labels: NDArray[np.integer]) -> list[dict[
     -------
     list of dict
         ``nucleus`` its label, ``area_px``, ``x_px`` and ``y_px`` the centre, from the middle of the
-        image's first pixel, ``mean_intensity`` over pixels and channels, ``eccentricity`` of the
-        ellipse with the same moments, 0 a circle, towards 1 a line.
+        image's first pixel, ``mean_intensity`` over pixels and channels, of which those count that
+        are finite, ``eccentricity`` of the ellipse with the same moments, 0 a circle, towards 1 a
+        line.
     """
-    wanted = {name.partition("-")[0] for name in _MEASURED}
-    found = regionprops_table(labels, image.mean(2), properties=sorted(wanted))
+    wanted = {name.partition("-")[0] for name in _MEASURED} - {_finite_mean.__name__}
+    gray = np.ma.masked_invalid(image, copy=False).mean(2).filled(np.nan)
+    found = regionprops_table(
+        labels, gray, properties=sorted(wanted), extra_properties=[_finite_mean]
+    )
     columns = [found[name].tolist() for name in _MEASURED]
     rows = zip(*columns, strict=True)
     return [dict(zip(_MEASURED.values(), row, strict=True)) for row in rows]
+
+
+def _finite_mean(pixels: NDArray[np.bool_], values: NDArray[np.floating]) -> float:
+    """Of one nucleus in its box; NaN where it has no finite value."""
+    finite = values[pixels & np.isfinite(values)]
+    return float(finite.mean()) if finite.size else np.nan
 
 
 def table(rows: Iterable[Mapping[str, Any]]) -> str:
@@ -75,8 +86,7 @@ def outlines(labels: NDArray[np.integer]) -> dict[int, list[NDArray[np.float64]]
     """
     found = {}
     for region in regionprops(labels):
-        pieces = label(region.image, connectivity=2)
-        largest = pieces == 1 + np.argmax(np.bincount(pieces.ravel())[1:])
+        largest = largest_piece(region.image)
         rings = find_contours(np.pad(largest, 1), 0.5, fully_connected="high")
         top, left = region.bbox[:2]
         # A ring's points are (row, column), with the padding, from the middle of the first pixel.

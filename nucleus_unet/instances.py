@@ -61,14 +61,14 @@ def nuclei(maps: NDArray[np.float32], inference: Inference) -> NDArray[np.int32]
         free = pixels & (found[box] == 0)
         covered = pixels.sum() - free.sum()
         if covered <= MOST_COVERED * pixels.sum():
-            found[box][_largest_piece(free) if covered else free] = number
+            found[box][largest_piece(free) if covered else free] = number
     present = np.bincount(found.ravel()) > 0
     present[0] = False
     return present.cumsum().astype(np.int32)[found]
 
 
-def _largest_piece(pixels: NDArray[np.bool_]) -> NDArray[np.bool_]:
-    """Of 8-connected pieces, of which there is one at least; of equals the first."""
+def largest_piece(pixels: NDArray[np.bool_]) -> NDArray[np.bool_]:
+    """Of the 8-connected pieces of (H, W) pixels, one at least, the largest; of equals the first."""
     pieces = label(pixels, connectivity=2)
     largest: NDArray[np.bool_] = pieces == 1 + np.bincount(pieces.ravel())[1:].argmax()
     return largest

@@ -51,6 +51,16 @@ def test_measurements_by_hand() -> None:
     assert measurements(image[..., :1] * np.uint16(100), LABELS)[1]["mean_intensity"] == 2500
 
 
+def test_values_that_are_not_finite_are_left_out_of_intensities() -> None:
+    image = np.full((4, 6, 2), 5.0)
+    image[1, 5], image[2, 5] = (np.nan, 7), np.inf
+    assert measurements(image, LABELS)[1]["mean_intensity"] == 7
+    image[1, 5] = np.nan
+    ring, pair = measurements(image, LABELS)
+    assert ring["mean_intensity"] == 5
+    assert np.isnan(pair["mean_intensity"])
+
+
 def test_small_and_large_numbers_of_a_table() -> None:
     image = np.full((4, 6, 1), 3.456e-5)
     _, pair = table([{"image": "a", **row} for row in measurements(image, LABELS)[1:]]).splitlines()

@@ -45,6 +45,20 @@ def test_nuclei_are_bright_in_a_dark_field_that_is_nearly_empty(
         assert np.median(normal) < 240
 
 
+@pytest.mark.parametrize("rows", [1, 6, 200])
+def test_padding_and_dead_pixels_do_not_invert_an_image(rows: int) -> None:
+    image = np.rint(np.random.default_rng(0).normal(30, 1.5, (512, 512, 1))).astype(np.uint8)
+    image[240:260, 100:120] = 48
+    image = np.repeat(image, 3, axis=2)
+    padded, dead = image.copy(), image.copy()
+    padded[:rows] = 0
+    dead[np.random.default_rng(1).random((512, 512)) < 0.0002 * rows] = 0
+    for seen in (padded, dead):
+        normal = apply_table(seen, normalizing_table(seen))
+        assert normal[250, 101:119].min() == 255
+        assert np.median(normal) < 255
+
+
 def test_channels_are_stretched_apart() -> None:
     image = np.stack([ramp(10, 60)[..., 0], ramp(0, 255)[..., 0], ramp(5, 25)[..., 0]], axis=-1)
     seen = apply_table(image, normalizing_table(image))

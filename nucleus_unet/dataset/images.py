@@ -54,9 +54,9 @@ def decode_image(content: bytes, name: str) -> DecodedImage:
 
     Parameters
     ----------
-    content
+    content : bytes
         The bytes of the file; its kind is told by them, not by the name.
-    name
+    name : str
         What an error calls the file.
 
     Raises
@@ -158,6 +158,8 @@ def _to_uint8(pixels: NDArray[Any]) -> NDArray[np.uint8]:
     finite = pixels[np.isfinite(pixels)]
     if not finite.size:
         return np.zeros(pixels.shape, np.uint8)
+    if finite.dtype.kind == "i":  # of which NumPy takes differences that overflow
+        finite = finite.astype(np.float64)
     low, high = (float(value) for value in np.percentile(finite, STRETCH_PERCENTILES))
     if low == high:
         low, high = float(finite.min()), float(finite.max())

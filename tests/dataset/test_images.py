@@ -141,6 +141,15 @@ def test_boolean_tiff_is_black_and_white() -> None:
     assert decode_mask(tiff(image), "mask").tolist() == image.tolist()
 
 
+def test_stretch_of_signed_values() -> None:
+    image = np.full((70, 70), 10_000, np.int16)
+    image[:10, :10], image[69, 69] = 12_000, -32_768  # percentile 0.01 is half-way to the outlier
+    low = 10_000 - 0.51 * 42_768
+    seen = decode_image(tiff(image), "cell").image[..., 0]
+    assert (seen[69, 69], seen[5, 5]) == (0, 255)
+    assert seen[40, 40] == round(255 * (10_000 - low) / (12_000 - low))
+
+
 @given(arrays(np.uint16, array_shapes(min_dims=2, max_dims=2, max_side=20)))
 def test_stretch_keeps_the_order(image: NDArray[np.uint16]) -> None:
     decoded = decode_image(encode(image), "cell").image[..., 0]

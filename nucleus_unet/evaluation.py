@@ -159,7 +159,7 @@ def pictures(
             counted = f"{row['true']} nuclei, {row['predicted']} found"
             said = f"score {row['score']:.2f}, {counted}"
             tiles.append(tile(*where[row["id"]], inference, said))
-        sheets[name] = figures.contact_sheet(tiles, columns=2)
+        sheets[name] = figures.contact_sheet(tiles)
     return sheets
 
 

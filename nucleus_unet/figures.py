@@ -1,4 +1,4 @@
-"""Pictures for people: training curves, outlines over images, label images."""
+"""Pictures for people: training curves, outlines over images."""
 
 import base64
 import io
@@ -14,7 +14,6 @@ from matplotlib.patches import Patch
 from matplotlib.ticker import MaxNLocator
 from numpy.typing import NDArray
 
-from nucleus_unet.errors import NucleusError
 from nucleus_unet.scoring import errors
 
 # Told apart in lightness as well as hue, so also with any kind of colour blindness; vivid against
@@ -238,8 +237,8 @@ def short_name(id_: str) -> str:
     return id_ if len(id_) <= 20 else f"{id_[:8]}..{id_[-8:]}"
 
 
-def contact_sheet(tiles: Sequence[tuple[str, NDArray[np.uint8]]], columns: int = 4) -> bytes:
-    """Lay (title, image) tiles out in rows of up to `columns`, over a legend of the outlines.
+def contact_sheet(tiles: Sequence[tuple[str, NDArray[np.uint8]]]) -> bytes:
+    """Lay (title, image) tiles, one at least, out in rows of two, over a legend of the outlines.
 
     Each image (H, W, 3) uint8 RGB keeps its own size, to the pixel; the widest sets the columns.
     The legend names the outline colours that occur in the tiles.
@@ -248,15 +247,8 @@ def contact_sheet(tiles: Sequence[tuple[str, NDArray[np.uint8]]], columns: int =
     -------
     bytes
         PNG.
-
-    Raises
-    ------
-    NucleusError
-        There are no tiles.
     """
-    if not tiles:
-        raise NucleusError("a contact sheet needs at least one image: none was given")
-    lines = [tiles[start : start + columns] for start in range(0, len(tiles), columns)]
+    lines = [tiles[start : start + 2] for start in range(0, len(tiles), 2)]
     gap, head, foot = 10, 26, 30
     wide = max(240, *(image.shape[1] for _, image in tiles)) + gap
     heights = [max(image.shape[0] for _, image in line) + head for line in lines]
@@ -277,7 +269,7 @@ def contact_sheet(tiles: Sequence[tuple[str, NDArray[np.uint8]]], columns: int =
     ]
     figure.legend(
         handles=[
-            Patch(facecolor=_hex(colour), edgecolor="0.4", label=_LEGEND[colour])
+            Patch(facecolor=np.divide(colour, 255), edgecolor="0.4", label=_LEGEND[colour])
             for colour in drawn
         ],
         loc="lower left",
@@ -304,26 +296,6 @@ def strip(images: Iterable[NDArray[np.uint8]], side_px: int) -> NDArray[np.uint8
         square[: small.shape[0], : small.shape[1]] = small
         squares.append(square)
     return np.hstack(squares)
-
-
-def label_image(labels: NDArray[np.integer]) -> tuple[str, bytes]:
-    """Encode a label image (H, W) with the labels as its values.
-
-    Returns
-    -------
-    tuple of str and bytes
-        ``.png`` and a 16-bit gray PNG; where a label is over 65,535 ``.tif`` and a 32-bit TIFF.
-    """
-    assert labels.min(initial=0) >= 0
-    suffix, dtype = (".png", np.uint16) if labels.max(initial=0) < 2**16 else (".tif", np.uint32)
-    return suffix, bytes(cv2.imencode(suffix, labels.astype(dtype))[1])
-
-
-def read_label_image(content: bytes) -> NDArray[Any]:
-    """The labels (H, W) that `label_image` encoded, as uint16 or uint32."""
-    labels = cv2.imdecode(np.frombuffer(content, np.uint8), cv2.IMREAD_UNCHANGED)
-    assert labels is not None
-    return labels
 
 
 def data_uri(png: bytes, side_px: int = 1200) -> str:
@@ -354,10 +326,6 @@ def _outlines(labels: NDArray[np.integer]) -> NDArray[np.bool_]:
 
 def _resize_labels(labels: NDArray[np.integer], size: tuple[int, int]) -> NDArray[Any]:
     return cv2.resize(labels.astype(np.int32), size, interpolation=cv2.INTER_NEAREST_EXACT)
-
-
-def _hex(colour: tuple[int, int, int]) -> str:
-    return "#" + bytes(colour).hex()
 
 
 def _png(figure: Figure) -> bytes:

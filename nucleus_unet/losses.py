@@ -6,15 +6,15 @@ import keras
 from keras import ops
 
 
-def dice_coefficient(y_true: Any, y_pred: Any, smooth: float = 1.0) -> Any:
-    """Dice coefficient of the flattened batch, ``(2 Σ t·p + s) / (Σ t + Σ p + s)``.
+def dice_coefficient(y_true: Any, y_pred: Any) -> Any:
+    """Dice coefficient of the flattened batch, ``(2 Σ t·p + 1) / (Σ t + Σ p + 1)``.
+
+    The 1 is for two empty batches, which agree.
 
     Parameters
     ----------
     y_true, y_pred : tensors of the same shape
         Truth in {0, 1} and probability in [0, 1].
-    smooth : float
-        Added above and below, so that two empty batches agree with 1.
 
     Returns
     -------
@@ -24,7 +24,7 @@ def dice_coefficient(y_true: Any, y_pred: Any, smooth: float = 1.0) -> Any:
     y_true = ops.cast(y_true, "float32")
     y_pred = ops.cast(y_pred, "float32")
     both = ops.sum(y_true * y_pred)
-    return (2.0 * both + smooth) / (ops.sum(y_true) + ops.sum(y_pred) + smooth)
+    return (2.0 * both + 1.0) / (ops.sum(y_true) + ops.sum(y_pred) + 1.0)
 
 
 def mask_dice(y_true: Any, y_pred: Any) -> Any:

@@ -164,7 +164,7 @@ class Inference(Part):
     large_cutoff: Annotated[float, Field(gt=0, lt=1)] | None = Field(
         None, description="The same of large nuclei, if another, where nuclei are told apart"
     )
-    batch_size: int = Field(16, ge=1, description="Resized images, or validation crops, at once")
+    batch_size: int = Field(16, ge=1, description="Resized images that are predicted at once")
     seed_cutoff: float = Field(
         0.5,
         gt=0,
@@ -338,7 +338,7 @@ def parse_recipe(values: dict[str, Any], origin: str) -> Recipe:
         first = error.errors()[0]
         key = ".".join(str(part) for part in first["loc"][:2])
         if first["type"] == "extra_forbidden":
-            known = {*Recipe.model_fields, *flatten(_EVERY_KEY)}
+            known = {*Recipe.model_fields, *Recipe(name="").flat()}
             raise NucleusError(f"{origin}: no key {key}; {_nearest(key, known)}") from None
         # What several keys decide together has a table for its input.
         value = "" if isinstance(first["input"], dict) else f" = {first['input']!r}"
@@ -349,13 +349,6 @@ def differences(a: Recipe, b: Recipe) -> list[tuple[str, Any, Any]]:
     """The keys in which two recipes differ, with both values, in the recipe's order."""
     flat_a, flat_b = a.flat(), b.flat()
     return [(key, flat_a[key], flat_b[key]) for key in flat_a if flat_a[key] != flat_b[key]]
-
-
-_EVERY_KEY: dict[str, Any] = {
-    name: dict.fromkeys(field.annotation.model_fields)
-    for name, field in Recipe.model_fields.items()
-    if isinstance(field.annotation, type) and issubclass(field.annotation, Part)
-}
 
 
 def _nearest(key: str, known: Iterable[str]) -> str:

@@ -159,7 +159,8 @@ def _add_overlaps(starts: _Ints, ends: _Ints, owners: _Ints, found: dict[int, st
             late, f"has pixel {pixel + 1}, which RLE {early + 1} has: one nucleus a pixel"
         )
 
-    # Runs that have begun, the earliest RLE's first, and the latest one's first.
+    # Runs that have begun, the earliest RLE's first, and the latest one's first: heaps, as a hostile
+    # file may hold hundreds of RLEs of the whole image.
     earliest: list[tuple[int, int]] = []
     latest: list[tuple[int, int]] = []
     for start, end, owner in zip(starts.tolist(), ends.tolist(), owners.tolist(), strict=True):

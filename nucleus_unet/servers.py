@@ -28,6 +28,11 @@ def raise_if_refused(variable: str, status: int, error: Exception) -> None:
         ) from error
 
 
+def is_refusal(status: int) -> bool:
+    """Whether a server's answer would be the same another time: not that it was late or too busy."""
+    return 400 <= status < 500 and status not in (408, 429)
+
+
 def check_servers(*variables: str) -> None:
     """See that the servers that the environment names answer.
 

@@ -21,6 +21,9 @@ from nucleus_unet.recipe import digest_of
 
 PACKAGE = "nucleus_unet"
 RECORD = "stage.json"
+DECIDES_NOTHING = {f"{PACKAGE}.{module}" for module in ("errors", "files", "recipe")}
+"""What an output takes of these modules is in its stage's inputs; the rest is how it is written, and
+texts: a reworded error never retrains a network."""
 
 _NUMPY_WROTE_LESS = re.compile(r"\d+ requested and \d+ written")
 """All that it says of a full disk."""
@@ -116,7 +119,7 @@ def run_stage(
 def code_digest(*modules: str, libraries: Sequence[str] = ()) -> str:
     """SHA-256 over the syntax of modules, as `run_stage` takes them.
 
-    Comments, docstrings and layout do not count. The versions of `libraries` do.
+    Comments, docstrings, layout and `DECIDES_NOTHING` do not count. The versions of `libraries` do.
     """
     found: dict[str, str] = {}
     waiting = [f"{PACKAGE}.{module}" for module in modules]
@@ -124,7 +127,7 @@ def code_digest(*modules: str, libraries: Sequence[str] = ()) -> str:
     assert all(_source_of(module).exists() for module in waiting), waiting
     while waiting:
         module = waiting.pop()
-        if module in found:
+        if module in found or module in DECIDES_NOTHING:
             continue
         path = _source_of(module)
         if not path.exists():

@@ -39,7 +39,7 @@ from nucleus_unet.interruption import StoppedError
 from nucleus_unet.machine import machine
 from nucleus_unet.recipe import Recipe
 from nucleus_unet.reproduction import LoggedDataset
-from nucleus_unet.servers import raise_if_refused
+from nucleus_unet.servers import is_refusal, raise_if_refused
 from nucleus_unet.source import packages, requirements_lock, source
 
 _logger = logging.getLogger(__name__)
@@ -221,9 +221,7 @@ def _taken_up(client: MlflowClient, tags: dict[str, str]) -> Run | None:
 
 def refused_by_mlflow(error: Exception) -> bool:
     """Whether MLflow answered that it will not do what it was asked; it would not another time."""
-    if not isinstance(error, MlflowException):
-        return False
-    return 400 <= error.get_http_status_code() < 500 and error.get_http_status_code() != 429
+    return isinstance(error, MlflowException) and is_refusal(error.get_http_status_code())
 
 
 def describe(run_id: str, markdown: str) -> None:

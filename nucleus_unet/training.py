@@ -68,16 +68,15 @@ def train(
             while not journal.finished:
                 # The rest of an epoch that was cut short is a `fit` of its own.
                 epoch, done = divmod(journal.step, settings.steps_per_epoch)
-                batch_size = recipe.inference.batch_size
                 if done:  # makes the variables of the metrics, which hold what is done
-                    model.evaluate(*validation, batch_size=batch_size, steps=1, verbose=0)
+                    model.evaluate(*validation, batch_size=settings.batch_size, steps=1, verbose=0)
                 model.fit(
                     batches(recipe, training_samples, journal.step),
                     steps_per_epoch=settings.steps_per_epoch - done,
                     epochs=epoch + 1 if done else settings.epochs,
                     initial_epoch=epoch,
                     validation_data=validation,
-                    validation_batch_size=batch_size,
+                    validation_batch_size=settings.batch_size,
                     callbacks=[journal],
                     shuffle=False,
                     verbose=0,
@@ -96,7 +95,7 @@ def _compiled(recipe: Recipe, start_weights: Path | None) -> keras.Model:
     model.compile(
         optimizer=_optimizer(recipe.training),
         loss=nuclei_loss if recipe.network.outputs == "nuclei" else bce_dice_loss,
-        metrics=[_named(mask_dice, "dice"), MaskMeanIoU()],
+        metrics=[keras.metrics.MeanMetricWrapper(mask_dice, name="dice"), MaskMeanIoU()],
     )
     model.optimizer.build(model.trainable_variables)
     return model
@@ -115,7 +114,3 @@ def _optimizer(settings: Training) -> keras.optimizers.Optimizer:
 def _segmenter(recipe: Recipe) -> keras.Model:
     size = recipe.data.image_size if recipe.data.framing == "resize" else None
     return build_segmenter(recipe.network, size)
-
-
-def _named(function: Any, name: str) -> keras.metrics.Metric:
-    return keras.metrics.MeanMetricWrapper(function, name=name)

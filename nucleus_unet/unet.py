@@ -9,13 +9,7 @@ from nucleus_unet.recipe import Network
 from nucleus_unet.targets import CHANNELS
 
 
-def build_unet(
-    network: Network,
-    size: int | None,
-    channels: int = 3,
-    outputs: int = 1,
-    activation: str = "sigmoid",
-) -> keras.Model:
+def build_unet(network: Network, size: int | None, outputs: int = 1) -> keras.Model:
     """The bare network: contracting path, expansive path and a 1×1 convolution.
 
     With ``valid`` padding the output is smaller than the input (572 gives 388 at depth 4) and the
@@ -27,22 +21,20 @@ def build_unet(
         The part of the recipe.
     size : int or None
         Side of the square input, in px; None for any, with ``same`` padding.
-    channels, outputs : int
-        Channels of the input and of the output.
-    activation : str
-        Of the output: ``sigmoid`` for maps of their own, ``softmax`` for classes.
+    outputs : int
+        Channels of the output.
 
     Returns
     -------
     keras.Model
-        (N, size, size, channels) float to (N, s, s, outputs) float32 in [0, 1].
+        (N, size, size, 3) float to (N, s, s, outputs) float32 in [0, 1].
 
     Raises
     ------
     ValueError
         A size whose feature maps cannot be halved evenly `depth` times.
     """
-    inputs = keras.Input((size, size, channels), name="image")
+    inputs = keras.Input((size, size, 3), name="image")
     x, skips = inputs, []
     for level in range(network.depth):
         x = _double_convolution(x, network, level, f"down{level}")
@@ -64,7 +56,7 @@ def build_unet(
         x = _double_convolution(x, network, level, f"up{level}")
     # float32 whatever the policy: probabilities near 0 and 1 do not fit bfloat16
     x = keras.layers.Conv2D(outputs, 1, name="logits", dtype="float32")(x)
-    maps = keras.layers.Activation(activation, name="maps", dtype="float32")(x)
+    maps = keras.layers.Activation("sigmoid", name="maps", dtype="float32")(x)
     return keras.Model(inputs, maps, name="unet")
 
 

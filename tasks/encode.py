@@ -7,7 +7,7 @@ import numpy as np
 from prefect import task
 from prefect.cache_policies import NO_CACHE
 
-from nucleus_unet import figures, submission
+from nucleus_unet import label_images, submission
 from nucleus_unet.files import write_atomically
 from nucleus_unet.instances import nuclei
 from nucleus_unet.interruption import raise_if_abandoned
@@ -33,7 +33,7 @@ def encode(images: Stage, shard: range, maps: Stage, inference: Inference) -> An
             raise_if_abandoned()
             labels = nuclei(np.load(maps.folder / f"{entry.id}.npy"), inference)
             rows += submission.rows(entry.id, labels)
-            suffix, content = figures.label_image(labels)
+            suffix, content = label_images.encode(labels)
             write_atomically(folder / f"{entry.id}{suffix}", content)
         submission.write_submission(folder / ROWS, rows)
 
@@ -42,7 +42,7 @@ def encode(images: Stage, shard: range, maps: Stage, inference: Inference) -> An
             "encode",
             {"maps": maps.digest, "inference": inference.model_dump(mode="json")},
             build,
-            code=["instances", "submission", "figures", __name__],
+            code=["instances", "submission", "label_images", __name__],
             libraries=["numpy", "opencv-python-headless", "scikit-image", "scipy"],
         )
     )

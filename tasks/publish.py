@@ -11,7 +11,7 @@ from prefect.artifacts import create_markdown_artifact, create_table_artifact
 from prefect.cache_policies import NO_CACHE
 from prefect.logging import get_run_logger
 
-from nucleus_unet import exports, figures, submission, tracking
+from nucleus_unet import exports, figures, label_images, submission, tracking
 from nucleus_unet.card import model_card
 from nucleus_unet.dataset.prepared import load_image, originals
 from nucleus_unet.dataset.raw import dataset_name
@@ -160,7 +160,7 @@ def publish_nuclei(
     for entry, values in originals(raws, images_of(images.folder)):
         content = label_files[entry.id].read_bytes()
         write(f"labels/{label_files[entry.id].name}", content)
-        labels = figures.read_label_image(content)
+        labels = label_images.decode(content)
         title = f"{entry.id}: {labels.max()} nuclei"
         picture = figures.overlay_png(load_image(home(), entry), labels, title=title)
         write(f"overlays/{entry.id}.png", picture)
@@ -175,7 +175,7 @@ def publish_nuclei(
         names = [Path(entry.source).name for entry in entries]
         if len(set(names)) < len(names):
             names = [f"{entry.id}{Path(entry.source).suffix}" for entry in entries]
-        found = (figures.read_label_image(label_files[e.id].read_bytes()) for e in entries)
+        found = (label_images.decode(label_files[e.id].read_bytes()) for e in entries)
         write("coco.json", exports.coco(zip(names, found, strict=True)))
 
 

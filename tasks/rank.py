@@ -28,7 +28,7 @@ from tasks.evaluate import LIBRARIES, Judged, judge, scores_of
 from tasks.predict import prediction_key
 from tasks.publish import Trained
 from tasks.reporting import run_stage, show
-from tasks.split import samples, sides_of, slides_seen
+from tasks.split import samples, sides_of, slide_of, slides_seen
 from tasks.train import MODEL
 
 SCORES_OF_BOTH = "scores.json"
@@ -144,9 +144,8 @@ def _unseen(
     champion: registry.Version, recipe: Recipe, made: Trained
 ) -> tuple[dict[str, str], list[Sample]]:
     """The slide of each image, and the validation images of slides that neither model has seen."""
-    sides = sides_of(made.split)
-    slides = {row["id"]: row["slide"] for rows in sides.values() for row in rows}
-    gone = {row["slide"] for row in sides["training"]}
+    slides = slide_of(made.split)
+    gone = {row["slide"] for row in sides_of(made.split)["training"]}
     for model in (champion.run_id, recipe.training.start_from):
         gone |= slides_seen(made.split, made.images, model)
     validation = samples(made.split, made.images, made.labels, "validation")
@@ -203,4 +202,4 @@ def _disagreement(samples: Sequence[Sample], judged: Mapping[str, Judged]) -> by
         for k in order[:SHOWN]
         for name, one in judged.items()
     ]
-    return figures.contact_sheet(tiles, columns=2)
+    return figures.contact_sheet(tiles)

@@ -89,10 +89,14 @@ def samples(split: Stage, images: Stage, labels: Stage, side: str) -> list[Sampl
     ]
 
 
+def slide_of(split: Stage) -> dict[str, str]:
+    """The slide of each image."""
+    return {row["id"]: row["slide"] for rows in sides_of(split).values() for row in rows}
+
+
 def slides_seen(split: Stage, images: Stage, run_id: str | None) -> set[str]:
     """The slides with an image that a logged model was trained on; none where there is no model."""
-    slides = {row["id"]: row["slide"] for rows in sides_of(split).values() for row in rows}
-    seen = _trained_on(run_id)
+    slides, seen = slide_of(split), _trained_on(run_id)
     return {slides[e.id] for e in images_of(images.folder) if e.source_sha256 in seen}
 
 
@@ -136,4 +140,4 @@ def _split_sheet(
             title = f"{side}: {count} images of {kind}, {len(one_each)} slides"
             shown = (load(id_) for id_ in list(one_each.values())[:SHOWN])
             tiles.append((title, figures.strip(shown, 96)))
-    return figures.contact_sheet(tiles, columns=2)
+    return figures.contact_sheet(tiles)

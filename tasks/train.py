@@ -25,6 +25,7 @@ from nucleus_unet.files import sha256_file
 from nucleus_unet.isolation import follow
 from nucleus_unet.progress import reporter
 from nucleus_unet.recipe import Recipe
+from nucleus_unet.servers import is_refusal
 from nucleus_unet.stages import Stage
 from tasks.ingest import identities, images_of
 from tasks.merge_masks import labels_of
@@ -88,7 +89,6 @@ def _stage(
             "labels": identities(labels_of(labels.folder)),
             "split": sha256_file(split.folder / SPLIT),
             "recipe": recipe.model_dump(mode="json", exclude={"name", "inference"}),
-            "validation_batch": recipe.inference.batch_size,
             "device": device_kind(),
             "start_weights": sha256_file(start_weights) if start_weights else None,
         },
@@ -113,8 +113,7 @@ def unused_gpu(device: str, backend: str) -> str | None:
 def refused_by_prefect(error: Exception) -> bool:
     """Whether Prefect answered that it will not do what it was asked; it would not another time."""
     if isinstance(error, HTTPStatusError):
-        status = error.response.status_code
-        return 400 <= status < 500 and status not in (408, 429)
+        return is_refusal(error.response.status_code)
     return isinstance(error, ObjectNotFound)
 
 

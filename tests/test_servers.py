@@ -15,7 +15,7 @@ from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption,
 from cryptography.x509.oid import NameOID
 
 from nucleus_unet.errors import NucleusError
-from nucleus_unet.servers import check_servers
+from nucleus_unet.servers import check_servers, is_refusal
 
 pytestmark = pytest.mark.usefixtures("nothing_set")
 
@@ -123,3 +123,11 @@ def test_one_server_is_looked_at_where_one_is_needed(monkeypatch: pytest.MonkeyP
     check_servers("MLFLOW_TRACKING_URI")
     with pytest.raises(NucleusError, match=r"127\.0\.0\.1:9/api does not answer \(ConnectError\)"):
         check_servers()
+
+
+@pytest.mark.parametrize(
+    ("status", "refused"),
+    [(200, False), (400, True), (404, True), (408, False), (429, False), (499, True), (500, False)],
+)
+def test_an_answer_that_another_try_would_not_change(status: int, refused: bool) -> None:
+    assert is_refusal(status) == refused

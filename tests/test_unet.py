@@ -41,10 +41,10 @@ def convolutions(model: keras.Model) -> list[keras.Layer]:
 
 def test_the_network_of_the_paper() -> None:
     network = load_recipe("paper").network.model_copy(update={"dropout": (0.0,) * 5})
-    unet = build_unet(network, 572, channels=1, outputs=2, activation="softmax")
+    unet = build_unet(network, 572, outputs=2)
     assert unet.output_shape == (None, 388, 388, 2)
     assert len(convolutions(unet)) == 23
-    assert unet.count_params() == 31_030_658
+    assert unet.count_params() == 31_030_658 + 2 * 9 * 64  # the paper's images are gray
     # The figure of the paper: the size after each pair of convolutions, and the filters.
     sizes = {
         "down0b": (568, 64),

@@ -20,7 +20,7 @@ from nucleus_unet.files import sha256_bytes
 
 @dataclass(frozen=True)
 class Report:
-    """Counts of a raw data set and its problems; `str` of it is a page to read."""
+    """Counts of a raw data set and its problems."""
 
     path: Path
     images: int
@@ -57,8 +57,10 @@ def check(path: Path, progress: Progress | None = None) -> Report:
 
     Parameters
     ----------
-    path
+    path : Path
         A data set as `open_raw` takes it.
+    progress : Progress, optional
+        As for `prepared.ingest`.
 
     Raises
     ------

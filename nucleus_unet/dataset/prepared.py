@@ -118,14 +118,16 @@ def ingest(
 
     Parameters
     ----------
-    raws
+    raws : sequence of Path
         Data sets as `open_raw` takes them. An id that several of them hold with the same content
         is taken once.
-    store
+    store : Path
         The folder of entries, made where absent.
-    code
+    code : str
         Digest of the code, with `DECODERS`, that decides the pixels; another makes other entries.
-    annotated
+    progress : Progress, optional
+        Told how many are done, of how many.
+    annotated : bool
         Demand annotation of every image, before anything is decoded.
 
     Raises
@@ -172,7 +174,7 @@ def merge(
     ----------
     raws, store, code, progress
         As for `ingest`.
-    images
+    images : Images
         What `ingest` made of the same data sets.
 
     Raises

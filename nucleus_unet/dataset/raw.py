@@ -8,12 +8,10 @@ import zipfile
 import zlib
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from types import TracebackType
-from typing import Self
 
 from nucleus_unet.errors import NucleusError
 from nucleus_unet.files import UNPRINTABLE, sha256_bytes, sha256_file
@@ -60,31 +58,15 @@ class RawSample:
         return tuple(("/".join(name.split("/")[-2:]), name) for name in self.masks)
 
 
+@dataclass(frozen=True)
 class RawDataset:
-    """An open raw data set; threads may read from it at once. Made by `open_raw`."""
+    """A raw data set that `open_raw` has open; threads may read from it at once."""
 
-    def __init__(
-        self,
-        path: Path,
-        samples: tuple[RawSample, ...],
-        members: Mapping[str, Callable[[], bytes]],
-        resources: ExitStack,
-    ) -> None:
-        self.path = path
-        self.samples = samples
-        self._members = members
-        self._resources = resources
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        self._resources.close()
+    path: Path
+    samples: tuple[RawSample, ...]
+    """Sorted by id; without Kaggle's layout an id is the file name's stem."""
+    members: Mapping[str, Callable[[], bytes]]
+    """What reads each file, by name."""
 
     def read(self, name: str) -> bytes:
         """The bytes of a member, which never touch the disk.
@@ -95,7 +77,7 @@ class RawDataset:
             The file is gone, or its part of the zip is damaged or of a compression that Python lacks.
         """
         try:
-            return self._members[name]()
+            return self.members[name]()
         except (OSError, EOFError, NotImplementedError, *_DAMAGED) as error:
             raise NucleusError(
                 f"{self.path}: {name} cannot be read ({error}): fetch or copy the data again"
@@ -113,8 +95,9 @@ class RawDataset:
         return digest.hexdigest()
 
 
-def open_raw(path: Path, *, annotated: bool = False) -> RawDataset:
-    """Open a data set in Kaggle's layout, or images alone, without unpacking anything.
+@contextmanager
+def open_raw(path: Path, *, annotated: bool = False) -> Iterator[RawDataset]:
+    """Open a data set in Kaggle's layout, or images alone, within a block; nothing is unpacked.
 
     A folder or a zip holds, at its root or below one top folder, either Kaggle's layout
     (``<id>/images/<id>.png``, the nuclei one file each in ``<id>/masks/``) or image files side by
@@ -126,15 +109,14 @@ def open_raw(path: Path, *, annotated: bool = False) -> RawDataset:
 
     Parameters
     ----------
-    path
+    path : Path
         A folder, a zip or an image file.
-    annotated
+    annotated : bool
         Demand a masks folder or a label image of every sample, as training does.
 
-    Returns
-    -------
+    Yields
+    ------
     RawDataset
-        Its samples sorted by id; without Kaggle's layout an id is the file name's stem.
 
     Raises
     ------
@@ -169,7 +151,7 @@ def open_raw(path: Path, *, annotated: bool = False) -> RawDataset:
                     f"{path}: image {sample.id} has no masks folder and no label image: training "
                     f"data are {LAYOUT}"
                 )
-        return RawDataset(path, samples, members, resources.pop_all())
+        yield RawDataset(path, samples, members)
 
 
 def dataset_name(paths: Sequence[Path]) -> str:

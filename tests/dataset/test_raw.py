@@ -44,6 +44,11 @@ def write(path: Path, files: dict[str, bytes], container: str) -> Path:
     return {"folder": write_folder, "zip": write_zip}[container](path / f"set.{container}", files)
 
 
+def assert_refused(path: Path, *, match: str, annotated: bool = False) -> None:
+    with pytest.raises(NucleusError, match=match), open_raw(path, annotated=annotated):
+        pass
+
+
 @pytest.fixture(params=["folder", "zip"])
 def container(request: pytest.FixtureRequest) -> str:
     return request.param
@@ -109,8 +114,7 @@ def test_images_side_by_side(tmp_path: Path, container: str) -> None:
 
 def test_a_name_that_is_not_text(tmp_path: Path) -> None:
     write_folder(tmp_path, {os.fsdecode(b"caf\xe9.png"): b""})
-    with pytest.raises(NucleusError, match=r"'caf.udce9\.png' cannot be printed: rename it"):
-        open_raw(tmp_path)
+    assert_refused(tmp_path, match=r"'caf.udce9\.png' cannot be printed: rename it")
 
 
 @pytest.mark.parametrize(
@@ -177,25 +181,23 @@ def test_digest(tmp_path: Path) -> None:
 def test_layouts_that_are_refused(
     tmp_path: Path, container: str, files: dict[str, bytes], message: str
 ) -> None:
-    with pytest.raises(NucleusError, match=message):
-        open_raw(write(tmp_path, files, container))
+    assert_refused(write(tmp_path, files, container), match=message)
 
 
 @pytest.mark.parametrize("files", [{"a.png": b""}, {"a/images/a.png": b""}])
 def test_training_data_without_masks(tmp_path: Path, files: dict[str, bytes]) -> None:
     path = write_folder(tmp_path / "set", files)
-    with pytest.raises(NucleusError, match="image a has no masks folder and no label image"):
-        open_raw(path, annotated=True)
+    assert_refused(path, match="image a has no masks folder and no label image", annotated=True)
 
 
 def test_a_path_that_cannot_be_looked_at() -> None:
-    with pytest.raises(NucleusError, match=r"cannot be looked at \(File name too long\)"):
-        open_raw(Path("a" * 300))
+    assert_refused(Path("a" * 300), match=r"cannot be looked at \(File name too long\)")
 
 
 def test_nothing_at_the_path(tmp_path: Path) -> None:
-    with pytest.raises(NucleusError, match=r"absent\.zip: no such file or folder.*<id>/images"):
-        open_raw(tmp_path / "absent.zip")
+    assert_refused(
+        tmp_path / "absent.zip", match=r"absent\.zip: no such file or folder.*<id>/images"
+    )
 
 
 def test_folder_that_cannot_be_listed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -203,15 +205,13 @@ def test_folder_that_cannot_be_listed(tmp_path: Path, monkeypatch: pytest.Monkey
         raise PermissionError(13, "Permission denied")
 
     monkeypatch.setattr("os.scandir", refuse)
-    with pytest.raises(NucleusError, match=r"cannot be listed \(Permission denied\)"):
-        open_raw(tmp_path)
+    assert_refused(tmp_path, match=r"cannot be listed \(Permission denied\)")
 
 
 def test_truncated_zip(tmp_path: Path) -> None:
     path = write_zip(tmp_path / "set.zip", FILES)
     path.write_bytes(path.read_bytes()[:-30])
-    with pytest.raises(NucleusError, match="neither a folder, a whole zip nor an image"):
-        open_raw(path)
+    assert_refused(path, match="neither a folder, a whole zip nor an image")
 
 
 @pytest.mark.parametrize(
@@ -224,8 +224,7 @@ def test_a_zip_with_a_damaged_directory(tmp_path: Path, place: int, value: bytes
     at = content.index(b"PK\x01\x02") + place
     content[at : at + len(value)] = value
     path.write_bytes(content)
-    with pytest.raises(NucleusError, match="neither a folder, a whole zip nor an image"):
-        open_raw(path)
+    assert_refused(path, match="neither a folder, a whole zip nor an image")
 
 
 def test_a_link_to_itself_is_no_folder(tmp_path: Path) -> None:
@@ -238,8 +237,7 @@ def test_a_link_to_itself_is_no_folder(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("name", ["../a/images/a.png", "/a/images/a.png", "a\\..\\b.png"])
 def test_member_that_leads_out(tmp_path: Path, name: str) -> None:
-    with pytest.raises(NucleusError, match="leads out of the zip"):
-        open_raw(write_zip(tmp_path / "set.zip", {name: b""}))
+    assert_refused(write_zip(tmp_path / "set.zip", {name: b""}), match="leads out of the zip")
 
 
 def test_encrypted_member(tmp_path: Path) -> None:
@@ -247,8 +245,7 @@ def test_encrypted_member(tmp_path: Path) -> None:
     content = bytearray(path.read_bytes())
     content[content.index(b"PK\x01\x02") + 8] |= 1
     path.write_bytes(content)
-    with pytest.raises(NucleusError, match=r"a\.png is encrypted"):
-        open_raw(path)
+    assert_refused(path, match=r"a\.png is encrypted")
 
 
 def test_member_that_would_fill_the_memory(tmp_path: Path) -> None:
@@ -261,8 +258,7 @@ def test_member_that_would_fill_the_memory(tmp_path: Path) -> None:
         assert [sample.id for sample in raw.samples] == ["a"]
     content[size : size + 4] = (3 * 2**30).to_bytes(4, "little")
     path.write_bytes(content)
-    with pytest.raises(NucleusError, match=r"a\.png would unpack to 3\.0 GiB, more than 2: "):
-        open_raw(path)
+    assert_refused(path, match=r"a\.png would unpack to 3\.0 GiB, more than 2: ")
 
 
 def test_damaged_member(tmp_path: Path) -> None:

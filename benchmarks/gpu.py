@@ -1,9 +1,9 @@
 """What a GPU makes of the recipes: the speed of training, and whole trainings with their scores.
 
     python benchmarks/gpu.py pack stage1_train.zip data.zip
-    PYTHONPATH=. python benchmarks/gpu.py speed data.zip
-    PYTHONPATH=. python benchmarks/gpu.py load data.zip
-    PYTHONPATH=. python benchmarks/gpu.py train data.zip best network.base_filters=32
+    python benchmarks/gpu.py speed data.zip
+    python benchmarks/gpu.py load data.zip
+    python benchmarks/gpu.py train data.zip best network.base_filters=32
 
 A pack holds prepared images and labels, without loss and small enough to be carried to a machine
 that has neither Prefect nor MLflow, where this package cannot be installed; there, or anywhere,

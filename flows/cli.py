@@ -26,7 +26,7 @@ class PrintablePath(click.Path):
         return super().convert(value, param, ctx)
 
 
-PATH = PrintablePath(path_type=Path)
+PATH = PrintablePath(path_type=Path, readable=False)  # what cannot be read has a line of ours
 NIGHTLY = "0 2 * * *"
 PLACES = {
     "champion": "the champion: predict works with it",
@@ -59,7 +59,8 @@ def recipe_options(default: str = "best") -> Callable[..., Any]:
             "overrides",
             multiple=True,
             metavar="KEY=VALUE",
-            help="Change a value of the recipe.",
+            help="Change a value of the recipe (nucleus recipe show NAME lists them); may be "
+            "given several times.",
         )
         return named(changed(command))
 
@@ -201,7 +202,13 @@ def predict(images: tuple[Path, ...], model: str, out: Path, outlines: tuple[str
 @click.argument("run_id")
 @click.option("--retrain", is_flag=True, help="Train again from the raw data.")
 @training_option("Where the run's training data are now, if not where they were.")
-@click.option("--test", "test_data", type=PATH, multiple=True, help="The same of its test images.")
+@click.option(
+    "--test",
+    "test_data",
+    type=PATH,
+    multiple=True,
+    help="Where its test images are, if they moved.",
+)
 @click.option(
     "--in-env",
     is_flag=True,
@@ -272,7 +279,7 @@ def reproduce(
 @click.option(
     "--draws", type=click.IntRange(min=1), help="Try so many combinations, drawn at random."
 )
-@click.option("--seed", default=0, show_default=True, help="Of the draw.")
+@click.option("--seed", default=0, show_default=True, help="Of the draw of combinations.")
 @click.option("--out", type=PATH, help="Write the best recipe there, as TOML.")
 def sweep(
     training_data: tuple[Path, ...],
@@ -447,10 +454,13 @@ def recipe_list() -> None:
 @click.argument("name")
 @click.option("--set", "overrides", multiple=True, metavar="KEY=VALUE", help="Change a value.")
 def recipe_show(name: str, overrides: tuple[str, ...]) -> None:
-    """Every value of a recipe, as --set spells them."""
-    from nucleus_unet.recipe import load_recipe
+    """Every value of a recipe, as --set spells them, and what it says."""
+    from nucleus_unet.recipe import load_recipe, meanings
 
-    _table([(key, str(value)) for key, value in load_recipe(name, overrides).flat().items()])
+    values = {key: str(value) for key, value in load_recipe(name, overrides).flat().items()}
+    width = max(map(len, values.values()))
+    said = meanings()
+    _table([(key, f"{v:{width}}  {said.get(key, '')}".rstrip()) for key, v in values.items()])
 
 
 @recipe.command("diff")
@@ -462,6 +472,8 @@ def recipe_diff(a: str, b: str) -> None:
 
     rows = differences(load_recipe(a), load_recipe(b))
     _table([(key, f"{left} → {right}") for key, left, right in rows])
+    if not rows:
+        click.echo("they are the same")
 
 
 @main.command()
@@ -475,6 +487,7 @@ def ui(run_id: str | None) -> None:
     from nucleus_unet.servers import check_servers
 
     check_servers()
+    click.echo("Starting Prefect and MLflow ...", err=True)
     from flows.ui import serve
 
     serve(run_id, click.echo)

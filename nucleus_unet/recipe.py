@@ -342,7 +342,18 @@ def parse_recipe(values: dict[str, Any], origin: str) -> Recipe:
             raise NucleusError(f"{origin}: no key {key}; {_nearest(key, known)}") from None
         # What several keys decide together has a table for its input.
         value = "" if isinstance(first["input"], dict) else f" = {first['input']!r}"
-        raise NucleusError(f"{origin}: {key or 'recipe'}{value}: {first['msg']}") from None
+        why = first["msg"].removeprefix("Value error, ")
+        raise NucleusError(f"{origin}: {key or 'recipe'}{value}: {why}") from None
+
+
+def meanings() -> dict[str, str]:
+    """What each dotted key of a recipe says."""
+    return {
+        f"{name}.{key}": field.description or ""
+        for name, part in Recipe(name="")
+        if isinstance(part, Part)
+        for key, field in type(part).model_fields.items()
+    }
 
 
 def differences(a: Recipe, b: Recipe) -> list[tuple[str, Any, Any]]:
@@ -355,8 +366,9 @@ def _nearest(key: str, known: Iterable[str]) -> str:
     """A hint that names the known key most like a misspelt one."""
     import difflib
 
-    close = difflib.get_close_matches(key, list(known), n=1, cutoff=0.0)
-    return f"did you mean {close[0]}? (nucleus recipe show NAME lists all)"
+    for close in difflib.get_close_matches(key, list(known), n=1):
+        return f"did you mean {close}? (nucleus recipe show NAME lists all)"
+    return "nucleus recipe show NAME lists all"
 
 
 def _toml_value(text: str) -> Any:

@@ -6,11 +6,13 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 
+import mlflow
 from mlflow import MlflowClient
 from mlflow.entities.model_registry import ModelVersion
 from mlflow.exceptions import MlflowException
 
 from nucleus_unet.errors import NucleusError
+from nucleus_unet.home import without_credentials
 from nucleus_unet.tracking import ABSENT, Run
 
 NAME = "nucleus-unet"
@@ -70,7 +72,8 @@ def run_of(model: str) -> str:
     if found := champion():
         return found.run_id
     raise NucleusError(
-        "there is no champion: retrain first, promote a version, or name a run with --model"
+        f"there is no champion at {without_credentials(mlflow.get_tracking_uri())}: retrain, promote a "
+        "version, name a run with --model, or set NUCLEUS_HOME to where one is"
     )
 
 

@@ -31,6 +31,7 @@ from mlflow.utils.mlflow_tags import (
     MLFLOW_SOURCE_NAME,
     MLFLOW_SOURCE_TYPE,
 )
+from sqlalchemy.exc import DBAPIError
 
 from nucleus_unet.errors import NucleusError
 from nucleus_unet.files import locked, make_folder, sha256_file
@@ -103,14 +104,18 @@ def require_access() -> None:
     ------
     NucleusError
         Its server refuses the log-in, asks for one, or is another; or its database is of another
-        version.
+        version, damaged or not readable.
     """
+    uri = without_credentials(os.environ["MLFLOW_TRACKING_URI"])
     try:
         MlflowClient().search_experiments(max_results=1)
+    except DBAPIError as error:
+        raise NucleusError(
+            f"{uri} cannot be used ({error.orig}): restore it, or set MLFLOW_TRACKING_URI to another"
+        ) from error
     except MlflowException as error:
         raise_if_refused("MLFLOW_TRACKING_URI", error.get_http_status_code(), error)
         if "out-of-date database schema" in str(error):
-            uri = without_credentials(os.environ["MLFLOW_TRACKING_URI"])
             raise NucleusError(
                 f"{uri} was made by another version of MLflow: back it up, then mlflow db upgrade {uri}"
             ) from error

@@ -6,8 +6,10 @@ from typing import Any
 
 from prefect import task
 from prefect.cache_policies import NO_CACHE
+from prefect.logging import get_run_logger
 
 from nucleus_unet.dataset import prepared
+from nucleus_unet.dataset.check import some
 from nucleus_unet.dataset.provenance import images_code
 from nucleus_unet.dataset.raw import open_raw
 from nucleus_unet.errors import NucleusError
@@ -27,6 +29,10 @@ def ingest(raws: list[Path], annotated: bool) -> Any:
 def ingest_stage(raws: list[Path], annotated: bool) -> Stage:
     """The images of raw data sets as an index over the store."""
     found = digests(raws)
+    for path in raws:
+        with open_raw(path) as raw:
+            if raw.unread:
+                get_run_logger().warning("%s: %s: not read, as no image", path, some(raw.unread))
 
     def build(folder: Path) -> None:
         images = prepared.ingest(

@@ -142,6 +142,8 @@ def test_overrides_are_checked_together() -> None:
         ("training.epoch=5", r"^training\.epoch=5: no such key; did you mean training\.epochs\?"),
         ("trainin.epochs=5", r"did you mean training\.epochs\?"),
         ("name.first=a", r"^name\.first=a: no such key"),
+        ("foo=1", r"^foo=1: no such key; nucleus recipe show NAME lists all$"),
+        ("network.depth=5", r"^network\.depth=5: network: dropout has 5 values"),
         ("training.epochs", r"^training\.epochs: write KEY=VALUE"),
         ("training.epochs=many", r"^training\.epochs=many: training\.epochs = 'many'"),
         ("training.epochs=0", r"training\.epochs = 0: .*greater than or equal to 1"),

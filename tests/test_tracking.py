@@ -303,6 +303,18 @@ def test_a_server_that_fails_is_not_told_as_a_missing_run_or_artifact(
         records.require_run(logged.id)
 
 
+def test_a_damaged_database_is_told_in_a_line(
+    tracking: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "damaged.db").write_text("garbage " * 100)
+    uri = f"sqlite:///{tmp_path}/damaged.db"
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
+    client = tracking.MlflowClient(uri)
+    monkeypatch.setattr(tracking, "MlflowClient", lambda: client)
+    with pytest.raises(NucleusError, match=r"damaged.db cannot be used \(file is not a database\)"):
+        tracking.require_access()
+
+
 def test_another_experiment_by_the_standard_variable(
     tracking: Any, client: Any, tiny: Recipe, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -1,7 +1,7 @@
 """What a raw data set holds, and what is wrong with it."""
 
 from collections import Counter, deque
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -31,6 +31,8 @@ class Report:
     """Images by what their files hold, such as RGBA or gray uint16."""
     areas_px: NDArray[np.int64]
     """The area of every nucleus."""
+    unread: tuple[str, ...]
+    """Files that belong to no image."""
     problems: tuple[Problem, ...]
     """By file, the image's id before its name."""
 
@@ -87,8 +89,15 @@ def check(path: Path, progress: Progress | None = None) -> Report:
         sizes=dict(sizes.most_common()),
         modes=dict(modes.most_common()),
         areas_px=np.concatenate([sample.areas_px for sample in samples]),
+        unread=raw.unread,
         problems=tuple(sorted(problems, key=lambda problem: (problem.file, problem.kind))),
     )
+
+
+def some(files: Sequence[str]) -> str:
+    """The first of files by name, and how many more there are."""
+    more = f" and {len(files) - 3} more" if len(files) > 3 else ""
+    return f"{', '.join(files[:3])}{more}"
 
 
 def format_report(report: Report) -> str:
@@ -100,6 +109,8 @@ def format_report(report: Report) -> str:
     if areas.size:
         low, middle, high = areas.min(), np.median(areas), areas.max()
         lines.append(f"{'area':<12}{low:>8} px least, {middle:g} px median, {high} px most")
+    if report.unread:
+        lines.append(f"{'not read':<12}{len(report.unread):>8} {some(report.unread)}")
     lines += ["", f"{'height':>7} {'width':>7} {'images':>7}"]
     lines += [f"{height:>7} {width:>7} {n:>7}" for (height, width), n in report.sizes.items()]
     width = max(map(len, report.modes), default=0)

@@ -67,6 +67,8 @@ class RawDataset:
     """Sorted by id; without Kaggle's layout an id is the file name's stem."""
     members: Mapping[str, Callable[[], bytes]]
     """What reads each file, by name."""
+    unread: tuple[str, ...]
+    """Files that belong to no sample, as far as folders are looked into, sorted and printable."""
 
     def read(self, name: str) -> bytes:
         """The bytes of a member, which never touch the disk.
@@ -130,7 +132,9 @@ def open_raw(path: Path, *, annotated: bool = False) -> Iterator[RawDataset]:
     try:
         is_folder, exists = path.is_dir(), path.exists()
     except OSError as error:
-        raise NucleusError(f"{path}: cannot be looked at ({error.strerror})") from error
+        raise NucleusError(
+            f"{path}: cannot be looked at ({error.strerror}): name what your user may read"
+        ) from error
     with ExitStack() as resources:
         if is_folder:
             members: dict[str, Callable[[], bytes]] = {
@@ -151,7 +155,11 @@ def open_raw(path: Path, *, annotated: bool = False) -> Iterator[RawDataset]:
                     f"{path}: image {sample.id} has no masks folder and no label image: training "
                     f"data are {LAYOUT}"
                 )
-        yield RawDataset(path, samples, members)
+        read = {name for s in samples for name in (s.image, *(file for _, file in s.annotation))}
+        files = (name for name in members if not name.endswith("/"))
+        others = (n for n in files if n not in read and not any(map(_is_clutter, n.split("/"))))
+        unread = tuple(sorted(UNPRINTABLE.sub("?", name) for name in others))
+        yield RawDataset(path, samples, members, unread)
 
 
 def dataset_name(paths: Sequence[Path]) -> str:
@@ -171,10 +179,12 @@ def walk(folder: Path, depth: int = _DEPTH, prefix: str = "") -> Iterator[str]:
     try:
         entries = sorted(os.scandir(folder), key=lambda entry: entry.name)
     except OSError as error:
-        raise NucleusError(f"{folder}: cannot be listed ({error.strerror})") from error
+        raise NucleusError(
+            f"{folder}: cannot be listed ({error.strerror}): name what your user may read"
+        ) from error
     for entry in entries:
         name = prefix + entry.name
-        if _passed_over(entry.name):
+        if _is_clutter(entry.name):
             continue
         try:
             is_folder = entry.is_dir()
@@ -192,10 +202,10 @@ def reads(dataset: Path, place: Path) -> bool:
     """Whether `open_raw` would take a file at a place for one of the data set's."""
     if not (dataset.is_dir() and place.resolve().is_relative_to(dataset.resolve())):
         return False
-    return not any(map(_passed_over, place.resolve().relative_to(dataset.resolve()).parts))
+    return not any(map(_is_clutter, place.resolve().relative_to(dataset.resolve()).parts))
 
 
-def _passed_over(name: str) -> bool:
+def _is_clutter(name: str) -> bool:
     """Whether a file or folder is what computers put beside data."""
     return name.startswith(".") or name.lower() in ("__macosx", "thumbs.db", "desktop.ini")
 
@@ -229,7 +239,7 @@ def _zip_members(path: Path, resources: ExitStack) -> dict[str, Callable[[], byt
 
 def _samples(path: Path, names: Mapping[str, object]) -> Iterator[RawSample]:
     """Sort the member names into samples, by the layout that they are in."""
-    seen = [name for name in names if not any(map(_passed_over, name.split("/")))]
+    seen = [name for name in names if not any(map(_is_clutter, name.split("/")))]
     kaggle = {name: match for name in seen if (match := _KAGGLE.fullmatch(name))}
     is_kaggle = any(m["image"] and not name.endswith("/") for name, m in kaggle.items())
     matches = kaggle if is_kaggle else {n: m for n in seen if (m := _FLAT.fullmatch(n))}

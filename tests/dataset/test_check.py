@@ -46,6 +46,14 @@ def test_sound_set(good: Path) -> None:
     assert lines[-1] == "nothing is wrong"
 
 
+def test_files_that_belong_to_no_image_are_named(good: Path) -> None:
+    for number in range(5):
+        (good / f"{number}.bmp").touch()
+    (good / "a/notes.txt").touch()
+    lines = format_report(check(good)).splitlines()
+    assert "not read           6 0.bmp, 1.bmp, 2.bmp and 3 more" in lines
+
+
 def test_test_set_needs_no_masks(tmp_path: Path) -> None:
     write_png(tmp_path / "a/images/a.png", square(0, 3))
     report = check(tmp_path)

@@ -78,6 +78,7 @@ def test_one_top_folder_and_what_is_passed_over(tmp_path: Path, container: str) 
             "stage1_train/a/images/a.tif",
             "stage1_train/b/images/b.png",
         ]
+        assert raw.unread == ("readme.txt", "stage1_train/b/readme.txt")
 
 
 def test_nothing_is_unpacked(tmp_path: Path) -> None:
@@ -107,8 +108,9 @@ def test_sample_without_annotation_and_with_an_empty_masks_folder(
 
 
 def test_images_side_by_side(tmp_path: Path, container: str) -> None:
-    files = {"slides/b.JPG": b"", "slides/a.tif": b"", "slides/notes.csv": b""}
+    files = {"slides/b.JPG": b"", "slides/a.tif": b"", "slides/c.bmp": b"", "slides/\x1bd": b""}
     with open_raw(write(tmp_path, files, container)) as raw:
+        assert raw.unread == ("slides/?d", "slides/c.bmp")
         assert raw.samples == (RawSample("a", "slides/a.tif"), RawSample("b", "slides/b.JPG"))
 
 

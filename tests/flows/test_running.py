@@ -133,7 +133,7 @@ def test_what_a_flow_refuses_before_any_work(
         (Path(), Path(".made")),
         (tmp_path / "labels" / "a.png", tmp_path / "labels"),
     ):
-        with pytest.raises(NucleusError, match="there is no champion: retrain first"):
+        with pytest.raises(NucleusError, match=r"there is no champion at sqlite:.*: retrain"):
             predict.fn([images], out)
     monkeypatch.setattr("nucleus_unet.registry.run_of", lambda model: model)
     monkeypatch.setattr("nucleus_unet.records.fetch_model", lambda _: (tiny, Path("model.keras")))

@@ -309,8 +309,8 @@ def test_a_damaged_database_is_told_in_a_line(
     (tmp_path / "damaged.db").write_text("garbage " * 100)
     uri = f"sqlite:///{tmp_path}/damaged.db"
     monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
-    client = tracking.MlflowClient(uri)
-    monkeypatch.setattr(tracking, "MlflowClient", lambda: client)
+    client = tracking.MlflowClient
+    monkeypatch.setattr(tracking, "MlflowClient", lambda: client(uri))
     with pytest.raises(NucleusError, match=r"damaged.db cannot be used \(file is not a database\)"):
         tracking.require_access()
 

@@ -269,7 +269,7 @@ def contact_sheet(tiles: Sequence[tuple[str, NDArray[np.uint8]]]) -> bytes:
     ]
     figure.legend(
         handles=[
-            Patch(facecolor=np.divide(colour, 255), edgecolor="0.4", label=_LEGEND[colour])
+            Patch(facecolor=f"#{bytes(colour).hex()}", edgecolor="0.4", label=_LEGEND[colour])
             for colour in drawn
         ],
         loc="lower left",

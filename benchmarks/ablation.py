@@ -29,15 +29,12 @@ PARTS = (
     ("training.seed=11",),  # what chance does
     ("augmentation.scale_range=[1, 1]",),
     ("data.balance=0",),
-    ("augmentation.intensity_range=0",),
     ("augmentation.stain_range=0",),
-    ("augmentation.zoom_range=0",),
     ("network.outputs=mask", "inference.large_cutoff=none"),
     ("training.schedule=constant",),
     ("data.normalize=false",),
     (
         "augmentation.scale_range=[1, 1]",
-        "augmentation.intensity_range=0",
         "augmentation.stain_range=0",
         "data.balance=0",
     ),

@@ -1,4 +1,4 @@
-"""Random geometry of an image and its labels, in one composed warp, and random intensities."""
+"""Random geometry of an image and its labels, in one composed warp, and random stains."""
 
 from typing import Any
 
@@ -83,35 +83,33 @@ def random_window(
     return window(shape, size, np.exp(low + scale * (high - low)), (down, right))
 
 
-def random_intensities(
-    image: NDArray[np.uint8], augmentation: Augmentation, rng: np.random.Generator
+def random_stain(
+    image: NDArray[np.uint8], stain_range: float, rng: np.random.Generator
 ) -> NDArray[np.uint8]:
-    """Draw other intensities of an image: contrast, brightness, gamma, stain.
+    """Draw another stain of an image.
 
-    Each channel gets a curve of its own around one that they share; every other time the channels are
+    Each channel gets a gamma, contrast and brightness of its own; every other time the channels are
     mixed.
 
     Parameters
     ----------
     image : (S, S, 3) uint8
-    augmentation : Augmentation
-        `intensity_range` scales the curves, `stain_range` their difference between channels and
-        the mixing.
+    stain_range : float
+        Scales all of it.
     rng : numpy.random.Generator
 
     Returns
     -------
     (S, S, 3) uint8
     """
-    shared, own = rng.uniform(-1, 1, 3), rng.uniform(-1, 1, (3, 3))
+    draws = stain_range * rng.uniform(-1, 1, (3, 3))
     mixing, mixed = rng.uniform(-1, 1, (3, 3)), rng.random() < 0.5
-    draws = augmentation.intensity_range * shared + augmentation.stain_range * own
     gamma, contrast, brightness = np.exp(draws[:, 0]), np.exp(0.6 * draws[:, 1]), 0.2 * draws[:, 2]
     values = np.arange(256)[:, None] / 255
     table = (values**gamma - 0.5) * contrast + 0.5 + brightness
     changed: Any = cv2.LUT(image, np.clip(np.rint(255 * table), 0, 255).astype(np.uint8)[None])
-    if augmentation.stain_range and mixed:
-        matrix = np.eye(3) + augmentation.stain_range * mixing
+    if mixed:
+        matrix = np.eye(3) + stain_range * mixing
         changed = cv2.transform(changed, matrix / matrix.sum(1, keepdims=True))
     return np.asarray(changed, np.uint8)
 

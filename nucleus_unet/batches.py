@@ -9,8 +9,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from nucleus_unet.augment import (
-    random_intensities,
     random_matrix,
+    random_stain,
     random_window,
     resize,
     warp,
@@ -83,7 +83,8 @@ def training_view(
     image, labels = warp(image, labels, matrix, size, mirrored=crop)
     if table is not None:
         image = apply_table(image, table)
-    image = random_intensities(image, augmentation, draws)
+    if augmentation.stain_range:
+        image = random_stain(image, augmentation.stain_range, draws)
     return image, targets(labels, recipe.network.outputs)
 
 

@@ -71,11 +71,11 @@ class Augmentation(Part):
     scale_range: tuple[PositiveFloat, PositiveFloat] = Field(
         (1, 1), description="Smallest and largest magnification of crops"
     )
-    intensity_range: Fraction = Field(
-        0, description="Gamma, contrast, brightness: about ± this share"
-    )
     stain_range: float = Field(
-        0, ge=0, le=0.25, description="The same by channel, and mixing of channels"
+        0,
+        ge=0,
+        le=0.25,
+        description="Gamma, contrast, brightness of each channel, about ± this share; their mixing",
     )
 
     @model_validator(mode="after")

@@ -9,8 +9,8 @@ from hypothesis.extra import numpy as hnp
 from numpy.typing import NDArray
 
 from nucleus_unet.augment import (
-    random_intensities,
     random_matrix,
+    random_stain,
     random_window,
     resize,
     warp,
@@ -328,19 +328,18 @@ def test_random_windows_cover_the_range_and_stay_inside() -> None:
 # Intensities
 
 
-def test_without_ranges_intensities_stay() -> None:
+def test_without_a_range_the_stain_stays() -> None:
     image = np.random.default_rng(0).integers(0, 256, (9, 9, 3), np.uint8)
-    drawn = random_intensities(image, Augmentation(), np.random.default_rng(1))
-    np.testing.assert_array_equal(drawn, image)
+    for seed in range(4):
+        drawn = random_stain(image, 0, np.random.default_rng(seed))
+        np.testing.assert_array_equal(drawn, image)
 
 
-@pytest.mark.parametrize("ranges", [{"intensity_range": 0.3}, {"stain_range": 0.25}])
-def test_each_range_changes_intensities(ranges: dict[str, float]) -> None:
+def test_a_stain_is_drawn_by_seed() -> None:
     image = np.random.default_rng(0).integers(40, 200, (32, 32, 3), np.uint8)
     before = image.copy()
     first, again, other = (
-        random_intensities(image, Augmentation(**ranges), np.random.default_rng(seed))
-        for seed in (1, 1, 2)
+        random_stain(image, 0.25, np.random.default_rng(seed)) for seed in (1, 1, 2)
     )
     assert (first.shape, first.dtype) == (image.shape, np.uint8)
     np.testing.assert_array_equal(first, again)
@@ -349,11 +348,9 @@ def test_each_range_changes_intensities(ranges: dict[str, float]) -> None:
     np.testing.assert_array_equal(image, before)
 
 
-def test_shared_curves_keep_gray_gray_and_order() -> None:
-    image = np.repeat(np.arange(256, dtype=np.uint8).reshape(16, 16, 1), 3, 2)
+def test_each_channel_is_stained_apart() -> None:
+    gray = np.repeat(np.arange(256, dtype=np.uint8).reshape(16, 16, 1), 3, 2)
     for seed in range(20):
-        drawn = random_intensities(
-            image, Augmentation(intensity_range=0.5), np.random.default_rng(seed)
-        )
-        assert (drawn == drawn[..., :1]).all()
-        assert (np.diff(drawn[..., 0].ravel().astype(int)) >= 0).all()
+        drawn = random_stain(gray, 0.2, np.random.default_rng(seed)).astype(int)
+        assert all((drawn[..., a] != drawn[..., b]).any() for a, b in ((0, 1), (1, 2), (0, 2)))
+        assert np.abs(drawn - gray).max() < 128

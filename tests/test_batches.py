@@ -47,11 +47,8 @@ def test_draws_differ_by_seed_epoch_and_position(tiny: Recipe, samples: list[Sam
     assert len(set(drawn(1)) | set(drawn(2))) == 2 * 12 * 4
 
 
-@pytest.mark.parametrize("override", ["intensity_range=0.3", "stain_range=0.2"])
-def test_each_change_of_intensities_needs_no_other(
-    tiny: Recipe, samples: list[Sample], override: str
-) -> None:
-    changed = tiny.with_overrides([f"augmentation.{override}"])
+def test_another_stain_moves_no_nucleus(tiny: Recipe, samples: list[Sample]) -> None:
+    changed = tiny.with_overrides(["augmentation.stain_range=0.2"])
     for (a, b), (c, d) in zip(batches(tiny, samples), batches(changed, samples), strict=True):
         assert (a != c).any()
         np.testing.assert_array_equal(b, d)

@@ -50,7 +50,6 @@ OFF = {
     "data.balance": 0.0,
     "data.split": "random",
     "augmentation.scale_range": [1, 1],
-    "augmentation.intensity_range": 0,
     "augmentation.stain_range": 0,
     "network.outputs": "mask",
     "training.keep": "best",

@@ -6,9 +6,9 @@
     python benchmarks/gpu.py train data.zip best network.base_filters=32
 
 A pack holds prepared images and labels, without loss and small enough to be carried to a machine
-that has neither Prefect nor MLflow, where this package cannot be installed; there, or anywhere,
-KERAS_BACKEND=jax trains with JAX. Trainings at once on one GPU each need a HOME of their own, or one
-waits for the other.
+that has neither Prefect nor MLflow, where this package cannot be installed (set PYTHONPATH=. there);
+there, or anywhere, KERAS_BACKEND=jax trains with JAX. Trainings at once on one GPU each need a HOME of
+their own, or one waits for the other.
 
 A line of `speed` is a training of its own, in a process of its own; its first epoch compiles and is
 left out. `load` only makes the batches of `best`, by so many threads in turn. `train` trains as

@@ -97,7 +97,7 @@ def _edges(lines: Line) -> tuple[Line, ...]:
 
 def _continued(last: Line, before_last: Line, first: Line, second: Line) -> Iterator[Pairs]:
     """Pairs of which the second goes on where the first ends, block by block."""
-    end_steps, start_steps = _square(last - before_last), _square(second - first)
+    end_steps, start_steps = _mean_square(last - before_last), _mean_square(second - first)
     ends, starts = _unit(last), _unit(first)
     parabolas = legvander(np.linspace(-1, 1, last.shape[1], dtype=np.float32), 2)
     fine_ends, fine_starts = (
@@ -110,7 +110,7 @@ def _continued(last: Line, before_last: Line, first: Line, second: Line) -> Iter
         pairs = []
         for before, row in enumerate(correlation, at):
             alike = np.flatnonzero(row > CONTINUED_CORRELATION)
-            step = _square(last[before] - first[alike])
+            step = _mean_square(last[before] - first[alike])
             shares = step / end_steps[before] + step / start_steps[alike]
             pairs.append(
                 np.stack(np.broadcast_arrays(before, alike[shares < 2 * MOST_STEP]), axis=1)
@@ -128,7 +128,7 @@ def _same_field(thumbnails: Line) -> Iterator[Pairs]:
         yield np.stack([first + at, second], axis=1)
 
 
-def _square(differences: Line) -> Line:
+def _mean_square(differences: Line) -> Line:
     mean: Line = (differences**2).mean(1) + np.float32(ROUNDING)
     return mean
 

@@ -9,7 +9,7 @@ from prefect.cache_policies import NO_CACHE
 from prefect.logging import get_run_logger
 
 from nucleus_unet.dataset import prepared
-from nucleus_unet.dataset.check import some
+from nucleus_unet.dataset.check import first_few
 from nucleus_unet.dataset.provenance import images_code
 from nucleus_unet.dataset.raw import open_raw
 from nucleus_unet.errors import NucleusError
@@ -32,7 +32,9 @@ def ingest_stage(raws: list[Path], annotated: bool) -> Stage:
     for path in raws:
         with open_raw(path) as raw:
             if raw.unread:
-                get_run_logger().warning("%s: %s: not read, as no image", path, some(raw.unread))
+                get_run_logger().warning(
+                    "%s: %s: not read, as no image", path, first_few(raw.unread)
+                )
 
     def build(folder: Path) -> None:
         images = prepared.ingest(

@@ -94,7 +94,7 @@ def check(path: Path, progress: Progress | None = None) -> Report:
     )
 
 
-def some(files: Sequence[str]) -> str:
+def first_few(files: Sequence[str]) -> str:
     """The first of files by name, and how many more there are."""
     more = f" and {len(files) - 3} more" if len(files) > 3 else ""
     return f"{', '.join(files[:3])}{more}"
@@ -110,7 +110,7 @@ def format_report(report: Report) -> str:
         low, middle, high = areas.min(), np.median(areas), areas.max()
         lines.append(f"{'area':<12}{low:>8} px least, {middle:g} px median, {high} px most")
     if report.unread:
-        lines.append(f"{'not read':<12}{len(report.unread):>8} {some(report.unread)}")
+        lines.append(f"{'not read':<12}{len(report.unread):>8} {first_few(report.unread)}")
     lines += ["", f"{'height':>7} {'width':>7} {'images':>7}"]
     lines += [f"{height:>7} {width:>7} {n:>7}" for (height, width), n in report.sizes.items()]
     width = max(map(len, report.modes), default=0)

@@ -12,6 +12,7 @@ from turns import step_seconds, timed
 
 from nucleus_unet.backend import best_precision, configure, usable_cores
 from nucleus_unet.recipe import load_recipe
+from nucleus_unet.targets import CHANNELS
 
 WAYS = ("deterministic", "any", "without oneDNN")
 WARM_UP = 2
@@ -27,11 +28,11 @@ def compiled(way: str) -> Any:
     configure(usable_cores(), 10, best_precision(), deterministic=way != "any")
     import keras
 
-    from nucleus_unet.losses import nuclei_loss
+    from nucleus_unet.losses import maps_loss
     from nucleus_unet.unet import build_segmenter
 
     model = build_segmenter(recipe.network, None)
-    model.compile(keras.optimizers.Adam(recipe.training.learning_rate), nuclei_loss)
+    model.compile(keras.optimizers.Adam(recipe.training.learning_rate), maps_loss)
     return model
 
 
@@ -40,8 +41,9 @@ def step(way: str) -> float:
     import numpy as np
 
     recipe, rng = load_recipe("best"), np.random.default_rng(0)
-    shape = (recipe.training.batch_size, *2 * (recipe.data.image_size,), 3)
-    images, maps = rng.integers(0, 256, shape, np.uint8), rng.random(shape, np.float32)
+    shape = (recipe.training.batch_size, *2 * (recipe.data.image_size,))
+    images = rng.integers(0, 256, (*shape, 3), np.uint8)
+    maps = rng.random((*shape, CHANNELS[recipe.network.outputs]), np.float32)
     return timed(compiled(way), images, maps)
 
 

@@ -28,13 +28,12 @@ def nuclei(maps: NDArray[np.float32], inference: Inference) -> NDArray[np.int32]
     Parameters
     ----------
     maps : (H, W, C for each of the scales) float32 in [0, 1]
-        One channel, the mask: nuclei are its connected components. Three, as
-        `nucleus_unet.targets` gives them: nuclei grow from where the distance is high and no border
-        is seen, downhill in distance, until they meet or reach the end of the mask, which is at
-        `large_cutoff` for the large ones. Where several scales found nuclei at one place, the
-        likelier one is preferred, and one whose area is usual at its scale; of equals that of the
-        earlier scale. The other loses what they share, or all if that is more than a third; of
-        the pieces that are left it keeps the largest.
+        One channel, the mask: nuclei are its connected components. Two, mask and borders: nuclei
+        grow from where mask times 1 - border is high, downhill, until they meet or reach the end of
+        the mask, which is at `large_cutoff` for the large ones. Where several scales found nuclei at
+        one place, the likelier one is preferred, and one whose area is usual at its scale; of equals
+        that of the earlier scale. The other loses what they share, or all if that is more than a
+        third; of the pieces that are left it keeps the largest.
     inference : Inference
         The part of the recipe. The least area is in pixels of each scale, before a nucleus loses any.
 
@@ -78,11 +77,11 @@ def _of_one_scale(maps: NDArray[np.float32], inference: Inference) -> NDArray[np
     mask = maps[..., 0]
     if maps.shape[-1] == 1:
         return connected_components(mask, inference.cutoff)
-    border, height = maps[..., 1], maps[..., 2]
+    height = mask * (1 - maps[..., 1])
     small = inference.cutoff
     large = inference.large_cutoff or small
     ground = label(mask > min(small, large), connectivity=1)
-    seeds = label((height * (1 - border) > inference.seed_cutoff) & (ground > 0), connectivity=1)
+    seeds = label((height > inference.seed_cutoff) & (ground > 0), connectivity=1)
     # A piece of mask in which nothing is high enough is one nucleus all the same.
     seeded = np.unique(ground[seeds > 0])
     alone = ~np.isin(ground, seeded) & (ground > 0)

@@ -39,14 +39,7 @@ def bce_dice_loss(y_true: Any, y_pred: Any) -> Any:
     return 0.5 * cross_entropy - dice_coefficient(y_true, y_pred)
 
 
-def nuclei_loss(y_true: Any, y_pred: Any) -> Any:
-    """`bce_dice_loss` of mask and of borders, and the cross-entropy of the distance.
-
-    Parameters
-    ----------
-    y_true, y_pred : (N, H, W, 3) tensors in [0, 1]
-        The channels of `nucleus_unet.targets`.
-    """
-    mask, border, distance = ((y_true[..., k : k + 1], y_pred[..., k : k + 1]) for k in range(3))
-    cross_entropy = ops.mean(keras.losses.binary_crossentropy(*distance))
-    return bce_dice_loss(*mask) + bce_dice_loss(*border) + cross_entropy
+def maps_loss(y_true: Any, y_pred: Any) -> Any:
+    """The sum over the maps, (N, H, W, C) in [0, 1], of their `bce_dice_loss`."""
+    maps = range(y_pred.shape[-1])
+    return sum(bce_dice_loss(y_true[..., k : k + 1], y_pred[..., k : k + 1]) for k in maps)

@@ -99,7 +99,7 @@ class Network(Part):
         description="Dropout between the two convolutions, by level, full resolution first",
     )
     outputs: Literal["mask", "nuclei"] = Field(
-        "mask", description="nuclei: mask, borders between touching nuclei, distance to the edge"
+        "mask", description="nuclei: mask, and borders between touching nuclei"
     )
 
     @model_validator(mode="after")
@@ -169,7 +169,7 @@ class Inference(Part):
         0.5,
         gt=0,
         lt=1,
-        description="A nucleus begins where distance times 1 - border is above this",
+        description="A nucleus begins where mask times 1 - border is above this",
     )
     min_area_px: int = Field(0, ge=0, description="Smaller nuclei are left out")
     min_confidence: Fraction = Field(

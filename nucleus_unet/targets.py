@@ -5,7 +5,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 BORDER_REACH_PX = 2
-CHANNELS = {"mask": 1, "nuclei": 3}
+CHANNELS = {"mask": 1, "nuclei": 2}
 """Output channels by ``network.outputs``."""
 
 
@@ -16,17 +16,16 @@ def targets(labels: NDArray[np.integer], outputs: str) -> NDArray[np.float32]:
     ----------
     labels : (H, W) int
     outputs : str
-        ``mask``: nucleus or background. ``nuclei``: that, the `borders` between touching nuclei, and
-        the `distance` to the nucleus' edge.
+        ``mask``: nucleus or background. ``nuclei``: that, and the `borders` between touching nuclei.
 
     Returns
     -------
-    (H, W, 1 or 3) float32 in [0, 1]
+    (H, W, 1 or 2) float32 in {0, 1}
     """
     mask = (labels > 0).astype(np.float32)
     if outputs == "mask":
         return mask[..., None]
-    return np.stack([mask, borders(labels), distance(labels)], axis=-1)
+    return np.stack([mask, borders(labels)], axis=-1)
 
 
 def borders(labels: NDArray[np.integer]) -> NDArray[np.float32]:
@@ -47,29 +46,3 @@ def borders(labels: NDArray[np.integer]) -> NDArray[np.float32]:
     # Background must not be the least, so it is taken for the largest number.
     least = cv2.erode(np.where(labels, numbers, np.float32(2**24)), square)
     return ((largest > least) & (largest > 0)).astype(np.float32)
-
-
-def distance(labels: NDArray[np.integer]) -> NDArray[np.float32]:
-    """Distance to the edge of the pixel's nucleus, over the largest in that nucleus.
-
-    A nucleus that the image's end cuts has no edge there.
-
-    Parameters
-    ----------
-    labels : (H, W) int
-
-    Returns
-    -------
-    (H, W) float32 in [0, 1]
-        0 on background, 1 in the middle of each nucleus.
-    """
-    padded = np.pad(labels, 1, mode="edge")
-    inner = labels > 0
-    for shifted in (padded[:-2, 1:-1], padded[2:, 1:-1], padded[1:-1, :-2], padded[1:-1, 2:]):
-        inner &= shifted == labels
-    # An outermost pixel is 1 away from what is not its nucleus.
-    away = cv2.distanceTransform(inner.astype(np.uint8), cv2.DIST_L2, 5) + 1
-    away[labels == 0] = 0
-    furthest = np.ones(int(labels.max(initial=0)) + 1, np.float32)
-    np.maximum.at(furthest, labels.ravel(), away.ravel())
-    return away / furthest[labels]

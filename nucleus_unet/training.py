@@ -12,7 +12,7 @@ from nucleus_unet.batches import batches, validation_arrays
 from nucleus_unet.dataset.sample import Sample
 from nucleus_unet.events import EVENTS, EventLog
 from nucleus_unet.journal import Journal
-from nucleus_unet.losses import bce_dice_loss, mask_dice, nuclei_loss
+from nucleus_unet.losses import maps_loss, mask_dice
 from nucleus_unet.metrics import MaskMeanIoU
 from nucleus_unet.recipe import Recipe, Training
 from nucleus_unet.unet import build_segmenter
@@ -94,7 +94,7 @@ def _compiled(recipe: Recipe, start_weights: Path | None) -> keras.Model:
         model.set_weights(keras.models.load_model(start_weights, compile=False).get_weights())
     model.compile(
         optimizer=_optimizer(recipe.training),
-        loss=nuclei_loss if recipe.network.outputs == "nuclei" else bce_dice_loss,
+        loss=maps_loss,
         metrics=[keras.metrics.MeanMetricWrapper(mask_dice, name="dice"), MaskMeanIoU()],
     )
     model.optimizer.build(model.trainable_variables)

@@ -148,7 +148,7 @@ def test_cutoffs_are_tuned_by_the_score(case: Callable[..., Case], tmp_path: Pat
     samples, maps = zip(case("a", y_true, found), strict=True)
     tuned = tune(samples, maps, Inference(tune=True), lambda *_: None)
     assert (tuned.cutoff, tuned.min_area_px) == (0.6, 16)
-    assert tuned.seed_cutoff == 0.5  # of maps with a distance alone
+    assert tuned.seed_cutoff == 0.5  # of maps with borders alone
     assert scored([case("a", y_true, found)])["score"] == 0
     assert score(samples, maps, tuned, lambda *_: None)["score"] == 1
     # A second scale that finds nothing changes nothing.
@@ -194,12 +194,12 @@ def test_many_images_are_not_all_open_at_once(case: Callable[..., Case]) -> None
 def test_where_nuclei_begin_is_tuned_by_the_score(
     case: Callable[..., Case], tmp_path: Path
 ) -> None:
-    # Two nuclei that touch: no border is seen, the distance falls to 0.22 where they meet.
+    # Two nuclei that touch: between them 0.9 * (1 - border) falls to 0.22.
     y_true = np.repeat([[1] * 10 + [2] * 10], 10, 0)
     sample, _ = case("a", y_true, np.ones((10, 20)))
-    maps = np.stack([np.ones((10, 20)), np.zeros((10, 20)), np.full((10, 20), 0.9)], axis=2)
-    maps[:, 9:11, 2] = 0.22
-    np.save(tmp_path / "maps.npy", maps.astype(np.float32))
+    maps = np.full((10, 20, 2), (0.9, 0), np.float32)
+    maps[:, 9:11, 1] = 1 - 0.22 / 0.9
+    np.save(tmp_path / "maps.npy", maps)
     tuned = tune(
         [sample], [tmp_path / "maps.npy"], Inference(tune=True, seed_cutoff=0.1), lambda *_: None
     )

@@ -262,7 +262,7 @@ def test_a_mosaic_has_the_nuclei_of_one_pass_in_memory_that_stays_flat(tmp_path:
         update={
             "cutoff": cutoffs[0],
             "large_cutoff": None,
-            "seed_cutoff": cutoffs[2] * (1 - cutoffs[1]),
+            "seed_cutoff": cutoffs[0] * (1 - cutoffs[1]),
         }
     )
     expected, found = nuclei(at_once, inference), nuclei(tiled, inference)

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from numpy.typing import ArrayLike
 
-from nucleus_unet.losses import bce_dice_loss, dice_coefficient, mask_dice, nuclei_loss
+from nucleus_unet.losses import bce_dice_loss, dice_coefficient, maps_loss, mask_dice
 
 
 def batch(values: ArrayLike) -> np.ndarray:
@@ -44,24 +44,21 @@ def test_loss_of_a_perfect_and_of_a_wrong_prediction_is_finite() -> None:
     )
 
 
-def maps(mask: ArrayLike, border: ArrayLike, distance: ArrayLike) -> np.ndarray:
-    """Three (N, H) as (N, H, 1, 3)."""
-    return np.concatenate([batch(mask), batch(border), batch(distance)], axis=-1)
+def maps(mask: ArrayLike, border: ArrayLike) -> np.ndarray:
+    """Two (N, H) as (N, H, 1, 2)."""
+    return np.concatenate([batch(mask), batch(border)], axis=-1)
 
 
 def test_the_loss_of_all_maps_by_hand() -> None:
-    y_true, y_pred = (
-        maps([[1, 0]], [[0, 1]], [[0.5, 0]]),
-        maps([[0.8, 0.4]], [[0.1, 0.7]], [[0.6, 0.2]]),
-    )
+    y_true, y_pred = maps([[1, 0]], [[0, 1]]), maps([[0.8, 0.4]], [[0.1, 0.7]])
     mask = -(math.log(0.8) + math.log(0.6)) / 4 - (2 * 0.8 + 1) / (1 + 1.2 + 1)
     border = -(math.log(0.9) + math.log(0.7)) / 4 - (2 * 0.7 + 1) / (1 + 0.8 + 1)
-    distance = -(0.5 * math.log(0.6) + 0.5 * math.log(0.4) + math.log(0.8)) / 2
-    assert float(nuclei_loss(y_true, y_pred)) == pytest.approx(mask + border + distance, abs=1e-5)
+    assert float(maps_loss(y_true, y_pred)) == pytest.approx(mask + border, abs=1e-5)
+    assert float(maps_loss(y_true[..., :1], y_pred[..., :1])) == pytest.approx(mask, abs=1e-5)
 
 
 def test_the_dice_of_all_maps_is_the_mask_s() -> None:
-    y_true, y_pred = maps([[1, 0]], [[0, 1]], [[1, 1]]), maps([[0.8, 0.4]], [[0, 0]], [[0, 0]])
+    y_true, y_pred = maps([[1, 0]], [[0, 1]]), maps([[0.8, 0.4]], [[0, 0]])
     assert float(mask_dice(y_true, y_pred)) == pytest.approx((2 * 0.8 + 1) / (1 + 1.2 + 1))
 
 

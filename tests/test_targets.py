@@ -5,33 +5,12 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from numpy.typing import NDArray
 
-from nucleus_unet.targets import CHANNELS, borders, distance, targets
+from nucleus_unet.targets import CHANNELS, borders, targets
 
 label_images = hnp.arrays(
     np.int32, hnp.array_shapes(min_dims=2, max_dims=2, max_side=12), elements=st.integers(0, 3)
 )
 each_type = pytest.mark.parametrize("dtype", [np.uint16, np.int32, np.int64])  # uint16 as prepared
-
-
-@each_type
-def test_distance_by_hand(dtype: type) -> None:
-    labels = np.zeros((7, 12), dtype)
-    labels[1:6, 1:6] = 4
-    labels[1:6, 6:9] = 2  # touches it
-    expected = np.zeros((7, 12))
-    expected[1:6, 1:6] = 1 / 3
-    expected[2:5, 2:5] = 2 / 3
-    expected[3, 3] = 1
-    expected[1:6, 6:9] = 1 / 2
-    expected[2:5, 7] = 1
-    np.testing.assert_allclose(distance(labels), expected, atol=0.02)
-
-
-def test_the_end_of_the_image_is_no_edge() -> None:
-    labels = np.ones((3, 5), np.int32)
-    labels[:, 3:] = 0
-    np.testing.assert_allclose(distance(labels), [[1, 2 / 3, 1 / 3, 0, 0]] * 3, atol=0.02)
-    assert (distance(np.ones((4, 4), np.int32)) == 1).all()
 
 
 @each_type
@@ -49,15 +28,12 @@ def test_borders_of_more_nuclei_than_16_bits_number() -> None:
 
 
 @given(label_images)
-def test_maps_stay_in_range(labels: NDArray[np.int32]) -> None:
+def test_maps_are_0_or_1(labels: NDArray[np.int32]) -> None:
     maps = targets(labels, "nuclei")
     np.testing.assert_array_equal(targets(labels.astype(np.uint16), "nuclei"), maps)
-    assert (maps.shape, maps.dtype) == ((*labels.shape, 3), np.float32)
-    assert 0 <= maps.min() <= maps.max() <= 1
+    assert (maps.shape, maps.dtype) == ((*labels.shape, 2), np.float32)
+    assert set(np.unique(maps)) <= {0, 1}
     np.testing.assert_array_equal(maps[..., 0], labels > 0)
-    assert ((maps[..., 2] > 0) == (labels > 0)).all()
-    for number in np.unique(labels[labels > 0]):
-        assert maps[..., 2][labels == number].max() == 1
 
 
 @given(label_images)

@@ -70,7 +70,7 @@ def tiny() -> Recipe:
 
 @pytest.fixture(scope="session")
 def crops(tiny: Recipe) -> Recipe:
-    """As `tiny`, on crops at native resolution with three maps."""
+    """As `tiny`, on crops at native resolution with two maps."""
     return tiny.with_overrides(
         [
             "data.framing=crop",

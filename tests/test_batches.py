@@ -94,10 +94,10 @@ def test_validation_arrays_are_resized_and_in_order(tiny: Recipe, samples: list[
         assert mask.mean() == pytest.approx((labels > 0).mean(), abs=0.02)
 
 
-def test_crops_come_with_three_maps(crops: Recipe, samples: list[Sample]) -> None:
+def test_crops_come_with_two_maps(crops: Recipe, samples: list[Sample]) -> None:
     for images, maps in batches(crops, samples):
         assert (images.shape, images.dtype) == ((4, 16, 16, 3), np.uint8)
-        assert (maps.shape, maps.dtype) == ((4, 16, 16, 3), np.float32)
+        assert (maps.shape, maps.dtype) == ((4, 16, 16, 2), np.float32)
         nucleus = maps[..., 0] > 0
         assert images[nucleus].mean() > images[~nucleus].mean() + 100
 
@@ -134,7 +134,7 @@ def test_crops_are_normalised_as_the_whole_image_is(crops: Recipe, tmp_path: Pat
 
 def test_validation_crops_are_the_middle(crops: Recipe, samples: list[Sample]) -> None:
     images, maps = validation_arrays(crops, samples)
-    assert (images.shape, maps.shape) == ((7, 16, 16, 3), (7, 16, 16, 3))
+    assert (images.shape, maps.shape) == ((7, 16, 16, 3), (7, 16, 16, 2))
     for sample, image, map_ in zip(samples, images, maps, strict=True):
         original, labels = sample.load()
         top, left = (labels.shape[0] - 16) // 2, (labels.shape[1] - 16) // 2

@@ -144,7 +144,7 @@ def test_maps_have_the_size_of_the_image(
 ) -> None:
     image = mosaic[: size[0], : size[1]]
     [maps] = predict(whole, [image], native)
-    assert (maps.shape, maps.dtype) == ((*size, 3), np.float32)
+    assert (maps.shape, maps.dtype) == ((*size, 2), np.float32)
     if size == (64, 64):
         np.testing.assert_allclose(maps, np.asarray(whole(image[None]))[0], atol=1e-6)
 
@@ -162,24 +162,24 @@ def test_every_tile_has_the_same_size(native: Recipe, mosaic: NDArray[np.uint8])
     class Model:
         def predict_on_batch(self, batch: NDArray[np.uint8]) -> NDArray[np.float32]:
             shapes.add(batch.shape)
-            return np.zeros((*batch.shape[:3], 3), np.float32)
+            return np.zeros((*batch.shape[:3], 2), np.float32)
 
     [maps] = predict(Model(), [mosaic], native)  # type: ignore[arg-type]
-    assert maps.shape == (700, 900, 3)
+    assert maps.shape == (700, 900, 2)
     assert shapes == {(1, 320, 320, 3)}
 
 
 def test_flips_and_turns_are_turned_back(native: Recipe, mosaic: NDArray[np.uint8]) -> None:
     class Echo:
-        """Its maps are the image."""
+        """Its maps are two channels of the image."""
 
         def predict_on_batch(self, batch: NDArray[np.uint8]) -> NDArray[np.float32]:
-            return batch.astype(np.float32) / 255
+            return batch[..., :2].astype(np.float32) / 255
 
     flipped = native.with_overrides(["inference.flips=true"])
     image = mosaic[:70, :100]
     [maps] = predict(Echo(), [image], flipped)  # type: ignore[arg-type]
-    np.testing.assert_allclose(maps, image / 255, atol=1e-6)
+    np.testing.assert_allclose(maps, image[..., :2] / 255, atol=1e-6)
 
 
 def test_each_scale_has_its_maps_at_the_size_of_the_image(
@@ -190,17 +190,17 @@ def test_each_scale_has_its_maps_at_the_size_of_the_image(
     class Echo:
         def predict_on_batch(self, batch: NDArray[np.uint8]) -> NDArray[np.float32]:
             sides.append(batch.shape[2])
-            return batch.astype(np.float32) / 255
+            return batch[..., :2].astype(np.float32) / 255
 
     image = mosaic[:128, :192]
     [maps] = predict(Echo(), [image], native.with_overrides(["inference.scales=[1, 0.5, 1.5]"]))  # type: ignore[arg-type]
     assert sides == [192, 128, 320]  # multiples of 64
-    assert maps.shape == (128, 192, 9)
-    np.testing.assert_allclose(maps[..., :3], image / 255, atol=1e-6)
-    means = image.reshape(64, 2, 96, 2, 3).mean((1, 3))  # of 2 × 2 pixels
-    np.testing.assert_allclose(maps[..., 3:6], upsample(means / 255, 128, 192), atol=0.005)
+    assert maps.shape == (128, 192, 6)
+    np.testing.assert_allclose(maps[..., :2], image[..., :2] / 255, atol=1e-6)
+    means = image[..., :2].reshape(64, 2, 96, 2, 2).mean((1, 3))  # of 2 × 2 pixels
+    np.testing.assert_allclose(maps[..., 2:4], upsample(means / 255, 128, 192), atol=0.005)
     [tiny] = predict(Echo(), [image[:1, :1]], native.with_overrides(["inference.scales=[0.25]"]))  # type: ignore[arg-type]
-    assert tiny.shape == (1, 1, 3)
+    assert tiny.shape == (1, 1, 2)
 
 
 def test_flips_of_resized_images_too(

@@ -98,8 +98,8 @@ class Network(Part):
         (0.1, 0.1, 0.2, 0.2, 0.3),
         description="Dropout between the two convolutions, by level, full resolution first",
     )
-    outputs: Literal["mask", "nuclei"] = Field(
-        "mask", description="nuclei: mask, and borders between touching nuclei"
+    outputs: Literal["mask", "borders"] = Field(
+        "mask", description="borders: the mask, and the borders between touching nuclei"
     )
 
     @model_validator(mode="after")
@@ -211,7 +211,7 @@ class Recipe(Part):
     @model_validator(mode="after")
     def _large_nuclei_told_apart(self) -> Self:
         if self.inference.large_cutoff is not None and self.network.outputs == "mask":
-            raise ValueError("inference.large_cutoff goes with network.outputs = nuclei")
+            raise ValueError("inference.large_cutoff goes with network.outputs = borders")
         return self
 
     @model_validator(mode="after")

@@ -5,7 +5,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 BORDER_REACH_PX = 2
-CHANNELS = {"mask": 1, "nuclei": 2}
+CHANNELS = {"mask": 1, "borders": 2}
 """Output channels by ``network.outputs``."""
 
 
@@ -16,7 +16,7 @@ def targets(labels: NDArray[np.integer], outputs: str) -> NDArray[np.float32]:
     ----------
     labels : (H, W) int
     outputs : str
-        ``mask``: nucleus or background. ``nuclei``: that, and the `borders` between touching nuclei.
+        ``mask``: nucleus or background. ``borders``: that, and the `borders` between touching nuclei.
 
     Returns
     -------

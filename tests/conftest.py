@@ -78,7 +78,7 @@ def crops(tiny: Recipe) -> Recipe:
             "data.normalize=true",
             "data.balance=1",
             "augmentation.scale_range=[0.7, 1.4]",
-            "network.outputs=nuclei",
+            "network.outputs=borders",
         ]
     )
 

@@ -100,7 +100,7 @@ def discs(*centres: tuple[int, int], radius: int = 6) -> NDArray[np.int32]:
 
 def test_touching_nuclei_come_back_from_their_own_maps() -> None:
     labels = discs((20, 12), (20, 23), (30, 40), (8, 50))
-    found = nuclei(targets(labels, "nuclei"), Inference())
+    found = nuclei(targets(labels, "borders"), Inference())
     assert found.dtype == np.int32
     assert found.max() == 4
     agreed = (found > 0) == (labels > 0)
@@ -125,7 +125,7 @@ def test_a_border_parts_what_the_mask_does_not(
 
 
 def test_a_mask_without_a_seed_is_one_nucleus() -> None:
-    maps = targets(discs((20, 12), (8, 50)), "nuclei")
+    maps = targets(discs((20, 12), (8, 50)), "borders")
     maps[..., 1] = 0.7
     assert nuclei(maps, Inference()).max() == 2
 
@@ -243,7 +243,7 @@ def test_of_equals_that_of_the_earlier_scale_is_preferred(scales: tuple[float, f
 def test_two_maps_at_each_scale() -> None:
     labels = np.zeros((20, 40), int)
     labels[2:18, 2:18], labels[4:9, 24:29] = 1, 2
-    small, large = (targets(labels * (labels == k), "nuclei") for k in (2, 1))
+    small, large = (targets(labels * (labels == k), "borders") for k in (2, 1))
     maps = np.concatenate([small, large], axis=-1)
     found = nuclei(maps, Inference(scales=(1, 0.5), seed_cutoff=0.2))
     np.testing.assert_array_equal(found, np.array([0, 2, 1])[labels])

@@ -287,7 +287,7 @@ def _toml(value: Any) -> str:
             ["data.framing=resize", "augmentation.scale_range=[1, 1]"],
             "inference.scales goes with data.framing = crop",
         ),
-        (["network.outputs=mask"], "inference.large_cutoff goes with network.outputs = nuclei"),
+        (["network.outputs=mask"], "inference.large_cutoff goes with network.outputs = borders"),
         (["data.image_size=100"], "cannot be halved 4 times, .* take a multiple of 16"),
     ],
 )

@@ -29,8 +29,8 @@ def test_borders_of_more_nuclei_than_16_bits_number() -> None:
 
 @given(label_images)
 def test_maps_are_0_or_1(labels: NDArray[np.int32]) -> None:
-    maps = targets(labels, "nuclei")
-    np.testing.assert_array_equal(targets(labels.astype(np.uint16), "nuclei"), maps)
+    maps = targets(labels, "borders")
+    np.testing.assert_array_equal(targets(labels.astype(np.uint16), "borders"), maps)
     assert (maps.shape, maps.dtype) == ((*labels.shape, 2), np.float32)
     assert set(np.unique(maps)) <= {0, 1}
     np.testing.assert_array_equal(maps[..., 0], labels > 0)
@@ -39,7 +39,7 @@ def test_maps_are_0_or_1(labels: NDArray[np.int32]) -> None:
 @given(label_images)
 def test_the_numbers_of_nuclei_do_not_matter(labels: NDArray[np.int32]) -> None:
     renamed = np.where(labels, 50 - 7 * labels, 0)
-    np.testing.assert_array_equal(targets(labels, "nuclei"), targets(renamed, "nuclei"))
+    np.testing.assert_array_equal(targets(labels, "borders"), targets(renamed, "borders"))
 
 
 @pytest.mark.parametrize("outputs", CHANNELS)

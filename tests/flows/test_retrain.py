@@ -194,7 +194,7 @@ def test_the_cutoffs_of_the_model_are_those_that_were_tuned(either: Any) -> None
     maps = json.loads((either.artifacts / "recipe.json").read_text())["network"]["outputs"]
     keys = {
         "mask": ("cutoff", "min_area_px", "min_confidence"),
-        "nuclei": ("cutoff", "seed_cutoff", "min_area_px", "min_confidence"),
+        "borders": ("cutoff", "seed_cutoff", "min_area_px", "min_confidence"),
     }[maps]
     logged = {k: v for k, v in metrics.items() if k.startswith("tuned/")}
     assert logged == {f"tuned/{key}": tuned[key] for key in keys}

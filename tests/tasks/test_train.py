@@ -43,7 +43,7 @@ def test_weights_of_the_same_network_are_taken(monkeypatch: pytest.MonkeyPatch) 
     assert weights == Path("abc/model.keras")
 
 
-@pytest.mark.parametrize("change", ["base_filters=4", "outputs=nuclei", "activation=tanh"])
+@pytest.mark.parametrize("change", ["base_filters=4", "outputs=borders", "activation=tanh"])
 def test_weights_of_another_network_are_refused(
     change: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -162,7 +162,7 @@ class Inference(Part):
 
     cutoff: float = Field(0.5, gt=0, lt=1, description="A pixel is nucleus above this probability")
     large_cutoff: Annotated[float, Field(gt=0, lt=1)] | None = Field(
-        None, description="The same of large nuclei, if another, where nuclei are told apart"
+        None, description="The same of large nuclei, if another, with outputs = borders"
     )
     batch_size: int = Field(16, ge=1, description="Resized images that are predicted at once")
     seed_cutoff: float = Field(

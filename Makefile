@@ -37,7 +37,7 @@ worker: install
 lint: install
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
-	$(BIN)/mypy flows tasks nucleus_unet benchmarks
+	$(BIN)/mypy nucleus_cli flows tasks nucleus_unet benchmarks
 
 # Needs uv. No header and no annotation: the lock names no host and no path.
 lock:

@@ -16,13 +16,13 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from nucleus_unet.backend import resolve
-from nucleus_unet.home import prepare_environment
+from nucleus_unet.engine.home import prepare_environment
+from nucleus_unet.network.backend import resolve
 from nucleus_unet.recipe import load_recipe
 
 EXPERIMENT = "ablation"
 TABLES = Path(__file__).with_suffix(".md")
-NUCLEUS = (sys.executable, "-m", "flows.cli")
+NUCLEUS = (sys.executable, "-m", "nucleus_cli.main")
 EPOCHS, STEPS_PER_EPOCH = 10, 100
 PARTS = (
     (),

@@ -30,18 +30,19 @@ from typing import Any
 import cv2
 import numpy as np
 
-from nucleus_unet import batches, evaluation
-from nucleus_unet.backend import resolve
-from nucleus_unet.dataset.prepared import in_threads, ingest, load_image, load_labels, merge
-from nucleus_unet.dataset.sample import Sample
-from nucleus_unet.events import EVENTS, EventLog, epochs
+from nucleus_unet.data.kinds import imaging_kind
+from nucleus_unet.data.prepared import in_threads, ingest, load_image, load_labels, merge
+from nucleus_unet.data.sample import Sample
+from nucleus_unet.data.slides import slides
+from nucleus_unet.data.split import split_ids
+from nucleus_unet.engine.events import EVENTS, EventLog, epochs
+from nucleus_unet.engine.isolation import follow, run_in_worker
+from nucleus_unet.engine.stages import code_digest
 from nucleus_unet.files import sha256_file
-from nucleus_unet.isolation import follow, run_in_worker
-from nucleus_unet.kinds import imaging_kind
+from nucleus_unet.network import batches
+from nucleus_unet.network.backend import resolve
 from nucleus_unet.recipe import Inference, Recipe, digest_of, load_recipe
-from nucleus_unet.slides import slides
-from nucleus_unet.split import split_ids
-from nucleus_unet.stages import code_digest
+from nucleus_unet.reports import evaluation
 
 # Recipe, precision, images in a batch.
 WAYS = [
@@ -99,7 +100,7 @@ def trained(
 ) -> tuple[Mapping[str, Any], list[Mapping[str, Any]]]:
     """Train in a process of its own; the event of its start, and those of its epochs."""
     log = EventLog(folder / EVENTS)
-    job = ("nucleus_unet.training:train", recipe, samples, validation, folder)
+    job = ("nucleus_unet.network.training:train", recipe, samples, validation, folder)
     told = list(follow(*job, poll=log.new))
     return next(event for event in told if event["event"] == "start"), epochs(told)
 
@@ -174,7 +175,7 @@ def predicted(recipe: Recipe, samples: list[Sample], folder: Path) -> list[Path]
     """The maps of samples by the model in a folder, in the samples' order."""
     maps = [folder / f"{sample.id}.maps.npy" for sample in samples]
     job = (folder / "model.keras", recipe, [sample.image for sample in samples], maps)
-    run_in_worker(recipe.training.cpu_threads, "nucleus_unet.inference:write_maps", *job)
+    run_in_worker(recipe.training.cpu_threads, "nucleus_unet.network.inference:write_maps", *job)
     return maps
 
 
@@ -227,7 +228,7 @@ def main() -> None:
             recipe.digest(),
             arguments.without,
             sha256_file(arguments.pack),
-            code_digest("training"),
+            code_digest("network.training"),
         ]
         out = (arguments.out or Path(folder)) / digest_of(what)[:12]
         out.mkdir(parents=True, exist_ok=True)

@@ -19,7 +19,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from nucleus_unet.dataset.prepared import Images, Labels, ingest, load_image, load_labels, merge
+from nucleus_unet.data.prepared import Images, Labels, ingest, load_image, load_labels, merge
 
 SIZE = 256
 

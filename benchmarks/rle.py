@@ -15,7 +15,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from nucleus_unet.rle import decode, encode
+from nucleus_unet.data.rle import decode, encode
 
 CASES = ((520, 696, 100), (1040, 1388, 300))
 

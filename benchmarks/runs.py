@@ -3,7 +3,7 @@
 import argparse
 from typing import Any
 
-from nucleus_unet.home import prepare_environment
+from nucleus_unet.engine.home import prepare_environment
 
 STAGES = ("ingest", "merge_masks", "evaluate", "predict", "upsample", "encode")
 

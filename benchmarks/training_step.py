@@ -12,7 +12,7 @@ from typing import Any
 
 from turns import step_seconds, timed
 
-from nucleus_unet.backend import configure, usable_cores
+from nucleus_unet.network.backend import configure, usable_cores
 from nucleus_unet.recipe import load_recipe
 
 WARM_UP = 1
@@ -58,8 +58,8 @@ def compiled(precision: str, convolutions: str) -> Any:
     configure(usable_cores(), seed=10, precision=precision)
     import keras
 
-    from nucleus_unet.losses import bce_dice_loss
-    from nucleus_unet.unet import build_segmenter
+    from nucleus_unet.network.losses import bce_dice_loss
+    from nucleus_unet.network.unet import build_segmenter
 
     if convolutions == "notebook":
         model = keras.Model(*plain_unet(256))

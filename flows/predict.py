@@ -9,14 +9,15 @@ from prefect import flow
 from pydantic import Field
 
 from flows.running import Work, prepare, task_runner, tracked
-from nucleus_unet import backend, records, registry, tracking
-from nucleus_unet.dataset.raw import reads
+from nucleus_unet.data.raw import reads
+from nucleus_unet.engine.stages import Stage
 from nucleus_unet.errors import NucleusError
-from nucleus_unet.exports import Outlines
 from nucleus_unet.files import make_folder
+from nucleus_unet.network import backend
+from nucleus_unet.nuclei.exports import Outlines
 from nucleus_unet.recipe import Recipe
-from nucleus_unet.registry import CHAMPION
-from nucleus_unet.stages import Stage
+from nucleus_unet.runs import records, registry, tracking
+from nucleus_unet.runs.registry import CHAMPION
 from tasks.encode import encode
 from tasks.ingest import ingest
 from tasks.predict import predict as predict_shard

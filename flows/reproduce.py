@@ -8,10 +8,10 @@ from prefect import flow
 from flows.predict import segment
 from flows.retrain import retrain as retrain_flow
 from flows.running import Work, prepare, threads, tracked
-from nucleus_unet import records, tracking
+from nucleus_unet.engine.home import fresh_home, home
 from nucleus_unet.errors import NucleusError
-from nucleus_unet.home import fresh_home, home
-from nucleus_unet.reproduction import Record
+from nucleus_unet.runs import records, tracking
+from nucleus_unet.runs.reproduction import Record
 from tasks.compare import Answer, compare, require_data
 from tasks.ingest import ingest
 from tasks.merge_masks import merge_masks

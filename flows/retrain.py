@@ -8,10 +8,11 @@ from prefect.states import Completed
 
 from flows.predict import segment
 from flows.running import INPUTS, SKIPPED, Work, prepare, sample_data, task_runner, tracked
-from nucleus_unet import backend, tracking
+from nucleus_unet.engine.home import home
 from nucleus_unet.errors import NucleusError
-from nucleus_unet.home import home
+from nucleus_unet.network import backend
 from nucleus_unet.recipe import Recipe, load_recipe
+from nucleus_unet.runs import tracking
 from tasks.evaluate import evaluate, scores_of, tuned_by
 from tasks.ingest import ingest
 from tasks.merge_masks import merge_masks

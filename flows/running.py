@@ -16,19 +16,19 @@ from prefect.runtime import flow_run
 from prefect.settings import PREFECT_UI_URL
 from prefect.task_runners import ThreadPoolTaskRunner
 
-from nucleus_unet import tracking
-from nucleus_unet.backend import device_kind
-from nucleus_unet.dataset.fingerprint import fingerprint
-from nucleus_unet.dataset.raw import dataset_name
-from nucleus_unet.dataset.synthetic import write_synthetic
+from nucleus_unet.data.fingerprint import fingerprint
+from nucleus_unet.data.raw import dataset_name
+from nucleus_unet.data.synthetic import write_synthetic
+from nucleus_unet.engine.home import home, home_id, prepare_environment, ui_url
+from nucleus_unet.engine.isolation import abandoned_on_error
+from nucleus_unet.engine.servers import raise_if_refused
+from nucleus_unet.engine.stages import code_digest
 from nucleus_unet.errors import NucleusError
 from nucleus_unet.files import locked
-from nucleus_unet.home import home, home_id, prepare_environment, ui_url
-from nucleus_unet.isolation import abandoned_on_error
+from nucleus_unet.network.backend import device_kind
 from nucleus_unet.recipe import Recipe, digest_of
-from nucleus_unet.servers import raise_if_refused
-from nucleus_unet.source import packages, source
-from nucleus_unet.stages import code_digest
+from nucleus_unet.runs import tracking
+from nucleus_unet.runs.source import packages, source
 
 SHARDS_AT_ONCE = 2
 INPUTS = "inputs"
@@ -115,7 +115,7 @@ def threads() -> Any:
 
 def sample_data() -> tuple[Path, Path]:
     """The built-in sample as (training set, test set), written at first use."""
-    folder = home() / "sample" / code_digest("dataset.synthetic")[:12]
+    folder = home() / "sample" / code_digest("data.synthetic")[:12]
     with locked(home() / "locks" / "sample"):
         if folder.exists():
             return folder / "stage1_train", folder / "stage1_test"

@@ -13,10 +13,11 @@ from pydantic import Field
 
 from flows.retrain import BEST, Retrained, decided_by, retrain
 from flows.running import INPUTS, TAG, Work, prepare, threads, tracked
-from nucleus_unet import backend, records, tracking
-from nucleus_unet.interruption import StoppedError
+from nucleus_unet.engine.interruption import StoppedError
+from nucleus_unet.network import backend
 from nucleus_unet.recipe import Recipe
-from nucleus_unet.sweep import EPOCHS, Trial, best_half, best_of, candidates
+from nucleus_unet.runs import records, tracking
+from nucleus_unet.runs.sweep import EPOCHS, Trial, best_half, best_of, candidates
 from tasks.publish import publish_sweep
 
 OUTAGES = (tracking.MlflowException, HTTPError, OSError)

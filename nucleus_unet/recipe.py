@@ -198,7 +198,7 @@ class Recipe(Part):
     """Every choice of a run; what is the same in all runs is a constant beside its code.
 
     Read from a named recipe or a TOML file by `load_recipe`, resolved by
-    `nucleus_unet.backend.resolve` before anything is computed or logged.
+    `nucleus_unet.network.backend.resolve` before anything is computed or logged.
     """
 
     name: str = Field(description="What the run is called in the UIs")

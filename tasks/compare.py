@@ -9,22 +9,22 @@ from prefect.artifacts import create_markdown_artifact
 from prefect.cache_policies import NO_CACHE
 from prefect.logging import get_run_logger
 
-from nucleus_unet import records, tracking
-from nucleus_unet.card import table
-from nucleus_unet.dataset.raw import open_raw
-from nucleus_unet.dataset.truth import read_truth
+from nucleus_unet.data.raw import open_raw
+from nucleus_unet.data.truth import read_truth
+from nucleus_unet.engine.home import home
+from nucleus_unet.engine.stages import Stage
 from nucleus_unet.errors import NucleusError
-from nucleus_unet.evaluation import match_submission
-from nucleus_unet.home import home
-from nucleus_unet.reproduction import (
+from nucleus_unet.nuclei.scoring import instance_scores
+from nucleus_unet.reports.card import table
+from nucleus_unet.reports.evaluation import match_submission
+from nucleus_unet.runs import records, tracking
+from nucleus_unet.runs.reproduction import (
     ImageDifference,
     Record,
     changes,
     compare_submissions,
     data_changes,
 )
-from nucleus_unet.scoring import instance_scores
-from nucleus_unet.stages import Stage
 from tasks.ingest import images_of
 from tasks.publish import Submission, files_of
 from tasks.reporting import progress

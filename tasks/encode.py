@@ -7,12 +7,12 @@ import numpy as np
 from prefect import task
 from prefect.cache_policies import NO_CACHE
 
-from nucleus_unet import label_images, submission
+from nucleus_unet.engine.interruption import raise_if_abandoned
+from nucleus_unet.engine.stages import Stage
 from nucleus_unet.files import write_atomically
-from nucleus_unet.instances import nuclei
-from nucleus_unet.interruption import raise_if_abandoned
+from nucleus_unet.nuclei import label_images, submission
+from nucleus_unet.nuclei.instances import nuclei
 from nucleus_unet.recipe import Inference
-from nucleus_unet.stages import Stage
 from tasks.predict import images_in
 from tasks.reporting import run_stage, state_of
 
@@ -42,7 +42,7 @@ def encode(images: Stage, shard: range, maps: Stage, inference: Inference) -> An
             "encode",
             {"maps": maps.digest, "inference": inference.model_dump(mode="json")},
             build,
-            code=["instances", "submission", "label_images", __name__],
+            code=["nuclei.instances", "nuclei.submission", "nuclei.label_images", __name__],
             libraries=["numpy", "opencv-python-headless", "scikit-image", "scipy"],
         )
     )

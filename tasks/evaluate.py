@@ -11,11 +11,11 @@ from prefect import task
 from prefect.artifacts import create_table_artifact
 from prefect.cache_policies import NO_CACHE
 
-from nucleus_unet import evaluation
-from nucleus_unet.dataset.sample import Sample
+from nucleus_unet.data.sample import Sample
+from nucleus_unet.engine.stages import Stage
 from nucleus_unet.files import sha256_file, write_atomically
 from nucleus_unet.recipe import Inference, Recipe
-from nucleus_unet.stages import Stage
+from nucleus_unet.reports import evaluation
 from tasks.predict import prediction_key, write_maps
 from tasks.reporting import progress, run_stage, short, show, state_of
 from tasks.split import SPLIT, samples
@@ -56,7 +56,7 @@ def evaluate(recipe: Recipe, images: Stage, labels: Stage, split: Stage, model: 
             "inference": recipe.inference.model_dump(mode="json"),
         },
         build,
-        code=["inference", "evaluation", "tasks.predict", __name__],
+        code=["network.inference", "reports.evaluation", "tasks.predict", __name__],
         libraries=LIBRARIES,
     )
     by_image = json.loads((stage.folder / BY_IMAGE).read_text())

@@ -8,13 +8,13 @@ from prefect import task
 from prefect.cache_policies import NO_CACHE
 from prefect.logging import get_run_logger
 
-from nucleus_unet.dataset import prepared
-from nucleus_unet.dataset.check import first_few
-from nucleus_unet.dataset.provenance import images_code
-from nucleus_unet.dataset.raw import open_raw
+from nucleus_unet.data import prepared
+from nucleus_unet.data.check import first_few
+from nucleus_unet.data.provenance import images_code
+from nucleus_unet.data.raw import open_raw
+from nucleus_unet.engine.home import home
+from nucleus_unet.engine.stages import Stage, is_whole
 from nucleus_unet.errors import NucleusError
-from nucleus_unet.home import home
-from nucleus_unet.stages import Stage, is_whole
 from tasks.reporting import progress, run_stage, state_of
 
 INDEX = "images.json"
@@ -47,7 +47,7 @@ def ingest_stage(raws: list[Path], annotated: bool) -> Stage:
         "ingest",
         {"raws": found, "annotated": annotated},
         build,
-        code=["dataset.prepared", __name__],
+        code=["data.prepared", __name__],
         libraries=prepared.DECODERS,
         whole=lambda folder: is_whole(folder) and not prepared.verify(home(), images_of(folder)),
     )

@@ -9,10 +9,10 @@ from prefect.artifacts import create_table_artifact
 from prefect.cache_policies import NO_CACHE
 from prefect.logging import get_run_logger
 
-from nucleus_unet.dataset import prepared
-from nucleus_unet.dataset.provenance import labels_code
-from nucleus_unet.home import home
-from nucleus_unet.stages import Stage, is_whole
+from nucleus_unet.data import prepared
+from nucleus_unet.data.provenance import labels_code
+from nucleus_unet.engine.home import home
+from nucleus_unet.engine.stages import Stage, is_whole
 from tasks.ingest import INDEX as IMAGES
 from tasks.ingest import check_unchanged, digests
 from tasks.reporting import progress, run_stage, state_of
@@ -35,7 +35,7 @@ def merge_masks(raws: list[Path], images: Stage) -> Any:
         "merge_masks",
         {"raws": found, "images": images.digest},
         build,
-        code=["dataset.prepared", __name__],
+        code=["data.prepared", __name__],
         libraries=prepared.DECODERS,
         whole=lambda folder: is_whole(folder) and not prepared.verify(home(), labels_of(folder)),
     )

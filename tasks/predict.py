@@ -7,14 +7,14 @@ from typing import Any
 from prefect import task
 from prefect.cache_policies import NO_CACHE
 
-from nucleus_unet.backend import device_kind
-from nucleus_unet.dataset.prepared import ImageEntry
-from nucleus_unet.evaluation import GRID
+from nucleus_unet.data.prepared import ImageEntry
+from nucleus_unet.engine.home import home
+from nucleus_unet.engine.isolation import run_in_worker
+from nucleus_unet.engine.stages import Stage
 from nucleus_unet.files import sha256_file
-from nucleus_unet.home import home
-from nucleus_unet.isolation import run_in_worker
+from nucleus_unet.network.backend import device_kind
 from nucleus_unet.recipe import Recipe
-from nucleus_unet.stages import Stage
+from nucleus_unet.reports.evaluation import GRID
 from tasks.ingest import identities, images_of
 from tasks.reporting import progress, run_stage, state_of
 from tasks.train import LIBRARIES
@@ -43,7 +43,7 @@ def predict(recipe: Recipe, network: Path, images: Stage, shard: range) -> Any:
             "predict",
             prediction_key(recipe, network) | {"images": identities(entries)},
             build,
-            code=["inference", __name__],
+            code=["network.inference", __name__],
             libraries=LIBRARIES,
         )
     )
@@ -56,7 +56,7 @@ def write_maps(recipe: Recipe, network: Path, images: Mapping[str, Path], to: Pa
     move = progress("predicting")
     run_in_worker(
         recipe.training.cpu_threads,
-        "nucleus_unet.inference:write_maps",
+        "nucleus_unet.network.inference:write_maps",
         *job,
         meanwhile=lambda: move(sum(path.exists() for path in saved), len(saved)),
     )

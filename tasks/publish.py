@@ -11,21 +11,23 @@ from prefect.artifacts import create_markdown_artifact, create_table_artifact
 from prefect.cache_policies import NO_CACHE
 from prefect.logging import get_run_logger
 
-from nucleus_unet import exports, figures, label_images, submission, tracking
-from nucleus_unet.card import model_card
-from nucleus_unet.dataset.prepared import load_image, originals
-from nucleus_unet.dataset.raw import dataset_name
+from nucleus_unet.data.prepared import load_image, originals
+from nucleus_unet.data.raw import dataset_name
+from nucleus_unet.engine.events import EVENTS, EventLog, epochs
+from nucleus_unet.engine.home import home
+from nucleus_unet.engine.isolation import run_in_worker
+from nucleus_unet.engine.stages import Stage
 from nucleus_unet.errors import NucleusError
-from nucleus_unet.evaluation import tuned_keys
-from nucleus_unet.events import EVENTS, EventLog, epochs
 from nucleus_unet.files import sha256_file, write_atomically, writing
-from nucleus_unet.home import home
-from nucleus_unet.isolation import run_in_worker
+from nucleus_unet.network.targets import CHANNELS
+from nucleus_unet.nuclei import exports, label_images, submission
 from nucleus_unet.recipe import Recipe
-from nucleus_unet.reproduction import LoggedDataset
-from nucleus_unet.stages import Stage
-from nucleus_unet.sweep import Trial
-from nucleus_unet.targets import CHANNELS
+from nucleus_unet.reports import figures
+from nucleus_unet.reports.card import model_card
+from nucleus_unet.reports.evaluation import tuned_keys
+from nucleus_unet.runs import tracking
+from nucleus_unet.runs.reproduction import LoggedDataset
+from nucleus_unet.runs.sweep import Trial
 from tasks.encode import ROWS
 from tasks.evaluate import BY_IMAGE, SCORES, TUNED, scores_of
 from tasks.ingest import images_of
@@ -66,7 +68,7 @@ def publish_model(recipe: Recipe, data: Sequence[Path], made: Trained, run: trac
     history = epochs(events)
     network = model.folder / MODEL
     threads = recipe.training.cpu_threads
-    model_id = run_in_worker(threads, "nucleus_unet.tracking:log_model", run, recipe, network)
+    model_id = run_in_worker(threads, "nucleus_unet.runs.tracking:log_model", run, recipe, network)
     tracking.log_json(run, "history.json", history)
     tracking.log_bytes(run, "curves.png", figures.curves(history))
     results = [scores.folder / name for name in (SCORES, BY_IMAGE, TUNED)]
@@ -89,7 +91,9 @@ def publish_model(recipe: Recipe, data: Sequence[Path], made: Trained, run: trac
     create_markdown_artifact(card, key="model-card", description="Data, scores, cost, failures")
     tracking.log_bytes(run, "model_card.md", card.encode())
     tracking.describe(run.id, f"{card}\n\n{_gallery(run, pictures[1:])}")
-    weights = run_in_worker(threads, "nucleus_unet.inference:weights_digest", network, threads)
+    weights = run_in_worker(
+        threads, "nucleus_unet.network.inference:weights_digest", network, threads
+    )
     tags = {"stage.train": model.digest, "weights.sha256": weights}
     if model.cached and (first := tracking.first_finished_run("stage.train", model.digest)):
         tags["reused_from"] = first

@@ -13,17 +13,18 @@ from prefect.cache_policies import NO_CACHE
 from prefect.events import emit_event
 from prefect.logging import get_run_logger
 
-from nucleus_unet import evaluation, figures, records, registry, tracking
-from nucleus_unet.card import table
-from nucleus_unet.champion import LEAST_SLIDES, compare
-from nucleus_unet.dataset.sample import Sample
+from nucleus_unet.data.sample import Sample
+from nucleus_unet.engine.interruption import StoppedError
+from nucleus_unet.engine.isolation import OutOfMemoryError
+from nucleus_unet.engine.stages import Stage
 from nucleus_unet.errors import NucleusError
 from nucleus_unet.files import write_atomically
-from nucleus_unet.interruption import StoppedError
-from nucleus_unet.isolation import OutOfMemoryError
 from nucleus_unet.recipe import Recipe
-from nucleus_unet.registry import CHALLENGER, CHAMPION, COPY
-from nucleus_unet.stages import Stage
+from nucleus_unet.reports import evaluation, figures
+from nucleus_unet.reports.card import table
+from nucleus_unet.reports.champion import LEAST_SLIDES, compare
+from nucleus_unet.runs import records, registry, tracking
+from nucleus_unet.runs.registry import CHALLENGER, CHAMPION, COPY
 from tasks.evaluate import LIBRARIES, Judged, judge, scores_of
 from tasks.predict import prediction_key
 from tasks.publish import Trained
@@ -181,7 +182,13 @@ def _evaluated(champion: Model, new: Model, unseen: Sequence[Sample], labels: St
             },
         },
         build,
-        code=["inference", "evaluation", "tasks.predict", "tasks.evaluate", __name__],
+        code=[
+            "network.inference",
+            "reports.evaluation",
+            "tasks.predict",
+            "tasks.evaluate",
+            __name__,
+        ],
         libraries=LIBRARIES,
     )
 

@@ -8,11 +8,12 @@ from prefect.artifacts import create_image_artifact
 from prefect.logging import get_run_logger
 from prefect.states import Completed, State
 
-from nucleus_unet import figures, stages
-from nucleus_unet.home import home
-from nucleus_unet.interruption import raise_if_abandoned
-from nucleus_unet.progress import reporter
-from nucleus_unet.stages import Stage
+from nucleus_unet.engine import stages
+from nucleus_unet.engine.home import home
+from nucleus_unet.engine.interruption import raise_if_abandoned
+from nucleus_unet.engine.progress import reporter
+from nucleus_unet.engine.stages import Stage
+from nucleus_unet.reports import figures
 
 
 def run_stage(

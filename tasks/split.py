@@ -11,17 +11,18 @@ from prefect import task
 from prefect.cache_policies import NO_CACHE
 from prefect.logging import get_run_logger
 
-from nucleus_unet import figures, records
-from nucleus_unet.dataset.prepared import load_image
-from nucleus_unet.dataset.sample import Sample
+from nucleus_unet.data.kinds import KINDS, imaging_kind
+from nucleus_unet.data.prepared import load_image
+from nucleus_unet.data.sample import Sample
+from nucleus_unet.data.slides import slides
+from nucleus_unet.data.split import split_ids
+from nucleus_unet.engine.home import home
+from nucleus_unet.engine.stages import Stage
 from nucleus_unet.errors import NucleusError
 from nucleus_unet.files import write_atomically
-from nucleus_unet.home import home
-from nucleus_unet.kinds import KINDS, imaging_kind
 from nucleus_unet.recipe import Data
-from nucleus_unet.slides import slides
-from nucleus_unet.split import split_ids
-from nucleus_unet.stages import Stage
+from nucleus_unet.reports import figures
+from nucleus_unet.runs import records
 from tasks.ingest import identities, images_of
 from tasks.merge_masks import labels_of
 from tasks.reporting import run_stage, state_of
@@ -57,7 +58,7 @@ def split(images: Stage, data: Data) -> Any:
         "split",
         inputs,
         build,
-        code=["split", "slides", "kinds", "figures", __name__],
+        code=["data.split", "data.slides", "data.kinds", "reports.figures", __name__],
         libraries=["scikit-learn", "numpy", "opencv-python-headless", "scipy", "matplotlib"],
     )
     sides = sides_of(stage)

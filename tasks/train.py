@@ -16,17 +16,18 @@ from prefect.cache_policies import NO_CACHE
 from prefect.exceptions import ObjectNotFound
 from prefect.logging import get_run_logger
 
-from nucleus_unet import figures, records, tracking
-from nucleus_unet.backend import device_kind, gpu_compute_capability
-from nucleus_unet.delivery import Delivery
+from nucleus_unet.engine.delivery import Delivery
+from nucleus_unet.engine.events import EVENTS, EventLog
+from nucleus_unet.engine.isolation import follow
+from nucleus_unet.engine.progress import reporter
+from nucleus_unet.engine.servers import is_refusal
+from nucleus_unet.engine.stages import Stage
 from nucleus_unet.errors import NucleusError
-from nucleus_unet.events import EVENTS, EventLog
 from nucleus_unet.files import sha256_file
-from nucleus_unet.isolation import follow
-from nucleus_unet.progress import reporter
+from nucleus_unet.network.backend import device_kind, gpu_compute_capability
 from nucleus_unet.recipe import Recipe
-from nucleus_unet.servers import is_refusal
-from nucleus_unet.stages import Stage
+from nucleus_unet.reports import figures
+from nucleus_unet.runs import records, tracking
 from tasks.ingest import identities, images_of
 from tasks.merge_masks import labels_of
 from tasks.reporting import run_stage, short, show, state_of
@@ -77,7 +78,7 @@ def _stage(
         follower.catch_up(reader.new())
         sides = [samples(split, images, labels, side) for side in ("training", "validation")]
         job = (recipe, *sides, folder, start_weights)
-        events = follow("nucleus_unet.training:train", *job, poll=reader.new)
+        events = follow("nucleus_unet.network.training:train", *job, poll=reader.new)
         with closing(events):  # where telling fails the training ends at once
             for event in events:
                 follower.tell(event)
@@ -93,7 +94,7 @@ def _stage(
             "start_weights": sha256_file(start_weights) if start_weights else None,
         },
         build,
-        code=["training"],  # this module only tells of it
+        code=["network.training"],  # this module only tells of it
         libraries=LIBRARIES,
         resumable=True,
     )

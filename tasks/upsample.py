@@ -9,9 +9,9 @@ import numpy as np
 from prefect import task
 from prefect.cache_policies import NO_CACHE
 
-from nucleus_unet import instances
-from nucleus_unet.interruption import raise_if_abandoned
-from nucleus_unet.stages import Stage
+from nucleus_unet.engine.interruption import raise_if_abandoned
+from nucleus_unet.engine.stages import Stage
+from nucleus_unet.nuclei import instances
 from tasks.predict import images_in
 from tasks.reporting import run_stage, state_of
 
@@ -43,7 +43,7 @@ def upsample(images: Stage, shard: range, maps: Stage) -> Any:
                 "sizes": [[entry.height, entry.width] for entry in entries],
             },
             build,
-            code=["instances", __name__],
+            code=["nuclei.instances", __name__],
             libraries=["opencv-python-headless"],
         )
     )

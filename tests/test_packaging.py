@@ -55,15 +55,19 @@ def test_the_lock_has_all_that_the_project_asks_for(lock: Path) -> None:
 
 
 def test_every_package_and_every_recipe_is_packaged() -> None:
+    from setuptools import find_packages
+
     setuptools = PROJECT["tool"]["setuptools"]
     found = [
-        path for top in ("flows", "tasks", "nucleus_unet") for path in ROOT.glob(f"{top}/**/*")
+        path
+        for top in ("nucleus_cli", "flows", "tasks", "nucleus_unet")
+        for path in ROOT.glob(f"{top}/**/*")
     ]
     folders = {
         suffix: {".".join(p.parent.relative_to(ROOT).parts) for p in found if p.suffix == suffix}
         for suffix in (".py", ".toml")
     }
-    assert set(setuptools["packages"]) == folders[".py"]
+    assert set(find_packages(str(ROOT), **setuptools["packages"]["find"])) == folders[".py"]
     assert setuptools["package-data"] == {name: ["*.toml"] for name in folders[".toml"]}
 
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from nucleus_unet.isolation import run_in_worker
+from nucleus_unet.engine.isolation import run_in_worker
 
 SHARDS_OF_TWO = """
 from flows import cli
@@ -32,7 +32,7 @@ def test_the_same_bits_on_threads_and_dask_and_in_one_shard_and_two(
     place: Any, servers: dict[str, Any], tmp_path: Path, precision: str
 ) -> None:
     dask = {"NUCLEUS_TASK_RUNNER": "dask", "PREFECT_API_URL": servers["Prefect"].url}
-    program = {"whole": ["-m", "flows.cli"], "in two": ["-c", SHARDS_OF_TWO]}
+    program = {"whole": ["-m", "nucleus_cli.main"], "in two": ["-c", SHARDS_OF_TWO]}
     made = set()
     for shards, runner in (("whole", {}), ("in two", {}), ("in two", dask)):
         here = place.elsewhere(tmp_path / f"{shards} {'dask' if runner else 'threads'}")
@@ -48,6 +48,6 @@ def test_the_same_bits_on_threads_and_dask_and_in_one_shard_and_two(
         assert ("Task run 'predict 2-3'" in done.stderr) == (shards == "in two")
         [submission] = here.home.glob("runs/*/submission.csv")
         [network] = here.home.glob("stages/train/*/model.keras")
-        weights = run_in_worker(1, "nucleus_unet.inference:weights_digest", network, 1)
+        weights = run_in_worker(1, "nucleus_unet.network.inference:weights_digest", network, 1)
         made.add((submission.read_bytes(), weights))
     assert len(made) == 1

@@ -36,8 +36,6 @@ def weights(home: Path) -> dict[str, NDArray[Any]]:
     """The named arrays of the model that was trained in a home."""
     import keras
 
-    from nucleus_unet import unet  # noqa: F401 registers the layers
-
     [path] = home.glob("stages/train/*/model.keras")
     model = keras.models.load_model(path, compile=False)
     return {weight.path: np.asarray(weight) for weight in model.weights}

@@ -7,7 +7,7 @@ from typing import Any
 import cv2
 import pytest
 
-from nucleus_unet.dataset.synthetic import write_synthetic
+from nucleus_unet.data.synthetic import write_synthetic
 
 HALF = ("--set", "data.validation_fraction=0.5")
 FINE = (*HALF, "--set", "training.epochs=30", "--set", "training.learning_rate=0.01")

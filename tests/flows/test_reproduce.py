@@ -12,8 +12,8 @@ from typing import Any
 import cv2
 import pytest
 
-from nucleus_unet.backend import usable_cores
 from nucleus_unet.files import sha256_bytes
+from nucleus_unet.network.backend import usable_cores
 
 
 @pytest.fixture(scope="module")

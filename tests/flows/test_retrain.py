@@ -15,11 +15,13 @@ import cv2
 import numpy as np
 import pytest
 
-from nucleus_unet import figures, rle, submission
-from nucleus_unet.dataset.raw import open_raw
+from nucleus_unet.data import rle
+from nucleus_unet.data.raw import open_raw
 from nucleus_unet.files import sha256_file
+from nucleus_unet.nuclei import submission
 from nucleus_unet.recipe import Recipe
-from nucleus_unet.source import source
+from nucleus_unet.reports import figures
+from nucleus_unet.runs.source import source
 
 STAGES = [
     ("ingest", 2),

@@ -135,8 +135,10 @@ def test_what_a_flow_refuses_before_any_work(
     ):
         with pytest.raises(NucleusError, match=r"there is no champion at sqlite:.*: retrain"):
             predict.fn([images], out)
-    monkeypatch.setattr("nucleus_unet.registry.run_of", lambda model: model)
-    monkeypatch.setattr("nucleus_unet.records.fetch_model", lambda _: (tiny, Path("model.keras")))
+    monkeypatch.setattr("nucleus_unet.runs.registry.run_of", lambda model: model)
+    monkeypatch.setattr(
+        "nucleus_unet.runs.records.fetch_model", lambda _: (tiny, Path("model.keras"))
+    )
     (tmp_path / "overlays").touch()
     with pytest.raises(NucleusError, match=r"overlays: cannot be made .*; name another folder"):
         predict.fn([Path()], tmp_path)

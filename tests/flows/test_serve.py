@@ -10,8 +10,8 @@ import httpx
 import numpy as np
 import pytest
 
-from nucleus_unet import rle
-from nucleus_unet.submission import read_submission
+from nucleus_unet.data import rle
+from nucleus_unet.nuclei.submission import read_submission
 
 
 @pytest.mark.slow

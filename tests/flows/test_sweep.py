@@ -13,7 +13,7 @@ import cv2
 import pytest
 from mlflow.exceptions import MlflowException
 
-from nucleus_unet.dataset.synthetic import write_synthetic
+from nucleus_unet.data.synthetic import write_synthetic
 from nucleus_unet.errors import NucleusError
 from nucleus_unet.recipe import Recipe
 

@@ -5,7 +5,7 @@ import cv2
 import numpy as np
 import pytest
 
-from nucleus_unet.stages import Stage
+from nucleus_unet.engine.stages import Stage
 from tasks.ingest import ingest_stage
 from tasks.merge_masks import merge_masks
 

@@ -3,11 +3,11 @@ from typing import Any
 
 import pytest
 
-from nucleus_unet import submission
-from nucleus_unet.dataset.synthetic import write_synthetic
-from nucleus_unet.dataset.truth import read_truth
-from nucleus_unet.reproduction import ImageDifference
-from nucleus_unet.tracking import Run
+from nucleus_unet.data.synthetic import write_synthetic
+from nucleus_unet.data.truth import read_truth
+from nucleus_unet.nuclei import submission
+from nucleus_unet.runs.reproduction import ImageDifference
+from nucleus_unet.runs.tracking import Run
 
 LOGGED, MADE = "a" * 64, "b" * 64
 

@@ -5,9 +5,9 @@ import cv2
 import numpy as np
 import pytest
 
-from nucleus_unet.dataset import prepared
+from nucleus_unet.data import prepared
+from nucleus_unet.engine.stages import Stage
 from nucleus_unet.errors import NucleusError
-from nucleus_unet.stages import Stage
 from tasks.ingest import digests, identities, images_of, ingest_stage
 from tasks.merge_masks import dataset_of
 from tasks.predict import SHARD, images_in, shards

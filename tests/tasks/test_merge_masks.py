@@ -4,10 +4,10 @@ from typing import Any
 import numpy as np
 import pytest
 
-from nucleus_unet.dataset import prepared
-from nucleus_unet.dataset.truth import read_truth
+from nucleus_unet.data import prepared
+from nucleus_unet.data.truth import read_truth
+from nucleus_unet.engine.stages import Stage
 from nucleus_unet.errors import NucleusError
-from nucleus_unet.stages import Stage
 from tasks.ingest import ingest_stage
 from tasks.merge_masks import dataset_of, labels_of, merge_masks
 from tasks.publish import files_of

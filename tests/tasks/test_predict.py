@@ -2,7 +2,7 @@ from pathlib import Path
 
 import pytest
 
-from nucleus_unet.backend import resolve
+from nucleus_unet.network.backend import resolve
 from nucleus_unet.recipe import load_recipe
 from tasks.predict import prediction_key
 

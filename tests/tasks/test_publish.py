@@ -5,10 +5,11 @@ import cv2
 import numpy as np
 import pytest
 
-from nucleus_unet import submission, tracking
+from nucleus_unet.engine.stages import Stage
 from nucleus_unet.errors import NucleusError
+from nucleus_unet.nuclei import submission
 from nucleus_unet.recipe import Inference
-from nucleus_unet.stages import Stage
+from nucleus_unet.runs import tracking
 from tasks.encode import ROWS, encode
 from tasks.ingest import ingest_stage
 from tasks.publish import publish_nuclei, publish_submission

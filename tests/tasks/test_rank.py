@@ -8,11 +8,11 @@ from typing import Any
 import numpy as np
 import pytest
 
-from nucleus_unet.dataset.sample import Sample
+from nucleus_unet.data.sample import Sample
+from nucleus_unet.engine.isolation import OutOfMemoryError
+from nucleus_unet.engine.stages import Stage
 from nucleus_unet.errors import NucleusError
-from nucleus_unet.isolation import OutOfMemoryError
 from nucleus_unet.recipe import Recipe
-from nucleus_unet.stages import Stage
 from tasks import evaluate, split
 from tasks import rank as module
 from tasks.evaluate import SCORES
@@ -28,7 +28,7 @@ def test_an_attempt_after_the_promotion_leaves_it_as_it_is(
     monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path}/mlflow.db")
     from mlflow import MlflowClient
 
-    from nucleus_unet import registry, tracking
+    from nucleus_unet.runs import registry, tracking
 
     pages: list[str] = []
     monkeypatch.setattr(module, "create_markdown_artifact", lambda page, **_: pages.append(page))
@@ -65,7 +65,7 @@ def test_what_an_operator_took_back_is_not_done_again(
     monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path}/mlflow.db")
     from mlflow import MlflowClient
 
-    from nucleus_unet import registry, tracking
+    from nucleus_unet.runs import registry, tracking
 
     monkeypatch.setattr(module, "create_markdown_artifact", lambda page, **_: None)
     monkeypatch.setattr(module, "emit_event", lambda event, **_: told.append(event))

@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 from prefect.states import State
 
-from nucleus_unet.interruption import StoppedError, abandoned
-from nucleus_unet.isolation import abandoned_on_error
-from nucleus_unet.stages import Stage
+from nucleus_unet.engine.interruption import StoppedError, abandoned
+from nucleus_unet.engine.isolation import abandoned_on_error
+from nucleus_unet.engine.stages import Stage
 from tasks import reporting
 from tasks.reporting import short, state_of
 from tasks.train import _duration
@@ -42,7 +42,7 @@ def test_waiting_for_another_process_is_told_and_ends_with_the_run(
         assert enough.wait(30)
 
     def stage() -> Stage:
-        return reporting.run_stage("split", {}, build, code=["rle"])
+        return reporting.run_stage("split", {}, build, code=["data.rle"])
 
     with ThreadPoolExecutor() as threads:
         first = threads.submit(stage)

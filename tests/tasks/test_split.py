@@ -5,8 +5,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from nucleus_unet.engine.stages import Stage
 from nucleus_unet.recipe import Data
-from nucleus_unet.stages import Stage
 from tasks import split as module
 from tasks.split import samples, split
 

@@ -1,0 +1,82 @@
+"""A Prefect server for one command where none is named: on loopback, over the home's database.
+
+The server that Prefect would start by itself outlives a command that is killed, and is ended by a
+Ctrl-C that is meant for the command. This one ends with the command, and with nothing else.
+"""
+
+import os
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import httpx
+
+from nucleus_unet.engine.home import home, ui_url
+from nucleus_unet.engine.isolation import end_with
+from nucleus_unet.errors import NucleusError
+
+HOST = "127.0.0.1"
+PATIENCE_S = 120.0
+"""A first start on a slow disk makes the database."""
+GRACE_S = 5.0
+
+
+def start() -> tuple[str, subprocess.Popen[bytes]]:
+    """Start a server that ends with this process; the address of its API, and its process."""
+    # Bound here and handed over, so that no other process can take the port meanwhile.
+    with socket.create_server((HOST, 0)) as listening, log_path().open("ab") as log:
+        process = subprocess.Popen(
+            [sys.executable, "-m", "nucleus_cli.server", str(listening.fileno()), str(os.getpid())],
+            env=os.environ | {"PREFECT_SERVER_CORS_ALLOWED_ORIGINS": own_pages()},
+            stdout=log,
+            stderr=log,
+            pass_fds=[listening.fileno()],
+            start_new_session=True,
+        )
+        return f"http://{HOST}:{listening.getsockname()[1]}/api", process
+
+
+def own_pages() -> str:
+    """The pages that may call a server of ours; Prefect lets those of any site."""
+    return f"{ui_url('prefect')},{ui_url('prefect').replace(HOST, 'localhost')}"
+
+
+def wait_for(url: str, process: subprocess.Popen[bytes], log: Path) -> None:
+    """Return when a server answers.
+
+    Raises
+    ------
+    NucleusError
+        It has ended, or does not answer for `PATIENCE_S`.
+    """
+    deadline = time.monotonic() + PATIENCE_S
+    while process.poll() is None and time.monotonic() < deadline:
+        try:
+            httpx.get(f"{url}/health").raise_for_status()
+            return
+        except httpx.HTTPError:
+            time.sleep(0.1)
+    process.kill()
+    raise NucleusError(f"the server of {url} ended or does not answer: see {log}")
+
+
+def serve(descriptor: int, parent: int) -> None:
+    """Serve on a listening socket until the parent process has ended."""
+    end_with(parent, grace_s=GRACE_S)
+    import uvicorn
+    from prefect.server.api.server import create_app
+
+    app = create_app(ephemeral=True, final=True)
+    server = uvicorn.Server(uvicorn.Config(app, log_level="error", lifespan="on"))
+    server.run(sockets=[socket.socket(fileno=descriptor)])
+
+
+def log_path() -> Path:
+    """What the server of `start` says."""
+    return home() / "own-prefect-server.log"
+
+
+if __name__ == "__main__":
+    serve(*map(int, sys.argv[1:]))

@@ -1,0 +1,199 @@
+"""What a raw data set holds, and what is wrong with it."""
+
+from collections import Counter, deque
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from nucleus_unet.data.images import decode_image, decode_labels, decode_mask
+from nucleus_unet.data.masks import Problem, check_label_image, merge_masks, relabel, size_text
+from nucleus_unet.data.prepared import Progress, in_threads
+from nucleus_unet.data.raw import RawDataset, RawSample, open_raw
+from nucleus_unet.errors import NucleusError
+from nucleus_unet.files import sha256_bytes
+
+
+@dataclass(frozen=True)
+class Report:
+    """Counts of a raw data set and its problems."""
+
+    path: Path
+    images: int
+    annotated: int
+    sizes: dict[tuple[int, int], int]
+    """Images by (height, width), the most frequent first."""
+    modes: dict[str, int]
+    """Images by what their files hold, such as RGBA or gray uint16."""
+    areas_px: NDArray[np.int64]
+    """The area of every nucleus."""
+    unread: tuple[str, ...]
+    """Files that belong to no image."""
+    problems: tuple[Problem, ...]
+    """By file, the image's id before its name."""
+
+    @property
+    def ok(self) -> bool:
+        """Nothing is wrong."""
+        return not self.problems
+
+
+@dataclass(frozen=True)
+class _Sample:
+    """What one sample adds to the report."""
+
+    id: str
+    pixels_sha256: str | None
+    size: tuple[int, int] | None
+    mode: str | None
+    areas_px: NDArray[np.int64]
+    problems: tuple[Problem, ...]
+
+
+def check(path: Path, progress: Progress | None = None) -> Report:
+    """Read every file of a raw data set, and report rather than raise what is wrong with one.
+
+    Parameters
+    ----------
+    path : Path
+        A data set as `open_raw` takes it.
+    progress : Progress, optional
+        As for `prepared.ingest`.
+
+    Raises
+    ------
+    NucleusError
+        The layout as a whole cannot be read, as in `open_raw`.
+    """
+    with open_raw(path) as raw:
+        annotated = sum(sample.annotated for sample in raw.samples)
+        samples = list(in_threads(lambda sample: _look(raw, sample), raw.samples, progress))
+        problems = [problem for sample in samples for problem in sample.problems]
+        if annotated:
+            problems += [
+                Problem(sample.id, "not annotated", "no masks folder and no label image")
+                for sample in raw.samples
+                if not sample.annotated
+            ]
+    problems += _duplicates(samples)
+    sizes = Counter(sample.size for sample in samples if sample.size)
+    modes = Counter(sample.mode for sample in samples if sample.mode)
+    return Report(
+        path,
+        images=len(samples),
+        annotated=annotated,
+        sizes=dict(sizes.most_common()),
+        modes=dict(modes.most_common()),
+        areas_px=np.concatenate([sample.areas_px for sample in samples]),
+        unread=raw.unread,
+        problems=tuple(sorted(problems, key=lambda problem: (problem.file, problem.kind))),
+    )
+
+
+def first_few(files: Sequence[str]) -> str:
+    """The first of files by name, and how many more there are."""
+    more = f" and {len(files) - 3} more" if len(files) > 3 else ""
+    return f"{', '.join(files[:3])}{more}"
+
+
+def format_report(report: Report) -> str:
+    """The report as aligned plain text, its problems last."""
+    areas = report.areas_px
+    lines = [str(report.path), f"{'images':<12}{report.images:>8}"]
+    lines.append(f"{'annotated':<12}{report.annotated:>8}")
+    lines.append(f"{'nuclei':<12}{areas.size:>8}")
+    if areas.size:
+        low, middle, high = areas.min(), np.median(areas), areas.max()
+        lines.append(f"{'area':<12}{low:>8} px least, {middle:g} px median, {high} px most")
+    if report.unread:
+        lines.append(f"{'not read':<12}{len(report.unread):>8} {first_few(report.unread)}")
+    lines += ["", f"{'height':>7} {'width':>7} {'images':>7}"]
+    lines += [f"{height:>7} {width:>7} {n:>7}" for (height, width), n in report.sizes.items()]
+    width = max(map(len, report.modes), default=0)
+    lines += ["", *(f"{mode:<{width}} {n:>7}" for mode, n in report.modes.items()), ""]
+    if report.ok:
+        return "\n".join([*lines, "nothing is wrong"])
+    kinds = Counter(problem.kind for problem in report.problems)
+    lines += [f"{'problem':<16}{'files':>7}"]
+    lines += [f"{kind:<16}{n:>7}" for kind, n in kinds.most_common()] + [""]
+    file_width = max(len(problem.file) for problem in report.problems)
+    lines += [f"{p.file:<{file_width}}  {p.kind:<16}{p.detail}" for p in report.problems]
+    return "\n".join(lines)
+
+
+def _look(raw: RawDataset, sample: RawSample) -> _Sample:
+    problems: list[Problem] = []
+    pixels_sha256 = size = mode = None
+    areas_px = np.zeros(0, np.int64)
+    file = "/".join(sample.image.split("/")[-2:])
+    with _noting(problems, file):
+        decoded = decode_image(raw.read(sample.image), file)
+        size, mode = decoded.image.shape[:2], decoded.mode
+        pixels_sha256 = sha256_bytes(repr(size).encode() + decoded.image.tobytes())
+    annotation = _readable(raw, sample, problems)
+    if size is not None:
+        labels = _labels(annotation, sample, size, problems)
+        areas_px = np.bincount(labels.ravel())[1:]
+    else:
+        deque(annotation, maxlen=0)
+    in_sample = tuple(Problem(f"{sample.id}/{p.file}", p.kind, p.detail) for p in problems)
+    return _Sample(sample.id, pixels_sha256, size, mode, areas_px, in_sample)
+
+
+def _labels(
+    annotation: Iterator[tuple[str, NDArray[Any]]],
+    sample: RawSample,
+    size: tuple[int, int],
+    problems: list[Problem],
+) -> NDArray[np.int32]:
+    """Merge what can be read, and note what does not fit."""
+    if sample.label_image is None:
+        merged = merge_masks(annotation, size)
+        problems += merged.problems
+        return merged.labels
+    for file, labels in annotation:
+        if labels.shape == size:
+            problems += check_label_image(file, labels)
+            return relabel(labels)
+        problems.append(
+            Problem(
+                file,
+                "another size",
+                f"{size_text(labels.shape)} where the image is {size_text(size)}",
+            )
+        )
+    return np.zeros(size, np.int32)
+
+
+def _readable(
+    raw: RawDataset, sample: RawSample, problems: list[Problem]
+) -> Iterator[tuple[str, NDArray[Any]]]:
+    """The files that say where the nuclei are, but for those that are noted."""
+    decode = decode_mask if sample.label_image is None else decode_labels
+    for file, name in sample.annotation:
+        with _noting(problems, file):
+            yield file, decode(raw.read(name), file)
+
+
+@contextmanager
+def _noting(problems: list[Problem], file: str) -> Iterator[None]:
+    """Turn the error of one file into a problem of the report."""
+    try:
+        yield
+    except NucleusError as error:
+        problems.append(Problem(file, "unreadable", str(error).removeprefix(f"{file}: ")))
+
+
+def _duplicates(samples: list[_Sample]) -> Iterator[Problem]:
+    """Each image whose pixels an earlier id has already."""
+    first: dict[str, str] = {}
+    for sample in samples:
+        if sample.pixels_sha256 is None:
+            continue
+        earlier = first.setdefault(sample.pixels_sha256, sample.id)
+        if earlier != sample.id:
+            yield Problem(sample.id, "duplicate", f"the same pixels as {earlier}")

@@ -1,0 +1,196 @@
+"""What is written down of a training as it goes: its events, and the state from which it goes on."""
+
+import json
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import keras
+import numpy as np
+from numpy.typing import NDArray
+
+from nucleus_unet.engine.events import EventLog, epochs
+from nucleus_unet.engine.interruption import StoppedError
+from nucleus_unet.errors import NucleusError
+from nucleus_unet.network import backend, checkpoints
+from nucleus_unet.recipe import Recipe
+
+STEP_EVENT_S = 2.0
+UNTIMED_STEPS = 4
+"""The first steps compile, fill caches and take the batches that were made meanwhile."""
+CHECKPOINT_S = 120.0
+
+
+@dataclass(frozen=True)
+class Epoch:
+    """What is known at the end of an epoch; `val_` is on the validation images, `epoch` from 1."""
+
+    epoch: int
+    loss: float
+    dice: float
+    mean_iou: float
+    val_loss: float
+    val_dice: float
+    val_mean_iou: float
+    learning_rate: float
+    seconds: float
+    images_per_s: float
+
+
+class Journal(keras.callbacks.Callback):
+    """Writes down what happens and the state from which training goes on, and stops early.
+
+    The state is that of the model, its optimizer and its metrics, the weights that are kept, and
+    the history. It is written after each epoch, and within one every two minutes and when asked to stop.
+    """
+
+    def __init__(
+        self,
+        model: keras.Model,
+        recipe: Recipe,
+        validation_images: int,
+        folder: Path,
+        events: EventLog,
+        asked_to_stop: Callable[[], bool],
+    ) -> None:
+        super().__init__()
+        self.folder, self.events, self.settings = folder, events, recipe.training
+        self.validation_images = validation_images
+        self.asked_to_stop = asked_to_stop
+        self._model = model
+        self._step_started: list[float] = []
+        self._epoch_started = self._told_step = 0.0
+        self._training_ended: float | None = None
+        told = {event["epoch"] for event in epochs(self.events.new())}
+        self._restore()
+        start = {"parameters": model.count_params(), "step": self.step}
+        self.events.tell("start", **start, **backend.hardware())
+        for epoch in self.history:
+            if epoch.epoch not in told:
+                self.events.tell("epoch", **asdict(epoch))
+
+    def _restore(self) -> None:
+        """Go back to the last checkpoint; without any, stay at the start."""
+        found = checkpoints.load(self.folder)
+        if found.damaged:
+            self.events.tell("damaged", files=list(found.damaged), step=found.step)
+        self.step, arrays = found.step, found.arrays
+        for name, variable in _named_variables(self._model).items() if arrays else ():
+            variable.assign(arrays[name])
+        self._metrics = [arrays[name] for name in sorted(arrays) if name.startswith("metrics/")]
+        self.kept_weights = [arrays[name] for name in sorted(arrays) if name.startswith("kept/")]
+        history, self._epoch_s = json.loads(str(arrays.get("history", "[[], 0.0]")))
+        self.history = [Epoch(**line) for line in history]
+        self._saved = time.monotonic()
+
+    @property
+    def best_epoch(self) -> int:
+        """The first epoch with the highest validation mean IoU; 0 before any."""
+        best = max(self.history, key=lambda epoch: epoch.val_mean_iou, default=None)
+        return best.epoch if best else 0
+
+    @property
+    def kept_epoch(self) -> int:
+        """The epoch whose weights are kept."""
+        return len(self.history) if self.settings.keep == "last" else self.best_epoch
+
+    @property
+    def finished(self) -> bool:
+        """Whether all epochs are done, or none was better for as long as the recipe allows."""
+        done, patience = len(self.history), self.settings.early_stopping_epochs
+        return done >= self.settings.epochs or done - self.best_epoch >= (patience or done + 1)
+
+    def on_epoch_begin(self, epoch: int, logs: Any = None) -> None:
+        self._epoch_started, self._training_ended = time.monotonic() - self._epoch_s, None
+        if self._metrics:  # of the part of the epoch that is done
+            for variable, value in zip(self._model.metrics_variables, self._metrics, strict=True):
+                variable.assign(value)
+        self._metrics, self._epoch_s = [], 0.0
+
+    def on_train_batch_begin(self, batch: int, logs: Any = None) -> None:
+        if len(self._step_started) < UNTIMED_STEPS + 2:
+            self._step_started.append(time.monotonic())
+            if len(self._step_started) == UNTIMED_STEPS + 2:
+                self._estimate(self._step_started[-1] - self._step_started[-2])
+
+    def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
+        self.step += 1
+        now = time.monotonic()
+        if now - self._told_step > STEP_EVENT_S:
+            self._told_step = now
+            self.events.tell("step", step=self.step)
+        if self.step % self.settings.steps_per_epoch == 0:
+            return  # the end of the epoch saves more
+        if self.asked_to_stop() or now - self._saved > CHECKPOINT_S:
+            backend.synchronize(self._model)
+            metrics = {
+                f"metrics/{i:04d}": np.asarray(variable)
+                for i, variable in enumerate(self._model.metrics_variables)
+            }
+            self._save(metrics, now - self._epoch_started)
+
+    def on_test_begin(self, logs: Any = None) -> None:
+        self._training_ended = time.monotonic()
+
+    def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
+        settings, now = self.settings, time.monotonic()
+        if not np.isfinite(logs["val_loss"]):
+            raise NucleusError(
+                f"epoch {epoch + 1}: the loss is not a number any more; lower "
+                f"training.learning_rate, which is {settings.learning_rate}"
+            )
+        images = settings.steps_per_epoch * settings.batch_size
+        seconds = (self._training_ended or now) - self._epoch_started
+        self.history.append(
+            Epoch(
+                epoch=epoch + 1,
+                learning_rate=float(self._model.optimizer.learning_rate),
+                seconds=round(now - self._epoch_started, 3),
+                images_per_s=round(images / seconds, 3),
+                **{name: float(value) for name, value in logs.items()},
+            )
+        )
+        if self.kept_epoch == epoch + 1:
+            self.kept_weights = [np.asarray(weight) for weight in self._model.weights]
+        self._model.stop_training = self.finished
+        self._save({}, 0.0)
+        self.events.tell("epoch", **asdict(self.history[-1]))
+
+    def _save(self, metrics: dict[str, NDArray[Any]], epoch_s: float) -> None:
+        """Write a checkpoint, and end here if that was asked for."""
+        kept = {f"kept/{i:04d}": weight for i, weight in enumerate(self.kept_weights)}
+        state = {name: np.asarray(v) for name, v in _named_variables(self._model).items()}
+        history = json.dumps([[asdict(epoch) for epoch in self.history], epoch_s])
+        arrays = state | metrics | kept | {"history": np.asarray(history)}
+        checkpoints.save(self.folder, self.step, arrays)
+        self._saved = time.monotonic()
+        if self.asked_to_stop() and not self.finished:
+            raise StoppedError(f"stopped after {self.step} steps, from where it goes on")
+
+    def _estimate(self, seconds_per_step: float) -> None:
+        # A step is a forward pass and two as costly ones back; validation is the forward pass alone.
+        validation_steps = self.validation_images / self.settings.batch_size / 3
+        epoch_s = (self.settings.steps_per_epoch + validation_steps) * seconds_per_step
+        weights = 4 * self._model.count_params()
+        # Of each checkpoint: the weights, the optimizer's variables, those that are kept.
+        state = 2 * weights + 4 * sum(
+            int(np.prod(v.shape)) for v in self._model.optimizer.variables
+        )
+        self.events.tell(
+            "estimate",
+            seconds_per_step=seconds_per_step,
+            seconds=(self.settings.epochs - self.step / self.settings.steps_per_epoch) * epoch_s,
+            disk_bytes=checkpoints.KEPT * state + weights,
+        )
+
+
+def _named_variables(model: keras.Model) -> dict[str, Any]:
+    """All state that training changes: weights, dropout's generators, optimizer."""
+    kinds = {"model": model.variables, "optimizer": model.optimizer.variables}
+    return {
+        f"{kind}/{index:04d}/{variable.path}": variable
+        for kind, variables in kinds.items()
+        for index, variable in enumerate(variables)
+    }

@@ -1,0 +1,117 @@
+"""Training of one network, from its first step or its last checkpoint to the end."""
+
+import resource
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import keras
+
+from nucleus_unet.data.sample import Sample
+from nucleus_unet.engine import interruption
+from nucleus_unet.engine.events import EVENTS, EventLog
+from nucleus_unet.network import backend
+from nucleus_unet.network.batches import batches, validation_arrays
+from nucleus_unet.network.journal import Journal
+from nucleus_unet.network.losses import maps_loss, mask_dice
+from nucleus_unet.network.metrics import MaskMeanIoU
+from nucleus_unet.network.unet import build_segmenter
+from nucleus_unet.recipe import Recipe, Training
+
+
+def train(
+    recipe: Recipe,
+    training_samples: Sequence[Sample],
+    validation_samples: Sequence[Sample],
+    folder: Path,
+    start_weights: Path | None = None,
+) -> None:
+    """Train a network in this process; goes on from the checkpoint in `folder` where there is one.
+
+    Writes into `folder`, as it goes, ``events.jsonl`` (a line for each thing that happened: ``start``,
+    ``waits``, ``damaged``, ``estimate``, ``step``, ``epoch``, ``end``) and checkpoints, and at the end
+    ``model.keras`` with the weights of the epoch that the recipe keeps. SIGTERM and Ctrl-C are
+    heeded between steps. For the main thread of a process.
+
+    Parameters
+    ----------
+    recipe : Recipe
+        Resolved.
+    training_samples, validation_samples : sequence of Sample
+        In the order that the split gives them.
+    folder : Path
+        Where the files go.
+    start_weights : Path, optional
+        A ``model.keras`` of the same network whose weights are the first ones.
+
+    Raises
+    ------
+    NucleusError
+        The training diverged, or the network does not fit the image size.
+    StoppedError
+        It was asked to stop, and saved what it has.
+    """
+    settings = recipe.training
+    backend.configure(
+        settings.cpu_threads,
+        settings.seed,
+        settings.precision,
+        deterministic=settings.deterministic,
+    )
+    folder.mkdir(parents=True, exist_ok=True)
+    events = EventLog(folder / EVENTS)
+    events.mend()
+    with backend.gpu_held(lambda: events.tell("waits")):
+        model = _compiled(recipe, start_weights)
+        validation = validation_arrays(recipe, validation_samples)
+        with interruption.deferred() as asked_to_stop:
+            journal = Journal(model, recipe, len(validation_samples), folder, events, asked_to_stop)
+            while not journal.finished:
+                # The rest of an epoch that was cut short is a `fit` of its own.
+                epoch, done = divmod(journal.step, settings.steps_per_epoch)
+                if done:  # makes the variables of the metrics, which hold what is done
+                    model.evaluate(*validation, batch_size=settings.batch_size, steps=1, verbose=0)
+                model.fit(
+                    batches(recipe, training_samples, journal.step),
+                    steps_per_epoch=settings.steps_per_epoch - done,
+                    epochs=epoch + 1 if done else settings.epochs,
+                    initial_epoch=epoch,
+                    validation_data=validation,
+                    validation_batch_size=settings.batch_size,
+                    callbacks=[journal],
+                    shuffle=False,
+                    verbose=0,
+                )
+        kept = _segmenter(recipe)
+        kept.set_weights(journal.kept_weights)
+        kept.save(folder / "model.keras")
+        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024  # in KiB on Linux
+        events.tell("end", kept_epoch=journal.kept_epoch, peak_memory_bytes=peak)
+
+
+def _compiled(recipe: Recipe, start_weights: Path | None) -> keras.Model:
+    model = _segmenter(recipe)
+    if start_weights:
+        model.set_weights(keras.models.load_model(start_weights, compile=False).get_weights())
+    model.compile(
+        optimizer=_optimizer(recipe.training),
+        loss=maps_loss,
+        metrics=[keras.metrics.MeanMetricWrapper(mask_dice, name="dice"), MaskMeanIoU()],
+    )
+    model.optimizer.build(model.trainable_variables)
+    return model
+
+
+def _optimizer(settings: Training) -> keras.optimizers.Optimizer:
+    rate: Any = settings.learning_rate
+    if settings.schedule == "cosine":
+        last_step = settings.epochs * settings.steps_per_epoch
+        rate = keras.optimizers.schedules.CosineDecay(rate, last_step)
+    if settings.optimizer == "sgd":
+        return keras.optimizers.SGD(rate, momentum=settings.momentum)
+    return keras.optimizers.Adam(rate)
+
+
+def _segmenter(recipe: Recipe) -> keras.Model:
+    size = recipe.data.image_size if recipe.data.framing == "resize" else None
+    return build_segmenter(recipe.network, size)

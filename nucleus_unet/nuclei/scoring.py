@@ -1,0 +1,260 @@
+"""How well a prediction fits the truth: by nucleus, as the competition scores it, and by pixel."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy import sparse
+
+THRESHOLDS = tuple(round(0.5 + 0.05 * step, 2) for step in range(10))
+"""The competition's IoU thresholds, and the notebook's thresholds of probability."""
+
+
+@dataclass(frozen=True)
+class Match:
+    """How the predicted nuclei of one image meet the annotated ones.
+
+    tp
+        (10,) int64, predicted nuclei that match an annotated one, by threshold of `THRESHOLDS`.
+    true, predicted
+        Nuclei in the truth and in the prediction.
+    split
+        Annotated nuclei in which at least two predicted ones lie by more than half of their pixels.
+    merged
+        Predicted nuclei in which at least two annotated ones lie by more than half of their pixels.
+    """
+
+    tp: NDArray[np.int64]
+    true: int
+    predicted: int
+    split: int
+    merged: int
+
+    @property
+    def average_precision(self) -> NDArray[np.float64]:
+        """(10,) TP / (TP + FP + FN) by threshold; 1 where there is no nucleus on either side."""
+        nuclei = self.true + self.predicted - self.tp
+        return np.where(nuclei > 0, self.tp / np.maximum(nuclei, 1), 1.0)
+
+    @property
+    def score(self) -> float:
+        """The image's score in the competition: the mean of `average_precision`."""
+        return float(self.average_precision.mean())
+
+
+def match(y_true: NDArray[np.integer], y_pred: NDArray[np.integer]) -> Match:
+    """Match the nuclei of one image as the 2018 Data Science Bowl does.
+
+    Two nuclei match at a threshold if their IoU is strictly above it. Above 0.5 a nucleus can
+    match only one other, so nothing has to be assigned. IoUs are compared as whole numbers:
+    no rounding decides a tie.
+
+    Parameters
+    ----------
+    y_true, y_pred : (H, W) int
+        Labels: 0 background, every other value one nucleus; numbers may be missing.
+
+    Raises
+    ------
+    ValueError
+        The two differ in size.
+
+    Examples
+    --------
+    >>> y_true = np.array([[1, 1, 1, 0, 2, 2]])
+    >>> y_pred = np.array([[1, 1, 0, 0, 0, 2]])
+    >>> match(y_true, y_pred).tp  # IoU 2/3 and 1/2, the latter not above 0.5
+    array([1, 1, 1, 1, 0, 0, 0, 0, 0, 0])
+    """
+    overlap = _overlap(y_true, y_pred)
+    return Match(
+        tp=np.array([overlap.matching(twentieths).sum() for twentieths in range(10, 20)]),
+        true=len(overlap.true_labels),
+        predicted=len(overlap.predicted_labels),
+        split=len(overlap.split()),
+        merged=len(overlap.merged()),
+    )
+
+
+@dataclass(frozen=True)
+class Errors:
+    """Labels of the nuclei of one image that are not as they should be, at IoU 0.5.
+
+    missed
+        Annotated nuclei that nothing matches.
+    invented
+        Predicted nuclei that match nothing, but for the merged.
+    split, merged
+        As `Match` counts them.
+    """
+
+    missed: NDArray[np.integer]
+    invented: NDArray[np.integer]
+    split: NDArray[np.integer]
+    merged: NDArray[np.integer]
+
+
+def errors(y_true: NDArray[np.integer], y_pred: NDArray[np.integer]) -> Errors:
+    """Find what is wrong in a prediction, nucleus by nucleus; arguments as for `match`."""
+    overlap = _overlap(y_true, y_pred)
+    matching, merged = overlap.matching(10), overlap.merged()
+    matched = np.concatenate([overlap.predicted[matching], merged])
+    return Errors(
+        missed=np.setdiff1d(overlap.true_labels, overlap.true[matching]),
+        invented=np.setdiff1d(overlap.predicted_labels, matched),
+        split=overlap.split(),
+        merged=merged,
+    )
+
+
+@dataclass(frozen=True)
+class _Overlap:
+    """Pairs of nuclei that share pixels: labels, shared pixels, and the two areas."""
+
+    true_labels: NDArray[np.integer]
+    predicted_labels: NDArray[np.integer]
+    true: NDArray[np.integer]
+    predicted: NDArray[np.integer]
+    both: NDArray[np.int64]
+    true_area: NDArray[np.int64]
+    predicted_area: NDArray[np.int64]
+
+    def matching(self, twentieths: int) -> NDArray[np.bool_]:
+        """Pairs with an IoU above so many twentieths."""
+        union = self.true_area + self.predicted_area - self.both
+        return 20 * self.both > twentieths * union
+
+    def split(self) -> NDArray[np.integer]:
+        return _repeated(self.true[2 * self.both > self.predicted_area])
+
+    def merged(self) -> NDArray[np.integer]:
+        return _repeated(self.predicted[2 * self.both > self.true_area])
+
+
+def _overlap(y_true: NDArray[np.integer], y_pred: NDArray[np.integer]) -> _Overlap:
+    if y_true.shape != y_pred.shape:
+        raise ValueError(f"truth is {y_true.shape}, prediction {y_pred.shape}: sizes must agree")
+    pixels, pairs = np.ones(y_true.size, np.int64), (y_true.ravel(), y_pred.ravel())
+    shape = tuple(int(labels.max(initial=0)) + 1 for labels in (y_true, y_pred))
+    table = sparse.coo_array((pixels, pairs), shape).tocsr()
+    true_areas, predicted_areas = table.sum(1)[1:], table.sum(0)[1:]
+    nuclei = table[1:, 1:].tocoo()
+    row, column = nuclei.coords
+    return _Overlap(
+        true_labels=np.flatnonzero(true_areas) + 1,
+        predicted_labels=np.flatnonzero(predicted_areas) + 1,
+        true=row + 1,
+        predicted=column + 1,
+        both=nuclei.data,
+        true_area=true_areas[row],
+        predicted_area=predicted_areas[column],
+    )
+
+
+def _repeated(values: NDArray[np.integer]) -> NDArray[np.integer]:
+    """The values that occur more than once."""
+    found, counts = np.unique(values, return_counts=True)
+    return found[counts > 1]
+
+
+@dataclass(frozen=True)
+class InstanceScores:
+    """Scores of many images together.
+
+    score
+        Mean average precision: the mean over images of `Match.score`.
+    average_precision
+        (10,) mean over images of TP / (TP + FP + FN), by threshold of `THRESHOLDS`.
+    precision, recall, f1
+        (10,) over the nuclei of all images, by threshold; 1 where there are none to divide by.
+    true, predicted, split, merged
+        Sums of the fields of `Match`.
+    """
+
+    score: float
+    average_precision: NDArray[np.float64]
+    precision: NDArray[np.float64]
+    recall: NDArray[np.float64]
+    f1: NDArray[np.float64]
+    true: int
+    predicted: int
+    split: int
+    merged: int
+
+
+def instance_scores(matches: Sequence[Match]) -> InstanceScores:
+    """Join the matches of at least one image."""
+    true, predicted = sum(m.true for m in matches), sum(m.predicted for m in matches)
+    tp = np.sum([m.tp for m in matches], axis=0)
+    average_precision = np.mean([m.average_precision for m in matches], axis=0)
+    return InstanceScores(
+        score=float(average_precision.mean()),
+        average_precision=average_precision,
+        precision=_share(tp, predicted),
+        recall=_share(tp, true),
+        f1=_share(2 * tp, true + predicted),
+        true=true,
+        predicted=predicted,
+        split=sum(m.split for m in matches),
+        merged=sum(m.merged for m in matches),
+    )
+
+
+@dataclass(frozen=True)
+class PixelScores:
+    """Scores of one image or of many together.
+
+    mean_iou
+        Mean over thresholds 0.50:0.05:0.95 of the mean IoU of nucleus and background, as
+        `nucleus_unet.network.metrics.ThresholdedMeanIoU` counts it.
+    iou, dice
+        Of the nucleus pixels at the first threshold, 0.5; 1 where there are none in either.
+    """
+
+    mean_iou: float
+    iou: float
+    dice: float
+
+
+def pixel_counts(
+    y_true: NDArray[np.integer], probability: NDArray[np.float32]
+) -> NDArray[np.int64]:
+    """Count pixels at each of the ten thresholds; counts of several images may be added.
+
+    Parameters
+    ----------
+    y_true : (H, W) int
+        Labels.
+    probability : (H, W) float32 in [0, 1]
+
+    Returns
+    -------
+    (10, 4) int64
+        tp, fp, fn, tn by threshold.
+    """
+    truth = y_true > 0
+    # A pixel is found at the first k thresholds that lie below its probability.
+    found = np.searchsorted(np.asarray(THRESHOLDS, np.float32), probability, side="left")
+    bins = len(THRESHOLDS) + 1
+    histogram = np.bincount((found + bins * truth).ravel(), minlength=2 * bins).reshape(2, bins)
+    above = histogram[:, ::-1].cumsum(1)[:, -2::-1]
+    (fp, tp), (background, nucleus) = above, histogram.sum(1)
+    return np.stack([tp, fp, nucleus - tp, background - fp], axis=1)
+
+
+def pixel_scores(counts: NDArray[np.int64]) -> PixelScores:
+    """Scores from the counts of `pixel_counts`."""
+    tp, fp, fn, tn = counts.T.astype(np.float64)
+    union = np.stack([tp + fp + fn, tn + fp + fn])
+    iou = np.divide(np.stack([tp, tn]), union, out=np.zeros_like(union), where=union > 0)
+    nucleus = 1.0 if union[0, 0] == 0 else float(iou[0, 0])
+    return PixelScores(
+        mean_iou=float((iou.sum(0) / np.maximum((union > 0).sum(0), 1)).mean()),
+        iou=nucleus,
+        dice=2 * nucleus / (1 + nucleus),
+    )
+
+
+def _share(part: NDArray[np.int64], whole: int) -> NDArray[np.float64]:
+    return part / whole if whole else np.ones(part.shape)

@@ -1,0 +1,124 @@
+import os
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from nucleus_unet.data.check import check, format_report
+from nucleus_unet.errors import NucleusError
+
+
+def write_png(path: Path, pixels: NDArray) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    cv2.imwrite(str(path), pixels)
+
+
+def square(left: int, side: int, shape: tuple[int, int] = (8, 9)) -> NDArray[np.uint8]:
+    mask = np.zeros(shape, np.uint8)
+    mask[:side, left : left + side] = 255
+    return mask
+
+
+@pytest.fixture
+def good(tmp_path: Path) -> Path:
+    rng = np.random.default_rng(0)
+    write_png(tmp_path / "a/images/a.png", rng.integers(0, 255, (8, 9, 4), np.uint8))
+    write_png(tmp_path / "a/masks/1.png", square(0, 2))
+    write_png(tmp_path / "a/masks/2.png", square(4, 3))
+    write_png(tmp_path / "b/images/b.png", rng.integers(0, 4095, (8, 9), np.uint16))
+    write_png(tmp_path / "b/labels.png", square(0, 4) // 255 * 7)
+    return tmp_path
+
+
+def test_sound_set(good: Path) -> None:
+    report = check(good)
+    assert report.ok
+    assert (report.images, report.annotated) == (2, 2)
+    assert report.sizes == {(8, 9): 2}
+    assert report.modes == {"RGBA": 1, "gray uint16": 1}
+    assert sorted(report.areas_px.tolist()) == [4, 9, 16]
+    lines = format_report(report).splitlines()
+    assert "nuclei             3" in lines
+    assert "area               4 px least, 9 px median, 16 px most" in lines
+    assert "      8       9       2" in lines
+    assert lines[-1] == "nothing is wrong"
+
+
+def test_files_that_belong_to_no_image_are_named(good: Path) -> None:
+    for number in range(5):
+        (good / f"{number}.bmp").touch()
+    (good / "a/notes.txt").touch()
+    lines = format_report(check(good)).splitlines()
+    assert "not read           6 0.bmp, 1.bmp, 2.bmp and 3 more" in lines
+
+
+def test_test_set_needs_no_masks(tmp_path: Path) -> None:
+    write_png(tmp_path / "a/images/a.png", square(0, 3))
+    report = check(tmp_path)
+    assert report.ok
+    assert (report.annotated, report.areas_px.size) == (0, 0)
+
+
+def test_every_problem_is_listed_by_file(good: Path) -> None:
+    (good / "c/images").mkdir(parents=True)
+    (good / "c/images/c.png").write_bytes((good / "a/images/a.png").read_bytes())
+    write_png(good / "a/masks/3.png", square(0, 0))
+    write_png(good / "a/masks/4.png", square(0, 2, (5, 5)))
+    write_png(good / "a/masks/5.png", square(6, 3))
+    stray = square(0, 0)
+    stray[7, :3] = 200, 90, 255
+    write_png(good / "a/masks/6.png", stray)
+    write_png(good / "a/masks/7.png", square(0, 5))
+    os.truncate(good / "a/masks/7.png", 50)
+    write_png(good / "d/images/d.png", square(1, 3))
+    write_png(good / "d/labels.png", square(0, 2, (5, 5)))
+    write_png(good / "e/images/e.png", square(2, 3))
+    write_png(good / "e/masks/1.png", square(0, 2))
+    os.truncate(good / "e/images/e.png", 50)
+    os.truncate(good / "e/masks/1.png", 50)
+    write_png(good / "f/images/f.png", square(3, 3))
+    write_png(good / "f/masks.png", square(0, 2) | square(5, 2))
+    write_png(good / "g/images/g.png", square(4, 3))
+    write_png(good / "g/masks.png", square(5, 2))
+    os.truncate(good / "g/masks.png", 50)
+
+    report = check(good)
+    assert not report.ok
+    assert [(problem.file, problem.kind) for problem in report.problems] == [
+        ("a/masks/3.png", "empty"),
+        ("a/masks/4.png", "another size"),
+        ("a/masks/5.png", "overlap"),
+        ("a/masks/6.png", "stray values"),
+        ("a/masks/7.png", "unreadable"),
+        ("c", "duplicate"),
+        ("c", "not annotated"),
+        ("d/labels.png", "another size"),
+        ("e/images/e.png", "unreadable"),
+        ("e/masks/1.png", "unreadable"),
+        ("f/masks.png", "one number"),
+        ("g/masks.png", "unreadable"),
+    ]
+    details = {problem.file: problem.detail for problem in report.problems}
+    assert details["a/masks/7.png"] == "the file is truncated: fetch or save it again"
+    assert details["d/labels.png"] == "5x5 where the image is 8x9"
+    lines = format_report(report).splitlines()
+    assert "unreadable            4" in lines
+    assert any(line.startswith("c               duplicate") for line in lines)
+
+
+def test_progress_and_layout_errors(good: Path) -> None:
+    seen: list[tuple[int, int]] = []
+    check(good, lambda done, total: seen.append((done, total)))
+    assert seen[-1] == (2, 2)
+    with pytest.raises(NucleusError, match="no such file or folder"):
+        check(good / "absent")
+
+
+@pytest.mark.slow
+def test_real_training_set(dsb2018: Path) -> None:
+    report = check(dsb2018 / "stage1_train.zip")
+    assert (report.images, report.areas_px.size, report.modes) == (664, 28_986, {"RGBA": 664})
+    assert {problem.kind for problem in report.problems} == {"overlap"}
+    assert len(report.problems) == 6

@@ -1,0 +1,285 @@
+import struct
+import zlib
+from io import BytesIO
+from typing import Any
+
+import cv2
+import numpy as np
+import pytest
+import tifffile
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.extra.numpy import array_shapes, arrays
+from numpy.typing import NDArray
+
+from nucleus_unet.data.images import decode_image, decode_labels, decode_mask, decode_values
+from nucleus_unet.errors import NucleusError
+
+RED, BLUE = (200, 10, 20), (1, 2, 250)
+COLOURS = np.array([[RED, BLUE]], np.uint8)
+GRAY = np.array([[0, 7, 255]], np.uint8)
+RAMP = np.arange(1001, dtype=np.uint16)[None] + 1000
+
+
+def encode(pixels: NDArray[Any], suffix: str = ".png", options: tuple[int, ...] = ()) -> bytes:
+    """With OpenCV, which takes blue first."""
+    if pixels.ndim == 3:
+        pixels = pixels[..., [2, 1, 0, 3][: pixels.shape[2]]]
+    return cv2.imencode(suffix, pixels, options)[1].tobytes()
+
+
+def tiff(pixels: NDArray[Any], **options: Any) -> bytes:
+    file = BytesIO()
+    tifffile.imwrite(file, pixels, **options)
+    return file.getvalue()
+
+
+def stack(pixels: NDArray[Any]) -> NDArray[Any]:
+    return np.repeat(pixels[..., None], 3, axis=2)
+
+
+THUMBNAIL = b"\xff\xe1" + struct.pack(">H", 2 + len(encode(GRAY, ".jpg"))) + encode(GRAY, ".jpg")
+"""A segment of a JPEG, which holds a whole one."""
+JPEG_OF_NO_SIZE = encode(COLOURS, ".jpg").replace(struct.pack(">HH", 1, 2), bytes(4))
+with tifffile.TiffFile(BytesIO(tiff(RAMP))) as _opened:
+    _counts = _opened.pages.first.tags["StripByteCounts"]
+    _at, _bytes = _counts.valueoffset, _counts.valuebytecount
+TIFF_WITHOUT_PIXELS = tiff(RAMP)[:_at] + bytes(_bytes) + tiff(RAMP)[_at + _bytes :]
+_LARGE = b"IHDR" + struct.pack(">IIBBBBB", 40000, 40000, 8, 0, 0, 0, 0)
+PNG_OF_40000_PX = encode(GRAY).replace(
+    encode(GRAY)[12:33], _LARGE + struct.pack(">I", zlib.crc32(_LARGE))
+)
+
+
+@pytest.mark.parametrize(
+    ("content", "mode"),
+    [
+        (encode(COLOURS), "RGB"),
+        (encode(np.dstack([COLOURS, [[0, 9]]]).astype(np.uint8)), "RGBA"),
+        (encode(COLOURS, ".tif"), "RGB"),
+        (tiff(COLOURS, photometric="rgb"), "RGB"),
+        (tiff(np.moveaxis(COLOURS, 2, 0), photometric="rgb", planarconfig="separate"), "RGB"),
+    ],
+)
+def test_colours_are_red_green_blue(content: bytes, mode: str) -> None:
+    decoded = decode_image(content, "cell")
+    np.testing.assert_array_equal(decoded.image, COLOURS)
+    assert decoded.image.dtype == np.uint8
+    assert decoded.mode == mode
+
+
+def test_jpeg_keeps_the_order_of_colours() -> None:
+    red = np.full((16, 16, 3), RED, np.uint8)
+    assert np.abs(decode_image(encode(red, ".jpg"), "cell").image.astype(int) - red).max() < 5
+
+
+def test_what_a_camera_writes_after_a_jpeg_and_into_it() -> None:
+    content = encode(COLOURS, ".jpg")
+    expected = decode_image(content, "cell").image
+    for more in (b"\n", bytes(100), b"SEFH" + bytes(20) + b"SEFT", content):
+        np.testing.assert_array_equal(decode_image(content + more, "cell").image, expected)
+    for within in (THUMBNAIL, b"\xff\xff" + THUMBNAIL, THUMBNAIL + b"\0"):
+        np.testing.assert_array_equal(
+            decode_image(content[:2] + within + content[2:], "cell").image, expected
+        )
+
+
+@pytest.mark.parametrize("content", [encode(GRAY), tiff(GRAY), encode(GRAY, ".tif")])
+def test_gray_is_repeated(content: bytes) -> None:
+    decoded = decode_image(content, "cell")
+    np.testing.assert_array_equal(decoded.image, stack(GRAY))
+    assert decoded.mode == "gray"
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        encode(RAMP),
+        tiff(RAMP),
+        encode(RAMP, ".tif", (cv2.IMWRITE_TIFF_COMPRESSION, 5)),  # LZW
+        tiff(RAMP.astype(np.float32)),
+        tiff(RAMP.astype(np.int32)),
+        tiff(RAMP, compression="zlib"),
+    ],
+)
+def test_more_than_8_bits_are_stretched(content: bytes) -> None:
+    decoded = decode_image(content, "cell")
+    # Of the values 1000 to 2000 1000.1 becomes 0 and 1999.9 255: 1500 becomes 255 * 499.9 / 999.8.
+    assert decoded.image[0, [0, 10, 500, 990, 1000], 0].tolist() == [0, 3, 128, 252, 255]
+    np.testing.assert_array_equal(decode_values(content, "cell")[..., 0], RAMP)
+
+
+def test_colours_are_stretched_together() -> None:
+    image = np.array([[[4000, 2000, 1000], [0, 0, 0]]], np.uint16)
+    decoded = decode_image(encode(image), "cell")
+    assert decoded.image[0, 0].tolist() == [255, 128, 64]
+
+
+@pytest.mark.parametrize("value", [0, 700])
+def test_constant_image_is_black(value: int) -> None:
+    decoded = decode_image(encode(np.full((4, 5), value, np.uint16)), "cell")
+    assert decoded.image.shape == (4, 5, 3)
+    assert not decoded.image.any()
+
+
+def test_few_bright_pixels_are_kept() -> None:
+    image = np.zeros((100, 100), np.uint16)
+    image[3, 4] = 900
+    decoded = decode_image(encode(image), "cell")
+    assert decoded.image[3, 4].tolist() == [255, 255, 255]
+
+
+def test_what_is_not_finite_is_0() -> None:
+    image = np.array([[np.nan, 0, 1, np.inf]], np.float32)
+    assert decode_image(tiff(image), "cell").image[0, :, 0].tolist() == [0, 0, 255, 0]
+    assert not decode_image(tiff(np.full((2, 2), np.nan, np.float32)), "cell").image.any()
+
+
+def test_boolean_tiff_is_black_and_white() -> None:
+    image = np.array([[True, False, True]])
+    assert decode_image(tiff(image), "cell").image[0, :, 0].tolist() == [255, 0, 255]
+    assert decode_mask(tiff(image), "mask").tolist() == image.tolist()
+
+
+def test_stretch_of_signed_values() -> None:
+    image = np.full((70, 70), 10_000, np.int16)
+    image[:10, :10], image[69, 69] = 12_000, -32_768  # percentile 0.01 is half-way to the outlier
+    low = 10_000 - 0.51 * 42_768
+    seen = decode_image(tiff(image), "cell").image[..., 0]
+    assert (seen[69, 69], seen[5, 5]) == (0, 255)
+    assert seen[40, 40] == round(255 * (10_000 - low) / (12_000 - low))
+
+
+@given(arrays(np.uint16, array_shapes(min_dims=2, max_dims=2, max_side=20)))
+def test_stretch_keeps_the_order(image: NDArray[np.uint16]) -> None:
+    decoded = decode_image(encode(image), "cell").image[..., 0]
+    order = np.argsort(image, axis=None)
+    assert (np.diff(decoded.ravel()[order].astype(int)) >= 0).all()
+    assert decoded.max() == (255 if image.min() < image.max() else 0)
+
+
+@given(st.data())
+def test_no_truncated_png_passes(data: st.DataObject) -> None:
+    content = encode(np.arange(600, dtype=np.uint16).reshape(20, 30))
+    length = data.draw(st.integers(0, len(content) - 1))
+    with pytest.raises(NucleusError, match=r"^cell\.png: the file is"):
+        decode_image(content[:length], "cell.png")
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"", "the file is empty"),
+        (b"GIF89a", "no PNG, TIFF or JPEG"),
+        (encode(COLOURS)[:-5], "truncated"),
+        (encode(COLOURS).replace(b"IDAT", b"IDAR"), "damaged .its checksum differs"),
+        (encode(COLOURS, ".jpg")[:-2], "truncated"),
+        (encode(COLOURS, ".jpg")[:4] + b"\xff\xd9", "truncated"),
+        (encode(COLOURS, ".jpg")[:200], "truncated"),
+        (encode(COLOURS, ".jpg")[:2] + THUMBNAIL + encode(COLOURS, ".jpg")[2:-2], "truncated"),
+        (JPEG_OF_NO_SIZE, "damaged or of a kind"),
+        (PNG_OF_40000_PX, "has more than 2³⁰ pixels: save it as TIFF"),
+        (tiff(RAMP)[:1500], "truncated"),
+        (encode(RAMP, ".tif")[:100], "truncated"),
+        (tiff(RAMP)[:6], "damaged"),
+        (TIFF_WITHOUT_PIXELS, "truncated"),
+        (tiff(RAMP, compression="zlib")[:-300] + bytes(300), "damaged"),
+        (tiff(np.zeros((2, 8, 9), np.uint8)), "has 2 pages"),
+        (tiff(np.zeros((7, 8, 9), np.uint8), imagej=True, truncate=True), "has 7 pages"),
+        (tiff(np.zeros((7, 8, 9), np.uint8), truncate=True), "has 7 pages"),
+        (tiff(np.zeros((8, 9, 5), np.uint8), photometric="minisblack", planarconfig="contig"),
+         "has 5 channels"),
+        (tiff(np.zeros((8, 9), np.complex64)), "save one plane of real numbers"),
+        (tiff(np.zeros((8, 9, 2), np.uint8), photometric="minisblack", planarconfig="contig"),
+         "has 2 channels of gray"),
+        (tiff(np.zeros((8, 9, 4), np.uint8), photometric="minisblack", planarconfig="contig"),
+         "has 4 channels of gray"),
+        (tiff(np.zeros((4, 8, 9), np.uint8), photometric="minisblack", planarconfig="separate"),
+         "has 4 channels of gray"),
+        (tiff(np.zeros((8, 9, 4), np.uint8), photometric="separated"), "its colours are SEPARATED"),
+    ],
+)  # fmt: skip
+def test_images_that_are_refused(content: bytes, message: str) -> None:
+    with pytest.raises(NucleusError, match=f"^cell.*{message}"):
+        decode_image(content, "cell")
+
+
+COMPRESSIONS = (None, "zlib", "lzw", "packbits")
+
+
+@pytest.mark.parametrize("compression", COMPRESSIONS)
+def test_however_a_tiff_is_compressed_its_values_are_as_stored(compression: str | None) -> None:
+    turned = (274, 3, 1, 6, True)
+    both = np.dstack([COLOURS, [[0, 9]]]).astype(np.uint8)
+    for pixels, options in (
+        (RAMP, {}),
+        (GRAY, {"photometric": "miniswhite"}),
+        (COLOURS, {"photometric": "rgb", "extratags": [turned]}),
+        (both, {"photometric": "rgb", "extrasamples": ["unassalpha"]}),
+    ):
+        values = decode_values(tiff(pixels, compression=compression, **options), "cell")
+        expected = pixels[..., None] if pixels.ndim == 2 else pixels[..., :3]
+        np.testing.assert_array_equal(values, expected)
+
+
+def test_a_plane_that_keeps_the_description_of_its_stack() -> None:
+    content = tiff(GRAY, description="ImageJ=1.54f\nimages=7\n", metadata=None)
+    np.testing.assert_array_equal(decode_values(content, "cell")[..., 0], GRAY)
+
+
+def test_colours_of_a_palette() -> None:
+    palette = np.zeros((3, 256), np.uint16)
+    palette[:, 7] = 95, 130, 194
+    indices = np.array([[0, 7]], np.uint8)
+    for scale in (1, 257):
+        content = tiff(indices, photometric="palette", colormap=palette * np.uint16(scale))
+        assert decode_image(content, "cell").image.tolist() == [[[0, 0, 0], [95, 130, 194]]]
+
+
+def test_gray_of_12_bits_a_value() -> None:
+    # Two values in three bytes.
+    content = bytearray(tiff(np.zeros((1, 3), np.uint8)))
+    with tifffile.TiffFile(BytesIO(content)) as file:
+        page = file.pages.first
+        for tag, value in (("BitsPerSample", 12), ("ImageWidth", 2)):
+            struct.pack_into("<H", content, page.tags[tag].valueoffset, value)
+        content[page.dataoffsets[0] : page.dataoffsets[0] + 3] = b"\xab\xc1\x23"
+    assert decode_values(bytes(content), "cell")[0, :, 0].tolist() == [0xABC, 0x123]
+
+
+def test_mask_values_are_as_stored() -> None:
+    for content in (encode(GRAY), tiff(GRAY), encode(stack(GRAY))):
+        np.testing.assert_array_equal(decode_mask(content, "mask"), GRAY)
+    inverted = tiff(GRAY, photometric="miniswhite")
+    np.testing.assert_array_equal(decode_mask(inverted, "mask"), GRAY)
+
+
+def test_labels_are_lossless() -> None:
+    wide = np.array([[0, 70_000, 2**31 - 1]], np.int32)
+    for content, expected in (
+        (tiff(wide), wide),
+        (tiff(wide.astype(np.uint32)), wide),
+        (encode(RAMP), RAMP),
+        (tiff(RAMP.astype(np.float32)), RAMP),
+        (encode(GRAY), GRAY),
+    ):
+        labels = decode_labels(content, "labels")
+        assert labels.dtype == np.int64
+        np.testing.assert_array_equal(labels, expected)
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (encode(COLOURS), "its colour channels differ"),
+        (encode(COLOURS, ".jpg"), "JPEG blurs the edges"),
+        (tiff(np.array([[0, 1.5]], np.float32)), "not whole numbers"),
+        (tiff(np.array([[0, np.nan]], np.float32)), "not whole numbers"),
+        (tiff(np.array([[0, -1]], np.int16)), "has negative labels"),
+        (tiff(np.array([[0, np.inf]], np.float32)), "has a label of 2⁶³ or more"),
+        (tiff(np.array([[0, 2**63]], np.uint64)), "has a label of 2⁶³ or more"),
+    ],
+)
+def test_labels_that_are_refused(content: bytes, message: str) -> None:
+    with pytest.raises(NucleusError, match=f"^labels: .*{message}"):
+        decode_labels(content, "labels")

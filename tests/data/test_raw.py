@@ -1,0 +1,313 @@
+import os
+import zipfile
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from nucleus_unet.data.raw import RawSample, dataset_name, open_raw, reads, walk
+from nucleus_unet.errors import NucleusError
+from nucleus_unet.files import sha256_file
+
+FILES = {
+    "b/images/b.png": b"image b",
+    "b/masks/2.png": b"mask 2",
+    "b/masks/1.png": b"mask 1",
+    "a/images/a.tif": b"image a",
+    "a/labels.tiff": b"labels a",
+}
+SAMPLES = (
+    RawSample("a", "a/images/a.tif", (), "a/labels.tiff", True),
+    RawSample("b", "b/images/b.png", ("b/masks/1.png", "b/masks/2.png"), None, True),
+)
+
+
+def write_folder(path: Path, files: dict[str, bytes]) -> Path:
+    for name, content in files.items():
+        target = path / name
+        if name.endswith("/"):
+            target.mkdir(parents=True)
+        else:
+            target.parent.mkdir(parents=True, exist_ok=True)
+            target.write_bytes(content)
+    return path
+
+
+def write_zip(path: Path, files: dict[str, bytes]) -> Path:
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+        for name, content in files.items():
+            archive.writestr(name, content)
+    return path
+
+
+def write(path: Path, files: dict[str, bytes], container: str) -> Path:
+    return {"folder": write_folder, "zip": write_zip}[container](path / f"set.{container}", files)
+
+
+def assert_refused(path: Path, *, match: str, annotated: bool = False) -> None:
+    with pytest.raises(NucleusError, match=match), open_raw(path, annotated=annotated):
+        pass
+
+
+@pytest.fixture(params=["folder", "zip"])
+def container(request: pytest.FixtureRequest) -> str:
+    return request.param
+
+
+def test_kaggle_layout(tmp_path: Path, container: str) -> None:
+    with open_raw(write(tmp_path, FILES, container), annotated=True) as raw:
+        assert raw.samples == SAMPLES
+        assert raw.read("b/masks/2.png") == b"mask 2"
+    assert raw.samples[0].annotation == (("labels.tiff", "a/labels.tiff"),)
+    assert raw.samples[1].annotation[0] == ("masks/1.png", "b/masks/1.png")
+
+
+def test_one_top_folder_and_what_is_passed_over(tmp_path: Path, container: str) -> None:
+    files = {f"stage1_train/{name}": content for name, content in FILES.items()}
+    files |= {
+        "__MACOSX/stage1_train/b/images/._b.png": b"",
+        "stage1_train/.DS_Store": b"",
+        "stage1_train/b/images/.hidden.png": b"",
+        "stage1_train/b/masks/thumbs.db": b"",
+        "stage1_train/b/masks/Desktop.ini": b"",
+        "stage1_train/b/readme.txt": b"",
+        "readme.txt": b"",
+    }
+    with open_raw(write(tmp_path, files, container)) as raw:
+        assert [sample.image for sample in raw.samples] == [
+            "stage1_train/a/images/a.tif",
+            "stage1_train/b/images/b.png",
+        ]
+        assert raw.unread == ("readme.txt", "stage1_train/b/readme.txt")
+
+
+def test_nothing_is_unpacked(tmp_path: Path) -> None:
+    path = write_zip(tmp_path / "set.zip", FILES)
+    with open_raw(path) as raw:
+        for sample in raw.samples:
+            raw.read(sample.image)
+    assert list(tmp_path.iterdir()) == [path]
+
+
+@pytest.mark.parametrize("spelled", [lambda name: name.replace("/", "\\"), "./{}".format])
+def test_a_zip_of_another_spelling(tmp_path: Path, spelled: Callable[[str], str]) -> None:
+    files = {spelled(f"top/{name}"): content for name, content in FILES.items()}
+    with open_raw(write_zip(tmp_path / "set.zip", files), annotated=True) as raw:
+        assert [sample.id for sample in raw.samples] == ["a", "b"]
+        assert raw.read("top/b/masks/1.png") == b"mask 1"
+
+
+def test_sample_without_annotation_and_with_an_empty_masks_folder(
+    tmp_path: Path, container: str
+) -> None:
+    files = {"x/images/x.png": b"", "y/images/y.png": b"", "y/masks/": b""}
+    with open_raw(write(tmp_path, files, container)) as raw:
+        x, y = raw.samples
+    assert (x.masks, x.label_image, x.annotated) == ((), None, False)
+    assert (y.masks, y.label_image, y.annotated) == ((), None, True)
+
+
+def test_images_side_by_side(tmp_path: Path, container: str) -> None:
+    files = {"slides/b.JPG": b"", "slides/a.tif": b"", "slides/c.bmp": b"", "slides/\x1bd": b""}
+    with open_raw(write(tmp_path, files, container)) as raw:
+        assert raw.unread == ("slides/?d", "slides/c.bmp")
+        assert raw.samples == (RawSample("a", "slides/a.tif"), RawSample("b", "slides/b.JPG"))
+
+
+def test_a_name_that_is_not_text(tmp_path: Path) -> None:
+    write_folder(tmp_path, {os.fsdecode(b"caf\xe9.png"): b""})
+    assert_refused(tmp_path, match=r"'caf.udce9\.png' cannot be printed: rename it")
+
+
+@pytest.mark.parametrize(
+    ("place", "read"),
+    [("images", True), ("images/out/labels", True), ("images/.out", False), ("out", False)],
+)
+def test_what_would_be_read(tmp_path: Path, place: str, read: bool) -> None:
+    (tmp_path / "images").mkdir()
+    assert reads(tmp_path / "images", tmp_path / "images" / ".." / place) is read
+    assert not reads(tmp_path / "images.zip", tmp_path / "images.zip" / "out")
+
+
+def test_one_image_file(tmp_path: Path) -> None:
+    write_folder(tmp_path, {"cell.png": b"pixels"})
+    with open_raw(tmp_path / "cell.png") as raw:
+        assert raw.samples == (RawSample("cell", "cell.png"),)
+        assert raw.read("cell.png") == b"pixels"
+
+
+def test_digest(tmp_path: Path) -> None:
+    path = write_zip(tmp_path / "set.zip", FILES)
+    with open_raw(path) as raw:
+        assert raw.digest() == sha256_file(path)
+    one, two = (write_folder(tmp_path / name, FILES) for name in ("one", "two"))
+    with open_raw(one) as first, open_raw(two) as second:
+        assert first.digest() == second.digest()
+        (two / "b/masks/1.png").write_bytes(b"other")
+        assert first.digest() != second.digest()
+
+
+@pytest.mark.parametrize(
+    ("files", "message"),
+    [
+        ({"readme.txt": b""}, "no images found.*<id>/images"),
+        ({"a/images/a.png": b"", "a/a.png": b""}, "a/a.png is not where a picture belongs"),
+        ({"a/images/a.png": b"", "a/masks/1.jpg": b""}, "a/masks/1.jpg is not where"),
+        ({"a/images/a.png": b"", "a/masks/1.bmp": b""}, "a/masks/1.bmp is not where"),
+        ({"a/images/a.png": b"", "a/masks/": b"", "a/masks/b/1": b""}, "a/masks/b/.* is not where"),
+        ({"a/images/a.png": b"", "a/masks/1.png": b"", "a/masks/2.npy": b""}, "2.npy is not where"),
+        ({"s/a/images/a.png": b"", "s/a/masks/1/1.png": b""}, "s/a/masks/1/.* is not where"),
+        ({"a\nb.png": b""}, "'a.nb.png' cannot be printed"),
+        ({"a/images/a.png": b"", "a/masks/\r.png": b""}, "masks/.r.png' cannot be printed"),
+        ({"a/images/a.png": b"", "a/images/b.png": b""}, "a has 2 images"),
+        ({"a/images/a.png": b"", "b/masks/1.png": b""}, "b has no image"),
+        ({"a/images/a.png": b"", "b/images/": b""}, "b has no image"),
+        (
+            {"a/images/a.png": b"", "a/labels.png": b"", "a/masks.png": b""},
+            "a has 2 label images",
+        ),
+        (
+            {"a/images/a.png": b"", "a/labels.png": b"", "a/masks/1.png": b""},
+            "a has a masks folder and the label image a/labels.png",
+        ),
+        (
+            {"s/a/images/a.png": b"", "t/b/images/b.png": b""},
+            "images below s and t, and one data set",
+        ),
+        ({"a.png": b"", "a.tif": b""}, "a has 2 images"),
+        ({"a.png": b"", "x/y/z/b.png": b""}, "x/y/z/b.png is not where a picture belongs"),
+        ({"a\x1b]0;b.png": b""}, "'a.x1b.0;b.png' cannot be printed"),
+        ({f"{'ж' * 121}/images/a.png": b""}, "is longer than the 240 bytes that an id may have"),
+    ],
+)
+def test_layouts_that_are_refused(
+    tmp_path: Path, container: str, files: dict[str, bytes], message: str
+) -> None:
+    assert_refused(write(tmp_path, files, container), match=message)
+
+
+@pytest.mark.parametrize("files", [{"a.png": b""}, {"a/images/a.png": b""}])
+def test_training_data_without_masks(tmp_path: Path, files: dict[str, bytes]) -> None:
+    path = write_folder(tmp_path / "set", files)
+    assert_refused(path, match="image a has no masks folder and no label image", annotated=True)
+
+
+def test_a_path_that_cannot_be_looked_at() -> None:
+    assert_refused(Path("a" * 300), match=r"cannot be looked at \(File name too long\)")
+
+
+def test_nothing_at_the_path(tmp_path: Path) -> None:
+    assert_refused(
+        tmp_path / "absent.zip", match=r"absent\.zip: no such file or folder.*<id>/images"
+    )
+
+
+def test_folder_that_cannot_be_listed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(path: Path) -> None:
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr("os.scandir", refuse)
+    assert_refused(tmp_path, match=r"cannot be listed \(Permission denied\)")
+
+
+def test_truncated_zip(tmp_path: Path) -> None:
+    path = write_zip(tmp_path / "set.zip", FILES)
+    path.write_bytes(path.read_bytes()[:-30])
+    assert_refused(path, match="neither a folder, a whole zip nor an image")
+
+
+@pytest.mark.parametrize(
+    ("place", "value"),
+    [(6, b"\x63\x00"), (46, b"\xff")],  # the version that unpacks it, its name
+)
+def test_a_zip_with_a_damaged_directory(tmp_path: Path, place: int, value: bytes) -> None:
+    path = write_zip(tmp_path / "set.zip", {"\u00e9.png": b""})
+    content = bytearray(path.read_bytes())
+    at = content.index(b"PK\x01\x02") + place
+    content[at : at + len(value)] = value
+    path.write_bytes(content)
+    assert_refused(path, match="neither a folder, a whole zip nor an image")
+
+
+def test_a_link_to_itself_is_no_folder(tmp_path: Path) -> None:
+    folder = write_folder(tmp_path, FILES)
+    (folder / "again").symlink_to("again")
+    assert "again" in walk(folder)
+    with open_raw(folder) as raw:
+        assert raw.samples == SAMPLES
+
+
+@pytest.mark.parametrize("name", ["../a/images/a.png", "/a/images/a.png", "a\\..\\b.png"])
+def test_member_that_leads_out(tmp_path: Path, name: str) -> None:
+    assert_refused(write_zip(tmp_path / "set.zip", {name: b""}), match="leads out of the zip")
+
+
+def test_encrypted_member(tmp_path: Path) -> None:
+    path = write_zip(tmp_path / "set.zip", {"a.png": b"x"})
+    content = bytearray(path.read_bytes())
+    content[content.index(b"PK\x01\x02") + 8] |= 1
+    path.write_bytes(content)
+    assert_refused(path, match=r"a\.png is encrypted")
+
+
+def test_member_that_would_fill_the_memory(tmp_path: Path) -> None:
+    path = write_zip(tmp_path / "set.zip", {"a.png": b"x"})
+    content = bytearray(path.read_bytes())
+    size = content.index(b"PK\x01\x02") + 24  # of the unpacked file, in the central directory
+    content[size : size + 4] = (2**31).to_bytes(4, "little")
+    path.write_bytes(content)
+    with open_raw(path) as raw:
+        assert [sample.id for sample in raw.samples] == ["a"]
+    content[size : size + 4] = (3 * 2**30).to_bytes(4, "little")
+    path.write_bytes(content)
+    assert_refused(path, match=r"a\.png would unpack to 3\.0 GiB, more than 2: ")
+
+
+def test_damaged_member(tmp_path: Path) -> None:
+    path = tmp_path / "set.zip"
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr("a.png", b"stored pixels")
+    path.write_bytes(path.read_bytes().replace(b"stored pixels", b"stored pixelz"))
+    with open_raw(path) as raw, pytest.raises(NucleusError, match=r"a\.png cannot be read"):
+        raw.read("a.png")
+
+
+@pytest.mark.parametrize("method", [9, zipfile.ZIP_LZMA], ids=["of Deflate64", "damaged LZMA"])
+def test_member_that_cannot_be_unpacked(tmp_path: Path, method: int) -> None:
+    path = tmp_path / "set.zip"
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr("a.png", b"\x09\x04\x05\x00 no such stream")
+    content = bytearray(path.read_bytes())
+    directory = content.rindex(b"PK\x01\x02")
+    content[8] = content[directory + 10] = method
+    path.write_bytes(content)
+    with open_raw(path) as raw, pytest.raises(NucleusError, match=r"a\.png cannot be read"):
+        raw.read("a.png")
+
+
+def test_file_that_went_away(tmp_path: Path) -> None:
+    path = write_folder(tmp_path / "set", FILES)
+    with open_raw(path) as raw:
+        (path / "b/images/b.png").unlink()
+        with pytest.raises(NucleusError, match=r"b/images/b\.png cannot be read"):
+            raw.read("b/images/b.png")
+
+
+def test_real_zips(dsb2018: Path) -> None:
+    with open_raw(dsb2018 / "stage1_train.zip", annotated=True) as train:
+        assert len(train.samples) == 664
+        assert sum(len(sample.masks) for sample in train.samples) == 28_986
+    with open_raw(dsb2018 / "stage1_test.zip") as test:
+        assert len(test.samples) == 65
+        assert not any(sample.annotated for sample in test.samples)
+
+
+@pytest.mark.parametrize(
+    ("count", "name"), [(1, "0.png"), (2, "0.png and 1 more"), (900, "0.png and 899 more")]
+)
+def test_the_name_of_a_data_set_of_many_files(count: int, name: str) -> None:
+    assert dataset_name([Path(f"/images/{index}.png") for index in range(count)]) == name
+
+
+def test_a_long_file_name_leaves_room() -> None:
+    assert len(dataset_name([Path("x" * 600), Path("y")])) < 500

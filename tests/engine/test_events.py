@@ -1,0 +1,58 @@
+from pathlib import Path
+
+from nucleus_unet.engine.events import EventLog, epochs
+
+
+def test_each_event_is_read_once(tmp_path: Path) -> None:
+    log, reader = EventLog(tmp_path / "events.jsonl"), EventLog(tmp_path / "events.jsonl")
+    log.tell("start", parameters=3)
+    log.tell("epoch", loss=0.5, name="ä\nb")
+    assert reader.new() == [
+        {"event": "start", "parameters": 3},
+        {"event": "epoch", "loss": 0.5, "name": "ä\nb"},
+    ]
+    assert reader.new() == []
+    log.tell("end")
+    assert reader.new() == [{"event": "end"}]
+    assert len(EventLog(tmp_path / "events.jsonl").new()) == 3
+
+
+def test_a_line_that_is_being_written_is_left_for_the_next_time(tmp_path: Path) -> None:
+    path = tmp_path / "events.jsonl"
+    reader = EventLog(path)
+    path.write_text('{"event": "start"}\n{"event": "ep')
+    assert reader.new() == [{"event": "start"}]
+    assert reader.new() == []
+    with path.open("a") as file:
+        file.write('och"}\n')
+    assert reader.new() == [{"event": "epoch"}]
+
+
+def test_no_file_no_events(tmp_path: Path) -> None:
+    assert EventLog(tmp_path / "events.jsonl").new() == []
+
+
+def test_half_a_line_of_a_killed_writer_is_taken_away_and_writing_goes_on(tmp_path: Path) -> None:
+    path = tmp_path / "events.jsonl"
+    path.write_text('{"event": "start"}\n{"event": "ep')
+    reader, log = EventLog(path), EventLog(path)
+    assert reader.new() == [{"event": "start"}]
+    log.mend()
+    log.tell("epoch")
+    assert reader.new() == [{"event": "epoch"}]
+    log.mend()  # takes nothing from a whole one
+    assert [event["event"] for event in EventLog(path).new()] == ["start", "epoch"]
+    EventLog(tmp_path / "absent").mend()
+    assert not (tmp_path / "absent").exists()
+
+
+def test_an_epoch_that_was_trained_again_counts_once() -> None:
+    events = [
+        {"event": "start"},
+        {"event": "epoch", "epoch": 1, "seconds": 3},
+        {"event": "epoch", "epoch": 2, "seconds": 4},
+        {"event": "damaged"},
+        {"event": "epoch", "epoch": 2, "seconds": 5},
+        {"event": "epoch", "epoch": 3, "seconds": 6},
+    ]
+    assert epochs(events) == [events[1], events[4], events[5]]

@@ -1,0 +1,230 @@
+import contextlib
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from nucleus_unet.engine.home import (
+    fresh_home,
+    home,
+    home_id,
+    prepare_environment,
+    ui_url,
+    without_credentials,
+)
+from nucleus_unet.errors import NucleusError
+
+
+@pytest.fixture(autouse=True)
+def bare(nothing_set: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A working directory of its own."""
+    monkeypatch.chdir(tmp_path)
+
+
+def test_the_home_is_made_in_the_working_directory(tmp_path: Path) -> None:
+    assert home() == tmp_path / ".nucleus"
+    assert home().is_dir()
+
+
+def test_or_where_the_variable_says(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("NUCLEUS_HOME", "deep/below")
+    assert home() == tmp_path / "deep" / "below"
+    assert home().is_dir()
+
+
+def test_or_in_the_working_directory_too_where_it_says_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("NUCLEUS_HOME", "")
+    assert home() == tmp_path / ".nucleus"
+
+
+@pytest.mark.parametrize("place", ["file", "file/below"])
+def test_a_home_that_cannot_be_made(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, place: str
+) -> None:
+    (tmp_path / "file").touch()
+    monkeypatch.setenv("NUCLEUS_HOME", place)
+    with pytest.raises(NucleusError, match=r"file.*: cannot be made \(.*\); set NUCLEUS_HOME"):
+        home()
+
+
+def test_a_home_in_which_no_database_can_be(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("NUCLEUS_HOME", "runs?")
+    with pytest.raises(NucleusError, match=r"runs\?: no place for databases, .*; set NUCLEUS_HOME"):
+        home()
+
+
+def test_a_home_that_cannot_be_written_to(monkeypatch: pytest.MonkeyPatch) -> None:
+    # Permissions do not bind root, which tests may run as.
+    monkeypatch.setattr(os, "access", lambda *_: False)
+    with pytest.raises(NucleusError, match=r"\.nucleus: not writable; set NUCLEUS_HOME"):
+        home()
+
+
+def test_without_servers_all_lies_below_the_home(tmp_path: Path) -> None:
+    prepare_environment()
+    folder = tmp_path / ".nucleus"
+    assert os.environ["NUCLEUS_HOME"] == str(folder)
+    assert os.environ["MLFLOW_TRACKING_URI"] == f"sqlite:///{folder}/mlflow.db"
+    assert os.environ["PREFECT_HOME"] == str(folder / "prefect")
+
+
+def test_what_is_set_and_empty_counts_as_not_set(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    others = ("PREFECT_API_URL", "PREFECT_PROFILE", "KERAS_BACKEND")
+    for name in ("NUCLEUS_HOME", "MLFLOW_TRACKING_URI", *others):
+        monkeypatch.setenv(name, "")
+    test_without_servers_all_lies_below_the_home(tmp_path)
+    assert not os.environ.keys() & set(others)
+
+
+@pytest.mark.parametrize("port", ["abc", "0", "99999", "-1", "80.5"])
+def test_what_is_no_port(monkeypatch: pytest.MonkeyPatch, port: str) -> None:
+    assert ui_url("mlflow") == "http://127.0.0.1:5000"
+    monkeypatch.setenv("NUCLEUS_MLFLOW_PORT", port)
+    with pytest.raises(NucleusError, match=f"NUCLEUS_MLFLOW_PORT={port} is no port"):
+        ui_url("mlflow")
+
+
+def test_nobody_is_called() -> None:
+    prepare_environment()
+    assert os.environ["PREFECT_SERVER_ANALYTICS_ENABLED"] == "false"
+    assert os.environ["DO_NOT_TRACK"] == os.environ["MLFLOW_DISABLE_TELEMETRY"] == "true"
+
+
+@pytest.mark.parametrize(
+    ("lower", "upper", "together"),
+    [
+        (None, None, "127.0.0.1,localhost"),
+        (None, "a.org", "a.org,127.0.0.1,localhost"),
+        ("b.org", "a.org", "b.org,127.0.0.1,localhost"),
+        ("127.0.0.1,b.org", None, "127.0.0.1,b.org"),
+        ("*", None, "*"),
+    ],
+)
+def test_own_servers_are_not_behind_a_proxy(
+    monkeypatch: pytest.MonkeyPatch, lower: str | None, upper: str | None, together: str
+) -> None:
+    for name, value in {"no_proxy": lower, "NO_PROXY": upper}.items():
+        monkeypatch.setenv(name, value or "")
+    prepare_environment()
+    prepare_environment()
+    assert os.environ["no_proxy"] == os.environ["NO_PROXY"] == together
+
+
+@pytest.mark.parametrize("profile", [None, "team"])
+def test_a_named_prefect_server_is_left_alone(
+    monkeypatch: pytest.MonkeyPatch, profile: str | None
+) -> None:
+    named = {"PREFECT_API_URL": "http://prefect:4200/api", "PREFECT_HOME": "/theirs"}
+    named |= {"PREFECT_PROFILE": profile} if profile else {}
+    for name, value in named.items():
+        monkeypatch.setenv(name, value)
+    prepare_environment()
+    assert named.items() <= os.environ.items()
+
+
+def test_a_profile_alone_names_no_server(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PREFECT_PROFILE", "team")
+    with pytest.raises(NucleusError, match="PREFECT_PROFILE=team is not read: set PREFECT_API_URL"):
+        prepare_environment()
+
+
+@pytest.mark.parametrize("uri", ["http://mlflow:5000", "postgresql://ann:secret@host/mlflow"])
+def test_a_named_mlflow_server_or_database_is_left_alone(
+    monkeypatch: pytest.MonkeyPatch, uri: str
+) -> None:
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
+    prepare_environment()
+    assert os.environ["MLFLOW_TRACKING_URI"] == uri
+
+
+@pytest.mark.parametrize(
+    ("name", "where"),
+    [
+        ("PREFECT_API_URL", "PREFECT_API_AUTH_STRING=USER:PASSWORD"),
+        ("MLFLOW_TRACKING_URI", "MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD"),
+    ],
+)
+def test_a_log_in_does_not_belong_in_an_address(
+    monkeypatch: pytest.MonkeyPatch, name: str, where: str
+) -> None:
+    monkeypatch.setenv(name, "https://ann:secret@host:9/api")
+    with pytest.raises(NucleusError) as caught:
+        prepare_environment()
+    said = f"{name} holds a log-in, and would be shown: give https://host:9/api, and the log-in as "
+    assert str(caught.value) == said + where
+
+
+@pytest.mark.parametrize(
+    ("address", "shown"),
+    [
+        ("http://mlflow:5000/", "http://mlflow:5000/"),
+        ("https://mlflow/team?of=ann", "https://mlflow/team?of=ann"),
+        ("http://ann:s%40cret@mlflow:5000", "http://mlflow:5000"),
+        (
+            "postgresql+psycopg2://ann:s@cret@[::1]/db?sslmode=on",
+            "postgresql+psycopg2://[::1]/db",
+        ),
+        ("postgresql:///db?host=/run&user=ann&password=secret", "postgresql:///db"),
+        ("postgresql:///db?user=ann&password=s@cret", "postgresql://..."),
+        ("postgresql://ann:s?cret@db/mlflow", "postgresql://..."),
+        ("postgresql://ann:s/cret@db/mlflow", "postgresql://db/mlflow"),
+        ("sqlite:////srv/mlflow.db", "sqlite:////srv/mlflow.db"),
+        ("databricks", "databricks"),
+    ],
+)
+def test_an_address_without_credentials(address: str, shown: str) -> None:
+    assert without_credentials(address) == shown
+
+
+def test_an_active_profile_is_not_used(tmp_path: Path) -> None:
+    profiles = tmp_path / "theirs" / "profiles.toml"
+    profiles.parent.mkdir()
+    profiles.write_text(
+        'active = "cloud"\n[profiles.cloud]\nPREFECT_API_URL = "https://cloud.example/api"\n'
+    )
+    show = "import prefect.settings as s; print(s.get_current_settings().api.url)"
+    environment = os.environ | {
+        "PREFECT_HOME": str(profiles.parent),
+        "PYTHONPATH": str(Path(__file__).parents[2]),
+    }
+
+    def url(prepare: str) -> str:
+        command = [sys.executable, "-c", prepare + show]
+        return subprocess.check_output(command, env=environment, text=True).strip()
+
+    assert url("") == "https://cloud.example/api"  # Prefect alone would
+    assert url("from nucleus_unet.engine.home import *; prepare_environment();") == "None"
+
+
+def test_a_home_keeps_its_id_and_another_has_another(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("NUCLEUS_HOME", str(tmp_path / "a"))
+    first = home_id()
+    assert home_id() == first
+    monkeypatch.setenv("NUCLEUS_HOME", str(tmp_path / "b"))
+    assert home_id() != first
+
+
+def test_within_a_fresh_home_nothing_of_the_other_is_found(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("NUCLEUS_HOME", str(tmp_path))
+    before = home_id()
+    with fresh_home("one"):
+        assert home() == tmp_path / "fresh" / "one"
+        assert home_id() != before
+    assert home() == tmp_path
+    assert not (tmp_path / "fresh" / "one").exists()
+    with contextlib.suppress(RuntimeError), fresh_home("two"):
+        (home() / "checkpoint").touch()
+        raise RuntimeError
+    assert home() == tmp_path
+    with fresh_home("two"):  # another attempt finds what the first left
+        assert (home() / "checkpoint").exists()

@@ -1,0 +1,205 @@
+import contextlib
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+
+from nucleus_unet.engine.events import EventLog
+from nucleus_unet.engine.interruption import StoppedError
+from nucleus_unet.engine.isolation import abandoned_on_error, follow, new_process, run_in_worker
+from nucleus_unet.errors import NucleusError
+
+LIMIT_S = 30
+
+
+def require_end(process: psutil.Process) -> None:
+    deadline = time.monotonic() + LIMIT_S
+    with contextlib.suppress(psutil.NoSuchProcess):
+        while process.status() != psutil.STATUS_ZOMBIE:
+            if time.monotonic() > deadline:
+                process.kill()
+                pytest.fail("it goes on")
+            time.sleep(0.1)
+
+
+def test_following_yields_reports_and_ends_with_the_function(tmp_path: Path) -> None:
+    path = tmp_path / "events.jsonl"
+    log = EventLog(path)
+    reports = follow("pathlib:Path.write_text", path, '{"event": "told"}\n', poll=log.new)
+    assert list(reports) == [{"event": "told"}]
+
+
+def test_it_runs_in_a_process_of_its_own(tmp_path: Path) -> None:
+    list(follow("os:symlink", "target", tmp_path / "link", poll=list))
+    list(follow("os:chdir", tmp_path, poll=list))
+    assert (tmp_path / "link").is_symlink()
+    assert Path.cwd() != tmp_path
+
+
+def test_it_computes_with_onednn_unless_the_environment_says_not(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    for asked, switch in ((None, "1"), ("0", "0")):
+        if asked:
+            monkeypatch.setenv("TF_ENABLE_ONEDNN_OPTS", asked)
+        else:
+            monkeypatch.delenv("TF_ENABLE_ONEDNN_OPTS", raising=False)
+        with new_process() as process:
+            assert process.submit(os.getenv, "TF_ENABLE_ONEDNN_OPTS").result() == switch
+
+
+def test_jax_takes_memory_as_it_needs_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("XLA_PYTHON_CLIENT_PREALLOCATE", raising=False)
+    with new_process() as process:
+        assert process.submit(os.getenv, "XLA_PYTHON_CLIENT_PREALLOCATE").result() == "false"
+
+
+def test_an_exception_comes_through() -> None:
+    with pytest.raises(FileNotFoundError, match="no such place"):
+        list(follow("os:stat", "no such place", poll=list))
+
+
+@pytest.mark.parametrize(
+    "said",
+    [
+        "Graph execution error:\n\nOOM when allocating tensor with shape[64,64,512,512]\n\t [[node]]",
+        "RESOURCE_EXHAUSTED: Out of memory while trying to allocate 4294967296 bytes.",
+    ],
+)
+def test_a_device_without_enough_memory_is_told_in_a_line(said: str) -> None:
+    with pytest.raises(NucleusError, match=r"training\.batch_size.*: (OOM when|RESOURCE)") as error:
+        list(follow("builtins:exec", f"raise RuntimeError({said!r})", poll=list))
+    assert "\n" not in str(error.value)
+
+
+def test_following_a_killed_process_raises() -> None:
+    with pytest.raises(NucleusError, match="was killed, mostly for want of memory"):
+        list(follow("signal:raise_signal", signal.SIGKILL, poll=list))
+
+
+def test_the_worker_lasts_and_recovers_when_it_is_killed() -> None:
+    first = run_in_worker(1, "os:getpid")
+    assert run_in_worker(1, "os:getpid") == first != os.getpid()
+    with pytest.raises(ZeroDivisionError):
+        run_in_worker(1, "operator:truediv", 1, 0)
+    assert run_in_worker(1, "os:getpid") == first
+    with pytest.raises(NucleusError, match="was killed, mostly for want of memory"):
+        run_in_worker(1, "signal:raise_signal", signal.SIGKILL)
+    assert run_in_worker(1, "os:getpid") not in (first, os.getpid())
+
+
+def test_threads_that_come_at_once_share_one_worker() -> None:
+    with contextlib.suppress(NucleusError):
+        run_in_worker(1, "signal:raise_signal", signal.SIGKILL)
+    together = threading.Barrier(8)
+
+    def ask(_: int) -> int:
+        together.wait()
+        pid: int = run_in_worker(1, "os:getpid")
+        return pid
+
+    with ThreadPoolExecutor(8) as pool:
+        assert len(set(pool.map(ask, range(8)))) == 1
+
+
+def test_a_child_ends_with_its_parent(tmp_path: Path) -> None:
+    script = tmp_path / "parent.py"
+    script.write_text(
+        "import os, time\n"
+        "from nucleus_unet.engine.isolation import new_process\n"
+        "if __name__ == '__main__':\n"
+        "    process = new_process()\n"
+        "    print(process.submit(os.getpid).result(), flush=True)\n"
+        "    process.submit(time.sleep, 600)\n"
+        "    time.sleep(600)\n"
+    )
+    environment = os.environ | {"PYTHONPATH": str(Path(__file__).parents[2])}
+    parent = subprocess.Popen(
+        [sys.executable, str(script)], stdout=subprocess.PIPE, text=True, env=environment
+    )
+    assert parent.stdout
+    child = psutil.Process(int(parent.stdout.readline()))
+    parent.kill()
+    parent.wait()
+    parent.stdout.close()
+    require_end(child)
+
+
+def test_where_the_follower_fails_the_work_ends() -> None:
+    def poll() -> list[Any]:
+        raise ConnectionError("MLflow is away")
+
+    with pytest.raises(ConnectionError, match="MLflow is away"):
+        list(follow("time:sleep", 3600, poll=poll))
+
+
+def test_where_nobody_follows_any_more_the_work_ends() -> None:
+    reports = follow("time:sleep", 3600, poll=lambda: ["started"])
+    assert next(reports) == "started"
+    reports.close()  # returns when the process has ended, or after the hour
+    assert list(reports) == []
+
+
+def test_progress_of_a_worker_is_told_until_it_ends(tmp_path: Path) -> None:
+    seen: list[bool] = []
+    made = tmp_path / "made"
+    run_in_worker(1, "os:mkdir", made, meanwhile=lambda: seen.append(made.exists()))
+    assert seen[-1]
+    run_in_worker(1, "time:sleep", 1, meanwhile=lambda: seen.append(True))
+    assert len(seen) > 3
+
+
+@pytest.mark.parametrize(("count", "moment"), [(2, 2), (3, 12)], ids=["as it starts", "later"])
+def test_the_worker_does_not_outlive_the_run(count: int, moment: int) -> None:
+    others = set(psutil.Process().children())
+    polls: list[None] = []
+    with ThreadPoolExecutor() as threads:
+        with contextlib.suppress(KeyboardInterrupt), abandoned_on_error():
+            sleep = ("time:sleep", 10 * LIMIT_S)
+            busy = threads.submit(
+                run_in_worker, count, *sleep, meanwhile=lambda: polls.append(None)
+            )
+            while len(polls) < moment and not busy.done():
+                time.sleep(0.01)
+            started = set(psutil.Process().children()) - others
+            raise KeyboardInterrupt
+        with pytest.raises(StoppedError):
+            busy.result(LIMIT_S)
+    for process in started:
+        require_end(process)
+    with abandoned_on_error():  # another run in the same process
+        assert run_in_worker(count, "os:getpid") not in {process.pid for process in started}
+
+
+def test_what_was_asked_to_stop_is_not_told_as_out_of_memory() -> None:
+    polls: list[None] = []
+
+    def poll() -> list[Any]:
+        polls.append(None)
+        return []
+
+    with ThreadPoolExecutor() as threads:
+        with contextlib.suppress(KeyboardInterrupt), abandoned_on_error():
+            busy = threads.submit(list, follow("time:sleep", 10 * LIMIT_S, poll=poll))
+            while not polls and not busy.done():
+                time.sleep(0.01)
+            raise KeyboardInterrupt
+        with pytest.raises(StoppedError):
+            busy.result(LIMIT_S)
+    with abandoned_on_error():  # another run in the same process
+        assert list(follow("os:getpid", poll=list)) == []
+
+
+def test_nothing_is_begun_where_the_run_has_ended(tmp_path: Path) -> None:
+    with pytest.raises(ZeroDivisionError):
+        run_in_worker(1, "os:mkdir", tmp_path / "made", meanwhile=lambda: [1 // 0].clear())
+    run_in_worker(1, "os:getpid")  # which would come after it
+    assert not (tmp_path / "made").exists()

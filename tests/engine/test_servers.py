@@ -1,0 +1,133 @@
+import socket
+import ssl
+from collections.abc import Iterator
+from datetime import UTC, datetime
+from http.server import BaseHTTPRequestHandler, HTTPServer
+from pathlib import Path
+from threading import Thread
+from typing import Any, ClassVar
+
+import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.hashes import SHA256
+from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
+from cryptography.x509.oid import NameOID
+
+from nucleus_unet.engine.servers import check_servers, is_refusal
+from nucleus_unet.errors import NucleusError
+
+pytestmark = pytest.mark.usefixtures("nothing_set")
+
+
+class Health(BaseHTTPRequestHandler):
+    asked: ClassVar[list[str]] = []
+
+    def do_GET(self) -> None:
+        self.asked.append(self.path)
+        self.send_response(200 if self.path in ("/health", "/api/health") else 404)
+        self.end_headers()
+
+    def log_message(self, *_: Any) -> None:
+        pass
+
+
+@pytest.fixture
+def server() -> Iterator[str]:
+    Health.asked.clear()
+    with HTTPServer(("127.0.0.1", 0), Health) as server:
+        Thread(target=server.serve_forever, daemon=True).start()
+        yield f"http://127.0.0.1:{server.server_port}"
+        server.shutdown()
+
+
+def test_no_server_is_asked_where_none_is_named(
+    server: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "sqlite:///nowhere.db")
+    check_servers()
+    assert Health.asked == []
+
+
+@pytest.mark.parametrize(
+    ("variable", "example"),
+    [
+        ("PREFECT_API_URL", "http://HOST:4200/api"),
+        ("MLFLOW_TRACKING_URI", "http://HOST:5000 or sqlite:////FOLDER/mlflow.db"),
+    ],
+)
+@pytest.mark.parametrize(
+    "address", ["ann:secret@h:4200", "h:5000", "htp://h:1", "http://h:a", "http://[::1"]
+)
+def test_what_is_no_address(
+    variable: str, example: str, address: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(variable, address)
+    with pytest.raises(NucleusError) as caught:
+        check_servers()
+    assert str(caught.value) == f"{variable} is no address: give one as {example}"
+
+
+def test_servers_that_answer(server: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PREFECT_API_URL", f"{server}/api")
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"{server}/")
+    check_servers()
+    assert Health.asked == ["/api/health", "/health"]
+
+
+def test_a_server_whose_certificate_is_of_the_team(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Both tools have settings of their own for it."""
+    key = ec.generate_private_key(ec.SECP256R1())
+    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "localhost")])
+    today = datetime(2026, 1, 1, tzinfo=UTC)
+    made = x509.CertificateBuilder(name, name, key.public_key(), 1, today, today.replace(2099))
+    pem = tmp_path / "server.pem"
+    pem.write_bytes(
+        key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
+        + made.sign(key, SHA256()).public_bytes(Encoding.PEM)
+    )
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(pem)
+    Health.asked.clear()
+    with HTTPServer(("127.0.0.1", 0), Health) as server:
+        server.socket = context.wrap_socket(server.socket, server_side=True)
+        Thread(target=server.serve_forever, daemon=True).start()
+        monkeypatch.setenv("MLFLOW_TRACKING_URI", f"https://127.0.0.1:{server.server_port}")
+        check_servers()
+        server.shutdown()
+    assert Health.asked == ["/health"]
+
+
+@pytest.mark.parametrize("variable", ["PREFECT_API_URL", "MLFLOW_TRACKING_URI"])
+def test_a_server_that_does_not_answer(variable: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+    monkeypatch.setenv(variable, f"http://127.0.0.1:{port}")
+    with pytest.raises(NucleusError, match=f"^{variable}=http://127.0.0.1:{port} does not answer"):
+        check_servers()
+
+
+def test_another_address_on_a_server_is_refused(
+    server: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PREFECT_API_URL", f"{server}/ui")
+    answer = r"is another server \(HTTP 404\): give one as http://HOST:4200/api$"
+    with pytest.raises(NucleusError, match=answer):
+        check_servers()
+
+
+def test_one_server_is_looked_at_where_one_is_needed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PREFECT_API_URL", "http://127.0.0.1:9/api")
+    check_servers("MLFLOW_TRACKING_URI")
+    with pytest.raises(NucleusError, match=r"127\.0\.0\.1:9/api does not answer \(ConnectError\)"):
+        check_servers()
+
+
+@pytest.mark.parametrize(
+    ("status", "refused"),
+    [(200, False), (400, True), (404, True), (408, False), (429, False), (499, True), (500, False)],
+)
+def test_an_answer_that_another_try_would_not_change(status: int, refused: bool) -> None:
+    assert is_refusal(status) == refused

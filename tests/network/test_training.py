@@ -1,0 +1,376 @@
+import itertools
+import json
+import os
+import re
+import shutil
+import signal
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any, NamedTuple
+
+import keras
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from nucleus_unet.data.sample import Sample
+from nucleus_unet.engine.events import EVENTS, EventLog, epochs
+from nucleus_unet.engine.interruption import StoppedError
+from nucleus_unet.engine.isolation import follow
+from nucleus_unet.errors import NucleusError
+from nucleus_unet.network import batches, checkpoints, journal, training
+from nucleus_unet.network.batches import validation_arrays
+from nucleus_unet.network.metrics import MaskMeanIoU, ThresholdedMeanIoU
+from nucleus_unet.network.training import train
+from nucleus_unet.recipe import Recipe
+
+
+class Trained(NamedTuple):
+    folder: Path
+    events: list[dict[str, Any]]
+
+    def epochs(self) -> list[dict[str, Any]]:
+        return [dict(event) for event in epochs(self.events)]
+
+
+def run(function: str, recipe: Recipe, samples: list[Sample], folder: Path) -> Trained:
+    """Train on five samples as the flow does: in a process of its own, followed."""
+    log = EventLog(folder / EVENTS)
+    events = follow(function, recipe, samples[:5], samples[5:], folder, poll=log.new)
+    return Trained(folder, list(events))
+
+
+def train_and_be_killed(*args: Any) -> None:
+    """As `train`; the process is killed when the first checkpoint is written, before it is told."""
+    save = checkpoints.save
+
+    def save_and_die(folder: Path, step: int, arrays: Any) -> None:
+        save(folder, step, arrays)
+        os.kill(os.getpid(), signal.SIGKILL)
+
+    checkpoints.save = save_and_die
+    train(*args)
+
+
+def train_and_be_killed_within_an_epoch(*args: Any) -> None:
+    """As `train_and_be_killed`, with a checkpoint after each step; killed after the second epoch's
+    third."""
+    save = checkpoints.save
+    journal.CHECKPOINT_S = 0
+
+    def save_and_die(folder: Path, step: int, arrays: Any) -> None:
+        save(folder, step, arrays)
+        if step == 7:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    checkpoints.save = save_and_die
+    train(*args)
+
+
+def train_and_be_asked_to_stop(*args: Any) -> None:
+    """As `train`; SIGTERM comes while the second batch is made."""
+    load, calls = batches.training_view, itertools.count(1)
+
+    def view(*given: Any) -> Any:
+        if next(calls) == 6:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return load(*given)
+
+    batches.training_view = view
+    train(*args)
+
+
+@pytest.fixture(scope="module")
+def undisturbed(
+    tiny: Recipe, samples: list[Sample], tmp_path_factory: pytest.TempPathFactory
+) -> Trained:
+    return run(
+        "nucleus_unet.network.training:train", tiny, samples, tmp_path_factory.mktemp("train") / "a"
+    )
+
+
+@pytest.fixture
+def here(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Train in this process as in a fresh one; its threads cannot be set any more."""
+    keras.utils.clear_session()
+    monkeypatch.setattr(
+        training.backend, "configure", lambda _, seed, *__, **___: keras.utils.set_random_seed(seed)
+    )
+
+
+def state(folder: Path) -> dict[str, NDArray[Any]]:
+    """All arrays of a checkpoint; of the history what does not depend on the clock."""
+    found = dict(checkpoints.load(folder).arrays)
+    clocks = {"seconds", "images_per_s"}
+    history = [
+        {key: value for key, value in epoch.items() if key not in clocks}
+        for epoch in json.loads(str(found.pop("history")))[0]
+    ]
+    return found | {"history": np.array(json.dumps(history))}
+
+
+def assert_same_weights(*paths: Path) -> None:
+    models = (keras.models.load_model(path, compile=False) for path in paths)
+    for a, b in zip(*(model.get_weights() for model in models), strict=True):
+        np.testing.assert_array_equal(a, b)
+
+
+def assert_equal(a: dict[str, NDArray[Any]], b: dict[str, NDArray[Any]]) -> None:
+    assert a.keys() == b.keys()
+    for name in a:
+        np.testing.assert_array_equal(a[name], b[name], err_msg=name)
+
+
+def test_events_come_in_order(undisturbed: Trained) -> None:
+    names = [event["event"] for event in undisturbed.events if event["event"] != "step"]
+    # The estimate comes with the sixth step.
+    assert names == ["start", "epoch", "estimate", "epoch", "epoch", "end"]
+    start, *_, end = undisturbed.events
+    assert start["parameters"] == 467
+    assert {"device", "backend", "cores"} <= start.keys()
+    estimate = next(e for e in undisturbed.events if e["event"] == "estimate")
+    # Seven of twelve steps to come, in epochs of 4 and the validation: half a batch, at a third of a
+    # step's cost.
+    left = (3 - 5 / 4) * (4 + 1 / 6)
+    assert estimate["seconds"] == pytest.approx(left * estimate["seconds_per_step"])
+    # Two checkpoints of weights, best weights, Adam's two moments of each and its counter; the model.
+    assert estimate["disk_bytes"] == 4 * (2 * (2 * 467 + 2 * 467 + 1) + 467)
+    assert end["peak_memory_bytes"] > 10**8
+
+
+def test_steps_that_compile_are_not_in_the_estimate(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = iter([0, 100, 200, 300, 400, 402, 500])
+    monkeypatch.setattr(journal, "time", SimpleNamespace(monotonic=lambda: next(clock)))
+    told: list[float] = []
+    callback: Any = SimpleNamespace(_step_started=[], _estimate=told.append)
+    for step in range(7):
+        journal.Journal.on_train_batch_begin(callback, step)
+    assert told == [2.0]
+
+
+def test_what_is_known_of_an_epoch(undisturbed: Trained, tiny: Recipe) -> None:
+    epochs = undisturbed.epochs()
+    assert [epoch["epoch"] for epoch in epochs] == [1, 2, 3]
+    rates = [epoch["learning_rate"] for epoch in epochs]
+    assert rates == pytest.approx([0.0225, 0.0075, 0], abs=1e-8)  # half a cosine from 0.03
+    for epoch in epochs:
+        assert epoch.keys() - {"event"} == set(journal.Epoch.__annotations__)
+        assert epoch["images_per_s"] > 0
+        assert 0 <= epoch["val_mean_iou"] <= 1
+    history, _ = json.loads(str(checkpoints.load(undisturbed.folder).arrays["history"]))
+    assert [{"event": "epoch"} | epoch for epoch in history] == epochs
+
+
+def test_only_whole_files_are_left(undisturbed: Trained) -> None:
+    names = sorted(re.sub("-[0-9a-f]{16}", "", path.name) for path in undisturbed.folder.iterdir())
+    kept = ["checkpoint-000000008.npz", "checkpoint-000000012.npz"]
+    assert names == [*kept, "events.jsonl", "model.keras"]
+
+
+def test_the_model_scores_what_its_best_epoch_scored(
+    undisturbed: Trained, tiny: Recipe, samples: list[Sample]
+) -> None:
+    best = max(undisturbed.epochs(), key=lambda epoch: epoch["val_mean_iou"])
+    assert undisturbed.events[-1]["kept_epoch"] == best["epoch"]
+    images, masks = validation_arrays(tiny, samples[5:])
+    metric = ThresholdedMeanIoU()
+    metric.update_state(masks, keras.models.load_model(undisturbed.folder / "model.keras")(images))
+    assert float(metric.result()) == pytest.approx(best["val_mean_iou"], abs=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("interrupted", "error", "message", "steps", "epochs"),
+    [
+        (train_and_be_killed, NucleusError, "was killed", {4}, 0),
+        (train_and_be_killed_within_an_epoch, NucleusError, "was killed", {7}, 1),
+        (
+            train_and_be_asked_to_stop,
+            StoppedError,
+            r"stopped after \d+ steps?, from where it goes on",
+            {1, 2, 3},
+            0,
+        ),
+    ],
+)
+def test_interrupted_and_continued_it_is_the_same_to_the_bit(
+    undisturbed: Trained,
+    tiny: Recipe,
+    samples: list[Sample],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    interrupted: Callable[..., None],
+    error: type[Exception],
+    message: str | None,
+    steps: set[int],
+    epochs: int,
+) -> None:
+    monkeypatch.syspath_prepend(Path(__file__).parent)  # a new process gets it from this one
+    with pytest.raises(error, match=message):
+        run(f"{Path(__file__).stem}:{interrupted.__name__}", tiny, samples, tmp_path)
+    told = [event["event"] for event in EventLog(tmp_path / EVENTS).new()]
+    assert (told.count("start"), told.count("epoch")) == (1, epochs)
+    # Nothing is left of a checkpoint that was being written.
+    (tmp_path / ".checkpoint-000000009.npz.x").touch()
+    stopped = checkpoints.load(tmp_path).step
+    assert stopped in steps
+    continued = run("nucleus_unet.network.training:train", tiny, samples, tmp_path)
+    starts = [event["step"] for event in continued.events if event["event"] == "start"]
+    assert starts == [0, stopped]
+    assert [epoch["epoch"] for epoch in continued.epochs()] == [1, 2, 3]
+    after = state(undisturbed.folder)
+    assert any("seed_generator" in name for name in after)  # dropout's own state
+    assert any(name.startswith("optimizer/") for name in after)
+    # An epoch that was broken off counts the loss and metrics of its first steps too.
+    assert_equal(state(tmp_path), after)
+    assert_same_weights(tmp_path / "model.keras", undisturbed.folder / "model.keras")
+    assert not list(tmp_path.glob(".*"))
+
+
+def test_a_damaged_checkpoint_is_told_and_the_one_before_it_taken(
+    undisturbed: Trained, tiny: Recipe, samples: list[Sample], tmp_path: Path
+) -> None:
+    folder = tmp_path / "d"
+    shutil.copytree(undisturbed.folder, folder)
+    [last] = folder.glob("checkpoint-000000012-*")
+    last.write_bytes(last.read_bytes()[:-1000])
+    continued = run("nucleus_unet.network.training:train", tiny, samples, folder)
+    assert [epoch["epoch"] for epoch in continued.epochs()] == [1, 2, 3]
+    [damaged] = [event for event in continued.events if event["event"] == "damaged"]
+    assert damaged == {"event": "damaged", "files": [last.name], "step": 8}
+    assert_equal(state(folder), state(undisturbed.folder))
+
+
+@pytest.mark.usefixtures("here")
+def test_finished_it_does_not_train_again_and_holds_the_gpu_meanwhile(
+    undisturbed: Trained,
+    tiny: Recipe,
+    samples: list[Sample],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    folder = tmp_path / "c"
+    shutil.copytree(undisturbed.folder, folder)
+    (folder / "model.keras").unlink()
+    log = EventLog(folder / EVENTS)
+    log.new()
+    held: list[bool] = []
+
+    @contextmanager
+    def gpu_held(on_wait: Callable[[], None]) -> Iterator[None]:
+        on_wait()
+        held.append(not (folder / "model.keras").exists())
+        yield
+        held.append((folder / "model.keras").exists())
+
+    monkeypatch.setattr(training.backend, "gpu_held", gpu_held)
+    train(tiny, samples[:5], samples[5:], folder)
+    assert [event["event"] for event in log.new()] == ["waits", "start", "end"]
+    assert held == [True, True]
+    assert_equal(state(folder), state(undisturbed.folder))
+    assert_same_weights(folder / "model.keras", undisturbed.folder / "model.keras")
+
+
+@pytest.mark.usefixtures("here")
+def test_it_starts_from_given_weights_and_stops_when_nothing_gains(
+    undisturbed: Trained, tiny: Recipe, samples: list[Sample], tmp_path: Path
+) -> None:
+    # A rate that moves no float32: every epoch scores the same, and the first is the best.
+    still = tiny.with_overrides(
+        [
+            "training.optimizer=sgd",
+            "training.learning_rate=1e-30",
+            "training.epochs=9",
+            "training.steps_per_epoch=1",
+            "training.early_stopping_epochs=2",
+        ]
+    )
+    start = undisturbed.folder / "model.keras"
+    train(still, samples[:5], samples[5:], tmp_path, start)
+    events = EventLog(tmp_path / EVENTS).new()
+    epochs = [event for event in events if event["event"] == "epoch"]
+    assert len(epochs) == 3
+    assert len({epoch["val_mean_iou"] for epoch in epochs}) == 1
+    assert events[-1]["kept_epoch"] == 1
+    assert_same_weights(tmp_path / "model.keras", start)
+
+
+@pytest.mark.usefixtures("here")
+@pytest.mark.parametrize("keep", ["best", "last"])
+def test_the_epoch_that_is_kept(
+    undisturbed: Trained,
+    tiny: Recipe,
+    samples: list[Sample],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    keep: str,
+) -> None:
+    # The first step leaves the weights as they are, the second wrecks them.
+    rates = keras.optimizers.schedules.PiecewiseConstantDecay([0], [1e-30, 1e4])
+    monkeypatch.setattr(training, "_optimizer", lambda _: keras.optimizers.SGD(rates))
+    two_steps = tiny.with_overrides(
+        ["training.epochs=2", "training.steps_per_epoch=1", f"training.keep={keep}"]
+    )
+    start = undisturbed.folder / "model.keras"
+    train(two_steps, samples[:5], samples[5:], tmp_path, start)
+    events = EventLog(tmp_path / EVENTS).new()
+    first, second = (e["val_mean_iou"] for e in events if e["event"] == "epoch")
+    assert second < first
+    assert events[-1]["kept_epoch"] == (1 if keep == "best" else 2)
+    if keep == "best":
+        assert_same_weights(tmp_path / "model.keras", start)
+    else:
+        with pytest.raises(AssertionError):
+            assert_same_weights(tmp_path / "model.keras", start)
+
+
+@pytest.mark.usefixtures("here")
+def test_a_training_that_diverges_ends_and_keeps_no_epoch_of_it(
+    undisturbed: Trained, tiny: Recipe, samples: list[Sample], tmp_path: Path
+) -> None:
+    wild = tiny.with_overrides(
+        ["network.activation=elu", "training.optimizer=sgd", "training.learning_rate=1e38"]
+    )
+    with pytest.raises(NucleusError, match=r"epoch 1: .*lower training\.learning_rate, .* 1e\+38"):
+        train(wild, samples[:5], samples[5:], tmp_path)
+    assert {path.name for path in tmp_path.iterdir()} == {EVENTS}
+
+
+@pytest.mark.parametrize(
+    ("schedule", "rates"),
+    [("cosine", {0: 2, 4: 1.5, 6: 1, 8: 0.5, 12: 0}), ("constant", {0: 2, 4: 2, 12: 2})],
+)
+def test_the_schedule(tiny: Recipe, schedule: str, rates: dict[int, float]) -> None:
+    overrides = ["learning_rate=2", f"schedule={schedule}", "epochs=3", "steps_per_epoch=4"]
+    recipe = tiny.with_overrides(f"training.{override}" for override in overrides)
+    optimizer = training._optimizer(recipe.training)
+    for step, rate in rates.items():
+        optimizer.iterations.assign(step)
+        assert float(optimizer.learning_rate) == pytest.approx(rate)
+
+
+def test_crops_train_are_killed_and_go_on_to_the_bit(
+    crops: Recipe, samples: list[Sample], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = run("nucleus_unet.network.training:train", crops, samples, tmp_path / "a")
+    monkeypatch.syspath_prepend(Path(__file__).parent)
+    with pytest.raises(NucleusError, match="was killed"):
+        run(f"{Path(__file__).stem}:train_and_be_killed", crops, samples, tmp_path / "b")
+    run("nucleus_unet.network.training:train", crops, samples, tmp_path / "b")
+    after = state(whole.folder)
+    assert_equal(state(tmp_path / "b"), after)
+    assert_same_weights(tmp_path / "b" / "model.keras", whole.folder / "model.keras")
+
+
+def test_what_is_validated_is_what_is_kept(
+    crops: Recipe, samples: list[Sample], tmp_path: Path
+) -> None:
+    one = crops.with_overrides(["training.epochs=1"])
+    trained = run("nucleus_unet.network.training:train", one, samples, tmp_path)
+    model = keras.models.load_model(tmp_path / "model.keras", compile=False)
+    images, maps = validation_arrays(one, samples[5:])
+    metric = MaskMeanIoU()
+    metric.update_state(maps, model(images))
+    [epoch] = trained.epochs()
+    assert float(metric.result()) == pytest.approx(epoch["val_mean_iou"], abs=1e-5)

@@ -1,0 +1,203 @@
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as hnp
+from numpy.typing import NDArray
+
+from nucleus_unet.nuclei.scoring import (
+    THRESHOLDS,
+    errors,
+    instance_scores,
+    match,
+    pixel_counts,
+    pixel_scores,
+)
+
+shapes = st.shared(hnp.array_shapes(min_dims=2, max_dims=2, min_side=0, max_side=7), key="shape")
+truths = hnp.arrays(np.int32, shapes, elements=st.integers(0, 3))
+# The thresholds themselves are drawn often: there > and >= differ.
+probabilities = hnp.arrays(
+    np.float32,
+    shapes,
+    elements=st.floats(0, 1, width=32) | st.sampled_from(np.array(THRESHOLDS, np.float32).tolist()),
+)
+
+
+def plain_counts(y_true: NDArray[np.int32], probability: NDArray[np.float32]) -> list[list[int]]:
+    counts = []
+    for threshold in np.array(THRESHOLDS, np.float32):
+        tp = fp = fn = tn = 0
+        for truth, found in zip(y_true.flat, probability.flat, strict=True):
+            tp += bool(truth > 0 and found > threshold)
+            fp += bool(truth == 0 and found > threshold)
+            fn += bool(truth > 0 and not found > threshold)
+            tn += bool(truth == 0 and not found > threshold)
+        counts.append([tp, fp, fn, tn])
+    return counts
+
+
+def test_the_thresholds_of_the_competition() -> None:
+    assert THRESHOLDS == (0.5, 0.55, 0.6, 0.65, 0.7, 0.75, 0.8, 0.85, 0.9, 0.95)
+
+
+def test_counts_by_hand() -> None:
+    y_true = np.array([[0, 1, 2], [0, 0, 2]])
+    probability = np.array([[0.1, 0.6, 0.96], [0.52, 0.5, 0.2]], np.float32)
+    counts = pixel_counts(y_true, probability)
+    assert counts.dtype == np.int64
+    assert counts.shape == (10, 4)
+    assert counts[0].tolist() == [2, 1, 1, 2]  # 0.5: a probability of 0.5 is background
+    assert counts[1].tolist() == [2, 0, 1, 3]  # 0.55
+    assert counts[2].tolist() == [1, 0, 2, 3]  # 0.6: not above it
+    assert counts[9].tolist() == [1, 0, 2, 3]  # 0.95
+
+
+@given(truths, probabilities)
+def test_counts_equal_a_plain_loop(
+    y_true: NDArray[np.int32], probability: NDArray[np.float32]
+) -> None:
+    assert pixel_counts(y_true, probability).tolist() == plain_counts(y_true, probability)
+
+
+def test_scores_by_hand() -> None:
+    counts = np.tile([2, 1, 1, 4], (10, 1))
+    counts[5:] = [0, 0, 3, 5]
+    scores = pixel_scores(counts)
+    first, last = (2 / 4 + 4 / 6) / 2, (0 + 5 / 8) / 2
+    assert scores.mean_iou == pytest.approx((first + last) / 2)
+    assert scores.iou == 0.5
+    assert scores.dice == pytest.approx(2 * 2 / (2 * 2 + 1 + 1))
+
+
+def test_a_class_absent_from_both_is_left_out() -> None:
+    background_only = pixel_scores(np.tile([0, 0, 0, 9], (10, 1)))
+    assert (background_only.mean_iou, background_only.iou, background_only.dice) == (1, 1, 1)
+    nuclei_only = pixel_scores(np.tile([9, 0, 0, 0], (10, 1)))
+    assert (nuclei_only.mean_iou, nuclei_only.iou, nuclei_only.dice) == (1, 1, 1)
+
+
+def test_nothing_right_scores_nothing() -> None:
+    scores = pixel_scores(np.tile([0, 4, 4, 0], (10, 1)))
+    assert (scores.mean_iou, scores.iou, scores.dice) == (0, 0, 0)
+
+
+def test_counts_of_images_add_up() -> None:
+    rng = np.random.default_rng(0)
+    y_true, probability = rng.integers(0, 2, (6, 8)), rng.random((6, 8), np.float32)
+    whole = pixel_counts(y_true, probability)
+    parts = pixel_counts(y_true[:2], probability[:2]) + pixel_counts(y_true[2:], probability[2:])
+    np.testing.assert_array_equal(whole, parts)
+
+
+# Nuclei
+
+label_images = hnp.arrays(np.int32, shapes, elements=st.integers(0, 4))
+
+
+def plain_match(y_true: NDArray[np.int32], y_pred: NDArray[np.int32]) -> dict[str, Any]:
+    """By definition, pair by pair, in whole numbers: the IoU above k / 20."""
+    true = [y_true == n for n in np.unique(y_true) if n]
+    predicted = [y_pred == n for n in np.unique(y_pred) if n]
+    tp = [
+        sum(20 * (t & p).sum() > k * (t | p).sum() for t in true for p in predicted)
+        for k in range(10, 20)
+    ]
+    split = sum(sum(2 * (t & p).sum() > p.sum() for p in predicted) > 1 for t in true)
+    merged = sum(sum(2 * (t & p).sum() > t.sum() for t in true) > 1 for p in predicted)
+    counts = {"true": len(true), "predicted": len(predicted), "split": split, "merged": merged}
+    return {"tp": tp, **counts}
+
+
+@given(label_images, label_images)
+def test_matches_equal_the_definition(y_true: NDArray[Any], y_pred: NDArray[Any]) -> None:
+    found = match(y_true, y_pred)
+    assert found.tp.tolist() == plain_match(y_true, y_pred).pop("tp")
+    assert (
+        plain_match(y_true, y_pred).items()
+        >= {
+            "true": found.true,
+            "predicted": found.predicted,
+            "split": found.split,
+            "merged": found.merged,
+        }.items()
+    )
+
+
+@given(label_images)
+def test_an_image_matches_itself_whatever_its_numbers(y_true: NDArray[Any]) -> None:
+    found = match(y_true, np.where(y_true, 70 - 10 * y_true, 0))
+    assert found.tp.tolist() == [found.true] * 10
+    assert (found.score, found.split, found.merged) == (1.0, 0, 0)
+
+
+def test_an_iou_at_the_threshold_is_no_match() -> None:
+    y_true = np.array([[1] * 20])
+    for k, threshold in enumerate(THRESHOLDS):
+        y_pred = np.array([[1] * (10 + k) + [0] * (10 - k)])  # IoU = threshold, exactly
+        assert match(y_true, y_pred).tp[k] == 0, threshold
+        y_pred[0, 10 + k] = 1
+        assert match(y_true, y_pred).tp[k] == 1, threshold
+
+
+def test_a_score_by_hand() -> None:
+    # One nucleus with IoU 4/5, one missed, one invented: 1 of 3 up to 0.75, then 0 of 4.
+    y_true = np.array([[1, 1, 1, 1, 0, 2, 0, 0]])
+    y_pred = np.array([[1, 1, 1, 1, 1, 0, 0, 2]])
+    found = match(y_true, y_pred)
+    assert found.tp.tolist() == [1] * 6 + [0] * 4
+    np.testing.assert_allclose(found.average_precision, [1 / 3] * 6 + [0] * 4)
+    assert found.score == pytest.approx(0.2)
+
+
+@pytest.mark.parametrize(
+    ("y_true", "y_pred", "score"), [([0, 0], [0, 0], 1.0), ([0, 1], [0, 0], 0.0), ([0], [1], 0.0)]
+)
+def test_images_without_nuclei(y_true: list[int], y_pred: list[int], score: float) -> None:
+    assert match(np.array([y_true]), np.array([y_pred])).score == score
+
+
+def test_splits_and_merges_by_hand() -> None:
+    y_true = np.array([[1, 1, 1, 1, 0, 2, 2, 3, 3, 3]])
+    y_pred = np.array([[1, 1, 2, 2, 2, 4, 4, 4, 4, 0]])
+    found = match(y_true, y_pred)
+    assert (found.split, found.merged) == (1, 1)
+    # Half of a nucleus is not more than half.
+    assert match(np.array([[1, 1, 0, 0]]), np.array([[1, 2, 2, 0]])).split == 0
+
+
+def test_what_is_wrong_is_named_by_nucleus() -> None:
+    y_true = np.array([[1, 1, 1, 1, 0, 2, 2, 3, 3, 3, 0, 4, 4, 0, 0]])
+    y_pred = np.array([[1, 1, 2, 2, 2, 4, 4, 4, 4, 0, 0, 6, 6, 0, 8]])
+    found = errors(y_true, y_pred)
+    assert found.split.tolist() == [1]
+    assert found.merged.tolist() == [4]
+    assert found.missed.tolist() == [1, 2, 3]  # no IoU above 0.5 but that of 4 with 6
+    assert found.invented.tolist() == [1, 2, 8]  # 4 is not invented but merged
+
+
+def test_sizes_that_differ_are_refused() -> None:
+    with pytest.raises(ValueError, match=r"truth is \(1, 2\), prediction \(2, 1\)"):
+        match(np.zeros((1, 2), int), np.zeros((2, 1), int))
+
+
+def test_scores_of_many_images_by_hand() -> None:
+    y_true = np.array([[1, 1, 1, 1, 0, 2, 0, 0]])
+    y_pred = np.array([[1, 1, 1, 1, 1, 0, 0, 2]])
+    nothing = np.zeros((1, 1), int)
+    scores = instance_scores([match(y_true, y_pred), match(nothing, nothing)])
+    assert scores.score == pytest.approx((0.2 + 1) / 2)  # an image counts as one, large or empty
+    np.testing.assert_allclose(scores.average_precision, [2 / 3] * 6 + [1 / 2] * 4)
+    np.testing.assert_allclose(scores.precision, [1 / 2] * 6 + [0] * 4)
+    np.testing.assert_allclose(scores.recall, [1 / 2] * 6 + [0] * 4)
+    np.testing.assert_allclose(scores.f1, [1 / 2] * 6 + [0] * 4)
+    assert (scores.true, scores.predicted, scores.split, scores.merged) == (2, 2, 0, 0)
+
+
+def test_scores_where_there_is_nothing_to_find() -> None:
+    nothing = np.zeros((2, 2), int)
+    scores = instance_scores([match(nothing, nothing)])
+    assert scores.score == 1.0
+    assert scores.f1.tolist() == [1.0] * 10

@@ -1,0 +1,210 @@
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import HealthCheck, example, given, settings
+from hypothesis import strategies as st
+
+from nucleus_unet.errors import NucleusError
+from nucleus_unet.nuclei.submission import (
+    Problem,
+    read_submission,
+    rows,
+    validate,
+    write_submission,
+)
+
+SIZES = {"a": (2, 3), "b": (4, 4)}
+VALID = "ImageId,EncodedPixels\na,1 2 5 1\na,3 1\nb,\n"
+
+
+@pytest.fixture
+def csv(tmp_path: Path) -> Callable[[str | bytes], Path]:
+    def write(text: str | bytes) -> Path:
+        path = tmp_path / "submission.csv"
+        path.write_bytes(text if isinstance(text, bytes) else text.encode())
+        return path
+
+    return write
+
+
+def test_rows_of_an_image() -> None:
+    labels = np.array([[2, 0, 1], [0, 0, 1]])
+    assert rows("a", labels) == [("a", "5 2"), ("a", "1 1")]
+
+
+def test_an_image_without_nuclei_has_one_empty_row() -> None:
+    assert rows("b", np.zeros((4, 4), np.int32)) == [("b", "")]
+
+
+def test_written_bytes(tmp_path: Path) -> None:
+    path = tmp_path / "submission.csv"
+    write_submission(path, [("a", "1 2 5 1"), ("a", "3 1"), ("b", "")])
+    assert path.read_bytes() == VALID.encode()
+    assert [file.name for file in tmp_path.iterdir()] == ["submission.csv"]
+    assert validate(path, SIZES) == []
+
+
+def test_read(csv: Callable[[str | bytes], Path]) -> None:
+    found = {"a": ["1 2 5 1", "3 1"], "b": []}
+    assert read_submission(csv(VALID)) == found
+    assert read_submission(csv("\ufeff" + VALID)) == found  # as Excel saves it
+
+
+def test_ids_as_in_the_data(tmp_path: Path) -> None:
+    written = [('slide 3, "left"', "1 1"), ("größe", ""), ("NA", "1 1")]
+    path = tmp_path / "submission.csv"
+    write_submission(path, written)
+    assert read_submission(path) == {'slide 3, "left"': ["1 1"], "größe": [], "NA": ["1 1"]}
+
+
+@pytest.mark.parametrize("image_id", ["a\nb", "a\r", "a\udcff"])
+def test_ids_that_no_csv_can_hold(tmp_path: Path, image_id: str) -> None:
+    with pytest.raises(NucleusError) as error:
+        write_submission(tmp_path / "submission.csv", [(image_id, "")])
+    assert str(error.value) == (f"image id {image_id!r} cannot be printed: rename the image's file")
+    assert not list(tmp_path.iterdir())
+
+
+def test_one_nucleus_longer_than_the_csv_module_allows(tmp_path: Path) -> None:
+    checkerboard = np.indices((500, 501)).sum(axis=0) % 2
+    path = tmp_path / "submission.csv"
+    write_submission(path, rows("a", checkerboard))
+    assert path.stat().st_size > 131_072
+    assert validate(path, {"a": (500, 501)}) == []
+
+
+@pytest.mark.parametrize(
+    ("text", "problems"),
+    [
+        (
+            "a,1 1\nb,\n",
+            [
+                (1, "", "the header is not ImageId,EncodedPixels"),
+                (0, "a", "has no row: an image without nuclei needs one, with nothing encoded"),
+            ],
+        ),
+        (
+            "",
+            [
+                (1, "", "the header is not ImageId,EncodedPixels"),
+                (0, "a", "has no row: an image without nuclei needs one, with nothing encoded"),
+                (0, "b", "has no row: an image without nuclei needs one, with nothing encoded"),
+            ],
+        ),
+        (VALID + "c,1 1\n", [(5, "c", "is not an image of this set")]),
+        (
+            VALID + "b,1 1,2\n\n",
+            [
+                (5, "", "3 fields where there are two, an image id and its RLE"),
+                (6, "", "0 fields where there are two, an image id and its RLE"),
+            ],
+        ),
+        (
+            VALID + "b,1 1\n",
+            [
+                (
+                    4,
+                    "b",
+                    "has an empty row, which says that nothing was found, beside other rows",
+                )
+            ],
+        ),
+        (
+            VALID.replace("3 1", "4 1 3 1"),
+            [
+                (
+                    3,
+                    "a",
+                    "RLE 2 of the image has runs that overlap or go back: sort its pairs by start",
+                )
+            ],
+        ),
+        (
+            VALID.replace("3 1", "7 1"),
+            [
+                (
+                    3,
+                    "a",
+                    "RLE 2 of the image leaves the image: height 2 x width 3 has 6 pixels",
+                )
+            ],
+        ),
+        (
+            VALID.replace("3 1", "5 1"),
+            [
+                (
+                    3,
+                    "a",
+                    "RLE 2 of the image has pixel 5, which RLE 1 has: one nucleus a pixel",
+                )
+            ],
+        ),
+        (
+            VALID.replace("3 1", "three"),
+            [
+                (
+                    3,
+                    "a",
+                    "RLE 2 of the image is not 'start length start length ...' in whole numbers",
+                )
+            ],
+        ),
+        (
+            VALID + '"b',
+            [(5, "", "not a CSV from here on (unexpected end of data): the rest was not read")],
+        ),
+    ],
+)
+def test_problems_by_line(
+    csv: Callable[[str | bytes], Path], text: str, problems: list[tuple[int, str, str]]
+) -> None:
+    assert validate(csv(text), SIZES) == [Problem(*problem) for problem in problems]
+
+
+def test_lines_count_as_in_an_editor(csv: Callable[[str | bytes], Path]) -> None:
+    text = 'ImageId,EncodedPixels\r\n"a\nb",1 1\r\nc,\r\n'
+    assert [problem.row for problem in validate(csv(text), {})] == [3, 4]
+
+
+def test_read_refuses_what_is_not_a_submission(csv: Callable[[str | bytes], Path]) -> None:
+    path = csv("id,rle\n")
+    with pytest.raises(NucleusError) as error:
+        read_submission(path)
+    assert str(error.value) == f"{path}, line 1: the header is not ImageId,EncodedPixels"
+
+
+@pytest.mark.parametrize("reader", [read_submission, lambda path: validate(path, SIZES)])
+def test_no_file(tmp_path: Path, reader: Callable[[Path], object]) -> None:
+    with pytest.raises(NucleusError) as error:
+        reader(tmp_path / "none.csv")
+    assert str(error.value) == (
+        f"submission {tmp_path / 'none.csv'} cannot be read (No such file or directory): "
+        "name a CSV file"
+    )
+
+
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
+@given(st.text(st.sampled_from('ab,"\n\r 0123-\0é'), max_size=60) | st.binary(max_size=60))
+@example(b"\xff\xfe\x00")
+def test_junk_never_crashes(csv: Callable[[str | bytes], Path], junk: str | bytes) -> None:
+    body = junk if isinstance(junk, bytes) else junk.encode()
+    assert validate(csv(body), SIZES)
+    validate(csv(VALID.encode() + body), SIZES)
+
+
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
+@given(
+    st.dictionaries(
+        st.text(st.characters(codec="utf-8", exclude_categories=["Cc", "Cs", "Zl", "Zp"])),
+        st.integers(0, 3),
+        max_size=4,
+    )
+)
+def test_round_trip(tmp_path: Path, counts: dict[str, int]) -> None:
+    labels = {name: np.arange(1, 5) * (np.arange(1, 5) <= n) for name, n in counts.items()}
+    path = tmp_path / "submission.csv"
+    write_submission(path, [row for name in labels for row in rows(name, labels[name][None])])
+    assert {name: len(rles) for name, rles in read_submission(path).items()} == counts
+    assert validate(path, dict.fromkeys(counts, (1, 4))) == []

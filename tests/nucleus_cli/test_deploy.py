@@ -1,0 +1,215 @@
+"""What a server is given, and what it then does by itself."""
+
+import subprocess
+import time
+import uuid
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+import yaml
+
+from nucleus_unet.recipe import load_recipe
+
+CHECKOUT = Path(__file__).parents[2]
+OURS = ["tag.nucleus-unet", "deployment.1"]
+OTHER = ["tag.other", "deployment.1"]
+
+
+def test_prefect_yaml_and_the_code_say_the_same() -> None:
+    from flows.running import TAG
+    from nucleus_cli.deploy import LOST_S, POOL
+
+    for deployment in yaml.safe_load((CHECKOUT / "prefect.yaml").read_text())["deployments"]:
+        assert deployment["work_pool"]["name"] == POOL
+        assert deployment["tags"] == [TAG]
+        beat_s = deployment["work_pool"]["job_variables"]["env"][
+            "PREFECT_FLOWS_HEARTBEAT_FREQUENCY"
+        ]
+        assert 3 * int(beat_s) == LOST_S
+    assert f"worker start --pool {POOL} " in (CHECKOUT / "Makefile").read_text()
+
+
+def test_an_automation_is_the_same_in_whatever_order_its_events_are_named() -> None:
+    from prefect.automations import Automation
+
+    from nucleus_cli.deploy import _comparable, automations
+
+    for wanted in automations():
+        served = wanted.model_dump(mode="json") | {"id": str(uuid.uuid4())}
+        served["trigger"]["expect"].reverse()
+        assert _comparable(Automation.model_validate(served)) == _comparable(wanted)
+        served["trigger"]["expect"].pop()
+        assert _comparable(Automation.model_validate(served)) != _comparable(wanted)
+
+
+@pytest.mark.parametrize(
+    ("event", "message", "related", "does"),
+    [
+        ("heartbeat", None, OURS, {"a run that is lost has crashed"}),
+        ("heartbeat", None, OTHER, set()),
+        ("Crashed", "no heartbeat", OURS, {"a run that crashed is taken up again"}),
+        (
+            "Crashed",
+            "Process exited with status code: -9. It was killed.",
+            [*OURS, "tag.a"],
+            {"a run that crashed is taken up again"},
+        ),
+        (
+            "Crashed",
+            "Process exited with status code: 1. It caught an error.",
+            OURS,
+            {"a run that broke off is told"},
+        ),
+        ("Crashed", "no heartbeat", [], set()),  # of a shell, or of somebody else
+        ("Failed", "no data", OURS, {"a failed run is told"}),
+        ("Failed", "no data", OTHER, set()),
+        ("heartbeat", None, OURS[:1], {"a run that is lost has crashed"}),  # a trial of a sweep
+        ("Failed", "it diverged", OURS[:1], set()),
+    ],
+)
+def test_what_is_done_about_a_run(
+    event: str, message: str | None, related: list[str], does: set[str]
+) -> None:
+    from prefect.server.events.schemas.automations import EventTrigger
+    from prefect.server.events.schemas.events import RelatedResource, Resource
+
+    from nucleus_cli.deploy import automations, notifications
+
+    resource = Resource({"prefect.resource.id": f"prefect.flow-run.{uuid.uuid4()}"})
+    if message:
+        resource = Resource(resource.root | {"prefect.state-message": message})
+    resources = [
+        RelatedResource(
+            {"prefect.resource.id": f"prefect.{one}", "prefect.resource.role": one.split(".")[0]}
+        )
+        for one in related
+    ]
+    found = set()
+    for one in [*automations(), *notifications(uuid.uuid4())]:
+        trigger = EventTrigger.model_validate(one.trigger.model_dump(mode="json"))
+        expected = f"prefect.flow-run.{event}" in trigger.expect
+        if expected and trigger.covers_resources(resource, resources):
+            found.add(one.name.removeprefix("nucleus: "))
+    if event != "heartbeat":
+        found.discard("a run that is lost has crashed")  # which this event only ends the wait of
+    assert found == does
+
+
+def die(worker: subprocess.Popen[bytes]) -> None:
+    """End a worker and all that it started at once, as a machine that loses power does."""
+    for process in [psutil.Process(worker.pid), *psutil.Process(worker.pid).children(True)]:
+        process.kill()
+    worker.wait()
+
+
+@pytest.mark.slow
+def test_a_run_whose_machine_died_is_taken_up_by_another(team: Any) -> None:
+    from mlflow import MlflowClient
+
+    done = team.place.nucleus("deploy", **team.urls)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count(": made") == 3 + 4
+    again = team.place.nucleus("deploy", **team.urls)
+    assert again.stdout.count(": there") == 2 + 4
+    assert len(again.stdout.splitlines()) == 6
+    recipe = load_recipe("quick", ["training.epochs=40", "training.steps_per_epoch=5"])
+    parameters = {
+        "training_data": [str(team.place.train)],
+        "recipe": recipe.model_dump(mode="json"),
+    }
+    deployment = team.get("deployments/name/retrain/retrain")["id"]
+    asked = {"parameters": parameters, "state": {"type": "SCHEDULED"}}
+    team.post(f"deployments/{deployment}/create_flow_run", asked)
+    client = MlflowClient(tracking_uri=team.urls["MLFLOW_TRACKING_URI"])
+
+    def mlflow_runs() -> list[Any]:
+        experiment = client.get_experiment_by_name("nucleus-unet")
+        return list(client.search_runs([experiment.experiment_id])) if experiment else []
+
+    first = team.work()
+    team.wait(lambda: any("loss" in run.data.metrics for run in mlflow_runs()))
+    die(first)
+    team.work()
+    team.wait(lambda: team.runs()[0]["state_name"] == "Completed")
+    [flow_run] = [run for run in team.runs() if run["deployment_id"]]
+    assert flow_run["run_count"] == 2
+    [run] = mlflow_runs()
+    assert run.info.status == "FINISHED"
+    assert run.data.tags["attempt"] == "2"
+    steps = [point.step for point in client.get_metric_history(run.info.run_id, "loss")]
+    assert steps == [*range(1, 41)]
+
+
+@pytest.mark.slow
+def test_a_run_whose_flow_cannot_be_loaded_is_left_crashed(team: Any) -> None:
+    assert team.place.nucleus("deploy", **team.urls).returncode == 0
+    deployment = team.get("deployments/name/predict/predict")["id"]
+    asked = {
+        "parameters": {"images": ["nowhere"], "out": "nowhere"},
+        "state": {"type": "SCHEDULED"},
+    }
+    run_id = team.post(f"deployments/{deployment}/create_flow_run", asked)["id"]
+    team.urls["NUCLEUS_TASK_RUNNER"] = "misspelt"
+    team.work()
+    team.wait(lambda: team.get(f"flow_runs/{run_id}")["state_name"] == "Crashed")
+    time.sleep(20)  # in which it would be taken up
+    states = team.get(f"flow_run_states/?flow_run_id={run_id}")
+    assert [s["name"] for s in states if s["type"] in ("CRASHED", "SCHEDULED")] == [
+        "Scheduled",
+        "Crashed",
+    ]
+
+
+@pytest.mark.slow
+def test_retraining_by_schedule_and_by_event_skips_where_nothing_changed(team: Any) -> None:
+    arguments = ["deploy", *team.place.retraining()[1:], "--cron"]
+    done = team.place.nucleus(*arguments, "0 2 * * *", **team.urls)
+    assert done.returncode == 0, done.stderr
+    made = ["schedule of retrain: made", "automation nucleus: new data are trained on: made"]
+    assert done.stdout.splitlines()[-2:] == made
+    again = team.place.nucleus(*arguments, "0 2 * * *", **team.urls)
+    assert [line.endswith(": there") for line in again.stdout.splitlines()[-2:]] == [True, True]
+    deployed = team.get("deployments/name/retrain/retrain")
+    team.wait(lambda: len(team.runs()) > 2)  # the scheduler's
+    for run in team.runs():
+        assert run["state_name"] == "Scheduled"
+        assert run["parameters"]["training_data"] == [str(team.place.train)]
+        assert datetime.fromisoformat(run["expected_start_time"]).hour == 2
+    by_hand = {"schedule": {"cron": "0 5 * * 1"}, "active": False}
+    team.post(f"deployments/{deployed['id']}/schedules", [by_hand])
+    changed = team.place.nucleus(*arguments, "0 3 * * *", **team.urls)
+    assert "schedule of retrain: changed" in changed.stdout
+    schedules = team.get(f"deployments/{deployed['id']}/schedules")
+    found = {(one["schedule"]["cron"], one["active"]) for one in schedules}
+    assert found == {("0 3 * * *", True), ("0 5 * * 1", False)}
+
+    def by_event() -> list[dict[str, Any]]:
+        return [run for run in team.runs() if run["created_by"]["type"] == "AUTOMATION"]
+
+    team.work()
+    emit = ("event", "emit", "nucleus.data.changed", "--resource-id", "data")
+    assert team.prefect(*emit).wait() == 0
+    team.wait(lambda: [run["state_name"] for run in by_event()] == ["Completed"])
+    assert team.prefect(*emit).wait() == 0
+    team.wait(lambda: sorted(r["state_name"] for r in by_event()) == ["Completed", "Skipped"])
+    [skipped] = [run for run in by_event() if run["state_name"] == "Skipped"]
+    said = "nothing to do: data, recipe, source and packages are those of http"
+    assert skipped["state"]["message"].startswith(said)
+
+
+@pytest.mark.slow
+def test_a_pool_of_another_type_is_left_alone(team: Any) -> None:
+    team.post("work_pools/", {"name": "nucleus", "type": "docker"})
+    done = team.place.nucleus("deploy", **team.urls)
+    assert done.returncode == 2
+    assert "the work pool nucleus is there, of type docker: rename or remove it" in done.stderr
+
+
+@pytest.mark.slow
+def test_a_schedule_that_is_none_is_refused(team: Any) -> None:
+    done = team.place.nucleus("deploy", "--train", team.place.train, "--cron", "daily", **team.urls)
+    assert done.returncode == 2
+    assert done.stderr.startswith("Error: --cron daily: not a cron expression")

@@ -1,0 +1,56 @@
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import httpx
+import pytest
+
+from nucleus_cli import server
+from nucleus_unet.errors import NucleusError
+
+SCRIPT = """
+from nucleus_cli import server
+url, process = server.start()
+server.wait_for(url, process, server.log_path())
+print(url, flush=True)
+input()
+"""
+
+
+def test_it_serves_on_loopback_and_ends_with_who_started_it(bare: Path) -> None:
+    parent = subprocess.Popen(
+        [sys.executable, "-c", SCRIPT],
+        cwd=Path(__file__).parents[2],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    assert parent.stdout
+    url = parent.stdout.readline().strip()
+    assert url.startswith("http://127.0.0.1:")
+    assert httpx.get(f"{url}/health").json() is True
+    for page, status in (("http://127.0.0.1:4200", 200), ("https://elsewhere.example", 400)):
+        asks = {"Origin": page, "Access-Control-Request-Method": "POST"}
+        assert httpx.options(f"{url}/deployments/", headers=asks).status_code == status
+    parent.kill()
+    parent.communicate()
+    deadline = time.monotonic() + 30
+    while answers(url) and time.monotonic() < deadline:
+        time.sleep(0.1)
+    assert not answers(url)
+
+
+def answers(url: str) -> bool:
+    try:
+        return httpx.get(f"{url}/health", timeout=1).is_success
+    except httpx.HTTPError:
+        return False
+
+
+def test_a_server_that_ended_is_told(bare: Path) -> None:
+    process = subprocess.Popen([sys.executable, "-c", ""])
+    process.wait()
+    said = r":9/api ended or does not answer: see .*/own-prefect-server\.log$"
+    with pytest.raises(NucleusError, match=said):
+        server.wait_for("http://127.0.0.1:9/api", process, server.log_path())

@@ -1,0 +1,104 @@
+from typing import Any
+
+import pytest
+
+from nucleus_unet.recipe import Recipe, load_recipe
+from nucleus_unet.reports.card import model_card, table
+
+EVENTS: list[dict[str, Any]] = [
+    {"event": "start", "parameters": 1234567, "backend": "tensorflow 2", "cores": 2}
+    | {"device": "cpu:0"},
+    {"event": "epoch", "epoch": 1, "seconds": 60.0},
+    {"event": "epoch", "epoch": 2, "seconds": 30.0},
+    {"event": "end", "kept_epoch": 2, "peak_memory_bytes": 1_500_000_000},
+]
+SIDES = {
+    "training": [{"id": "a", "kind": "stained on white", "slide": "s"}] * 3
+    + [{"id": "c", "kind": "bright-field", "slide": "s"}],
+    "validation": [{"id": "b", "kind": "stained on white", "slide": "t"}],
+}
+SCORES: dict[str, Any] = {
+    "score": 0.5,
+    "mean_iou": 0.8,
+    "images": 2,
+    "true": 1200,
+    "predicted": 30,
+    "split": 1,
+    "merged": 2,
+    "by_threshold": [
+        {"iou_above": 0.5, "average_precision": 0.7, "precision": 0.8, "recall": 0.9, "f1": 0.85}
+    ],
+    "by_kind": {
+        "fluorescence": {"score": 0.6, "images": 1},
+        "stained on white": {"score": 0.3, "images": 1},
+    },
+}
+BY_IMAGE = [
+    {"id": f"image{n}", "kind": "fluorescence", "score": n / 10}
+    | {"true": 4, "predicted": 3, "split": 0, "merged": 1}
+    for n in range(7)
+]
+
+
+@pytest.fixture
+def recipe() -> Recipe:
+    return load_recipe("quick", ["training.epochs=2"])
+
+
+def card(recipe: Recipe) -> str:
+    return model_card(recipe, "train.zip", SIDES, EVENTS, SCORES, BY_IMAGE, "1 of 1 is known")
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "# Nuclei by recipe quick",
+        "train.zip. Split by random, seed 7: 4 images of 1 slides for training and 1 images of 1 "
+        "slides for validation.",
+        "`quick` with training.epochs = 2.",
+        "| stained on white | 3 | 1 | 0.300 |",
+        "| bright-field | 1 | 0 | not known |",
+        "1 of 1 is known.",
+        "Not validated: bright-field.",
+        "Not trained on: fluorescence.",
+        "**Score 0.5000** on the validation images: mean average precision over IoU 0.50:0.05:0.95. "
+        "Pixels: mean IoU 0.8000.",
+        "| 0.50 | 0.700 | 0.800 | 0.900 | 0.850 |",
+        "1,200 nuclei annotated, 30 predicted; 1 annotated ones were split, 2 predicted ones hold "
+        "several.",
+        "2 epochs in 1.5 minutes, 1,234,567 parameters, 1.5 GB; tensorflow 2 on cpu:0, 2 cores, auto.",
+        "Weak on stained on white. The worst of 2 validation images:",
+        "| image0 | fluorescence | 0.000 | 4 | 3 | 0 | 1 |",
+    ],
+)
+def test_what_it_says(recipe: Recipe, line: str) -> None:
+    assert line in card(recipe).splitlines()
+
+
+def test_it_tells_that_the_score_is_of_the_images_of_the_tuning(recipe: Recipe) -> None:
+    tuned = recipe.with_overrides(["inference.tune=true"])
+    assert "over IoU 0.50:0.05:0.95, cutoffs tuned on these. Pixels" in card(tuned)
+
+
+def test_it_names_the_five_worst(recipe: Recipe) -> None:
+    assert "| image4 |" in card(recipe)
+    assert "| image5 |" not in card(recipe)
+
+
+def test_a_recipe_of_ones_own_is_written_whole(recipe: Recipe) -> None:
+    own = recipe.model_copy(update={"name": "mine"})
+    for key, value in own.flat().items():
+        assert f"{key} = {value}" in card(own)
+
+
+def test_a_named_recipe_as_it_is() -> None:
+    assert "`quick`." in card(load_recipe("quick")).splitlines()
+
+
+def test_cells_of_a_table_are_what_they_are() -> None:
+    assert table(["a", "b"], [("x|y", 1), ("[z](w)", "<_>")]).splitlines() == [
+        "| a | b |",
+        "| --- | --- |",
+        r"| x\|y | 1 |",
+        r"| \[z\](w) | \<_\> |",
+    ]

@@ -15,7 +15,7 @@ from time import perf_counter
 import numpy as np
 from numpy.typing import NDArray
 
-from nucleus_unet.network.augment import random_matrix, warp
+from nucleus_unet.network.augment import random_matrix, warp_sample
 from nucleus_unet.recipe import Augmentation
 
 SIZE, BATCH, IMAGES = 256, 32, 128
@@ -43,12 +43,12 @@ def plain(images: NDArray[np.uint8], masks: NDArray[np.bool_]) -> Batches:
 
 
 def ours(images: NDArray[np.uint8], labels: NDArray[np.uint16]) -> Batches:
-    """What a thread of `nucleus_unet.network.batches.batches` does."""
+    """What a thread of `nucleus_unet.network.batches.training_batches` does."""
     augmentation, rng = Augmentation(), np.random.default_rng(10)
     while True:
         for start in range(0, len(images), BATCH):
             warped = [
-                warp(image, nuclei, random_matrix(augmentation, rng), SIZE)
+                warp_sample(image, nuclei, random_matrix(augmentation, rng), SIZE)
                 for image, nuclei in zip(
                     images[start : start + BATCH], labels[start : start + BATCH], strict=True
                 )

@@ -31,9 +31,15 @@ import cv2
 import numpy as np
 
 from nucleus_unet.data.kinds import imaging_kind
-from nucleus_unet.data.prepared import in_threads, ingest, load_image, load_labels, merge
+from nucleus_unet.data.prepared import (
+    in_threads,
+    load_image,
+    load_labels,
+    prepare_images,
+    prepare_labels,
+)
 from nucleus_unet.data.sample import Sample
-from nucleus_unet.data.slides import slides
+from nucleus_unet.data.slides import group_by_slide
 from nucleus_unet.data.split import split_ids
 from nucleus_unet.engine.events import EVENTS, EventLog, epochs
 from nucleus_unet.engine.isolation import follow, run_in_worker
@@ -61,9 +67,11 @@ def pack(raw: Path, to: Path) -> None:
     """Write a data set as a zip of WebP images, PNG labels, and the kind and slide of each."""
     with tempfile.TemporaryDirectory() as folder, zipfile.ZipFile(to, "w") as file:
         store = Path(folder)
-        images = ingest([raw], store, "benchmark")
-        labels = merge([raw], images, store, "benchmark")
-        slide_of = slides((e.id, e.source_sha256, load_image(store, e)) for e in images.entries)
+        images = prepare_images([raw], store, "benchmark")
+        labels = prepare_labels([raw], images, store, "benchmark")
+        slide_of = group_by_slide(
+            (e.id, e.source_sha256, load_image(store, e)) for e in images.entries
+        )
         index = []
         for image, label in zip(images.entries, labels.entries, strict=True):
             pixels = load_image(store, image)
@@ -100,7 +108,7 @@ def trained(
 ) -> tuple[Mapping[str, Any], list[Mapping[str, Any]]]:
     """Train in a process of its own; the event of its start, and those of its epochs."""
     log = EventLog(folder / EVENTS)
-    job = ("nucleus_unet.network.training:train", recipe, samples, validation, folder)
+    job = ("nucleus_unet.network.training:train_network", recipe, samples, validation, folder)
     told = list(follow(*job, poll=log.new))
     return next(event for event in told if event["event"] == "start"), epochs(told)
 
@@ -123,7 +131,7 @@ def load(samples: list[Sample], steps: int) -> None:
     for _ in range(LOADING_ROUNDS):
         for threads, of_threads in seconds.items():
             batches.LOADING_THREADS = threads
-            made = batches.batches(recipe, samples)
+            made = batches.training_batches(recipe, samples)
             next(made)  # the threads begin ahead of time
             started = perf_counter()
             for _ in range(steps):
@@ -154,7 +162,7 @@ def train(
     maps = predicted(recipe, validation, folder)
     inference = recipe.inference
     if inference.tune:
-        inference = evaluation.tune(validation, maps, inference, lambda done, total: None)
+        inference = evaluation.tune_inference(validation, maps, inference, lambda done, total: None)
     row = {
         "device": f"{start['backend']} on {start['device']}",
         "parameters": start["parameters"],
@@ -175,7 +183,9 @@ def predicted(recipe: Recipe, samples: list[Sample], folder: Path) -> list[Path]
     """The maps of samples by the model in a folder, in the samples' order."""
     maps = [folder / f"{sample.id}.maps.npy" for sample in samples]
     job = (folder / "model.keras", recipe, [sample.image for sample in samples], maps)
-    run_in_worker(recipe.training.cpu_threads, "nucleus_unet.network.inference:write_maps", *job)
+    run_in_worker(
+        recipe.training.cpu_threads, "nucleus_unet.network.inference:predict_to_files", *job
+    )
     return maps
 
 
@@ -183,7 +193,7 @@ def scored(
     samples: list[Sample], maps: list[Path], inference: Inference, name: str
 ) -> dict[str, Any]:
     """The scores of maps, overall and by kind."""
-    table = evaluation.score(samples, maps, inference, lambda done, total: None)
+    table = evaluation.score_maps(samples, maps, inference, lambda done, total: None)
     by_kind = {kind: round(of["score"], 4) for kind, of in table["by_kind"].items()}
     return {f"{name} score": round(table["score"], 4), f"{name} score by kind": by_kind}
 

@@ -19,7 +19,14 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from nucleus_unet.data.prepared import Images, Labels, ingest, load_image, load_labels, merge
+from nucleus_unet.data.prepared import (
+    Images,
+    Labels,
+    load_image,
+    load_labels,
+    prepare_images,
+    prepare_labels,
+)
 
 SIZE = 256
 
@@ -86,13 +93,15 @@ def main() -> None:
         [*tops] = folder.iterdir()
         root = tops[0] if len(tops) == 1 else folder
         read, plain_s = timed("plain: read, resize, add masks", lambda: plain(root))
-        images, ingest_s = timed("ours: ingest", lambda: ingest([path], store, "benchmark"))
+        images, ingest_s = timed("ours: ingest", lambda: prepare_images([path], store, "benchmark"))
         labels, merge_s = timed(
-            "ours: merge masks", lambda: merge([path], images, store, "benchmark")
+            "ours: merge masks", lambda: prepare_labels([path], images, store, "benchmark")
         )
         timed(
             "ours: both again, nothing new",
-            lambda: merge([path], ingest([path], store, "benchmark"), store, "benchmark"),
+            lambda: prepare_labels(
+                [path], prepare_images([path], store, "benchmark"), store, "benchmark"
+            ),
         )
         equal = check(read, images, labels, store)
     print(f"{'ratio, plain without unpacking to ours':44}{plain_s / (ingest_s + merge_s):>9.2f}")

@@ -15,7 +15,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from nucleus_unet.data.rle import decode, encode
+from nucleus_unet.data.rle import decode_rle, encode_rle
 
 CASES = ((520, 696, 100), (1040, 1388, 300))
 
@@ -73,13 +73,13 @@ def main() -> None:
     print(f"{'step':8}{'image':>12}{'nuclei':>8}{'plain ms':>11}{'ours ms':>10}{'ratio':>8}")
     for height, width, count in CASES:
         labels = discs(height, width, count, arguments.seed)
-        rles = encode(labels)
+        rles = encode_rle(labels)
         for step, plain, ours in (
-            ("encode", partial(plain_encode, labels), partial(encode, labels)),
+            ("encode", partial(plain_encode, labels), partial(encode_rle, labels)),
             (
                 "decode",
                 partial(plain_decode, rles, *labels.shape),
-                partial(decode, rles, *labels.shape),
+                partial(decode_rle, rles, *labels.shape),
             ),
         ):
             expected, plain_s = fastest(plain, arguments.repeats)

@@ -22,7 +22,7 @@ from tasks.encode import encode
 from tasks.ingest import ingest
 from tasks.predict import predict as predict_shard
 from tasks.predict import shards
-from tasks.publish import Submission, log_dataset, publish_nuclei, publish_submission
+from tasks.publish import Submission, publish_dataset, publish_nuclei, publish_submission
 from tasks.upsample import upsample
 
 
@@ -68,14 +68,14 @@ def predict(
         make_folder(place, "name another folder for what is made")
     with tracked(Work("predict", recipe, images, {"model.run_id": run_id})) as run:
         prepared = ingest.submit(images, annotated=False).result()
-        log_dataset(run, "test", images, prepared)
-        found = segment(recipe, network, prepared)
+        publish_dataset(run, "test", images, prepared)
+        found = find_nuclei(recipe, network, prepared)
         submission = publish_submission(prepared, found, run, out)
         publish_nuclei(images, prepared, [stages[-1] for stages in found], outlines, out)
     return Predicted(run, run_id, submission)
 
 
-def segment(recipe: Recipe, network: Path, images: Stage) -> list[list[Stage]]:
+def find_nuclei(recipe: Recipe, network: Path, images: Stage) -> list[list[Stage]]:
     """Predict, upsample and encode images, shard by shard; the three stages of each shard."""
     futures = []
     for shard in shards(images):

@@ -5,17 +5,17 @@ from pathlib import Path
 
 from prefect import flow
 
-from flows.predict import segment
+from flows.predict import find_nuclei
 from flows.retrain import retrain as retrain_flow
 from flows.running import Work, prepare, threads, tracked
-from nucleus_unet.engine.home import fresh_home, home
+from nucleus_unet.engine.home import fresh_home, home_folder
 from nucleus_unet.errors import NucleusError
 from nucleus_unet.runs import records, tracking
 from nucleus_unet.runs.reproduction import Record
 from tasks.compare import Answer, compare, require_data
 from tasks.ingest import ingest
 from tasks.merge_masks import merge_masks
-from tasks.publish import log_dataset, publish_submission
+from tasks.publish import publish_dataset, publish_submission
 
 
 # In threads, as other processes would not see that the home is another.
@@ -44,20 +44,20 @@ def reproduce(
     training = _paths(record, "training", training_data) if retrain else []
     if retrain and len(test) > 1:
         raise NucleusError("--retrain takes the test images from one place: name one --test")
-    made = home() / "runs"
+    made = home_folder() / "runs"
     with (
         tracked(Work("reproduce", recipe, test, {"reproduces": run_id}, training)) as run,
         fresh_home(run.id),
     ):
         images = ingest.submit(test, annotated=False).result()
         require_data(record, "test", images, None)
-        log_dataset(run, "test", test, images)
+        publish_dataset(run, "test", test, images)
         weights = None
         if retrain:
             training_images = ingest.submit(training, annotated=True).result()
             labels = merge_masks.submit(training, training_images).result()
             require_data(record, "training", training_images, labels)
-            log_dataset(run, "training", training, training_images, labels)
+            publish_dataset(run, "training", training, training_images, labels)
             again = retrain_flow.with_options(task_runner=threads())
             retrained = again(training, test[0], recipe, registry=False)
             submission = retrained.submission
@@ -66,7 +66,7 @@ def reproduce(
             weights = record.tags["weights.sha256"], tags["weights.sha256"]
         else:
             tuned, network = records.fetch_model(record.tags.get("model.run_id", run_id))
-            found = segment(tuned, network, images)
+            found = find_nuclei(tuned, network, images)
             submission = publish_submission(images, found, run, made / run.id)
         return compare(record, submission, images, test, weights, run)
 

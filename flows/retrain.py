@@ -6,9 +6,9 @@ from pathlib import Path
 from prefect import State, flow
 from prefect.states import Completed
 
-from flows.predict import segment
+from flows.predict import find_nuclei
 from flows.running import INPUTS, SKIPPED, Work, prepare, sample_data, task_runner, tracked
-from nucleus_unet.engine.home import home
+from nucleus_unet.engine.home import home_folder
 from nucleus_unet.errors import NucleusError
 from nucleus_unet.network import backend
 from nucleus_unet.recipe import Recipe, load_recipe
@@ -16,10 +16,10 @@ from nucleus_unet.runs import tracking
 from tasks.evaluate import evaluate, scores_of, tuned_by
 from tasks.ingest import ingest
 from tasks.merge_masks import merge_masks
-from tasks.publish import Submission, Trained, log_dataset, publish_model, publish_submission
+from tasks.publish import Submission, Trained, publish_dataset, publish_model, publish_submission
 from tasks.rank import rank
 from tasks.split import split
-from tasks.train import MODEL, start_weights_of, train
+from tasks.train import NETWORK_FILE, start_weights_of, train
 
 BEST = load_recipe("best")
 
@@ -87,14 +87,16 @@ def retrain(
         scores = evaluate.submit(recipe, images, labels, sides, model)
         # The first to fail is the reason.
         made = Trained(*(stage.result() for stage in (images, labels, sides, model, scores)))
-        log_dataset(run, "training", training_data, made.images, made.labels)
+        publish_dataset(run, "training", training_data, made.images, made.labels)
         recipe = tuned_by(made.scores, recipe)
         model_id = publish_model(recipe, training_data, made, run)
         if registry:
             rank(recipe, made, model_id, run)
         submission = None
         if test_data and test_images:
-            log_dataset(run, "test", [test_data], test_images)
-            found = segment(recipe, made.model.folder / MODEL, test_images)
-            submission = publish_submission(test_images, found, run, home() / "runs" / run.id)
+            publish_dataset(run, "test", [test_data], test_images)
+            found = find_nuclei(recipe, made.model.folder / NETWORK_FILE, test_images)
+            submission = publish_submission(
+                test_images, found, run, home_folder() / "runs" / run.id
+            )
     return Retrained(run, scores_of(made.scores), submission)

@@ -19,7 +19,7 @@ from prefect.task_runners import ThreadPoolTaskRunner
 from nucleus_unet.data.fingerprint import fingerprint
 from nucleus_unet.data.raw import dataset_name
 from nucleus_unet.data.synthetic import write_synthetic
-from nucleus_unet.engine.home import home, home_id, prepare_environment, ui_url
+from nucleus_unet.engine.home import home_folder, home_id, prepare_environment, ui_url
 from nucleus_unet.engine.isolation import abandoned_on_error
 from nucleus_unet.engine.servers import raise_if_refused
 from nucleus_unet.engine.stages import code_digest
@@ -28,7 +28,7 @@ from nucleus_unet.files import locked
 from nucleus_unet.network.backend import device_kind
 from nucleus_unet.recipe import Recipe, digest_of
 from nucleus_unet.runs import tracking
-from nucleus_unet.runs.source import packages, source
+from nucleus_unet.runs.source import checkout_source, installed_packages
 
 SHARDS_AT_ONCE = 2
 INPUTS = "inputs"
@@ -54,7 +54,7 @@ def prepare() -> None:
     tracking.make_database()
 
 
-def require_access() -> None:
+def require_prefect() -> None:
     """See that Prefect lets us in.
 
     Raises
@@ -115,8 +115,8 @@ def threads() -> Any:
 
 def sample_data() -> tuple[Path, Path]:
     """The built-in sample as (training set, test set), written at first use."""
-    folder = home() / "sample" / code_digest("data.synthetic")[:12]
-    with locked(home() / "locks" / "sample"):
+    folder = home_folder() / "sample" / code_digest("data.synthetic")[:12]
+    with locked(home_folder() / "locks" / "sample"):
         if folder.exists():
             return folder / "stage1_train", folder / "stage1_test"
         return write_synthetic(folder)
@@ -142,9 +142,9 @@ class Work:
 
         The data count by name, size and time of change.
         """
-        code, choices = source(), self.recipe.model_dump(mode="json")
+        code, choices = checkout_source(), self.recipe.model_dump(mode="json")
         data, device = [fingerprint(self.raws), fingerprint(self.also)], device_kind()
-        made_by = [device, code.commit, code.diff, packages()]
+        made_by = [device, code.commit, code.diff, installed_packages()]
         return digest_of([self.kind, choices, data, dict(self.tags), made_by])
 
 
@@ -169,7 +169,7 @@ def tracked(work: Work) -> Iterator[tracking.Run]:
         get_run_logger().warning("another process is at the same work: waiting until it has ended")
 
     with (
-        locked(home() / "locks" / f"work-{here[:20]}", wait),
+        locked(home_folder() / "locks" / f"work-{here[:20]}", wait),
         tracking.open_run(
             work.kind, work.recipe, dataset_name(work.raws), run_tags, note, here
         ) as run,

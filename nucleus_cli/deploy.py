@@ -158,7 +158,9 @@ class Schedule:
         }
 
 
-def deploy(schedule: Schedule | None, notify: str | None, say: Callable[[str], object]) -> None:
+def set_up_server(
+    schedule: Schedule | None, notify: str | None, say: Callable[[str], object]
+) -> None:
     """Give the server what it lacks, change what is other, and say so.
 
     Without a schedule, or notifications, those that are there stay.

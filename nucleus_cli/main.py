@@ -331,7 +331,7 @@ def promote(version: str, why: str, who: str) -> None:
     _find_mlflow()
     from nucleus_unet.runs import registry
 
-    now = registry.promote(version, who, why)
+    now = registry.promote_version(version, who, why)
     click.echo(f"champion  version {now.number} of run {now.run_id}")
 
 
@@ -343,7 +343,7 @@ def rollback(why: str, who: str) -> None:
     _find_mlflow()
     from nucleus_unet.runs import registry
 
-    now = registry.rollback(who, why)
+    now = registry.restore_champion(who, why)
     click.echo(f"champion  version {now.number} of run {now.run_id}")
 
 
@@ -354,10 +354,12 @@ def diff(run_a: str, run_b: str) -> None:
     """In what two runs differ: recipe, data, machine, packages, source; and what each made."""
     _find_mlflow()
     from nucleus_unet.runs import records
-    from nucleus_unet.runs.reproduction import changes, compare_submissions, side_by_side
+    from nucleus_unet.runs.reproduction import compare_submissions, run_differences, side_by_side
 
     a, b = (records.fetch_record(run_id) for run_id in (run_a, run_b))
-    for line in changes(a, b) or ["recipe, data, machine, packages and source are the same"]:
+    for line in run_differences(a, b) or [
+        "recipe, data, machine, packages and source are the same"
+    ]:
         click.echo(line)
     click.echo()
     rows = side_by_side(a, b)
@@ -384,7 +386,7 @@ def diff(run_a: str, run_b: str) -> None:
 @click.argument("data", type=PATH)
 def check(data: Path) -> None:
     """Say what is in a raw data set, and what is wrong with it; exit code 1 if something is."""
-    from nucleus_unet.data.check import check as look
+    from nucleus_unet.data.check import check_dataset as look
     from nucleus_unet.data.check import format_report
 
     report = look(data, _reporter("checking", "image"))
@@ -402,10 +404,10 @@ def score(submission: Path, truth: Path, as_json: bool) -> None:
     TRUTH is a data set with masks, or the organisers' solution CSV.
     """
     from nucleus_unet.data.truth import read_truth
-    from nucleus_unet.engine.home import home
+    from nucleus_unet.engine.home import home_folder
     from nucleus_unet.reports.evaluation import format_scores, match_submission, scores_table
 
-    labels = read_truth(truth, home(), _reporter("reading the truth", "files"))
+    labels = read_truth(truth, home_folder(), _reporter("reading the truth", "files"))
     table = scores_table(match_submission(submission, labels))
     click.echo(json.dumps(table, indent=1) if as_json else format_scores(table))
 
@@ -424,7 +426,7 @@ def fetch(name: str, to: Path) -> None:
             moves[file] = _reporter(file, "B")
         moves[file](done, total)
 
-    files = download.fetch(name, to, progress=move)
+    files = download.download_dataset(name, to, progress=move)
     _table([(path.name, str(path)) for path in files])
     click.echo(download.SOURCE)
 
@@ -455,11 +457,11 @@ def recipe_list() -> None:
 @click.option("--set", "overrides", multiple=True, metavar="KEY=VALUE", help="Change a value.")
 def recipe_show(name: str, overrides: tuple[str, ...]) -> None:
     """Every value of a recipe, as --set spells them, and what it says."""
-    from nucleus_unet.recipe import load_recipe, meanings
+    from nucleus_unet.recipe import key_descriptions, load_recipe
 
     values = {key: str(value) for key, value in load_recipe(name, overrides).flat().items()}
     width = max(map(len, values.values()))
-    said = meanings()
+    said = key_descriptions()
     _table([(key, f"{v:{width}}  {said.get(key, '')}".rstrip()) for key, v in values.items()])
 
 
@@ -468,9 +470,9 @@ def recipe_show(name: str, overrides: tuple[str, ...]) -> None:
 @click.argument("b")
 def recipe_diff(a: str, b: str) -> None:
     """The values in which two recipes differ."""
-    from nucleus_unet.recipe import differences, load_recipe
+    from nucleus_unet.recipe import load_recipe, recipe_differences
 
-    rows = differences(load_recipe(a), load_recipe(b))
+    rows = recipe_differences(load_recipe(a), load_recipe(b))
     _table([(key, f"{left} → {right}") for key, left, right in rows])
     if not rows:
         click.echo("they are the same")
@@ -488,9 +490,9 @@ def ui(run_id: str | None) -> None:
 
     check_servers()
     click.echo("Starting Prefect and MLflow ...", err=True)
-    from nucleus_cli.ui import serve
+    from nucleus_cli.ui import serve_uis
 
-    serve(run_id, click.echo)
+    serve_uis(run_id, click.echo)
 
 
 @main.command()
@@ -526,12 +528,12 @@ def deploy(
     from nucleus_unet.engine.servers import check_servers
 
     check_servers()  # Prefect cannot be imported where its server has no address
-    from flows.running import require_access
+    from flows.running import require_prefect
     from nucleus_cli.deploy import Schedule
-    from nucleus_cli.deploy import deploy as deploy_to
+    from nucleus_cli.deploy import set_up_server as deploy_to
     from nucleus_unet.recipe import load_recipe
 
-    require_access()
+    require_prefect()
     schedule = None
     if training_data:
         recipe = load_recipe(recipe_name or "best", overrides)
@@ -557,7 +559,7 @@ def _find_mlflow() -> None:
 
     check_servers("MLFLOW_TRACKING_URI")
     tracking.make_database()
-    tracking.require_access()
+    tracking.require_mlflow()
 
 
 def _require_raw(paths: Iterable[Path], *, annotated: bool = False) -> None:
@@ -574,12 +576,12 @@ def _start() -> Any:
     _prepare()
     click.echo("Starting Prefect and MLflow ...", err=True)
     from nucleus_cli import server
-    from nucleus_unet.engine.home import home, ui_url
+    from nucleus_unet.engine.home import home_folder, ui_url
     from nucleus_unet.engine.servers import check_servers
     from nucleus_unet.files import locked
 
     # Two that make the same database at once both fail.
-    with locked(home() / "locks" / "databases"):
+    with locked(home_folder() / "locks" / "databases"):
         own = "PREFECT_API_URL" not in os.environ
         on_dask = os.environ.get("NUCLEUS_TASK_RUNNER") == "dask"
         if own and on_dask and "DASK_SCHEDULER_ADDRESS" in os.environ:
@@ -588,7 +590,7 @@ def _start() -> Any:
                 "too: start one and set PREFECT_API_URL"
             )
         if own:
-            url, process = server.start()
+            url, process = server.start_server()
             os.environ |= {"PREFECT_API_URL": url, "PREFECT_UI_URL": ui_url("prefect")}
         from flows import running
 
@@ -596,7 +598,7 @@ def _start() -> Any:
             server.wait_for(url, process, server.log_path())
         else:
             check_servers("PREFECT_API_URL")
-            running.require_access()
+            running.require_prefect()
         _find_mlflow()
     return running
 

@@ -13,17 +13,17 @@ from pathlib import Path
 
 import httpx
 
-from nucleus_unet.engine.home import home, ui_url
+from nucleus_unet.engine.home import home_folder, ui_url
 from nucleus_unet.engine.isolation import end_with
 from nucleus_unet.errors import NucleusError
 
 HOST = "127.0.0.1"
-PATIENCE_S = 120.0
+START_TIMEOUT_S = 120.0
 """A first start on a slow disk makes the database."""
 GRACE_S = 5.0
 
 
-def start() -> tuple[str, subprocess.Popen[bytes]]:
+def start_server() -> tuple[str, subprocess.Popen[bytes]]:
     """Start a server that ends with this process; the address of its API, and its process."""
     # Bound here and handed over, so that no other process can take the port meanwhile.
     with socket.create_server((HOST, 0)) as listening, log_path().open("ab") as log:
@@ -49,9 +49,9 @@ def wait_for(url: str, process: subprocess.Popen[bytes], log: Path) -> None:
     Raises
     ------
     NucleusError
-        It has ended, or does not answer for `PATIENCE_S`.
+        It has ended, or does not answer for `START_TIMEOUT_S`.
     """
-    deadline = time.monotonic() + PATIENCE_S
+    deadline = time.monotonic() + START_TIMEOUT_S
     while process.poll() is None and time.monotonic() < deadline:
         try:
             httpx.get(f"{url}/health").raise_for_status()
@@ -62,7 +62,7 @@ def wait_for(url: str, process: subprocess.Popen[bytes], log: Path) -> None:
     raise NucleusError(f"the server of {url} ended or does not answer: see {log}")
 
 
-def serve(descriptor: int, parent: int) -> None:
+def serve_api(descriptor: int, parent: int) -> None:
     """Serve on a listening socket until the parent process has ended."""
     end_with(parent, grace_s=GRACE_S)
     import uvicorn
@@ -74,9 +74,9 @@ def serve(descriptor: int, parent: int) -> None:
 
 
 def log_path() -> Path:
-    """What the server of `start` says."""
-    return home() / "own-prefect-server.log"
+    """What the server of `start_server` says."""
+    return home_folder() / "own-prefect-server.log"
 
 
 if __name__ == "__main__":
-    serve(*map(int, sys.argv[1:]))
+    serve_api(*map(int, sys.argv[1:]))

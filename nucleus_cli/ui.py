@@ -12,7 +12,7 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 from nucleus_cli.server import GRACE_S, own_pages, wait_for
-from nucleus_unet.engine.home import home, ui_url
+from nucleus_unet.engine.home import home_folder, ui_url
 from nucleus_unet.errors import NucleusError
 from nucleus_unet.files import locked
 from nucleus_unet.runs import records, tracking
@@ -20,7 +20,7 @@ from nucleus_unet.runs import records, tracking
 ENDS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 
 
-def serve(run_id: str | None, say: Callable[[str], None]) -> None:
+def serve_uis(run_id: str | None, say: Callable[[str], None]) -> None:
     """Serve until Ctrl-C or until one of the servers ends.
 
     Raises
@@ -33,7 +33,7 @@ def serve(run_id: str | None, say: Callable[[str], None]) -> None:
     lines = [f"Prefect  {prefect}", f"MLflow   {tracking.ui_address()}"]
     if run_id:
         tracking.make_database()
-        tracking.require_access()
+        tracking.require_mlflow()
         tags = records.require_run(run_id)
         flow_run = f"/runs/flow-run/{tags.get('prefect.flow_run_id', '')}"
         lines = [f"Prefect  {prefect}{flow_run}", f"MLflow   {tracking.run_url(run_id)}"]
@@ -60,7 +60,7 @@ def serve(run_id: str | None, say: Callable[[str], None]) -> None:
     processes: dict[str, subprocess.Popen[bytes]] = {}
     try:
         # Two that make the same database at once both fail.
-        with locked(home() / "locks" / "databases"):
+        with locked(home_folder() / "locks" / "databases"):
             tracking.make_database()
             for name, command in commands.items():
                 log = _log(name).open("wb")
@@ -119,4 +119,4 @@ def _check(tool: str, process: subprocess.Popen[bytes]) -> None:
 
 
 def _log(tool: str) -> Path:
-    return home() / f"{tool}-server.log"
+    return home_folder() / f"{tool}-server.log"

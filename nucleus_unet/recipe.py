@@ -346,7 +346,7 @@ def parse_recipe(values: dict[str, Any], origin: str) -> Recipe:
         raise NucleusError(f"{origin}: {key or 'recipe'}{value}: {why}") from None
 
 
-def meanings() -> dict[str, str]:
+def key_descriptions() -> dict[str, str]:
     """What each dotted key of a recipe says."""
     return {
         f"{name}.{key}": field.description or ""
@@ -356,7 +356,7 @@ def meanings() -> dict[str, str]:
     }
 
 
-def differences(a: Recipe, b: Recipe) -> list[tuple[str, Any, Any]]:
+def recipe_differences(a: Recipe, b: Recipe) -> list[tuple[str, Any, Any]]:
     """The keys in which two recipes differ, with both values, in the recipe's order."""
     flat_a, flat_b = a.flat(), b.flat()
     return [(key, flat_a[key], flat_b[key]) for key in flat_a if flat_a[key] != flat_b[key]]

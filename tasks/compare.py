@@ -11,19 +11,19 @@ from prefect.logging import get_run_logger
 
 from nucleus_unet.data.raw import open_raw
 from nucleus_unet.data.truth import read_truth
-from nucleus_unet.engine.home import home
+from nucleus_unet.engine.home import home_folder
 from nucleus_unet.engine.stages import Stage
 from nucleus_unet.errors import NucleusError
 from nucleus_unet.nuclei.scoring import instance_scores
-from nucleus_unet.reports.card import table
+from nucleus_unet.reports.card import markdown_table
 from nucleus_unet.reports.evaluation import match_submission
 from nucleus_unet.runs import records, tracking
 from nucleus_unet.runs.reproduction import (
     ImageDifference,
     Record,
-    changes,
     compare_submissions,
     data_changes,
+    run_differences,
 )
 from tasks.ingest import images_of
 from tasks.publish import Submission, files_of
@@ -98,7 +98,7 @@ def compare(
         images=differences,
         weights_equal=weights and weights[0] == weights[1],
         scores=scores,
-        causes=changes(record, records.fetch_record(run.id)),
+        causes=run_differences(record, records.fetch_record(run.id)),
     )
     page = report(answer)
     create_markdown_artifact(page, key="reproduction", description="What was reproduced")
@@ -127,7 +127,7 @@ def report(answer: Answer) -> str:
         lines.append(f"{len(answer.images)} images differ:")
         worst = answer.images[:MOST_IMAGES]
         head = ["image", "nuclei gained", "lost", "pixels changed"]
-        lines.append(table(head, [(d.id, d.gained, d.lost, d.pixels) for d in worst]))
+        lines.append(markdown_table(head, [(d.id, d.gained, d.lost, d.pixels) for d in worst]))
     return "\n\n".join(lines)
 
 
@@ -138,7 +138,7 @@ def _scores(test_data: Sequence[Path], *submissions: Path) -> tuple[float, float
             return None
     matched = (
         match_submission(
-            path, read_truth(test_data[0], home(), progress("reading the truth", "files"))
+            path, read_truth(test_data[0], home_folder(), progress("reading the truth", "files"))
         )
         for path in submissions
     )

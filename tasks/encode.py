@@ -11,10 +11,10 @@ from nucleus_unet.engine.interruption import raise_if_abandoned
 from nucleus_unet.engine.stages import Stage
 from nucleus_unet.files import write_atomically
 from nucleus_unet.nuclei import label_images, submission
-from nucleus_unet.nuclei.instances import nuclei
+from nucleus_unet.nuclei.instances import separate_nuclei
 from nucleus_unet.recipe import Inference
 from tasks.predict import images_in
-from tasks.reporting import run_stage, state_of
+from tasks.reporting import stage_in_home, state_of
 
 ROWS = "rows.csv"
 
@@ -31,14 +31,14 @@ def encode(images: Stage, shard: range, maps: Stage, inference: Inference) -> An
         rows = []
         for entry in entries:
             raise_if_abandoned()
-            labels = nuclei(np.load(maps.folder / f"{entry.id}.npy"), inference)
-            rows += submission.rows(entry.id, labels)
-            suffix, content = label_images.encode(labels)
+            labels = separate_nuclei(np.load(maps.folder / f"{entry.id}.npy"), inference)
+            rows += submission.submission_rows(entry.id, labels)
+            suffix, content = label_images.encode_label_image(labels)
             write_atomically(folder / f"{entry.id}{suffix}", content)
         submission.write_submission(folder / ROWS, rows)
 
     return state_of(
-        run_stage(
+        stage_in_home(
             "encode",
             {"maps": maps.digest, "inference": inference.model_dump(mode="json")},
             build,

@@ -17,10 +17,10 @@ from nucleus_unet.files import sha256_file, write_atomically
 from nucleus_unet.recipe import Inference, Recipe
 from nucleus_unet.reports import evaluation
 from tasks.predict import prediction_key, write_maps
-from tasks.reporting import progress, run_stage, short, show, state_of
-from tasks.split import SPLIT, samples
+from tasks.reporting import progress, short, show, stage_in_home, state_of
+from tasks.split import SPLIT_FILE, samples
 from tasks.train import LIBRARIES as TRAINING_LIBRARIES
-from tasks.train import MODEL
+from tasks.train import NETWORK_FILE
 
 SCORES = "scores.json"
 BY_IMAGE = "scores_by_image.json"
@@ -33,7 +33,7 @@ LIBRARIES = (*TRAINING_LIBRARIES, "scikit-image", "scipy", "matplotlib")
 def evaluate(recipe: Recipe, images: Stage, labels: Stage, split: Stage, model: Stage) -> Any:
     """Tune the model where the recipe says so, score it, draw the best and worst; the `Stage`."""
     validation = samples(split, images, labels, "validation")
-    network = model.folder / MODEL
+    network = model.folder / NETWORK_FILE
 
     def build(folder: Path) -> None:
         with TemporaryDirectory(dir=folder, ignore_cleanup_errors=True) as maps:
@@ -47,12 +47,12 @@ def evaluate(recipe: Recipe, images: Stage, labels: Stage, split: Stage, model: 
         write_atomically(folder / SCORES, json.dumps(scores, indent=1))
         write_atomically(folder / TUNED, inference.model_dump_json(indent=1))
 
-    stage = run_stage(
+    stage = stage_in_home(
         "evaluate",
         prediction_key(recipe, network)
         | {
             "labels": labels.digest,
-            "split": sha256_file(split.folder / SPLIT),
+            "split": sha256_file(split.folder / SPLIT_FILE),
             "inference": recipe.inference.model_dump(mode="json"),
         },
         build,
@@ -81,7 +81,7 @@ class Judged:
     inference: Inference
     """With the cutoffs that were tuned."""
     scores: Mapping[str, Any]
-    """As `evaluation.score` returns them."""
+    """As `evaluation.score_maps` returns them."""
 
     @property
     def by_id(self) -> dict[str, float]:
@@ -97,8 +97,12 @@ def judge(
     maps = write_maps(recipe, network, {sample.id: sample.image for sample in samples}, folder)
     inference = recipe.inference
     if tune:
-        inference = evaluation.tune(samples, maps, inference, progress("tuning", "settings"))
-    return Judged(maps, inference, evaluation.score(samples, maps, inference, progress("scoring")))
+        inference = evaluation.tune_inference(
+            samples, maps, inference, progress("tuning", "settings")
+        )
+    return Judged(
+        maps, inference, evaluation.score_maps(samples, maps, inference, progress("scoring"))
+    )
 
 
 def scores_of(stage: Stage) -> dict[str, float]:

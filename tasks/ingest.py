@@ -12,12 +12,12 @@ from nucleus_unet.data import prepared
 from nucleus_unet.data.check import first_few
 from nucleus_unet.data.provenance import images_code
 from nucleus_unet.data.raw import open_raw
-from nucleus_unet.engine.home import home
+from nucleus_unet.engine.home import home_folder
 from nucleus_unet.engine.stages import Stage, is_whole
 from nucleus_unet.errors import NucleusError
-from tasks.reporting import progress, run_stage, state_of
+from tasks.reporting import progress, stage_in_home, state_of
 
-INDEX = "images.json"
+IMAGES_INDEX = "images.json"
 
 
 @task(cache_policy=NO_CACHE)
@@ -37,25 +37,27 @@ def ingest_stage(raws: list[Path], annotated: bool) -> Stage:
                 )
 
     def build(folder: Path) -> None:
-        images = prepared.ingest(
-            raws, home(), images_code(), progress("decoding images"), annotated=annotated
+        images = prepared.prepare_images(
+            raws, home_folder(), images_code(), progress("decoding images"), annotated=annotated
         )
-        prepared.write_index(folder / INDEX, images)
+        prepared.write_index(folder / IMAGES_INDEX, images)
         check_unchanged(raws, found)
 
-    return run_stage(
+    return stage_in_home(
         "ingest",
         {"raws": found, "annotated": annotated},
         build,
         code=["data.prepared", __name__],
         libraries=prepared.DECODERS,
-        whole=lambda folder: is_whole(folder) and not prepared.verify(home(), images_of(folder)),
+        whole=lambda folder: (
+            is_whole(folder) and not prepared.damaged_entries(home_folder(), images_of(folder))
+        ),
     )
 
 
 def images_of(folder: Path) -> tuple[prepared.ImageEntry, ...]:
     """The entries of an ingest stage, sorted by id."""
-    return prepared.read_index(folder / INDEX, prepared.Images).entries
+    return prepared.read_index(folder / IMAGES_INDEX, prepared.Images).entries
 
 
 def identities(entries: Sequence[prepared.Entry]) -> list[list[str]]:

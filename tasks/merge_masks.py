@@ -11,13 +11,13 @@ from prefect.logging import get_run_logger
 
 from nucleus_unet.data import prepared
 from nucleus_unet.data.provenance import labels_code
-from nucleus_unet.engine.home import home
+from nucleus_unet.engine.home import home_folder
 from nucleus_unet.engine.stages import Stage, is_whole
-from tasks.ingest import INDEX as IMAGES
+from tasks.ingest import IMAGES_INDEX as IMAGES
 from tasks.ingest import check_unchanged, digests
-from tasks.reporting import progress, run_stage, state_of
+from tasks.reporting import progress, stage_in_home, state_of
 
-INDEX = "labels.json"
+LABELS_INDEX = "labels.json"
 
 
 @task(cache_policy=NO_CACHE)
@@ -27,19 +27,23 @@ def merge_masks(raws: list[Path], images: Stage) -> Any:
 
     def build(folder: Path) -> None:
         index = prepared.read_index(images.folder / IMAGES, prepared.Images)
-        labels = prepared.merge(raws, index, home(), labels_code(), progress("merging masks"))
-        prepared.write_index(folder / INDEX, labels)
+        labels = prepared.prepare_labels(
+            raws, index, home_folder(), labels_code(), progress("merging masks")
+        )
+        prepared.write_index(folder / LABELS_INDEX, labels)
         check_unchanged(raws, found)
 
-    stage = run_stage(
+    stage = stage_in_home(
         "merge_masks",
         {"raws": found, "images": images.digest},
         build,
         code=["data.prepared", __name__],
         libraries=prepared.DECODERS,
-        whole=lambda folder: is_whole(folder) and not prepared.verify(home(), labels_of(folder)),
+        whole=lambda folder: (
+            is_whole(folder) and not prepared.damaged_entries(home_folder(), labels_of(folder))
+        ),
     )
-    problems = prepared.read_index(stage.folder / INDEX, prepared.Labels).problems
+    problems = prepared.read_index(stage.folder / LABELS_INDEX, prepared.Labels).problems
     if problems:
         kinds = Counter(problem.kind for problem in problems)
         get_run_logger().warning(
@@ -59,10 +63,10 @@ def dataset_of(images: Stage, labels: Stage | None) -> str:
     """Digest of a data set's ids and contents, whatever holds them."""
     return prepared.dataset_digest(
         prepared.read_index(images.folder / IMAGES, prepared.Images),
-        prepared.read_index(labels.folder / INDEX, prepared.Labels) if labels else None,
+        prepared.read_index(labels.folder / LABELS_INDEX, prepared.Labels) if labels else None,
     )
 
 
 def labels_of(folder: Path) -> tuple[prepared.LabelsEntry, ...]:
     """The entries of a merge_masks stage, sorted by id."""
-    return prepared.read_index(folder / INDEX, prepared.Labels).entries
+    return prepared.read_index(folder / LABELS_INDEX, prepared.Labels).entries

@@ -8,7 +8,7 @@ from prefect import task
 from prefect.cache_policies import NO_CACHE
 
 from nucleus_unet.data.prepared import ImageEntry
-from nucleus_unet.engine.home import home
+from nucleus_unet.engine.home import home_folder
 from nucleus_unet.engine.isolation import run_in_worker
 from nucleus_unet.engine.stages import Stage
 from nucleus_unet.files import sha256_file
@@ -16,7 +16,7 @@ from nucleus_unet.network.backend import device_kind
 from nucleus_unet.recipe import Recipe
 from nucleus_unet.reports.evaluation import GRID
 from tasks.ingest import identities, images_of
-from tasks.reporting import progress, run_stage, state_of
+from tasks.reporting import progress, stage_in_home, state_of
 from tasks.train import LIBRARIES
 
 SHARD = 32
@@ -35,11 +35,11 @@ def predict(recipe: Recipe, network: Path, images: Stage, shard: range) -> Any:
     entries = images_in(images, shard)
 
     def build(folder: Path) -> None:
-        arrays = {entry.id: entry.path(home()) for entry in entries}
+        arrays = {entry.id: entry.path(home_folder()) for entry in entries}
         write_maps(recipe, network, arrays, folder)
 
     return state_of(
-        run_stage(
+        stage_in_home(
             "predict",
             prediction_key(recipe, network) | {"images": identities(entries)},
             build,
@@ -56,7 +56,7 @@ def write_maps(recipe: Recipe, network: Path, images: Mapping[str, Path], to: Pa
     move = progress("predicting")
     run_in_worker(
         recipe.training.cpu_threads,
-        "nucleus_unet.network.inference:write_maps",
+        "nucleus_unet.network.inference:predict_to_files",
         *job,
         meanwhile=lambda: move(sum(path.exists() for path in saved), len(saved)),
     )

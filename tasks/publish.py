@@ -14,7 +14,7 @@ from prefect.logging import get_run_logger
 from nucleus_unet.data.prepared import load_image, originals
 from nucleus_unet.data.raw import dataset_name
 from nucleus_unet.engine.events import EVENTS, EventLog, epochs
-from nucleus_unet.engine.home import home
+from nucleus_unet.engine.home import home_folder
 from nucleus_unet.engine.isolation import run_in_worker
 from nucleus_unet.engine.stages import Stage
 from nucleus_unet.errors import NucleusError
@@ -33,8 +33,8 @@ from tasks.evaluate import BY_IMAGE, SCORES, TUNED, scores_of
 from tasks.ingest import images_of
 from tasks.merge_masks import dataset_of, labels_of
 from tasks.reporting import show
-from tasks.split import PICTURE, SPLIT, sides_of, validation_seen
-from tasks.train import MODEL
+from tasks.split import SPLIT_FILE, SPLIT_PICTURE, sides_of, validation_seen
+from tasks.train import NETWORK_FILE
 
 WAY_OUT = "free the disk, or set NUCLEUS_HOME or --out"
 
@@ -66,14 +66,14 @@ def publish_model(recipe: Recipe, data: Sequence[Path], made: Trained, run: trac
     split, model, scores = made.split, made.model, made.scores
     events = EventLog(model.folder / EVENTS).new()
     history = epochs(events)
-    network = model.folder / MODEL
+    network = model.folder / NETWORK_FILE
     threads = recipe.training.cpu_threads
     model_id = run_in_worker(threads, "nucleus_unet.runs.tracking:log_model", run, recipe, network)
     tracking.log_json(run, "history.json", history)
     tracking.log_bytes(run, "curves.png", figures.curves(history))
     results = [scores.folder / name for name in (SCORES, BY_IMAGE, TUNED)]
-    tracking.log_files(run, "", [split.folder / SPLIT, *results])
-    pictures = [split.folder / PICTURE, *sorted(scores.folder.glob("*.png"))]
+    tracking.log_files(run, "", [split.folder / SPLIT_FILE, *results])
+    pictures = [split.folder / SPLIT_PICTURE, *sorted(scores.folder.glob("*.png"))]
     tracking.log_files(run, "pictures", pictures)
     merits = {f"validation/{key}": value for key, value in scores_of(scores).items()}
     if recipe.inference.tune:
@@ -124,7 +124,7 @@ def publish_submission(
     with writing(path, WAY_OUT):
         submission.write_submission(path, rows)
     sizes = {entry.id: (entry.height, entry.width) for entry in entries}
-    if problems := submission.validate(path, sizes):
+    if problems := submission.validate_submission(path, sizes):
         row, image_id, what = problems[0]
         raise NucleusError(f"{path}: row {row}, image {image_id}: {what}; please report this")
     made = Submission(path, sha256_file(path), len(entries), sum(bool(rle) for _, rle in rows))
@@ -164,22 +164,22 @@ def publish_nuclei(
     for entry, values in originals(raws, images_of(images.folder)):
         content = label_files[entry.id].read_bytes()
         write(f"labels/{label_files[entry.id].name}", content)
-        labels = label_images.decode(content)
+        labels = label_images.decode_label_image(content)
         title = f"{entry.id}: {labels.max()} nuclei"
-        picture = figures.overlay_png(load_image(home(), entry), labels, title=title)
+        picture = figures.overlay_png(load_image(home_folder(), entry), labels, title=title)
         write(f"overlays/{entry.id}.png", picture)
         rows += [{"image": entry.id} | row for row in exports.measurements(values, labels)]
         if "geojson" in outlines:
             write(f"outlines/{entry.id}.geojson", exports.geojson(labels))
         if "imagej" in outlines:
             write(f"outlines/{entry.id}.zip", exports.imagej(labels))
-    write("nuclei.csv", exports.table(rows))
+    write("nuclei.csv", exports.nuclei_csv(rows))
     if "coco" in outlines:
         entries = images_of(images.folder)
         names = [Path(entry.source).name for entry in entries]
         if len(set(names)) < len(names):
             names = [f"{entry.id}{Path(entry.source).suffix}" for entry in entries]
-        found = (label_images.decode(label_files[e.id].read_bytes()) for e in entries)
+        found = (label_images.decode_label_image(label_files[e.id].read_bytes()) for e in entries)
         write("coco.json", exports.coco(zip(names, found, strict=True)))
 
 
@@ -217,7 +217,7 @@ def _gallery(run: tracking.Run, pictures: Sequence[Path]) -> str:
     )
 
 
-def log_dataset(
+def publish_dataset(
     run: tracking.Run,
     context: str,
     paths: Sequence[Path],

@@ -21,22 +21,22 @@ from nucleus_unet.errors import NucleusError
 from nucleus_unet.files import write_atomically
 from nucleus_unet.recipe import Recipe
 from nucleus_unet.reports import evaluation, figures
-from nucleus_unet.reports.card import table
-from nucleus_unet.reports.champion import LEAST_SLIDES, compare
+from nucleus_unet.reports.card import markdown_table
+from nucleus_unet.reports.champion import LEAST_SLIDES, compare_scores
 from nucleus_unet.runs import records, registry, tracking
 from nucleus_unet.runs.registry import CHALLENGER, CHAMPION, COPY
 from tasks.evaluate import LIBRARIES, Judged, judge, scores_of
 from tasks.predict import prediction_key
 from tasks.publish import Trained
-from tasks.reporting import run_stage, show
+from tasks.reporting import show, stage_in_home
 from tasks.split import samples, sides_of, slide_of, slides_seen
-from tasks.train import MODEL
+from tasks.train import NETWORK_FILE
 
 SCORES_OF_BOTH = "scores.json"
-PICTURE = "disagreement.png"
+_PICTURE = "disagreement.png"
 NEW_CHAMPION = "nucleus.champion.new"
 """Event of a model that became the champion by its scores."""
-SHOWN = 6
+_SHOWN = 6
 """Images in the picture of disagreement."""
 
 Model = tuple[Recipe, Path]
@@ -81,7 +81,7 @@ def rank(recipe: Recipe, made: Trained, model_id: str, run: tracking.Run) -> str
     tracking.log_bytes(run, "ranking.md", page.encode())
     _tag(run, version.number, place, last_line)
     if place == CHAMPION:
-        registry.promote(version.number, "retrain", last_line)
+        registry.promote_version(version.number, "retrain", last_line)
         resource = {"prefect.resource.id": f"nucleus.model.{version.number}"}
         told = {"said": f"Version {version.number}: {last_line}", "url": run.url}
         emit_event(NEW_CHAMPION, resource=resource, payload=told)
@@ -103,7 +103,10 @@ def _verdict(
 ) -> tuple[str, str]:
     """The place of a new model beside the champion, and what shows it."""
     try:
-        theirs, new = records.fetch_model(champion.run_id), (recipe, made.model.folder / MODEL)
+        theirs, new = (
+            records.fetch_model(champion.run_id),
+            (recipe, made.model.folder / NETWORK_FILE),
+        )
         weights = {records.require_run(one)["weights.sha256"] for one in (champion.run_id, run.id)}
         if theirs[0].digest() == recipe.digest() and len(weights) == 1:
             return COPY, "It is the champion once more: the same weights and cutoffs."
@@ -121,20 +124,20 @@ def _verdict(
         return CHALLENGER, f"Version {champion.number}, the champion, cannot be compared: {why}"
     both = json.loads((stage.folder / SCORES_OF_BOTH).read_text())
     old_scores, new_scores = both["champion"], both["new"]
-    found = compare(old_scores, new_scores, slides)
+    found = compare_scores(old_scores, new_scores, slides)
     merits = {f"champion/{key}": value for key, value in asdict(found).items()}
     # An earlier attempt may have met another champion.
     tracking.log_metrics(run, merits, step=run.attempt)
-    tracking.log_files(run, "pictures", [stage.folder / PICTURE])
-    picture = (stage.folder / PICTURE).read_bytes()
+    tracking.log_files(run, "pictures", [stage.folder / _PICTURE])
+    picture = (stage.folder / _PICTURE).read_bytes()
     show(picture, "disagreement", "Images on which this model and the champion differ most")
     old, new_one = (np.mean([*scores.values()]) for scores in (old_scores, new_scores))
     old_one = f"version {champion.number}, the champion"
     rows = [(old_one, f"{old:.4f}"), ("this one", f"{new_one:.4f}")]
     said = (
-        f"{table(['model', 'score'], rows)}\n\nDifference {found.difference:+.4f}, with chance from "
-        f"{found.low:+.4f} to {found.high:+.4f}, on {found.images} images of {found.slides} slides that "
-        "neither was trained on."
+        f"{markdown_table(['model', 'score'], rows)}\n\nDifference {found.difference:+.4f}, with chance "
+        f"from {found.low:+.4f} to {found.high:+.4f}, on {found.images} images of {found.slides} slides "
+        "that neither was trained on."
     )
     if found.slides < LEAST_SLIDES:
         said += f" To tell needs {LEAST_SLIDES} slides."
@@ -166,11 +169,11 @@ def _evaluated(champion: Model, new: Model, unseen: Sequence[Sample], labels: St
                 name: judge(*model, unseen, recipe.inference.tune, Path(maps, name))
                 for name, model in models.items()
             }
-            write_atomically(folder / PICTURE, _disagreement(unseen, judged))
+            write_atomically(folder / _PICTURE, _disagreement(unseen, judged))
         scores = {name: one.by_id for name, one in judged.items()}
         write_atomically(folder / SCORES_OF_BOTH, json.dumps(scores, indent=1))
 
-    return run_stage(
+    return stage_in_home(
         "rank",
         {
             "images": sorted(sample.id for sample in unseen),
@@ -206,7 +209,7 @@ def _disagreement(samples: Sequence[Sample], judged: Mapping[str, Judged]) -> by
             one.inference,
             f"{name}: score {scores[name][samples[k].id]:.2f}",
         )
-        for k in order[:SHOWN]
+        for k in order[:_SHOWN]
         for name, one in judged.items()
     ]
     return figures.contact_sheet(tiles)

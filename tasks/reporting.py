@@ -9,14 +9,14 @@ from prefect.logging import get_run_logger
 from prefect.states import Completed, State
 
 from nucleus_unet.engine import stages
-from nucleus_unet.engine.home import home
+from nucleus_unet.engine.home import home_folder
 from nucleus_unet.engine.interruption import raise_if_abandoned
 from nucleus_unet.engine.progress import reporter
 from nucleus_unet.engine.stages import Stage
 from nucleus_unet.reports import figures
 
 
-def run_stage(
+def stage_in_home(
     name: str,
     inputs: Mapping[str, Any],
     build: Callable[[Path], None],
@@ -32,7 +32,7 @@ def run_stage(
         get_run_logger().warning("the same %s is under way in another process: waiting", name)
 
     return stages.run_stage(
-        home(),
+        home_folder(),
         name,
         inputs,
         build,

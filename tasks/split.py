@@ -14,9 +14,9 @@ from prefect.logging import get_run_logger
 from nucleus_unet.data.kinds import KINDS, imaging_kind
 from nucleus_unet.data.prepared import load_image
 from nucleus_unet.data.sample import Sample
-from nucleus_unet.data.slides import slides
+from nucleus_unet.data.slides import group_by_slide
 from nucleus_unet.data.split import split_ids
-from nucleus_unet.engine.home import home
+from nucleus_unet.engine.home import home_folder
 from nucleus_unet.engine.stages import Stage
 from nucleus_unet.errors import NucleusError
 from nucleus_unet.files import write_atomically
@@ -25,10 +25,10 @@ from nucleus_unet.reports import figures
 from nucleus_unet.runs import records
 from tasks.ingest import identities, images_of
 from tasks.merge_masks import labels_of
-from tasks.reporting import run_stage, state_of
+from tasks.reporting import stage_in_home, state_of
 
-SPLIT, PICTURE = "split.json", "split.png"
-SHOWN = 10
+SPLIT_FILE, SPLIT_PICTURE = "split.json", "split.png"
+_SHOWN = 10
 """How many slides of each kind and side are in the picture."""
 
 
@@ -38,23 +38,25 @@ def split(images: Stage, data: Data) -> Any:
     entries = images_of(images.folder)
 
     def build(folder: Path) -> None:
-        slide_of = slides((e.id, e.source_sha256, load_image(home(), e)) for e in entries)
-        kinds = {entry.id: imaging_kind(load_image(home(), entry)) for entry in entries}
+        slide_of = group_by_slide(
+            (e.id, e.source_sha256, load_image(home_folder(), e)) for e in entries
+        )
+        kinds = {entry.id: imaging_kind(load_image(home_folder(), entry)) for entry in entries}
         sides = split_ids(slide_of, data)
         rows = {
             side: [{"id": id_, "kind": kinds[id_], "slide": slide_of[id_]} for id_ in ids]
             for side, ids in zip(("training", "validation"), sides, strict=True)
         }
-        write_atomically(folder / SPLIT, json.dumps(rows, indent=1))
+        write_atomically(folder / SPLIT_FILE, json.dumps(rows, indent=1))
         by_id = {entry.id: entry for entry in entries}
-        picture = _split_sheet(rows, lambda id_: load_image(home(), by_id[id_]))
-        write_atomically(folder / PICTURE, picture)
+        picture = _split_sheet(rows, lambda id_: load_image(home_folder(), by_id[id_]))
+        write_atomically(folder / SPLIT_PICTURE, picture)
 
     inputs = {
         "images": identities(entries),
         "data": data.model_dump(include={"split", "validation_fraction", "split_seed"}),
     }
-    stage = run_stage(
+    stage = stage_in_home(
         "split",
         inputs,
         build,
@@ -76,14 +78,14 @@ def split(images: Stage, data: Data) -> Any:
 
 def sides_of(split: Stage) -> dict[str, list[dict[str, str]]]:
     """``training`` and ``validation``: id, kind and slide of each image."""
-    sides: dict[str, list[dict[str, str]]] = json.loads((split.folder / SPLIT).read_text())
+    sides: dict[str, list[dict[str, str]]] = json.loads((split.folder / SPLIT_FILE).read_text())
     return sides
 
 
 def samples(split: Stage, images: Stage, labels: Stage, side: str) -> list[Sample]:
     """The prepared samples of one side of the split, ``training`` or ``validation``."""
-    image = {entry.id: entry.path(home()) for entry in images_of(images.folder)}
-    label = {entry.id: entry.path(home()) for entry in labels_of(labels.folder)}
+    image = {entry.id: entry.path(home_folder()) for entry in images_of(images.folder)}
+    label = {entry.id: entry.path(home_folder()) for entry in labels_of(labels.folder)}
     return [
         Sample(row["id"], image[row["id"]], label[row["id"]], row["kind"])
         for row in sides_of(split)[side]
@@ -121,7 +123,7 @@ def _trained_on(run_id: str | None) -> set[str]:
     found: set[str] = set()
     while run_id:
         record = records.fetch_record(run_id)
-        sides = json.loads(records.fetch_artifact(run_id, SPLIT).read_text())
+        sides = json.loads(records.fetch_artifact(run_id, SPLIT_FILE).read_text())
         digests = {file["id"]: file["image_sha256"] for file in record.data["training"].files}
         found |= {digests[row["id"]] for row in sides["training"]}
         run_id = record.recipe["training"]["start_from"]
@@ -139,6 +141,6 @@ def _split_sheet(
             one_each = {row["slide"]: row["id"] for row in rows if row["kind"] == kind}
             count = sum(row["kind"] == kind for row in rows)
             title = f"{side}: {count} images of {kind}, {len(one_each)} slides"
-            shown = (load(id_) for id_ in list(one_each.values())[:SHOWN])
+            shown = (load(id_) for id_ in list(one_each.values())[:_SHOWN])
             tiles.append((title, figures.strip(shown, 96)))
     return figures.contact_sheet(tiles)

@@ -30,10 +30,10 @@ from nucleus_unet.reports import figures
 from nucleus_unet.runs import records, tracking
 from tasks.ingest import identities, images_of
 from tasks.merge_masks import labels_of
-from tasks.reporting import run_stage, short, show, state_of
-from tasks.split import SPLIT, samples, validation_seen
+from tasks.reporting import short, show, stage_in_home, state_of
+from tasks.split import SPLIT_FILE, samples, validation_seen
 
-MODEL = "model.keras"
+NETWORK_FILE = "model.keras"
 LIBRARIES = ("keras", "tensorflow", "numpy", "opencv-python-headless")
 
 
@@ -78,17 +78,17 @@ def _stage(
         follower.catch_up(reader.new())
         sides = [samples(split, images, labels, side) for side in ("training", "validation")]
         job = (recipe, *sides, folder, start_weights)
-        events = follow("nucleus_unet.network.training:train", *job, poll=reader.new)
+        events = follow("nucleus_unet.network.training:train_network", *job, poll=reader.new)
         with closing(events):  # where telling fails the training ends at once
             for event in events:
                 follower.tell(event)
 
-    stage = run_stage(
+    stage = stage_in_home(
         "train",
         {
             "images": identities(images_of(images.folder)),
             "labels": identities(labels_of(labels.folder)),
-            "split": sha256_file(split.folder / SPLIT),
+            "split": sha256_file(split.folder / SPLIT_FILE),
             "recipe": recipe.model_dump(mode="json", exclude={"name", "inference"}),
             "device": device_kind(),
             "start_weights": sha256_file(start_weights) if start_weights else None,

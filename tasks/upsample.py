@@ -13,7 +13,7 @@ from nucleus_unet.engine.interruption import raise_if_abandoned
 from nucleus_unet.engine.stages import Stage
 from nucleus_unet.nuclei import instances
 from tasks.predict import images_in
-from tasks.reporting import run_stage, state_of
+from tasks.reporting import stage_in_home, state_of
 
 
 @task(cache_policy=NO_CACHE, task_run_name="upsample {shard.start}-{shard.stop}")
@@ -32,11 +32,11 @@ def upsample(images: Stage, shard: range, maps: Stage) -> Any:
                 except OSError:  # of another user's file, or where there are no links
                     shutil.copyfile(maps.folder / name, folder / name)
             else:
-                larger = instances.upsample(predicted, entry.height, entry.width)
+                larger = instances.resize_maps(predicted, entry.height, entry.width)
                 np.save(folder / name, larger)
 
     return state_of(
-        run_stage(
+        stage_in_home(
             "upsample",
             {
                 "maps": maps.digest,

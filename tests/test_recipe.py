@@ -8,10 +8,10 @@ from nucleus_unet.errors import NucleusError
 from nucleus_unet.recipe import (
     Network,
     Recipe,
-    differences,
     flatten,
     load_recipe,
     parse_recipe,
+    recipe_differences,
     recipe_names,
 )
 
@@ -262,12 +262,12 @@ def test_flatten() -> None:
 def test_differences_in_the_recipes_order() -> None:
     seed = load_recipe("seed")
     other = load_recipe("seed", ["training.optimizer=adam", "data.image_size=128", "name=x"])
-    assert differences(seed, other) == [
+    assert recipe_differences(seed, other) == [
         ("name", "seed", "x"),
         ("data.image_size", 256, 128),
         ("training.optimizer", "sgd", "adam"),
     ]
-    assert differences(seed, seed) == []
+    assert recipe_differences(seed, seed) == []
 
 
 def _toml(value: Any) -> str:

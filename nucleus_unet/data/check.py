@@ -11,7 +11,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from nucleus_unet.data.images import decode_image, decode_labels, decode_mask
-from nucleus_unet.data.masks import Problem, check_label_image, merge_masks, relabel, size_text
+from nucleus_unet.data.masks import (
+    DataProblem,
+    check_label_image,
+    merge_into_labels,
+    relabel,
+    size_text,
+)
 from nucleus_unet.data.prepared import Progress, in_threads
 from nucleus_unet.data.raw import RawDataset, RawSample, open_raw
 from nucleus_unet.errors import NucleusError
@@ -19,7 +25,7 @@ from nucleus_unet.files import sha256_bytes
 
 
 @dataclass(frozen=True)
-class Report:
+class DatasetReport:
     """Counts of a raw data set and its problems."""
 
     path: Path
@@ -33,7 +39,7 @@ class Report:
     """The area of every nucleus."""
     unread: tuple[str, ...]
     """Files that belong to no image."""
-    problems: tuple[Problem, ...]
+    problems: tuple[DataProblem, ...]
     """By file, the image's id before its name."""
 
     @property
@@ -51,10 +57,10 @@ class _Sample:
     size: tuple[int, int] | None
     mode: str | None
     areas_px: NDArray[np.int64]
-    problems: tuple[Problem, ...]
+    problems: tuple[DataProblem, ...]
 
 
-def check(path: Path, progress: Progress | None = None) -> Report:
+def check_dataset(path: Path, progress: Progress | None = None) -> DatasetReport:
     """Read every file of a raw data set, and report rather than raise what is wrong with one.
 
     Parameters
@@ -75,14 +81,14 @@ def check(path: Path, progress: Progress | None = None) -> Report:
         problems = [problem for sample in samples for problem in sample.problems]
         if annotated:
             problems += [
-                Problem(sample.id, "not annotated", "no masks folder and no label image")
+                DataProblem(sample.id, "not annotated", "no masks folder and no label image")
                 for sample in raw.samples
                 if not sample.annotated
             ]
     problems += _duplicates(samples)
     sizes = Counter(sample.size for sample in samples if sample.size)
     modes = Counter(sample.mode for sample in samples if sample.mode)
-    return Report(
+    return DatasetReport(
         path,
         images=len(samples),
         annotated=annotated,
@@ -100,7 +106,7 @@ def first_few(files: Sequence[str]) -> str:
     return f"{', '.join(files[:3])}{more}"
 
 
-def format_report(report: Report) -> str:
+def format_report(report: DatasetReport) -> str:
     """The report as aligned plain text, its problems last."""
     areas = report.areas_px
     lines = [str(report.path), f"{'images':<12}{report.images:>8}"]
@@ -126,7 +132,7 @@ def format_report(report: Report) -> str:
 
 
 def _look(raw: RawDataset, sample: RawSample) -> _Sample:
-    problems: list[Problem] = []
+    problems: list[DataProblem] = []
     pixels_sha256 = size = mode = None
     areas_px = np.zeros(0, np.int64)
     file = "/".join(sample.image.split("/")[-2:])
@@ -140,7 +146,7 @@ def _look(raw: RawDataset, sample: RawSample) -> _Sample:
         areas_px = np.bincount(labels.ravel())[1:]
     else:
         deque(annotation, maxlen=0)
-    in_sample = tuple(Problem(f"{sample.id}/{p.file}", p.kind, p.detail) for p in problems)
+    in_sample = tuple(DataProblem(f"{sample.id}/{p.file}", p.kind, p.detail) for p in problems)
     return _Sample(sample.id, pixels_sha256, size, mode, areas_px, in_sample)
 
 
@@ -148,11 +154,11 @@ def _labels(
     annotation: Iterator[tuple[str, NDArray[Any]]],
     sample: RawSample,
     size: tuple[int, int],
-    problems: list[Problem],
+    problems: list[DataProblem],
 ) -> NDArray[np.int32]:
     """Merge what can be read, and note what does not fit."""
     if sample.label_image is None:
-        merged = merge_masks(annotation, size)
+        merged = merge_into_labels(annotation, size)
         problems += merged.problems
         return merged.labels
     for file, labels in annotation:
@@ -160,7 +166,7 @@ def _labels(
             problems += check_label_image(file, labels)
             return relabel(labels)
         problems.append(
-            Problem(
+            DataProblem(
                 file,
                 "another size",
                 f"{size_text(labels.shape)} where the image is {size_text(size)}",
@@ -170,7 +176,7 @@ def _labels(
 
 
 def _readable(
-    raw: RawDataset, sample: RawSample, problems: list[Problem]
+    raw: RawDataset, sample: RawSample, problems: list[DataProblem]
 ) -> Iterator[tuple[str, NDArray[Any]]]:
     """The files that say where the nuclei are, but for those that are noted."""
     decode = decode_mask if sample.label_image is None else decode_labels
@@ -180,15 +186,15 @@ def _readable(
 
 
 @contextmanager
-def _noting(problems: list[Problem], file: str) -> Iterator[None]:
+def _noting(problems: list[DataProblem], file: str) -> Iterator[None]:
     """Turn the error of one file into a problem of the report."""
     try:
         yield
     except NucleusError as error:
-        problems.append(Problem(file, "unreadable", str(error).removeprefix(f"{file}: ")))
+        problems.append(DataProblem(file, "unreadable", str(error).removeprefix(f"{file}: ")))
 
 
-def _duplicates(samples: list[_Sample]) -> Iterator[Problem]:
+def _duplicates(samples: list[_Sample]) -> Iterator[DataProblem]:
     """Each image whose pixels an earlier id has already."""
     first: dict[str, str] = {}
     for sample in samples:
@@ -196,4 +202,4 @@ def _duplicates(samples: list[_Sample]) -> Iterator[Problem]:
             continue
         earlier = first.setdefault(sample.pixels_sha256, sample.id)
         if earlier != sample.id:
-            yield Problem(sample.id, "duplicate", f"the same pixels as {earlier}")
+            yield DataProblem(sample.id, "duplicate", f"the same pixels as {earlier}")

@@ -28,15 +28,15 @@ SOURCE = (
 )
 SUMS = "SHA256SUMS"
 
-Progress = Callable[[str, int, int | None], None]
+DownloadProgress = Callable[[str, int, int | None], None]
 """Called with a file's name, the bytes there so far, and the bytes in all where they are known."""
 
 _PAUSES_S = (1.0, 2.0, 4.0, 8.0)
 _TIMEOUT_S = 30.0
 
 
-def fetch(
-    name: str, to: Path, base_url: str = PUBLISHER, progress: Progress | None = None
+def download_dataset(
+    name: str, to: Path, base_url: str = PUBLISHER, progress: DownloadProgress | None = None
 ) -> list[Path]:
     """Fetch a data set's files into a folder, and hold them to the hashes of the first fetch.
 
@@ -95,7 +95,7 @@ def fetch(
     return paths
 
 
-def _fetch_one(client: httpx.Client, url: str, path: Path, report: Progress) -> None:
+def _fetch_one(client: httpx.Client, url: str, path: Path, report: DownloadProgress) -> None:
     """Download one file, check it, record its hash, and only then give it its name."""
     part = path.with_name(f"{path.name}.part")
     _download(client, url, part, report)
@@ -116,7 +116,7 @@ def _fetch_one(client: httpx.Client, url: str, path: Path, report: Progress) -> 
     _tag_of(part).unlink(missing_ok=True)
 
 
-def _download(client: httpx.Client, url: str, part: Path, report: Progress) -> None:
+def _download(client: httpx.Client, url: str, part: Path, report: DownloadProgress) -> None:
     """Bring `part` to completion through broken connections; every gain renews the patience."""
     pauses, furthest = iter(_PAUSES_S), 0
     while True:
@@ -139,7 +139,7 @@ def _download(client: httpx.Client, url: str, part: Path, report: Progress) -> N
             ) from error
 
 
-def _stream(client: httpx.Client, url: str, part: Path, report: Progress) -> None:
+def _stream(client: httpx.Client, url: str, part: Path, report: DownloadProgress) -> None:
     """One request: append to `part` where the server vouches for the same file, else start over."""
     tag = _tag_of(part)
     offset = part.stat().st_size if part.exists() and tag.exists() else 0

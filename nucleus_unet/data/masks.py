@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 
 @dataclass(frozen=True)
-class Problem:
+class DataProblem:
     """What is wrong with a file and what was done about it."""
 
     file: str
@@ -24,11 +24,11 @@ class Merged:
 
     labels: NDArray[np.int32]
     """(H, W); 0 background, 1..n one nucleus each, no number missing."""
-    problems: tuple[Problem, ...]
+    problems: tuple[DataProblem, ...]
     """By file name."""
 
 
-def merge_masks(masks: Iterable[tuple[str, NDArray[Any]]], shape: tuple[int, int]) -> Merged:
+def merge_into_labels(masks: Iterable[tuple[str, NDArray[Any]]], shape: tuple[int, int]) -> Merged:
     """Merge masks of one nucleus each into labels.
 
     The rules, each departure from which is reported by file:
@@ -56,23 +56,23 @@ def merge_masks(masks: Iterable[tuple[str, NDArray[Any]]], shape: tuple[int, int
     >>> [(problem.file, problem.kind) for problem in merged.problems]
     [('b.png', 'another size'), ('c.png', 'overlap')]
     """
-    problems: list[Problem] = []
+    problems: list[DataProblem] = []
     nuclei: list[tuple[str, tuple[slice, slice], NDArray[np.bool_]]] = []
     for file, mask in masks:
         if mask.shape != shape:
             detail = f"{size_text(mask.shape)} where the image is {size_text(shape)}: left out"
-            problems.append(Problem(file, "another size", detail))
+            problems.append(DataProblem(file, "another size", detail))
             continue
         box, nucleus, stray = _foreground(mask)
         if stray:
             detail = (
                 f"{stray} pixels neither 0 nor the largest value: cut at half of the type's range"
             )
-            problems.append(Problem(file, "stray values", detail))
+            problems.append(DataProblem(file, "stray values", detail))
         if nucleus.any():
             nuclei.append((file, box, nucleus))
         else:
-            problems.append(Problem(file, "empty", "no foreground: left out"))
+            problems.append(DataProblem(file, "empty", "no foreground: left out"))
 
     nuclei.sort(key=lambda nucleus: nucleus[0])
     areas = np.array([np.count_nonzero(nucleus) for _, _, nucleus in nuclei], np.int64)
@@ -86,12 +86,12 @@ def merge_masks(masks: Iterable[tuple[str, NDArray[Any]]], shape: tuple[int, int
     for (file, _, _), area, kept in zip(nuclei, areas, left, strict=True):
         if kept == 0:
             detail = f"all {area} pixels are also in smaller or equal nuclei: left out"
-            problems.append(Problem(file, "covered", detail))
+            problems.append(DataProblem(file, "covered", detail))
         elif kept < area:
             detail = (
                 f"{area - kept} of {area} pixels are also in smaller or equal nuclei: given to them"
             )
-            problems.append(Problem(file, "overlap", detail))
+            problems.append(DataProblem(file, "overlap", detail))
     if not left.all():
         labels = relabel(labels)
     return Merged(labels, tuple(sorted(problems, key=lambda problem: problem.file)))
@@ -117,14 +117,14 @@ def relabel(labels: NDArray[Any]) -> NDArray[np.int32]:
     return ranks.astype(np.int32)
 
 
-def check_label_image(file: str, labels: NDArray[Any]) -> tuple[Problem, ...]:
+def check_label_image(file: str, labels: NDArray[Any]) -> tuple[DataProblem, ...]:
     """Find out whether a label image is a mask of all nuclei, which makes them one nucleus."""
     numbers = np.unique(labels)
     if np.count_nonzero(numbers) == 1:
         parts = cv2.connectedComponents((labels > 0).astype(np.uint8), connectivity=8)[0] - 1
         if parts > 1:
             detail = f"one number for {parts} parts: taken as one nucleus; number each nucleus"
-            return (Problem(file, "one number", detail),)
+            return (DataProblem(file, "one number", detail),)
     return ()
 
 

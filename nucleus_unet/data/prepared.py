@@ -19,10 +19,10 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from nucleus_unet.data.images import decode_image, decode_labels, decode_mask, decode_values
 from nucleus_unet.data.masks import (
+    DataProblem,
     Merged,
-    Problem,
     check_label_image,
-    merge_masks,
+    merge_into_labels,
     relabel,
     size_text,
 )
@@ -76,7 +76,7 @@ class LabelsEntry(Entry):
     folder: ClassVar[str] = "labels"
 
     nuclei: int
-    problems: tuple[Problem, ...]
+    problems: tuple[DataProblem, ...]
 
 
 class Images(_Record):
@@ -91,10 +91,10 @@ class Labels(_Record):
     entries: tuple[LabelsEntry, ...]
 
     @property
-    def problems(self) -> tuple[Problem, ...]:
+    def problems(self) -> tuple[DataProblem, ...]:
         """Of all entries, the image's id before each file name."""
         return tuple(
-            Problem(f"{entry.id}/{problem.file}", problem.kind, problem.detail)
+            DataProblem(f"{entry.id}/{problem.file}", problem.kind, problem.detail)
             for entry in self.entries
             for problem in entry.problems
         )
@@ -106,7 +106,7 @@ Item = TypeVar("Item")
 Result = TypeVar("Result")
 
 
-def ingest(
+def prepare_images(
     raws: Sequence[Path],
     store: Path,
     code: str,
@@ -161,7 +161,7 @@ def ingest(
         return Images(entries=_one_each(in_threads(entry, samples, progress)))
 
 
-def merge(
+def prepare_labels(
     raws: Sequence[Path],
     images: Images,
     store: Path,
@@ -173,9 +173,9 @@ def merge(
     Parameters
     ----------
     raws, store, code, progress
-        As for `ingest`.
+        As for `prepare_images`.
     images : Images
-        What `ingest` made of the same data sets.
+        What `prepare_images` made of the same data sets.
 
     Raises
     ------
@@ -225,7 +225,7 @@ def originals(
     Raises
     ------
     NucleusError
-        A file is gone or another than `ingest` read.
+        A file is gone or another than `prepare_images` read.
     """
     with _samples(raws, annotated=False) as samples:
         files = {sample.id: (raw, sample.image) for raw, sample in samples}
@@ -247,7 +247,7 @@ def load_labels(store: Path, entry: LabelsEntry) -> NDArray[np.integer[Any]]:
     return _load(store, entry)
 
 
-def verify(store: Path, entries: Iterable[Entry]) -> list[str]:
+def damaged_entries(store: Path, entries: Iterable[Entry]) -> list[str]:
     """Ids of the entries whose arrays are missing from the store or not the bytes recorded."""
     return [entry.id for entry in entries if not _is_whole(store, entry)]
 
@@ -297,7 +297,7 @@ def _merge(
     files: list[tuple[str, bytes]], shape: tuple[int, int], name: str, sample: RawSample
 ) -> Merged:
     if sample.label_image is None:
-        return merge_masks(
+        return merge_into_labels(
             ((file, decode_mask(content, f"{name}/{file}")) for file, content in files), shape
         )
     [(file, content)] = files

@@ -18,7 +18,7 @@ from nucleus_unet.errors import NucleusError
 _NUMBERS = re.compile(r"\s*-?\d{1,18}(\s+-?\d{1,18})*\s*", re.ASCII)
 
 
-def encode(labels: NDArray[np.integer]) -> list[str]:
+def encode_rle(labels: NDArray[np.integer]) -> list[str]:
     """Encode each nucleus of a label image.
 
     Parameters
@@ -50,7 +50,7 @@ def encode(labels: NDArray[np.integer]) -> list[str]:
     return [" ".join(words[a:b]) for a, b in pairwise(cuts.tolist())]
 
 
-def decode(rles: Sequence[str], height: int, width: int) -> NDArray[np.int32]:
+def decode_rle(rles: Sequence[str], height: int, width: int) -> NDArray[np.int32]:
     """Decode the nuclei of one image into a label image.
 
     Parameters
@@ -68,7 +68,7 @@ def decode(rles: Sequence[str], height: int, width: int) -> NDArray[np.int32]:
     Raises
     ------
     NucleusError
-        For the first RLE that breaks one of the rules of `faults`.
+        For the first RLE that breaks one of the rules of `rle_faults`.
 
     Examples
     --------
@@ -87,7 +87,7 @@ def decode(rles: Sequence[str], height: int, width: int) -> NDArray[np.int32]:
     return np.ascontiguousarray(np.repeat(values, np.diff(steps)).reshape(width, height).T)
 
 
-def faults(rles: Sequence[str], height: int, width: int) -> dict[int, str]:
+def rle_faults(rles: Sequence[str], height: int, width: int) -> dict[int, str]:
     """Find the RLEs of one image that cannot be decoded, each with the first rule that it breaks.
 
     The rules: whole numbers, in pairs, at least one; starts and lengths from 1 upwards; inside

@@ -33,7 +33,7 @@ Pairs = NDArray[np.int64]
 Line = NDArray[np.float32]
 
 
-def slides(images: Iterable[tuple[str, str, NDArray[np.uint8]]]) -> dict[str, str]:
+def group_by_slide(images: Iterable[tuple[str, str, NDArray[np.uint8]]]) -> dict[str, str]:
     """Group images by slide.
 
     Two images of one size are of the same slide if an edge of one continues an edge of the other

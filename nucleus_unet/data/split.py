@@ -60,7 +60,7 @@ def slide_split(
     Parameters
     ----------
     slides : mapping of str to str
-        Image id to slide, as `nucleus_unet.data.slides.slides` gives it.
+        Image id to slide, as `nucleus_unet.data.slides.group_by_slide` gives it.
     fraction : float
         Probability of a slide to be on the validation side.
     seed : int

@@ -17,11 +17,11 @@ from numpy.typing import NDArray
 from nucleus_unet.errors import NucleusError
 from nucleus_unet.files import sha256_bytes
 
-Float = NDArray[np.float32]
-Labels = NDArray[np.int32]
-Size = tuple[int, int]
+_Float = NDArray[np.float32]
+_Labels = NDArray[np.int32]
+_Size = tuple[int, int]
 
-KINDS = ("fluorescence", "tissue", "stained", "brightfield")
+SYNTHETIC_KINDS = ("fluorescence", "tissue", "stained", "brightfield")
 
 # Which kind the images of a set are, in turn: the shares of the real set, its rarer kinds raised.
 _TURNS = (0, 2, 0, 1, 0, 2, 3, 0, 1, 2, 0, 1)
@@ -91,14 +91,16 @@ def write_synthetic(
     return folder / _SPLITS[0], folder / _SPLITS[1]
 
 
-def generate(kind: str, rng: Generator, density: float = 1.0) -> tuple[NDArray[np.uint8], Labels]:
+def draw_synthetic(
+    kind: str, rng: Generator, density: float = 1.0
+) -> tuple[NDArray[np.uint8], _Labels]:
     """Draw one image and the truth about its nuclei.
 
     Parameters
     ----------
     kind : str
-        One of `KINDS`: sparse nuclei on black; crowded, uneven and partly out of focus on black;
-        stained on white, pink or purple; gray cells with dark nuclei on white.
+        One of `SYNTHETIC_KINDS`: sparse nuclei on black; crowded, uneven and partly out of focus on
+        black; stained on white, pink or purple; gray cells with dark nuclei on white.
     rng : Generator
         All of the randomness.
     density : float, optional
@@ -121,7 +123,7 @@ def generate(kind: str, rng: Generator, density: float = 1.0) -> tuple[NDArray[n
     return np.clip(np.rint(image), 0, 255).astype(np.uint8), labels
 
 
-def _fluorescence(rng: Generator, density: float) -> tuple[Float, Labels]:
+def _fluorescence(rng: Generator, density: float) -> tuple[_Float, _Labels]:
     """Nuclei of one size on black, faint haze around them, a few of them much brighter."""
     size, radius, usual = (
         ((256, 256), rng.uniform(4.8, 9), rng.integers(8, 60)),
@@ -136,7 +138,7 @@ def _fluorescence(rng: Generator, density: float) -> tuple[Float, Labels]:
     return _expose(signal, light, rng.uniform(2, 14), rng), labels
 
 
-def _tissue(rng: Generator, density: float) -> tuple[Float, Labels]:
+def _tissue(rng: Generator, density: float) -> tuple[_Float, _Labels]:
     """Crowded nuclei of a region, sharpness and light changing across it, more below the focus."""
     size = ((256, 256), (360, 360), (384, 512))[rng.choice(3, p=(0.5, 0.25, 0.25))]
     radius = rng.uniform(5.5, 8.5)
@@ -153,7 +155,7 @@ def _tissue(rng: Generator, density: float) -> tuple[Float, Labels]:
     return _expose(signal, rng.uniform(35, 90), rng.uniform(3, 10), rng, uneven=0.35), labels
 
 
-def _stained(rng: Generator, density: float) -> tuple[Float, Labels]:
+def _stained(rng: Generator, density: float) -> tuple[_Float, _Labels]:
     """Stained nuclei, some pale and some dense, among strings and others out of focus."""
     size = ((256, 320), (512, 640))[rng.choice(2, p=(0.85, 0.15))]
     radius = rng.choice((rng.uniform(6, 9), rng.uniform(9, 13), rng.uniform(19, 27)))
@@ -181,7 +183,7 @@ def _stained(rng: Generator, density: float) -> tuple[Float, Labels]:
     return image + rng.normal(0, rng.uniform(0.5, 1.8), image.shape), labels
 
 
-def _brightfield(rng: Generator, density: float) -> tuple[Float, Labels]:
+def _brightfield(rng: Generator, density: float) -> tuple[_Float, _Labels]:
     """Large pale cells that overlap in clumps, each with one small dark nucleus."""
     size, radius = (360, 360), rng.uniform(5, 8)
     region = _noise(size, 60, rng) - 0.2
@@ -197,13 +199,13 @@ def _brightfield(rng: Generator, density: float) -> tuple[Float, Labels]:
 
 
 def _place(
-    size: Size,
+    size: _Size,
     count: float,
     radius: float,
     rng: Generator,
     spacing: float,
-    region: Float | None = None,
-) -> tuple[Float, Float]:
+    region: _Float | None = None,
+) -> tuple[_Float, _Float]:
     """Centers (n, 2) as x, y and radii (n,), apart by `spacing` times the sum of their radii.
 
     Where there is a `region` they keep to its positive part, at least half of the image. Some lie
@@ -225,16 +227,16 @@ def _place(
 
 
 def _draw(
-    size: Size,
-    centers: Float,
-    radii: Float,
+    size: _Size,
+    centers: _Float,
+    radii: _Float,
     rng: Generator,
     *,
     spread: float,
     slim: float = 1.5,
     ragged: float = 1.0,
     rim: float = 0.55,
-) -> tuple[Labels, Float]:
+) -> tuple[_Labels, _Float]:
     """Labels, where the first of two that overlap keeps the pixels, and stain, where both add up.
 
     `spread` is the deviation of the nuclei's log stain, `slim` the greatest ratio of length to
@@ -274,15 +276,15 @@ def _draw(
     return (np.cumsum(kept) * kept).astype(np.int32)[labels], stain
 
 
-def _chromatin(size: Size, radius: float, rng: Generator, contrast: float = 1.0) -> Float:
+def _chromatin(size: _Size, radius: float, rng: Generator, contrast: float = 1.0) -> _Float:
     """Texture inside nuclei, around 1: grains and wider clumps."""
     grains = 0.10 * _noise(size, 2.5, rng) + 0.12 * _noise(size, radius / 2.5, rng)
     return np.maximum(1 + contrast * grains, 0.1)
 
 
 def _expose(
-    signal: Float, light: float, black: float, rng: Generator, uneven: float = 0.15
-) -> Float:
+    signal: _Float, light: float, black: float, rng: Generator, uneven: float = 0.15
+) -> _Float:
     """What a camera makes of fluorescence: uneven light, black level, shot and readout noise."""
     lamp = np.exp(uneven * _noise(signal.shape, max(signal.shape) / 2, rng))
     image = black * (1 + 0.1 * _noise(signal.shape, 60, rng)) + light * lamp * signal
@@ -291,7 +293,7 @@ def _expose(
     return np.repeat(image[..., None], 3, axis=2)
 
 
-def _noise(size: tuple[int, ...], scale_px: float, rng: Generator) -> Float:
+def _noise(size: tuple[int, ...], scale_px: float, rng: Generator) -> _Float:
     """Smooth noise (H, W) of deviation about 1, its bumps about `scale_px` wide."""
     height, width = size
     grid = rng.standard_normal((int(height / scale_px) + 3, int(width / scale_px) + 3))
@@ -299,7 +301,7 @@ def _noise(size: tuple[int, ...], scale_px: float, rng: Generator) -> Float:
     return wide.astype(np.float32, copy=False)
 
 
-def _blur(image: Float, sigma_px: float) -> Float:
+def _blur(image: _Float, sigma_px: float) -> _Float:
     blurred = cv2.GaussianBlur(image, (0, 0), sigma_px, borderType=cv2.BORDER_REFLECT)
     return blurred.astype(np.float32, copy=False)
 
@@ -309,7 +311,7 @@ def _write_sample(folder: Path, seed: int, split: int, index: int) -> None:
     rng = np.random.default_rng((seed, split, index))
     few, blank = split == 0 and index % 12 == _FEW, split == 1 and index == _BLANK
     density = 0.0 if blank else 0.05 if few else 1.0
-    image, labels = generate(KINDS[_TURNS[index % len(_TURNS)]], rng, density)
+    image, labels = draw_synthetic(SYNTHETIC_KINDS[_TURNS[index % len(_TURNS)]], rng, density)
     name = f"{seed}/{_SPLITS[split]}/{index}"
     image_id = sha256_bytes(name.encode())
     _write_png(

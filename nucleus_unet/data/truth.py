@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from nucleus_unet.data import prepared, rle
-from nucleus_unet.data.masks import merge_masks
+from nucleus_unet.data.masks import merge_into_labels
 from nucleus_unet.data.provenance import images_code, labels_code
 from nucleus_unet.errors import NucleusError
 
@@ -36,12 +36,12 @@ def read_truth(
     Yields
     ------
     tuple of str and (H, W) int
-        Image id and labels. Nuclei that overlap are settled as `merge_masks` does.
+        Image id and labels. Nuclei that overlap are settled as `merge_into_labels` does.
 
     Raises
     ------
     NucleusError
-        As `open_raw` and `prepared.ingest`; not such a CSV, sizes that differ within an image, an
+        As `open_raw` and `prepare_images`; not such a CSV, sizes that differ within an image, an
         RLE that cannot be decoded.
     """
     if path.suffix.lower() == ".csv":
@@ -54,8 +54,8 @@ def read_truth(
     def second(done: int, total: int) -> None:
         progress(total + done, 2 * total)
 
-    images = prepared.ingest([path], store, images_code(), first, annotated=True)
-    for entry in prepared.merge([path], images, store, labels_code(), second).entries:
+    images = prepared.prepare_images([path], store, images_code(), first, annotated=True)
+    for entry in prepared.prepare_labels([path], images, store, labels_code(), second).entries:
         yield entry.id, prepared.load_labels(store, entry)
 
 
@@ -92,11 +92,11 @@ def _decode(nuclei: list[Mapping[str, str]]) -> NDArray[np.int32]:
             raise NucleusError(f"{row['line']}: Height and Width differ from the image's first row")
     drawn = [row for row in nuclei if row["EncodedPixels"].strip()]
     masks = ((f"{place:09}", _mask(row, size)) for place, row in enumerate(drawn))
-    return merge_masks(masks, size).labels
+    return merge_into_labels(masks, size).labels
 
 
 def _mask(row: Mapping[str, str], size: tuple[int, int]) -> NDArray[np.int32]:
     try:
-        return rle.decode([row["EncodedPixels"]], *size)
+        return rle.decode_rle([row["EncodedPixels"]], *size)
     except NucleusError as error:
         raise NucleusError(f"{row['line']}: {error}") from error

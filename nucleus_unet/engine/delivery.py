@@ -8,7 +8,7 @@ from collections.abc import Callable
 from typing import Any
 
 RETRY_S = 2.0
-PATIENCE_S = 900.0
+OUTAGE_TIMEOUT_S = 900.0
 """How long `Delivery.close` waits for a server that is away."""
 
 
@@ -69,7 +69,7 @@ class Delivery:
             self._calls.append(lambda: function(*args, **kwargs))
             self._changed.notify()
 
-    def close(self, patience_s: float = PATIENCE_S) -> None:
+    def close(self, patience_s: float = OUTAGE_TIMEOUT_S) -> None:
         """Return when all is delivered.
 
         Raises

@@ -26,7 +26,7 @@ def ui_url(tool: str) -> str:
     return f"http://127.0.0.1:{port}"
 
 
-def home() -> Path:
+def home_folder() -> Path:
     """``NUCLEUS_HOME``, or ``.nucleus`` in the working directory, as an absolute path; made if absent.
 
     Raises
@@ -43,8 +43,8 @@ def home() -> Path:
 
 def home_id() -> str:
     """What tells this home from others, on whichever machine it is mounted; made at first use."""
-    path = home() / "id"
-    with locked(home() / "locks" / "id"):
+    path = home_folder() / "id"
+    with locked(home_folder() / "locks" / "id"):
         if not path.exists():
             write_atomically(path, uuid.uuid4().hex)
     return path.read_text()
@@ -56,7 +56,7 @@ def fresh_home(name: str) -> Iterator[None]:
 
     It is removed when the block ends well; after an error it is there for another attempt.
     """
-    outer = home()
+    outer = home_folder()
     inner = outer / "fresh" / name
     os.environ["NUCLEUS_HOME"] = str(inner)
     try:
@@ -90,7 +90,7 @@ def prepare_environment() -> None:
                 f"{name} holds a log-in, and would be shown: give {without_credentials(url)}, and the "
                 f"log-in as {variables}"
             )
-    folder = home()
+    folder = home_folder()
     defaults = {
         "NUCLEUS_HOME": str(folder),
         "MLFLOW_TRACKING_URI": f"sqlite:///{folder}/mlflow.db",

@@ -14,7 +14,7 @@ from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
 from typing import Any
 
-from nucleus_unet.engine.home import home
+from nucleus_unet.engine.home import home_folder
 from nucleus_unet.engine.interruption import abandoned, raise_if_abandoned
 from nucleus_unet.errors import NucleusError
 
@@ -38,7 +38,7 @@ def new_process() -> ProcessPoolExecutor:
         1,
         mp_context=multiprocessing.get_context("spawn"),
         initializer=_start,
-        initargs=(os.getpid(), home() / BACKEND_LOG),
+        initargs=(os.getpid(), home_folder() / BACKEND_LOG),
     )
 
 
@@ -170,7 +170,7 @@ class OutOfMemoryError(NucleusError):
 def _killed() -> OutOfMemoryError:
     return OutOfMemoryError(
         f"the process that computes was killed, mostly for want of memory: {_LESS_MEMORY}, and start "
-        f"again; {home() / BACKEND_LOG} may say more"
+        f"again; {home_folder() / BACKEND_LOG} may say more"
     )
 
 

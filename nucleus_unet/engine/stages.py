@@ -19,9 +19,9 @@ from nucleus_unet.errors import NucleusError
 from nucleus_unet.files import locked, sha256_bytes, sha256_file, write_atomically
 from nucleus_unet.recipe import digest_of
 
-PACKAGE = "nucleus_unet"
+_PACKAGE = "nucleus_unet"
 RECORD = "stage.json"
-DECIDES_NOTHING = {f"{PACKAGE}.{module}" for module in ("errors", "files", "recipe")}
+DECIDES_NOTHING = {f"{_PACKAGE}.{module}" for module in ("errors", "files", "recipe")}
 """What an output takes of these modules is in its stage's inputs; the rest is how it is written, and
 texts: a reworded error never retrains a network."""
 
@@ -122,8 +122,8 @@ def code_digest(*modules: str, libraries: Sequence[str] = ()) -> str:
     Comments, docstrings, layout and `DECIDES_NOTHING` do not count. The versions of `libraries` do.
     """
     found: dict[str, str] = {}
-    waiting = [f"{PACKAGE}.{module}" for module in modules]
-    waiting = [w if _source_of(w).exists() else w.removeprefix(f"{PACKAGE}.") for w in waiting]
+    waiting = [f"{_PACKAGE}.{module}" for module in modules]
+    waiting = [w if _source_of(w).exists() else w.removeprefix(f"{_PACKAGE}.") for w in waiting]
     assert all(_source_of(module).exists() for module in waiting), waiting
     while waiting:
         module = waiting.pop()
@@ -135,9 +135,9 @@ def code_digest(*modules: str, libraries: Sequence[str] = ()) -> str:
         with _PARSING:
             tree = ast.parse(path.read_bytes())
         for node in ast.walk(tree):
-            if isinstance(node, ast.ImportFrom) and module.startswith(PACKAGE):
+            if isinstance(node, ast.ImportFrom) and module.startswith(_PACKAGE):
                 origin = node.module or ""
-                if origin.startswith(PACKAGE):
+                if origin.startswith(_PACKAGE):
                     waiting += [origin, *(f"{origin}.{name.name}" for name in node.names)]
             if isinstance(body := getattr(node, "body", None), list):
                 body[:] = [line for line in body if not _is_docstring(line)]

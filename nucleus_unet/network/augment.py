@@ -45,7 +45,7 @@ def random_matrix(augmentation: Augmentation, rng: np.random.Generator) -> NDArr
     return rotation @ shift @ np.diag([zoom_x * flip_x, zoom_y * flip_y, 1.0])
 
 
-def window(
+def crop_matrix(
     shape: tuple[int, ...], size: int, scale: float = 1, place: tuple[float, float] = (0.5, 0.5)
 ) -> NDArray[np.float64]:
     """A square of the image instead of the whole: compose it as ``window @ random_matrix``.
@@ -74,13 +74,13 @@ def window(
     return np.array([[share_x, 0, offset_x], [0, share_y, offset_y], [0, 0, 1]])
 
 
-def random_window(
+def random_crop_matrix(
     augmentation: Augmentation, shape: tuple[int, ...], size: int, rng: np.random.Generator
 ) -> NDArray[np.float64]:
-    """Draw a `window`: any place, and a scale whose logarithm is uniform in the recipe's range."""
+    """Draw a `crop_matrix`: any place, and a scale whose logarithm is uniform in the recipe's range."""
     low, high = np.log(augmentation.scale_range)
     down, right, scale = rng.random(3)
-    return window(shape, size, np.exp(low + scale * (high - low)), (down, right))
+    return crop_matrix(shape, size, np.exp(low + scale * (high - low)), (down, right))
 
 
 def random_stain(
@@ -114,7 +114,7 @@ def random_stain(
     return np.asarray(changed, np.uint8)
 
 
-def warp(
+def warp_sample(
     image: NDArray[np.uint8],
     labels: NDArray[np.integer],
     matrix: NDArray[np.float64],
@@ -163,8 +163,8 @@ def warp(
     return warped.astype(image.dtype, copy=False), moved.astype(labels.dtype, copy=False)
 
 
-def resize(image: NDArray[np.uint8], size: int) -> NDArray[np.uint8]:
-    """Resize (H, W, 3) uint8 to (size, size, 3), bilinear; `warp` by the identity rounds otherwise."""
+def resize_image(image: NDArray[np.uint8], size: int) -> NDArray[np.uint8]:
+    """Resize (H, W, 3) uint8 to (size, size, 3), bilinear; `warp_sample` rounds differently."""
     resized = cv2.resize(image, (size, size), interpolation=cv2.INTER_LINEAR)
     return resized.astype(np.uint8, copy=False)
 

@@ -10,22 +10,22 @@ from numpy.typing import NDArray
 
 from nucleus_unet.data.sample import Sample
 from nucleus_unet.network.augment import (
+    crop_matrix,
+    random_crop_matrix,
     random_matrix,
     random_stain,
-    random_window,
-    resize,
-    warp,
-    window,
+    resize_image,
+    warp_sample,
 )
 from nucleus_unet.network.normalization import apply_table, normalizing_table
-from nucleus_unet.network.targets import CHANNELS, targets
+from nucleus_unet.network.targets import CHANNELS, training_targets
 from nucleus_unet.recipe import Recipe
 
 LOADING_THREADS = 2  # one may wait for a file; more wait for one another: `benchmarks/gpu.py load`
 BATCHES_AHEAD = 2
 
 
-def batches(
+def training_batches(
     recipe: Recipe, samples: Sequence[Sample], first_step: int = 0
 ) -> Iterator[tuple[NDArray[np.uint8], NDArray[np.float32]]]:
     """Augmented batches from `first_step` to the end of the training, in order.
@@ -79,13 +79,13 @@ def training_view(
     size, augmentation = recipe.data.image_size, recipe.augmentation
     matrix, crop = random_matrix(augmentation, draws), recipe.data.framing == "crop"
     if crop:
-        matrix = random_window(augmentation, labels.shape, size, draws) @ matrix
-    image, labels = warp(image, labels, matrix, size, mirrored=crop)
+        matrix = random_crop_matrix(augmentation, labels.shape, size, draws) @ matrix
+    image, labels = warp_sample(image, labels, matrix, size, mirrored=crop)
     if table is not None:
         image = apply_table(image, table)
     if augmentation.stain_range:
         image = random_stain(image, augmentation.stain_range, draws)
-    return image, targets(labels, recipe.network.outputs)
+    return image, training_targets(labels, recipe.network.outputs)
 
 
 def validation_arrays(
@@ -103,12 +103,12 @@ def validation_arrays(
     tables = _tables(recipe, samples)
     for index, sample in enumerate(samples):
         image, labels = sample.load()
-        matrix = window(labels.shape, size) if crop else np.eye(3)
-        warped, labels = warp(image, labels, matrix, size, mirrored=crop)
-        images[index] = warped if crop else resize(image, size)
+        matrix = crop_matrix(labels.shape, size) if crop else np.eye(3)
+        warped, labels = warp_sample(image, labels, matrix, size, mirrored=crop)
+        images[index] = warped if crop else resize_image(image, size)
         if tables:
             images[index] = apply_table(images[index], tables[index])
-        maps[index] = targets(labels, recipe.network.outputs)
+        maps[index] = training_targets(labels, recipe.network.outputs)
     return images, maps
 
 

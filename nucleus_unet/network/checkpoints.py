@@ -25,7 +25,7 @@ class Checkpoint:
     damaged: tuple[str, ...]
 
 
-def save(folder: Path, step: int, arrays: Mapping[str, NDArray[Any]]) -> None:
+def save_checkpoint(folder: Path, step: int, arrays: Mapping[str, NDArray[Any]]) -> None:
     """Write the state after a step, as ``checkpoint-<step>-<digest>.npz``; only the last two stay.
 
     Damaged ones and what killed writers left are removed.
@@ -39,7 +39,7 @@ def save(folder: Path, step: int, arrays: Mapping[str, NDArray[Any]]) -> None:
         path.unlink()
 
 
-def load(folder: Path) -> Checkpoint:
+def load_checkpoint(folder: Path) -> Checkpoint:
     """The state after the latest step of which there is a whole file; step 0, no arrays without any.
 
     A file whose bytes are not those that were written is taken out of the way, and named.

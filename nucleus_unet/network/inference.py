@@ -14,10 +14,10 @@ from numpy.typing import NDArray
 
 from nucleus_unet.network import backend
 from nucleus_unet.network import unet as unet
-from nucleus_unet.network.augment import resize
+from nucleus_unet.network.augment import resize_image
 from nucleus_unet.network.normalization import apply_table, normalizing_table
 from nucleus_unet.network.targets import CHANNELS
-from nucleus_unet.nuclei.instances import nuclei, upsample
+from nucleus_unet.nuclei.instances import resize_maps, separate_nuclei
 from nucleus_unet.recipe import Data, Inference, Recipe
 
 OVERLAP_PX, BLENDED_PX = 256, 32
@@ -31,7 +31,7 @@ STEP_PX = 64
 FLIPS = ((1, 1), (1, -1), (-1, 1), (-1, -1))
 
 
-def predict(
+def predict_maps(
     model: keras.Model, images: Iterable[NDArray[np.uint8]], recipe: Recipe
 ) -> Iterator[NDArray[np.float32]]:
     """The network's maps of images of any size.
@@ -50,7 +50,7 @@ def predict(
     (S, S, C) float32 in [0, 1], or where the recipe trains on crops (H, W, C for each scale); in
     order
     """
-    seen = (look(image, recipe.data) for image in images)
+    seen = (normalized(image, recipe.data) for image in images)
     if recipe.data.framing == "crop":
         channels, scales = CHANNELS[recipe.network.outputs], recipe.inference.scales
         for image in seen:
@@ -58,13 +58,13 @@ def predict(
             maps = np.empty((height, width, len(scales), channels), np.float32)
             for place, by in enumerate(scales):
                 scaled = _predict_whole(model, _scaled(image, by), channels, recipe.inference)
-                maps[:, :, place] = upsample(scaled, height, width)
+                maps[:, :, place] = resize_maps(scaled, height, width)
             yield maps.reshape(height, width, -1)
     else:
         yield from _predict_resized(model, seen, recipe.inference)
 
 
-def look(image: NDArray[np.uint8], data: Data) -> NDArray[np.uint8]:
+def normalized(image: NDArray[np.uint8], data: Data) -> NDArray[np.uint8]:
     """The image as the network sees it: normalised where the recipe says so."""
     return apply_table(image, normalizing_table(image)) if data.normalize else image
 
@@ -86,7 +86,7 @@ def _predict_resized(
     so would the last bits of the result.
     """
     size = model.input_shape[1]
-    resized = (resize(image, size) for image in images)
+    resized = (resize_image(image, size) for image in images)
     if inference.flips:
         yield from (_predict_tile(model, image, flips=True) for image in resized)
         return
@@ -146,7 +146,7 @@ def _predict_tile(model: keras.Model, tile: NDArray[np.uint8], flips: bool) -> N
     return mean
 
 
-def write_maps(
+def predict_to_files(
     model_path: Path, recipe: Recipe, images: Sequence[Path], to: Sequence[Path]
 ) -> None:
     """Predict prepared images and save one ``.npy`` each; runs in a process set up for it.
@@ -158,22 +158,22 @@ def write_maps(
     recipe : Recipe
         Resolved.
     images, to : sequence of Path
-        ``.npy`` files, (H, W, 3) uint8 in, and out what `predict` gives.
+        ``.npy`` files, (H, W, 3) uint8 in, and out what `predict_maps` gives.
     """
     backend.configure(recipe.training.cpu_threads)
     model = load_model(model_path)
     mapped = (np.load(path, mmap_mode="r") for path in images)
-    for path, maps in zip(to, predict(model, mapped, recipe), strict=True):
+    for path, maps in zip(to, predict_maps(model, mapped, recipe), strict=True):
         np.save(path, maps)
 
 
-def segment(
+def segment_images(
     model: keras.Model, images: Sequence[NDArray[np.uint8]], recipe: Recipe
 ) -> list[NDArray[np.int32]]:
     """Labels at the original size of each image: prediction, upsampling and nuclei in one go."""
     return [
-        nuclei(upsample(maps, *image.shape[:2]), recipe.inference)
-        for image, maps in zip(images, predict(model, images, recipe), strict=True)
+        separate_nuclei(resize_maps(maps, *image.shape[:2]), recipe.inference)
+        for image, maps in zip(images, predict_maps(model, images, recipe), strict=True)
     ]
 
 
@@ -186,7 +186,7 @@ def load_model(path: Path) -> keras.Model:
 def weights_digest(path: Path, threads: int) -> str:
     """SHA-256 over the named arrays of a ``model.keras``, which itself holds a date.
 
-    Runs in a process set up for so many CPU threads, as `write_maps` does.
+    Runs in a process set up for so many CPU threads, as `predict_to_files` does.
     """
     backend.configure(threads)
     digest = hashlib.sha256()

@@ -73,7 +73,7 @@ class Journal(keras.callbacks.Callback):
 
     def _restore(self) -> None:
         """Go back to the last checkpoint; without any, stay at the start."""
-        found = checkpoints.load(self.folder)
+        found = checkpoints.load_checkpoint(self.folder)
         if found.damaged:
             self.events.tell("damaged", files=list(found.damaged), step=found.step)
         self.step, arrays = found.step, found.arrays
@@ -164,7 +164,7 @@ class Journal(keras.callbacks.Callback):
         state = {name: np.asarray(v) for name, v in _named_variables(self._model).items()}
         history = json.dumps([[asdict(epoch) for epoch in self.history], epoch_s])
         arrays = state | metrics | kept | {"history": np.asarray(history)}
-        checkpoints.save(self.folder, self.step, arrays)
+        checkpoints.save_checkpoint(self.folder, self.step, arrays)
         self._saved = time.monotonic()
         if self.asked_to_stop() and not self.finished:
             raise StoppedError(f"stopped after {self.step} steps, from where it goes on")

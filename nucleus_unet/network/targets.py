@@ -9,14 +9,14 @@ CHANNELS = {"mask": 1, "borders": 2}
 """Output channels by ``network.outputs``."""
 
 
-def targets(labels: NDArray[np.integer], outputs: str) -> NDArray[np.float32]:
+def training_targets(labels: NDArray[np.integer], outputs: str) -> NDArray[np.float32]:
     """The maps that the network is to predict.
 
     Parameters
     ----------
     labels : (H, W) int
     outputs : str
-        ``mask``: nucleus or background. ``borders``: that, and the `borders` between touching nuclei.
+        ``mask``: nucleus or background. ``borders``: that, and the `border_map` between touching nuclei.
 
     Returns
     -------
@@ -25,10 +25,10 @@ def targets(labels: NDArray[np.integer], outputs: str) -> NDArray[np.float32]:
     mask = (labels > 0).astype(np.float32)
     if outputs == "mask":
         return mask[..., None]
-    return np.stack([mask, borders(labels)], axis=-1)
+    return np.stack([mask, border_map(labels)], axis=-1)
 
 
-def borders(labels: NDArray[np.integer]) -> NDArray[np.float32]:
+def border_map(labels: NDArray[np.integer]) -> NDArray[np.float32]:
     """1 where two nuclei are within 2 px, whether the pixel is theirs or background between them.
 
     Parameters

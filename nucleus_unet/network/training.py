@@ -11,7 +11,7 @@ from nucleus_unet.data.sample import Sample
 from nucleus_unet.engine import interruption
 from nucleus_unet.engine.events import EVENTS, EventLog
 from nucleus_unet.network import backend
-from nucleus_unet.network.batches import batches, validation_arrays
+from nucleus_unet.network.batches import training_batches, validation_arrays
 from nucleus_unet.network.journal import Journal
 from nucleus_unet.network.losses import maps_loss, mask_dice
 from nucleus_unet.network.metrics import MaskMeanIoU
@@ -19,7 +19,7 @@ from nucleus_unet.network.unet import build_segmenter
 from nucleus_unet.recipe import Recipe, Training
 
 
-def train(
+def train_network(
     recipe: Recipe,
     training_samples: Sequence[Sample],
     validation_samples: Sequence[Sample],
@@ -72,7 +72,7 @@ def train(
                 if done:  # makes the variables of the metrics, which hold what is done
                     model.evaluate(*validation, batch_size=settings.batch_size, steps=1, verbose=0)
                 model.fit(
-                    batches(recipe, training_samples, journal.step),
+                    training_batches(recipe, training_samples, journal.step),
                     steps_per_epoch=settings.steps_per_epoch - done,
                     epochs=epoch + 1 if done else settings.epochs,
                     initial_epoch=epoch,

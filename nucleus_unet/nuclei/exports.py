@@ -61,7 +61,7 @@ def _finite_mean(pixels: NDArray[np.bool_], values: NDArray[np.floating]) -> flo
     return float(finite.mean()) if finite.size else np.nan
 
 
-def table(rows: Iterable[Mapping[str, Any]]) -> str:
+def nuclei_csv(rows: Iterable[Mapping[str, Any]]) -> str:
     """Rows of `measurements`, each with its ``image``, as CSV; numbers to seven digits."""
     text = io.StringIO()
     writer = csv.DictWriter(text, ["image", *_MEASURED.values()], lineterminator="\n")
@@ -141,7 +141,7 @@ def coco(images: Iterable[tuple[str, NDArray[np.integer]]]) -> str:
     for image_id, (name, labels) in enumerate(images, 1):
         height, width = labels.shape
         described.append({"id": image_id, "file_name": name, "height": height, "width": width})
-        for region, encoded in zip(regionprops(labels), rle.encode(labels), strict=True):
+        for region, encoded in zip(regionprops(labels), rle.encode_rle(labels), strict=True):
             top, left, bottom, right = region.bbox
             annotations.append(
                 {

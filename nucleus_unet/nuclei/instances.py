@@ -22,7 +22,7 @@ MOST_COVERED = 1 / 3
 # All were chosen on validation slides, and on microscopes left out of the training.
 
 
-def nuclei(maps: NDArray[np.float32], inference: Inference) -> NDArray[np.int32]:
+def separate_nuclei(maps: NDArray[np.float32], inference: Inference) -> NDArray[np.int32]:
     """Labels from the maps that the network predicts, at the image's size.
 
     Parameters
@@ -94,7 +94,7 @@ def _of_one_scale(maps: NDArray[np.float32], inference: Inference) -> NDArray[np
     return cut
 
 
-def upsample(maps: NDArray[np.float32], height: int, width: int) -> NDArray[np.float32]:
+def resize_maps(maps: NDArray[np.float32], height: int, width: int) -> NDArray[np.float32]:
     """Resize maps bilinearly, from the network's output to an image's own size, where it is another.
 
     Parameters

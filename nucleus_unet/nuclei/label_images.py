@@ -7,7 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 
-def encode(labels: NDArray[np.integer]) -> tuple[str, bytes]:
+def encode_label_image(labels: NDArray[np.integer]) -> tuple[str, bytes]:
     """Encode a label image (H, W) with the labels as its values.
 
     Returns
@@ -20,8 +20,8 @@ def encode(labels: NDArray[np.integer]) -> tuple[str, bytes]:
     return suffix, bytes(cv2.imencode(suffix, labels.astype(dtype))[1])
 
 
-def decode(content: bytes) -> NDArray[Any]:
-    """The labels (H, W) that `encode` made, as uint16 or uint32."""
+def decode_label_image(content: bytes) -> NDArray[Any]:
+    """The labels (H, W) that `encode_label_image` made, as uint16 or uint32."""
     labels = cv2.imdecode(np.frombuffer(content, np.uint8), cv2.IMREAD_UNCHANGED)
     assert labels is not None
     return labels

@@ -43,7 +43,7 @@ class Match:
         return float(self.average_precision.mean())
 
 
-def match(y_true: NDArray[np.integer], y_pred: NDArray[np.integer]) -> Match:
+def match_nuclei(y_true: NDArray[np.integer], y_pred: NDArray[np.integer]) -> Match:
     """Match the nuclei of one image as the 2018 Data Science Bowl does.
 
     Two nuclei match at a threshold if their IoU is strictly above it. Above 0.5 a nucleus can
@@ -78,7 +78,7 @@ def match(y_true: NDArray[np.integer], y_pred: NDArray[np.integer]) -> Match:
 
 
 @dataclass(frozen=True)
-class Errors:
+class NucleusErrors:
     """Labels of the nuclei of one image that are not as they should be, at IoU 0.5.
 
     missed
@@ -95,12 +95,12 @@ class Errors:
     merged: NDArray[np.integer]
 
 
-def errors(y_true: NDArray[np.integer], y_pred: NDArray[np.integer]) -> Errors:
-    """Find what is wrong in a prediction, nucleus by nucleus; arguments as for `match`."""
+def nucleus_errors(y_true: NDArray[np.integer], y_pred: NDArray[np.integer]) -> NucleusErrors:
+    """Find what is wrong in a prediction, nucleus by nucleus; arguments as for `match_nuclei`."""
     overlap = _overlap(y_true, y_pred)
     matching, merged = overlap.matching(10), overlap.merged()
     matched = np.concatenate([overlap.predicted[matching], merged])
-    return Errors(
+    return NucleusErrors(
         missed=np.setdiff1d(overlap.true_labels, overlap.true[matching]),
         invented=np.setdiff1d(overlap.predicted_labels, matched),
         split=overlap.split(),

@@ -18,7 +18,7 @@ from nucleus_unet.files import UNPRINTABLE, write_atomically
 HEADER = ("ImageId", "EncodedPixels")
 
 
-class Problem(NamedTuple):
+class SubmissionProblem(NamedTuple):
     """One thing that is wrong with a submission."""
 
     row: int
@@ -27,7 +27,7 @@ class Problem(NamedTuple):
     what: str
 
 
-def rows(image_id: str, labels: NDArray[np.integer]) -> list[tuple[str, str]]:
+def submission_rows(image_id: str, labels: NDArray[np.integer]) -> list[tuple[str, str]]:
     """Rows of one image: its id with the RLE of each nucleus, or with "" where there is none.
 
     Parameters
@@ -36,7 +36,7 @@ def rows(image_id: str, labels: NDArray[np.integer]) -> list[tuple[str, str]]:
     labels : int array (H, W)
         0 background, 1..n one nucleus each; at the image's original size.
     """
-    return [(image_id, encoded) for encoded in rle.encode(labels) or [""]]
+    return [(image_id, encoded) for encoded in rle.encode_rle(labels) or [""]]
 
 
 def write_submission(path: Path, rows: Iterable[tuple[str, str]]) -> None:
@@ -60,7 +60,7 @@ def write_submission(path: Path, rows: Iterable[tuple[str, str]]) -> None:
 def read_submission(path: Path) -> dict[str, list[str]]:
     """Read a submission into the RLEs of each image, [] where it found nothing.
 
-    The RLEs themselves are checked where they are decoded, and by `validate`.
+    The RLEs themselves are checked where they are decoded, and by `validate_submission`.
 
     Raises
     ------
@@ -77,7 +77,9 @@ def read_submission(path: Path) -> dict[str, list[str]]:
     }
 
 
-def validate(path: Path, sizes: Mapping[str, tuple[int, int]]) -> list[Problem]:
+def validate_submission(
+    path: Path, sizes: Mapping[str, tuple[int, int]]
+) -> list[SubmissionProblem]:
     """Check a submission against the images that it is about.
 
     Parameters
@@ -90,7 +92,7 @@ def validate(path: Path, sizes: Mapping[str, tuple[int, int]]) -> list[Problem]:
     -------
     list of Problem
         By line: a wrong header, a row that is not two fields, an id that is not among the images,
-        an empty row beside other rows of its image, and the rules of `rle.faults`; then, as line
+        an empty row beside other rows of its image, and the rules of `rle.rle_faults`; then, as line
         0, each image that has no row. Empty if the submission is valid.
 
     Raises
@@ -102,26 +104,34 @@ def validate(path: Path, sizes: Mapping[str, tuple[int, int]]) -> list[Problem]:
     for image_id, of_image in found.items():
         lines, rles = zip(*of_image, strict=True)
         if image_id not in sizes:
-            problems += [Problem(line, image_id, "is not an image of this set") for line in lines]
+            problems += [
+                SubmissionProblem(line, image_id, "is not an image of this set") for line in lines
+            ]
             continue
         nuclei = [index for index, encoded in enumerate(rles) if encoded]
         if len(rles) > 1:
             what = "has an empty row, which says that nothing was found, beside other rows"
-            problems += [Problem(line, image_id, what) for line, text in of_image if not text]
-        faults = rle.faults([rles[index] for index in nuclei], *sizes[image_id])
+            problems += [
+                SubmissionProblem(line, image_id, what) for line, text in of_image if not text
+            ]
+        faults = rle.rle_faults([rles[index] for index in nuclei], *sizes[image_id])
         problems += [
-            Problem(lines[nuclei[index]], image_id, f"RLE {index + 1} of the image {what}")
+            SubmissionProblem(
+                lines[nuclei[index]], image_id, f"RLE {index + 1} of the image {what}"
+            )
             for index, what in faults.items()
         ]
     missing = [
-        Problem(0, image_id, "has no row: an image without nuclei needs one, with nothing encoded")
+        SubmissionProblem(
+            0, image_id, "has no row: an image without nuclei needs one, with nothing encoded"
+        )
         for image_id in sizes
         if image_id not in found
     ]
     return sorted(problems) + missing
 
 
-def _scan(path: Path) -> tuple[dict[str, list[tuple[int, str]]], list[Problem]]:
+def _scan(path: Path) -> tuple[dict[str, list[tuple[int, str]]], list[SubmissionProblem]]:
     """(line, RLE) of the rows of each image, and the rows that could not be read as such."""
     try:
         content = path.read_bytes()
@@ -137,14 +147,14 @@ def _scan(path: Path) -> tuple[dict[str, list[tuple[int, str]]], list[Problem]]:
     reader = csv.reader(io.StringIO(text, newline=""), strict=True)
     try:
         if tuple(next(reader, ())) != HEADER:
-            problems.append(Problem(1, "", f"the header is not {','.join(HEADER)}"))
+            problems.append(SubmissionProblem(1, "", f"the header is not {','.join(HEADER)}"))
         for fields in reader:
             if len(fields) == 2:
                 found[fields[0]].append((reader.line_num, fields[1]))
             else:
                 what = f"{len(fields)} fields where there are two, an image id and its RLE"
-                problems.append(Problem(reader.line_num, "", what))
+                problems.append(SubmissionProblem(reader.line_num, "", what))
     except csv.Error as error:
         what = f"not a CSV from here on ({error}): the rest was not read"
-        problems.append(Problem(reader.line_num, "", what))
+        problems.append(SubmissionProblem(reader.line_num, "", what))
     return dict(found), problems

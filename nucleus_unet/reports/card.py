@@ -32,9 +32,9 @@ def model_card(
     sides : mapping of str to sequence of mappings
         ``training`` and ``validation``: ``id``, ``kind`` and ``slide`` of each image.
     events : sequence of mappings
-        Of the training, as `nucleus_unet.network.training.train` writes them.
+        Of the training, as `nucleus_unet.network.training.train_network` writes them.
     scores, by_image
-        As `nucleus_unet.reports.evaluation.score` gives them.
+        As `nucleus_unet.reports.evaluation.score_maps` gives them.
     seen : str, optional
         What is to be said of validation images that the weights know from an earlier training.
     """
@@ -75,8 +75,8 @@ def model_card(
             "## Recipe",
             _differences(recipe),
             "## Scores",
-            table(["kind", "training images", "validation images", "score"], kinds),
-            table(list(scores["by_threshold"][0]), thresholds),
+            markdown_table(["kind", "training images", "validation images", "score"], kinds),
+            markdown_table(list(scores["by_threshold"][0]), thresholds),
             f"{scores['true']:,} nuclei annotated, {scores['predicted']:,} predicted; "
             f"{scores['split']:,} annotated ones were split, {scores['merged']:,} predicted ones hold "
             "several.",
@@ -89,7 +89,7 @@ def model_card(
             *(f"Not validated: {kind}." for kind in unseen),
             *(f"Not trained on: {kind}." for kind in untrained),
             f"{_weak(scores)}The worst of {scores['images']} validation images:",
-            table(columns, worst),
+            markdown_table(columns, worst),
         ]
     )
 
@@ -109,7 +109,7 @@ def _weak(scores: Mapping[str, Any]) -> str:
     return f"Weak on {' and '.join(weak)}. " if weak else ""
 
 
-def table(head: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
+def markdown_table(head: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
     """A table in markdown, whatever the cells hold, image ids perhaps."""
     shown = ([re.sub(r"([\\|\[\]<>*`])", r"\\\1", str(cell)) for cell in row] for row in rows)
     lines = [head, ["---"] * len(head), *shown]

@@ -30,7 +30,7 @@ class Comparison:
         return self.low > 0 and self.slides >= LEAST_SLIDES
 
 
-def compare(
+def compare_scores(
     first: Mapping[str, float], second: Mapping[str, float], slides: Mapping[str, str]
 ) -> Comparison:
     """Paired bootstrap of the scores of two models over slides.

@@ -17,7 +17,7 @@ from nucleus_unet.data.sample import Sample
 from nucleus_unet.errors import NucleusError
 from nucleus_unet.network.backend import usable_cores
 from nucleus_unet.nuclei import scoring
-from nucleus_unet.nuclei.instances import nuclei, upsample
+from nucleus_unet.nuclei.instances import resize_maps, separate_nuclei
 from nucleus_unet.nuclei.submission import read_submission
 from nucleus_unet.recipe import Inference
 from nucleus_unet.reports import figures
@@ -43,7 +43,7 @@ _BY_THRESHOLD = ("average_precision", "precision", "recall", "f1")
 _COUNTS = ("true", "predicted", "split", "merged")
 
 
-def score(
+def score_maps(
     samples: Sequence[Sample],
     maps: Sequence[Path],
     inference: Inference,
@@ -71,10 +71,10 @@ def score(
     matches, iou = {}, {}
     for done, (sample, path) in enumerate(zip(samples, maps, strict=True), 1):
         y_true = sample.load()[1]
-        full = upsample(np.load(path), *y_true.shape)
+        full = resize_maps(np.load(path), *y_true.shape)
         counts = scoring.pixel_counts(y_true, full[..., 0])
         total += counts
-        matches[sample.id] = scoring.match(y_true, nuclei(full, inference))
+        matches[sample.id] = scoring.match_nuclei(y_true, separate_nuclei(full, inference))
         iou[sample.id] = scoring.pixel_scores(counts).iou
         progress(done, len(samples))
     kinds = {sample.id: sample.kind for sample in samples}
@@ -90,7 +90,7 @@ def score(
     return table | asdict(scoring.pixel_scores(total)) | {"by_kind": by_kind, "by_image": rows}
 
 
-def tune(
+def tune_inference(
     samples: Sequence[Sample],
     maps: Sequence[Path],
     inference: Inference,
@@ -104,7 +104,7 @@ def tune(
     Parameters
     ----------
     samples, maps
-        As for `score`.
+        As for `score_maps`.
     inference : Inference
         Where the search starts.
     progress : callable
@@ -119,7 +119,9 @@ def tune(
         def one(case: tuple[Sample, Path]) -> float:
             sample, path = case  # opened each time: a process may not hold thousands of files
             y_true, found = sample.load()[1], np.load(path, mmap_mode="r")
-            return scoring.match(y_true, nuclei(upsample(found, *y_true.shape), setting)).score
+            return scoring.match_nuclei(
+                y_true, separate_nuclei(resize_maps(found, *y_true.shape), setting)
+            ).score
 
         return float(np.mean(list(pool.map(one, zip(samples, maps, strict=True)))))
 
@@ -146,7 +148,7 @@ def pictures(
     Parameters
     ----------
     rows : sequence of mappings
-        ``by_image`` of `score`, worst first.
+        ``by_image`` of `score_maps`, worst first.
 
     Returns
     -------
@@ -170,7 +172,7 @@ def tile(
 ) -> tuple[str, NDArray[np.uint8]]:
     """A tile of `figures.contact_sheet`: the annotated nuclei beside those of predicted maps."""
     image, y_true = sample.load()
-    y_pred = nuclei(upsample(np.load(maps), *y_true.shape), inference)
+    y_pred = separate_nuclei(resize_maps(np.load(maps), *y_true.shape), inference)
     title = f"{figures.short_name(sample.id)}  {said}"
     return title, figures.comparison(image, y_true, y_pred, side_px=400)
 
@@ -200,10 +202,10 @@ def match_submission(
                 "truth, with nothing after the comma where no nucleus was found"
             )
         try:
-            y_pred = rle.decode(found[image_id], *y_true.shape)
+            y_pred = rle.decode_rle(found[image_id], *y_true.shape)
         except NucleusError as error:
             raise NucleusError(f"{path}: image {image_id}: {error}") from error
-        matches[image_id] = scoring.match(y_true, y_pred)
+        matches[image_id] = scoring.match_nuclei(y_true, y_pred)
     if not matches:
         raise NucleusError(f"{path}: the truth has no image to score against")
     return matches

@@ -14,7 +14,7 @@ from matplotlib.patches import Patch
 from matplotlib.ticker import MaxNLocator
 from numpy.typing import NDArray
 
-from nucleus_unet.nuclei.scoring import errors
+from nucleus_unet.nuclei.scoring import nucleus_errors
 
 # Told apart in lightness as well as hue, so also with any kind of colour blindness; vivid against
 # black, gray, purple tissue and white.
@@ -22,13 +22,13 @@ PREDICTION = (255, 90, 0)
 FOUND = (255, 240, 0)
 MISSED = (0, 190, 255)
 INVENTED = (255, 40, 40)
-SPLIT = (0, 220, 90)
+SPLIT_UP = (0, 220, 90)
 MERGED = (255, 0, 255)
 _LEGEND = {
     PREDICTION: "predicted",
     FOUND: "found (IoU above 0.5)",
     MISSED: "missed",
-    SPLIT: "missed, as it was split",
+    SPLIT_UP: "missed, as it was split",
     INVENTED: "matches none",
     MERGED: "several in one",
 }
@@ -195,13 +195,13 @@ def comparison(
     uint8 array (h, 2 w + 4, 3)
         RGB; the longer side of each half has `side_px`.
     """
-    wrong = errors(y_true, y_pred)
+    wrong = nucleus_errors(y_true, y_pred)
     truth = overlay(
         image,
         y_true,
         side_px=side_px,
         colour=FOUND,
-        others=[(MISSED, wrong.missed), (SPLIT, np.intersect1d(wrong.split, wrong.missed))],
+        others=[(MISSED, wrong.missed), (SPLIT_UP, np.intersect1d(wrong.split, wrong.missed))],
     )
     predicted = overlay(
         image,

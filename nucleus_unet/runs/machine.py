@@ -9,7 +9,7 @@ CPU_FLAGS = ("avx", "avx2", "fma", "avx512f", "avx512_bf16", "avx512_vnni", "amx
 """Of /proc/cpuinfo: by them TensorFlow's kernels choose how they multiply and add."""
 
 
-def machine() -> dict[str, str]:
+def describe_machine() -> dict[str, str]:
     """Python, operating system, processor, GPUs with their driver, and the switches that are set.
 
     Imports no backend.

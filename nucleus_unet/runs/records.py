@@ -13,12 +13,12 @@ import mlflow
 from mlflow import MlflowClient
 from mlflow.exceptions import MlflowException
 
-from nucleus_unet.engine.home import home, without_credentials
+from nucleus_unet.engine.home import home_folder, without_credentials
 from nucleus_unet.errors import NucleusError
 from nucleus_unet.files import locked, sha256_file
 from nucleus_unet.recipe import Recipe, parse_recipe
 from nucleus_unet.runs.reproduction import LoggedDataset, Record, environment_script
-from nucleus_unet.runs.tracking import ABSENT, MODEL, MODEL_FILES
+from nucleus_unet.runs.tracking import ABSENT, MODEL_ARTIFACT, MODEL_FILES
 
 
 def require_run(run_id: str) -> dict[str, str]:
@@ -66,12 +66,12 @@ def fetch_model(run_id: str) -> tuple[Recipe, Path]:
             f"run {run_id}: its tag {MODEL_FILES} is damaged, and its files cannot be checked: train "
             "again (nucleus reproduce --retrain)"
         ) from error
-    folder = fetch_artifact(run_id, MODEL) / "artifacts"
+    folder = fetch_artifact(run_id, MODEL_ARTIFACT) / "artifacts"
     for name, digest in digests.items():
         if not (folder / name).is_file() or sha256_file(folder / name) != digest:
             raise NucleusError(
-                f"run {run_id}: its artifact {MODEL}/artifacts/{name} is damaged, other than what "
-                "was logged: restore it, or train again (nucleus reproduce --retrain)"
+                f"run {run_id}: its artifact {MODEL_ARTIFACT}/artifacts/{name} is damaged, other than "
+                "what was logged: restore it, or train again (nucleus reproduce --retrain)"
             )
     values = json.loads((folder / "recipe.json").read_text())
     return recipe_of(run_id, values), folder / "model.keras"
@@ -189,9 +189,9 @@ def fetch_artifact(run_id: str, name: str) -> Path:
 
 def _fetch(run_id: str, name: str) -> Path:
     """Fetch an artifact; each file takes the place of one that is there, which others may read."""
-    to = home() / "fetched" / run_id
+    to = home_folder() / "fetched" / run_id
     to.mkdir(parents=True, exist_ok=True)
-    with locked(home() / "locks" / f"fetch-{run_id}"):
+    with locked(home_folder() / "locks" / f"fetch-{run_id}"):
         for left in to.glob(".*"):  # by one that was killed
             shutil.rmtree(left)
         with tempfile.TemporaryDirectory(dir=to, prefix=".") as fresh:

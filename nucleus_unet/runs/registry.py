@@ -82,7 +82,7 @@ def challenge(version: Version) -> None:
     MlflowClient().set_registered_model_alias(NAME, CHALLENGER, version.number)
 
 
-def promote(number: str, who: str, why: str) -> Version:
+def promote_version(number: str, who: str, why: str) -> Version:
     """Make a version the champion, and note who did so, when and why.
 
     Raises
@@ -100,7 +100,7 @@ def promote(number: str, who: str, why: str) -> Version:
     return version
 
 
-def rollback(who: str, why: str) -> Version:
+def restore_champion(who: str, why: str) -> Version:
     """Make that version the champion which was so before; again and again it goes further back.
 
     Raises

@@ -12,7 +12,7 @@ import numpy as np
 from nucleus_unet.data import rle
 from nucleus_unet.errors import NucleusError
 from nucleus_unet.network.backend import SWITCHES
-from nucleus_unet.nuclei.scoring import match
+from nucleus_unet.nuclei.scoring import match_nuclei
 from nucleus_unet.nuclei.submission import read_submission
 from nucleus_unet.recipe import flatten
 
@@ -65,7 +65,7 @@ class ImageDifference:
     """That are nucleus in one alone."""
 
 
-def changes(a: Record, b: Record) -> list[str]:
+def run_differences(a: Record, b: Record) -> list[str]:
     """In what two runs differ that can change what they made, the likeliest cause first.
 
     Recipe, data, the packages that compute, processor and switches, source, other packages.
@@ -116,8 +116,8 @@ def compare_submissions(
     for id_, size in sizes.items():
         if first.get(id_) == second.get(id_):
             continue
-        before, after = (rle.decode(rows.get(id_, []), *size) for rows in (first, second))
-        same = int(match(before, after).tp[0])
+        before, after = (rle.decode_rle(rows.get(id_, []), *size) for rows in (first, second))
+        same = int(match_nuclei(before, after).tp[0])
         found.append(
             ImageDifference(
                 id_,

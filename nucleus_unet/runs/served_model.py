@@ -10,7 +10,7 @@ import mlflow
 import numpy as np
 from mlflow.pyfunc.model import PythonModel
 
-from nucleus_unet.network.inference import load_model, segment
+from nucleus_unet.network.inference import load_model, segment_images
 from nucleus_unet.recipe import Recipe
 
 
@@ -25,7 +25,7 @@ class ServedModel(PythonModel):
 
     def predict(self, context: Any, model_input: np.ndarray, params: Any = None) -> np.ndarray:
         """(N, H, W, 3) uint8 RGB to (N, H, W) int32, 0 background and 1..n one nucleus each."""
-        return np.stack(segment(self.network, list(model_input), self.recipe))
+        return np.stack(segment_images(self.network, list(model_input), self.recipe))
 
 
 mlflow.models.set_model(ServedModel())

@@ -30,7 +30,7 @@ class Source:
         return bool(self.diff)
 
 
-def source() -> Source:
+def checkout_source() -> Source:
     """The revision of the checkout that this package lies in.
 
     Raises
@@ -45,7 +45,7 @@ def source() -> Source:
     )
 
 
-def packages() -> list[str]:
+def installed_packages() -> list[str]:
     """Installed distributions, sorted, as ``name==version``."""
     return sorted({f"{d.name}=={d.version}" for d in metadata.distributions()}, key=str.lower)
 

@@ -33,25 +33,25 @@ from mlflow.utils.mlflow_tags import (
 )
 from sqlalchemy.exc import DBAPIError
 
-from nucleus_unet.engine.home import home, ui_url, without_credentials
+from nucleus_unet.engine.home import home_folder, ui_url, without_credentials
 from nucleus_unet.engine.interruption import StoppedError
 from nucleus_unet.engine.servers import is_refusal, raise_if_refused
 from nucleus_unet.errors import NucleusError
 from nucleus_unet.files import locked, make_folder, sha256_file
 from nucleus_unet.recipe import Recipe
-from nucleus_unet.runs.machine import machine
+from nucleus_unet.runs.machine import describe_machine
 from nucleus_unet.runs.reproduction import LoggedDataset
-from nucleus_unet.runs.source import packages, requirements_lock, source
+from nucleus_unet.runs.source import checkout_source, installed_packages, requirements_lock
 
 _logger = logging.getLogger(__name__)
 
 EXPERIMENT = "nucleus-unet"
 PARENT = str(MLFLOW_PARENT_RUN_ID)
 """Tag: the run of which a run is a part."""
-MODEL = "model"
+MODEL_ARTIFACT = "model"
 MODEL_FILES, MODEL_ID = "model.files", "model.id"
 """Tags: the SHA-256 of each file of the model, by name; and its id in MLflow."""
-PACKAGE = Path(__file__).parents[1]
+_PACKAGE = Path(__file__).parents[1]
 # How MLflow answers that there is no such thing, or that no id looks like this.
 ABSENT = ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE")
 # What the logged model needs to be loaded elsewhere, at the versions that made it.
@@ -86,7 +86,7 @@ def make_database() -> None:
     if not path.is_absolute() or path.exists():
         return
     make_folder(path.parent, "set MLFLOW_TRACKING_URI to one that you can write")
-    with locked(home() / "locks" / "mlflow"):
+    with locked(home_folder() / "locks" / "mlflow"):
         if path.exists():
             return
         folder = path.with_suffix(".partial")
@@ -97,7 +97,7 @@ def make_database() -> None:
         folder.rmdir()
 
 
-def require_access() -> None:
+def require_mlflow() -> None:
     """See that MLflow lets us in.
 
     Raises
@@ -147,7 +147,7 @@ def open_run(
         Digest of all that decides what the run makes.
     """
     client = MlflowClient()
-    code = source()
+    code = checkout_source()
     tags = {
         "kind": kind,
         "work": work,
@@ -170,8 +170,8 @@ def open_run(
             run.id, params=[Param(key, str(value)) for key, value in recipe.flat().items()]
         )
         client.log_text(run.id, recipe.model_dump_json(indent=1), "recipe.json")
-        client.log_text(run.id, "\n".join(packages()) + "\n", "packages.txt")
-        client.log_text(run.id, json.dumps(machine(), indent=1), "machine.json")
+        client.log_text(run.id, "\n".join(installed_packages()) + "\n", "packages.txt")
+        client.log_text(run.id, json.dumps(describe_machine(), indent=1), "machine.json")
         if requirements := requirements_lock():
             client.log_text(run.id, requirements, "requirements.lock")
         if code.dirty:
@@ -326,11 +326,11 @@ def log_model(run: Run, recipe: Recipe, network: Path) -> str:
         mlflow.start_run(run_id=run.id)
         try:
             logged = mlflow.pyfunc.log_model(
-                name=MODEL,
+                name=MODEL_ARTIFACT,
                 # MLflow copies the run's metrics of this step to the model; none has it.
                 step=-1,
-                python_model=str(PACKAGE / "runs" / "served_model.py"),
-                code_paths=[str(PACKAGE)],
+                python_model=str(_PACKAGE / "runs" / "served_model.py"),
+                code_paths=[str(_PACKAGE)],
                 artifacts={"network": str(network), "recipe": str(recipe_file)},
                 signature=ModelSignature(
                     Schema([TensorSpec(np.dtype(np.uint8), (-1, -1, -1, 3))]),
@@ -379,7 +379,7 @@ def _experiment(client: MlflowClient) -> str:
             )
         return str(found.experiment_id)
     local = not mlflow.get_tracking_uri().startswith(("http://", "https://"))
-    location = (home() / "mlartifacts").as_uri() if local else None
+    location = (home_folder() / "mlartifacts").as_uri() if local else None
     # Without it MLflow's UI opens the experiment as one of language models, on its empty traces.
     tags = {"mlflow.experimentKind": "custom_model_development"}
     try:

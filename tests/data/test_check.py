@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from nucleus_unet.data.check import check, format_report
+from nucleus_unet.data.check import check_dataset, format_report
 from nucleus_unet.errors import NucleusError
 
 
@@ -33,7 +33,7 @@ def good(tmp_path: Path) -> Path:
 
 
 def test_sound_set(good: Path) -> None:
-    report = check(good)
+    report = check_dataset(good)
     assert report.ok
     assert (report.images, report.annotated) == (2, 2)
     assert report.sizes == {(8, 9): 2}
@@ -50,13 +50,13 @@ def test_files_that_belong_to_no_image_are_named(good: Path) -> None:
     for number in range(5):
         (good / f"{number}.bmp").touch()
     (good / "a/notes.txt").touch()
-    lines = format_report(check(good)).splitlines()
+    lines = format_report(check_dataset(good)).splitlines()
     assert "not read           6 0.bmp, 1.bmp, 2.bmp and 3 more" in lines
 
 
 def test_test_set_needs_no_masks(tmp_path: Path) -> None:
     write_png(tmp_path / "a/images/a.png", square(0, 3))
-    report = check(tmp_path)
+    report = check_dataset(tmp_path)
     assert report.ok
     assert (report.annotated, report.areas_px.size) == (0, 0)
 
@@ -84,7 +84,7 @@ def test_every_problem_is_listed_by_file(good: Path) -> None:
     write_png(good / "g/masks.png", square(5, 2))
     os.truncate(good / "g/masks.png", 50)
 
-    report = check(good)
+    report = check_dataset(good)
     assert not report.ok
     assert [(problem.file, problem.kind) for problem in report.problems] == [
         ("a/masks/3.png", "empty"),
@@ -110,15 +110,15 @@ def test_every_problem_is_listed_by_file(good: Path) -> None:
 
 def test_progress_and_layout_errors(good: Path) -> None:
     seen: list[tuple[int, int]] = []
-    check(good, lambda done, total: seen.append((done, total)))
+    check_dataset(good, lambda done, total: seen.append((done, total)))
     assert seen[-1] == (2, 2)
     with pytest.raises(NucleusError, match="no such file or folder"):
-        check(good / "absent")
+        check_dataset(good / "absent")
 
 
 @pytest.mark.slow
 def test_real_training_set(dsb2018: Path) -> None:
-    report = check(dsb2018 / "stage1_train.zip")
+    report = check_dataset(dsb2018 / "stage1_train.zip")
     assert (report.images, report.areas_px.size, report.modes) == (664, 28_986, {"RGBA": 664})
     assert {problem.kind for problem in report.problems} == {"overlap"}
     assert len(report.problems) == 6

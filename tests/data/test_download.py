@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from nucleus_unet.data import download
-from nucleus_unet.data.download import FILES, SOURCE, SUMS, fetch
+from nucleus_unet.data.download import FILES, SOURCE, SUMS, download_dataset
 from nucleus_unet.errors import NucleusError
 from nucleus_unet.files import locked
 
@@ -124,7 +124,7 @@ def test_the_publisher_s_files_and_the_licence_are_named() -> None:
 def test_a_second_fetch_into_the_folder_is_refused(publisher: Publisher, tmp_path: Path) -> None:
     refused = pytest.raises(NucleusError, match="another fetch into it is under way")
     with locked(tmp_path / ".nucleus-fetch.lock"), refused:
-        fetch("dsb2018", tmp_path, publisher.url)
+        download_dataset("dsb2018", tmp_path, publisher.url)
     assert left_in(tmp_path) == []
     assert publisher.requests == []
 
@@ -133,7 +133,9 @@ def test_files_come_whole_with_their_hashes_and_not_a_second_time(
     publisher: Publisher, tmp_path: Path
 ) -> None:
     calls: list[tuple[str, int, int | None]] = []
-    paths = fetch("dsb2018", tmp_path / "new", publisher.url, lambda *call: calls.append(call))
+    paths = download_dataset(
+        "dsb2018", tmp_path / "new", publisher.url, lambda *call: calls.append(call)
+    )
     assert paths == [tmp_path / "new" / ZIP, tmp_path / "new" / CSV]
     assert {path.name: path.read_bytes() for path in paths} == publisher.files
     assert (tmp_path / "new" / SUMS).read_text() == sums(publisher)
@@ -144,24 +146,27 @@ def test_files_come_whole_with_their_hashes_and_not_a_second_time(
 
     calls.clear()
     assert (
-        fetch("dsb2018", tmp_path / "new", publisher.url, lambda *call: calls.append(call)) == paths
+        download_dataset(
+            "dsb2018", tmp_path / "new", publisher.url, lambda *call: calls.append(call)
+        )
+        == paths
     )
     assert len(publisher.requests) == 2
     assert calls == [(path.name, path.stat().st_size, path.stat().st_size) for path in paths]
 
 
 def test_a_redirect_is_followed(publisher: Publisher, tmp_path: Path) -> None:
-    fetch("dsb2018", tmp_path, publisher.url.replace("bbbc", "moved/"))
+    download_dataset("dsb2018", tmp_path, publisher.url.replace("bbbc", "moved/"))
     assert (tmp_path / SUMS).read_text() == sums(publisher)
 
 
 def test_a_cut_download_goes_on_from_where_it_stopped(publisher: Publisher, tmp_path: Path) -> None:
     publisher.cuts = [4000, 0, 0, 1000]
     with pytest.raises(NucleusError, match=rf"cannot fetch {publisher.url}/{ZIP}: .*goes on from"):
-        fetch("dsb2018", tmp_path, publisher.url)
+        download_dataset("dsb2018", tmp_path, publisher.url)
     assert (tmp_path / f"{ZIP}.part").read_bytes() == publisher.files[ZIP][:4000]
     assert not (tmp_path / ZIP).exists()
-    fetch("dsb2018", tmp_path, publisher.url)
+    download_dataset("dsb2018", tmp_path, publisher.url)
     spans = [span for name, span in publisher.requests if name == ZIP]
     assert spans == [None, *["bytes=4000-"] * 3, "bytes=5000-"]
     assert (tmp_path / SUMS).read_text() == sums(publisher)
@@ -174,10 +179,10 @@ def test_a_file_that_changed_meanwhile_starts_over(
 ) -> None:
     publisher.cuts = [4000, 0, 0]
     with pytest.raises(NucleusError, match="cannot fetch"):
-        fetch("dsb2018", tmp_path, publisher.url)
+        download_dataset("dsb2018", tmp_path, publisher.url)
     publisher.files[ZIP], publisher.etag = zipped(b"new" * 3000), '"v2"'
     publisher.if_range = if_range
-    fetch("dsb2018", tmp_path, publisher.url)
+    download_dataset("dsb2018", tmp_path, publisher.url)
     assert (tmp_path / ZIP).read_bytes() == publisher.files[ZIP]
 
 
@@ -186,7 +191,7 @@ def test_a_server_that_cannot_resume_sends_all_of_it_again(
     publisher: Publisher, tmp_path: Path, etag: str | None
 ) -> None:
     publisher.etag, publisher.ranges, publisher.cuts = etag, False, [4000, 3000]
-    fetch("dsb2018", tmp_path, publisher.url)
+    download_dataset("dsb2018", tmp_path, publisher.url)
     assert (tmp_path / ZIP).read_bytes() == publisher.files[ZIP]
     asked = publisher.requests[1][1]
     assert asked == ("bytes=4000-" if etag == '"v1"' else None)
@@ -198,7 +203,7 @@ def test_a_part_that_is_whole_is_taken_and_a_longer_one_starts_over(
 ) -> None:
     (tmp_path / f"{ZIP}.part").write_bytes(publisher.files[ZIP] + more)
     (tmp_path / f"{ZIP}.part.etag").write_text('"v1"')
-    fetch("dsb2018", tmp_path, publisher.url)
+    download_dataset("dsb2018", tmp_path, publisher.url)
     assert (tmp_path / SUMS).read_text() == sums(publisher)
     assert [name for name, _ in publisher.requests].count(ZIP) == requests
     assert not list(tmp_path.glob("*.etag"))
@@ -213,27 +218,27 @@ def test_a_fetch_that_is_stopped_at_the_last_byte_keeps_it(
     with monkeypatch.context() as patched:
         patched.setattr(download, "sha256_file", stop)
         with pytest.raises(KeyboardInterrupt):
-            fetch("dsb2018", tmp_path, publisher.url)
+            download_dataset("dsb2018", tmp_path, publisher.url)
     assert (tmp_path / f"{ZIP}.part").read_bytes() == publisher.files[ZIP]
-    fetch("dsb2018", tmp_path, publisher.url)
+    download_dataset("dsb2018", tmp_path, publisher.url)
     assert (tmp_path / SUMS).read_text() == sums(publisher)
 
 
 def test_a_file_that_is_not_the_first_one_is_refused(publisher: Publisher, tmp_path: Path) -> None:
-    fetch("dsb2018", tmp_path, publisher.url)
+    download_dataset("dsb2018", tmp_path, publisher.url)
     first = hashlib.sha256(publisher.files[CSV]).hexdigest()
 
     (tmp_path / CSV).write_bytes(b"ImageId,mine\n")
     mine = hashlib.sha256(b"ImageId,mine\n").hexdigest()
     with pytest.raises(NucleusError, match=rf"{CSV}: .* {mine}, .* {first}; delete it to fetch"):
-        fetch("dsb2018", tmp_path, publisher.url)
+        download_dataset("dsb2018", tmp_path, publisher.url)
     assert (tmp_path / CSV).read_bytes() == b"ImageId,mine\n"
 
     (tmp_path / CSV).unlink()
     publisher.files[CSV] = b"ImageId,theirs\n"
     theirs = hashlib.sha256(b"ImageId,theirs\n").hexdigest()
     with pytest.raises(NucleusError, match=rf"{CSV}: .* {theirs}, .* {first}; remove its line"):
-        fetch("dsb2018", tmp_path, publisher.url)
+        download_dataset("dsb2018", tmp_path, publisher.url)
     assert left_in(tmp_path) == [SUMS, ZIP]
 
 
@@ -242,7 +247,7 @@ def test_a_file_without_a_recorded_hash_is_not_taken_for_the_publisher_s(
 ) -> None:
     (tmp_path / ZIP).write_bytes(b"mine")
     with pytest.raises(NucleusError, match=rf"{ZIP} is there without a recorded hash: move it"):
-        fetch("dsb2018", tmp_path, publisher.url)
+        download_dataset("dsb2018", tmp_path, publisher.url)
     assert (tmp_path / ZIP).read_bytes() == b"mine"
 
 
@@ -251,34 +256,34 @@ def test_other_lines_of_the_record_stay_and_broken_ones_are_named(
 ) -> None:
     line = f"{'0' * 64}  other.zip\n"
     (tmp_path / SUMS).write_text(line)
-    fetch("dsb2018", tmp_path, publisher.url)
+    download_dataset("dsb2018", tmp_path, publisher.url)
     assert (tmp_path / SUMS).read_text() == line + sums(publisher)
     (tmp_path / SUMS).write_text(line + "nonsense\n")
     with pytest.raises(NucleusError, match=rf"{SUMS}, line 2: not .* mend or remove"):
-        fetch("dsb2018", tmp_path, publisher.url)
+        download_dataset("dsb2018", tmp_path, publisher.url)
 
 
 def test_an_unknown_data_set_is_refused(tmp_path: Path) -> None:
     with pytest.raises(NucleusError, match="'dsb2019' is not known: choose one of dsb2018"):
-        fetch("dsb2019", tmp_path)
+        download_dataset("dsb2019", tmp_path)
 
 
 def test_a_missing_file_is_said_at_once(publisher: Publisher, tmp_path: Path) -> None:
     del publisher.files[ZIP]
     with pytest.raises(NucleusError, match=rf"{publisher.url}/{ZIP}: the server answered 404"):
-        fetch("dsb2018", tmp_path, publisher.url)
+        download_dataset("dsb2018", tmp_path, publisher.url)
     assert len(publisher.requests) == 1
     assert left_in(tmp_path) == []
 
 
 def test_no_network_is_said(publisher: Publisher, tmp_path: Path) -> None:
     with pytest.raises(NucleusError, match=r"cannot fetch http://127.0.0.1:9/.*check the network"):
-        fetch("dsb2018", tmp_path, "http://127.0.0.1:9/")
+        download_dataset("dsb2018", tmp_path, "http://127.0.0.1:9/")
 
 
 def test_redirects_in_a_circle_are_said(publisher: Publisher, tmp_path: Path) -> None:
     with pytest.raises(NucleusError, match=r"cannot fetch .*loop.*try again later"):
-        fetch("dsb2018", tmp_path, publisher.url.replace("bbbc", "moved/loop"))
+        download_dataset("dsb2018", tmp_path, publisher.url.replace("bbbc", "moved/loop"))
 
 
 @pytest.mark.parametrize("name", [ZIP, CSV])
@@ -287,7 +292,7 @@ def test_a_page_in_place_of_the_file_is_refused(
 ) -> None:
     publisher.files[name] = b"<html>please log in</html>"
     with pytest.raises(NucleusError, match=f"{name}: what came is not a whole (zip|csv) file"):
-        fetch("dsb2018", tmp_path, publisher.url)
+        download_dataset("dsb2018", tmp_path, publisher.url)
     assert not [left for left in left_in(tmp_path) if left.startswith(name)]
 
 
@@ -296,20 +301,20 @@ def test_a_zip_cut_where_no_length_was_told_is_refused(
 ) -> None:
     publisher.length, publisher.cuts = False, [4000]
     with pytest.raises(NucleusError, match="not a whole zip file"):
-        fetch("dsb2018", tmp_path, publisher.url)
+        download_dataset("dsb2018", tmp_path, publisher.url)
 
 
 def test_a_folder_that_cannot_be_written_is_said(publisher: Publisher, tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(NucleusError, match=r"cannot write .*file: File exists; make room there or"):
-        fetch("dsb2018", tmp_path / "file", publisher.url)
+        download_dataset("dsb2018", tmp_path / "file", publisher.url)
 
 
 @pytest.mark.skipif(not os.path.exists("/dev/full"), reason="needs /dev/full")
 def test_a_full_disk_is_said(publisher: Publisher, tmp_path: Path) -> None:
     (tmp_path / f"{ZIP}.part").symlink_to("/dev/full")
     with pytest.raises(NucleusError, match="No space left on device; make room there or choose"):
-        fetch("dsb2018", tmp_path, publisher.url)
+        download_dataset("dsb2018", tmp_path, publisher.url)
 
 
 @settings(max_examples=25, deadline=None)
@@ -322,5 +327,5 @@ def test_wherever_the_connection_breaks_the_same_bytes_arrive(
     with pytest.MonkeyPatch.context() as patch:
         patch.setitem(FILES, "dsb2018", (ZIP,))
         patch.setattr(download, "_PAUSES_S", (0.0,) * 6)
-        (path,) = fetch("dsb2018", tmp_path_factory.mktemp("cuts"), running.url)
+        (path,) = download_dataset("dsb2018", tmp_path_factory.mktemp("cuts"), running.url)
     assert path.read_bytes() == running.files[ZIP]

@@ -8,7 +8,7 @@ from hypothesis.extra.numpy import arrays
 from numpy.typing import NDArray
 
 from nucleus_unet.data import masks as module
-from nucleus_unet.data.masks import check_label_image, merge_masks, relabel
+from nucleus_unet.data.masks import check_label_image, merge_into_labels, relabel
 
 
 def mask(*rows: str, dtype: type = np.uint8, value: float = 255) -> NDArray:
@@ -21,14 +21,14 @@ def test_doctests() -> None:
 
 
 def test_labels_follow_the_file_names() -> None:
-    merged = merge_masks([("b.png", mask("..#")), ("a.png", mask("#.."))], (1, 3))
+    merged = merge_into_labels([("b.png", mask("..#")), ("a.png", mask("#.."))], (1, 3))
     assert merged.labels.tolist() == [[1, 0, 2]]
     assert merged.labels.dtype == np.int32
     assert merged.problems == ()
 
 
 def test_no_masks() -> None:
-    merged = merge_masks([], (2, 3))
+    merged = merge_into_labels([], (2, 3))
     assert merged.labels.tolist() == [[0, 0, 0], [0, 0, 0]]
     assert merged.problems == ()
 
@@ -37,17 +37,17 @@ def test_no_masks() -> None:
     ("dtype", "value"), [(np.uint8, 1), (np.uint8, 255), (np.uint16, 9), (np.float32, 1), (bool, 1)]
 )
 def test_two_values_are_background_and_nucleus(dtype: type, value: float) -> None:
-    merged = merge_masks([("a.png", mask("#.#", dtype=dtype, value=value))], (1, 3))
+    merged = merge_into_labels([("a.png", mask("#.#", dtype=dtype, value=value))], (1, 3))
     assert merged.labels.tolist() == [[1, 0, 1]]
     assert merged.problems == ()
 
 
 def test_nucleus_that_fills_the_image() -> None:
-    assert merge_masks([("a.png", mask("##"))], (1, 2)).labels.tolist() == [[1, 1]]
+    assert merge_into_labels([("a.png", mask("##"))], (1, 2)).labels.tolist() == [[1, 1]]
 
 
 def test_left_out_are_empty_masks_and_other_sizes() -> None:
-    merged = merge_masks(
+    merged = merge_into_labels(
         [("a.png", mask("...")), ("b.png", mask("##")), ("c.png", mask(".#."))], (1, 3)
     )
     assert merged.labels.tolist() == [[0, 1, 0]]
@@ -58,26 +58,26 @@ def test_left_out_are_empty_masks_and_other_sizes() -> None:
 
 
 def test_stray_values_are_cut_at_half_of_the_range() -> None:
-    merged = merge_masks([("a.png", np.array([[0, 127, 128, 255]], np.uint8))], (1, 4))
+    merged = merge_into_labels([("a.png", np.array([[0, 127, 128, 255]], np.uint8))], (1, 4))
     assert merged.labels.tolist() == [[0, 0, 1, 1]]
     assert [(p.file, p.kind) for p in merged.problems] == [("a.png", "stray values")]
     assert merged.problems[0].detail.startswith("2 pixels")
 
 
 def test_minus_one_is_one_other_value() -> None:
-    merged = merge_masks([("a.png", np.array([[0, -1, -1]], np.int8))], (1, 3))
+    merged = merge_into_labels([("a.png", np.array([[0, -1, -1]], np.int8))], (1, 3))
     assert merged.labels.tolist() == [[0, 1, 1]]
     assert merged.problems == ()
 
 
 def test_stray_values_below_half_leave_nothing() -> None:
-    merged = merge_masks([("a.png", np.array([[0, 1, 2]], np.uint8))], (1, 3))
+    merged = merge_into_labels([("a.png", np.array([[0, 1, 2]], np.uint8))], (1, 3))
     assert not merged.labels.any()
     assert [p.kind for p in merged.problems] == ["stray values", "empty"]
 
 
 def test_overlap_goes_to_the_smaller_nucleus() -> None:
-    merged = merge_masks([("a.png", mask("####.")), ("b.png", mask("..###"))], (1, 5))
+    merged = merge_into_labels([("a.png", mask("####.")), ("b.png", mask("..###"))], (1, 5))
     assert merged.labels.tolist() == [[1, 1, 2, 2, 2]]
     [problem] = merged.problems
     assert (problem.file, problem.kind) == ("a.png", "overlap")
@@ -87,21 +87,21 @@ def test_overlap_goes_to_the_smaller_nucleus() -> None:
 def test_overlap_of_equals_goes_to_the_first() -> None:
     for order in (1, -1):
         files = [("a.png", mask("##.")), ("b.png", mask(".##"))][::order]
-        merged = merge_masks(files, (1, 3))
+        merged = merge_into_labels(files, (1, 3))
         assert merged.labels.tolist() == [[1, 1, 2]]
         assert [p.file for p in merged.problems] == ["b.png"]
 
 
 def test_covered_nucleus_is_left_out_and_the_rest_renumbered() -> None:
     files = [("a.png", mask("####")), ("b.png", mask("##..")), ("c.png", mask("..##"))]
-    merged = merge_masks(files, (1, 4))
+    merged = merge_into_labels(files, (1, 4))
     assert merged.labels.tolist() == [[1, 1, 2, 2]]
     assert [(p.file, p.kind) for p in merged.problems] == [("a.png", "covered")]
 
 
 @given(st.lists(arrays(bool, (5, 6)), max_size=6))
 def test_merged_is_the_rule_pixel_by_pixel(stack: list[NDArray[np.bool_]]) -> None:
-    merged = merge_masks([(f"{i}.png", m) for i, m in enumerate(stack)], (5, 6))
+    merged = merge_into_labels([(f"{i}.png", m) for i, m in enumerate(stack)], (5, 6))
     owner = np.full((5, 6), -1)
     for y, x in np.ndindex(5, 6):
         claims = [(m.sum(), i) for i, m in enumerate(stack) if m[y, x]]

@@ -11,13 +11,13 @@ from nucleus_unet.data import prepared
 from nucleus_unet.data.prepared import (
     Images,
     Labels,
+    damaged_entries,
     dataset_digest,
-    ingest,
     load_image,
     load_labels,
-    merge,
+    prepare_images,
+    prepare_labels,
     read_index,
-    verify,
     write_index,
 )
 from nucleus_unet.errors import NucleusError
@@ -76,8 +76,8 @@ def as_zip(folder: Path) -> Path:
 
 
 def test_what_is_stored(raw: Path, store: Path) -> None:
-    images = ingest([raw], store, "code")
-    labels = merge([raw], images, store, "code")
+    images = prepare_images([raw], store, "code")
+    labels = prepare_labels([raw], images, store, "code")
     a, b = images.entries
     assert (a.id, a.height, a.width) == ("a", 1, 3)
     assert (b.id, b.height, b.width) == ("b", 4, 6)
@@ -93,23 +93,25 @@ def test_what_is_stored(raw: Path, store: Path) -> None:
 
 
 def test_arrays_are_mapped(raw: Path, store: Path) -> None:
-    entry = ingest([raw], store, "code").entries[1]
+    entry = prepare_images([raw], store, "code").entries[1]
     assert isinstance(load_image(store, entry), np.memmap)
 
 
 def test_only_new_images_are_decoded(raw: Path, store: Path, decoded: list[str]) -> None:
-    first = ingest([raw], store, "code")
+    first = prepare_images([raw], store, "code")
     assert sorted(decoded) == ["a.png", "b.png"]
     decoded.clear()
-    assert ingest([raw], store, "code") == first
-    assert merge([raw], first, store, "code") == merge([raw], first, store, "code")
+    assert prepare_images([raw], store, "code") == first
+    assert prepare_labels([raw], first, store, "code") == prepare_labels(
+        [raw], first, store, "code"
+    )
     write_png(raw / "c/images/c.png", IMAGE + 1)
-    assert [entry.id for entry in ingest([raw], store, "code").entries] == ["a", "b", "c"]
+    assert [entry.id for entry in prepare_images([raw], store, "code").entries] == ["a", "b", "c"]
     assert decoded == ["c.png"]
 
 
 def test_other_code_makes_other_entries(raw: Path, store: Path, decoded: list[str]) -> None:
-    old, new = (ingest([raw], store, code) for code in ("old", "new"))
+    old, new = (prepare_images([raw], store, code) for code in ("old", "new"))
     assert len(decoded) == 4
     assert old.entries[0].digest != new.entries[0].digest
     assert dataset_digest(old, None) == dataset_digest(new, None)
@@ -119,7 +121,7 @@ def test_other_code_makes_other_entries(raw: Path, store: Path, decoded: list[st
 def test_damaged_entry_is_made_again(
     raw: Path, store: Path, decoded: list[str], damage: str
 ) -> None:
-    images = ingest([raw], store, "code")
+    images = prepare_images([raw], store, "code")
     array = images.entries[1].path(store)
     record = array.with_suffix(".json")
     target = record if "record" in damage else array
@@ -128,14 +130,14 @@ def test_damaged_entry_is_made_again(
         target.unlink()
     else:
         os.truncate(target, target.stat().st_size - 1)
-    assert verify(store, images.entries) == (["b"] if target == array else [])
-    assert ingest([raw], store, "code") == images
+    assert damaged_entries(store, images.entries) == (["b"] if target == array else [])
+    assert prepare_images([raw], store, "code") == images
     assert decoded == ["b.png"]
-    assert verify(store, images.entries) == []
+    assert damaged_entries(store, images.entries) == []
 
 
 def test_damaged_entry_is_not_loaded(raw: Path, store: Path) -> None:
-    entry = ingest([raw], store, "code").entries[0]
+    entry = prepare_images([raw], store, "code").entries[0]
     os.truncate(entry.path(store), 130)
     with pytest.raises(NucleusError, match="prepared images of a are missing or damaged"):
         load_image(store, entry)
@@ -145,18 +147,18 @@ def test_damaged_entry_is_not_loaded(raw: Path, store: Path) -> None:
 
 
 def test_digest_is_of_ids_and_contents_only(raw: Path, store: Path) -> None:
-    images, zipped = (ingest([path], store, "code") for path in (raw, as_zip(raw)))
-    labels = merge([raw], images, store, "code")
+    images, zipped = (prepare_images([path], store, "code") for path in (raw, as_zip(raw)))
+    labels = prepare_labels([raw], images, store, "code")
     digest = dataset_digest(images, labels)
-    assert digest == dataset_digest(zipped, merge([as_zip(raw)], zipped, store, "code"))
+    assert digest == dataset_digest(zipped, prepare_labels([as_zip(raw)], zipped, store, "code"))
     assert digest != dataset_digest(images, None)
     write_png(raw / "b/masks/2.png", dot(3, 3))
-    assert digest != dataset_digest(images, merge([raw], images, store, "code"))
+    assert digest != dataset_digest(images, prepare_labels([raw], images, store, "code"))
 
 
 def test_index_comes_back(raw: Path, store: Path, tmp_path: Path) -> None:
-    images = ingest([raw], store, "code")
-    labels = merge([raw], images, store, "code")
+    images = prepare_images([raw], store, "code")
+    labels = prepare_labels([raw], images, store, "code")
     write_index(tmp_path / "images.json", images)
     write_index(tmp_path / "labels.json", labels)
     assert read_index(tmp_path / "images.json", Images) == images
@@ -169,29 +171,29 @@ def test_index_comes_back(raw: Path, store: Path, tmp_path: Path) -> None:
 
 def test_progress(raw: Path, store: Path) -> None:
     seen: list[tuple[int, int]] = []
-    ingest([raw], store, "code", lambda done, total: seen.append((done, total)))
+    prepare_images([raw], store, "code", lambda done, total: seen.append((done, total)))
     assert seen == [(1, 2), (2, 2)]
 
 
 def test_same_id_in_two_sets(raw: Path, store: Path, tmp_path: Path) -> None:
-    images = ingest([raw, as_zip(raw)], store, "code")
+    images = prepare_images([raw, as_zip(raw)], store, "code")
     assert [entry.id for entry in images.entries] == ["a", "b"]
-    assert len(merge([raw, as_zip(raw)], images, store, "code").entries) == 2
+    assert len(prepare_labels([raw, as_zip(raw)], images, store, "code").entries) == 2
 
     write_png(tmp_path / "more/b/images/b.png", IMAGE)
     write_png(tmp_path / "more/b/masks/1.png", dot(0, 0))
     with pytest.raises(NucleusError, match="b: two data sets hold this id with different labels"):
-        merge([raw, tmp_path / "more"], images, store, "code")
+        prepare_labels([raw, tmp_path / "more"], images, store, "code")
     write_png(tmp_path / "more/b/images/b.png", IMAGE + 1)
     with pytest.raises(NucleusError, match="b: two data sets hold this id with different images"):
-        ingest([raw, tmp_path / "more"], store, "code")
+        prepare_images([raw, tmp_path / "more"], store, "code")
 
 
 def test_image_without_nuclei(store: Path, tmp_path: Path) -> None:
     write_png(tmp_path / "raw/x/images/x.png", IMAGE)
     (tmp_path / "raw/x/masks").mkdir()
-    images = ingest([tmp_path / "raw"], store, "code", annotated=True)
-    [entry] = merge([tmp_path / "raw"], images, store, "code").entries
+    images = prepare_images([tmp_path / "raw"], store, "code", annotated=True)
+    [entry] = prepare_labels([tmp_path / "raw"], images, store, "code").entries
     assert (entry.nuclei, entry.problems) == (0, ())
     assert not load_labels(store, entry).any()
 
@@ -199,25 +201,25 @@ def test_image_without_nuclei(store: Path, tmp_path: Path) -> None:
 def test_image_without_annotation(store: Path, tmp_path: Path) -> None:
     write_png(tmp_path / "raw/x.png", IMAGE)
     with pytest.raises(NucleusError, match="image x has no masks folder"):
-        ingest([tmp_path / "raw"], store, "code", annotated=True)
-    images = ingest([tmp_path / "raw"], store, "code")
+        prepare_images([tmp_path / "raw"], store, "code", annotated=True)
+    images = prepare_images([tmp_path / "raw"], store, "code")
     with pytest.raises(NucleusError, match="image x has no masks folder"):
-        merge([tmp_path / "raw"], images, store, "code")
+        prepare_labels([tmp_path / "raw"], images, store, "code")
 
 
 def test_image_that_came_in_between(raw: Path, store: Path) -> None:
-    images = ingest([raw], store, "code")
+    images = prepare_images([raw], store, "code")
     write_png(raw / "c/images/c.png", IMAGE)
     write_png(raw / "c/masks/1.png", dot(0, 0))
     with pytest.raises(NucleusError, match="image c is new since the images were read"):
-        merge([raw], images, store, "code")
+        prepare_labels([raw], images, store, "code")
 
 
 def test_label_image_of_another_size(raw: Path, store: Path) -> None:
-    images = ingest([raw], store, "code")
+    images = prepare_images([raw], store, "code")
     write_png(raw / "a/labels.png", dot(0, 0))
     with pytest.raises(NucleusError, match=r"a/labels\.png: 4x6 where the image is 1x3"):
-        merge([raw], images, store, "code")
+        prepare_labels([raw], images, store, "code")
 
 
 @pytest.mark.parametrize("name", ["b/images/b.png", "b/masks/2.png"])
@@ -226,7 +228,7 @@ def test_truncated_file_is_named_and_nothing_half_written(
 ) -> None:
     os.truncate(raw / name, 60)
     with pytest.raises(NucleusError, match=f"{name}: the file is truncated"):
-        merge([raw], ingest([raw], store, "code"), store, "code")
+        prepare_labels([raw], prepare_images([raw], store, "code"), store, "code")
     assert {path.suffix for path in store.rglob("*") if path.is_file()} == {".npy", ".json"}
     assert not list(store.rglob(".*"))
 
@@ -234,4 +236,4 @@ def test_truncated_file_is_named_and_nothing_half_written(
 def test_store_that_cannot_be_written(raw: Path, store: Path) -> None:
     store.write_text("a file in the way")
     with pytest.raises(NucleusError, match=r"\.npy: cannot be written .*NUCLEUS_HOME"):
-        ingest([raw], store, "code")
+        prepare_images([raw], store, "code")

@@ -5,7 +5,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from numpy.typing import NDArray
 
-from nucleus_unet.data.rle import decode, encode, faults
+from nucleus_unet.data.rle import decode_rle, encode_rle, rle_faults
 from nucleus_unet.errors import NucleusError
 
 label_images = hnp.arrays(
@@ -31,8 +31,8 @@ def test_kaggle_example() -> None:
     # "1 3 10 5" stands for the pixels 1, 2, 3, 10, 11, 12, 13, 14: the competition's evaluation
     # page. Here on 5 x 4 pixels, columns of 5.
     labels = np.array([[1, 0, 1, 0], [1, 0, 1, 0], [1, 0, 1, 0], [0, 0, 1, 0], [0, 1, 0, 0]])
-    assert encode(labels) == ["1 3 10 5"]
-    np.testing.assert_array_equal(decode(["1 3 10 5"], 5, 4), labels)
+    assert encode_rle(labels) == ["1 3 10 5"]
+    np.testing.assert_array_equal(decode_rle(["1 3 10 5"], 5, 4), labels)
 
 
 @pytest.mark.parametrize(
@@ -48,22 +48,22 @@ def test_kaggle_example() -> None:
     ],
 )
 def test_encode(labels: list[list[int]], rles: list[str]) -> None:
-    assert encode(np.array(labels)) == rles
+    assert encode_rle(np.array(labels)) == rles
 
 
 def test_decode_numbers_nuclei_in_the_order_given() -> None:
-    labels = decode(["4 1", "1 1 3 1"], 2, 2)
+    labels = decode_rle(["4 1", "1 1 3 1"], 2, 2)
     assert labels.dtype == np.int32
     assert labels.flags.c_contiguous
     np.testing.assert_array_equal(labels, [[2, 2], [0, 1]])
 
 
 def test_decode_nothing() -> None:
-    np.testing.assert_array_equal(decode([], 2, 3), np.zeros((2, 3)))
+    np.testing.assert_array_equal(decode_rle([], 2, 3), np.zeros((2, 3)))
 
 
 def test_runs_may_touch() -> None:
-    np.testing.assert_array_equal(decode(["1 1 2 2"], 2, 2), [[1, 1], [1, 0]])
+    np.testing.assert_array_equal(decode_rle(["1 1 2 2"], 2, 2), [[1, 1], [1, 0]])
 
 
 @pytest.mark.parametrize(
@@ -85,25 +85,25 @@ def test_runs_may_touch() -> None:
     ],
 )
 def test_faults_of_one(rle: str, rule: str) -> None:
-    assert faults(["5 1", rle], 2, 3) == {1: rule}
+    assert rle_faults(["5 1", rle], 2, 3) == {1: rule}
     with pytest.raises(NucleusError) as error:
-        decode(["5 1", rle], 2, 3)
+        decode_rle(["5 1", rle], 2, 3)
     assert str(error.value) == f"RLE 2 of 2, '{rle}', {rule}"
 
 
 def test_faults_between_nuclei() -> None:
     clash = "has pixel 4, which RLE 1 has: one nucleus a pixel"
-    assert faults(["1 5", "6 1", "4 1"], 2, 3) == {2: clash}
-    assert faults(["4 1", "6 1", "1 5"], 2, 3) == {2: clash}
+    assert rle_faults(["1 5", "6 1", "4 1"], 2, 3) == {2: clash}
+    assert rle_faults(["4 1", "6 1", "1 5"], 2, 3) == {2: clash}
     with pytest.raises(NucleusError, match="RLE 3 of 3, '4 1', has pixel 4, which RLE 1 has"):
-        decode(["1 5", "6 1", "4 1"], 2, 3)
+        decode_rle(["1 5", "6 1", "4 1"], 2, 3)
 
 
 def test_each_rle_that_has_an_earlier_ones_pixel_is_told() -> None:
     clash = "has pixel 16, which RLE 1 has: one nucleus a pixel"
-    assert faults(["11 10", "16 15"], 10, 20) == {1: clash}
+    assert rle_faults(["11 10", "16 15"], 10, 20) == {1: clash}
     longer = {2: "has pixel 11, which RLE 1 has: one nucleus a pixel"}
-    assert faults(["11 10", "16 15", "1 100"], 10, 20) == longer | {1: clash}
+    assert rle_faults(["11 10", "16 15", "1 100"], 10, 20) == longer | {1: clash}
 
 
 runs = st.tuples(st.integers(1, 30), st.integers(1, 12)).map(lambda run: f"{run[0]} {run[1]}")
@@ -113,26 +113,26 @@ runs = st.tuples(st.integers(1, 30), st.integers(1, 12)).map(lambda run: f"{run[
 def test_faults_between_nuclei_are_those_of_every_pair(rles: list[str]) -> None:
     pixels = [set(range(int(s), int(s) + int(n))) for s, n in map(str.split, rles)]
     late = {k for k, own in enumerate(pixels) if any(own & pixels[j] for j in range(k))}
-    assert set(faults(rles, 6, 7)) == late
+    assert set(rle_faults(rles, 6, 7)) == late
 
 
 def test_every_fault_is_told_and_the_first_is_raised() -> None:
     rles = ["1 1", "x", "2 0", "1 1"]
-    assert sorted(faults(rles, 2, 3)) == [1, 2, 3]
+    assert sorted(rle_faults(rles, 2, 3)) == [1, 2, 3]
     with pytest.raises(NucleusError, match="RLE 2 of 4, 'x'"):
-        decode(rles, 2, 3)
+        decode_rle(rles, 2, 3)
 
 
 def test_long_rle_is_cut_in_the_message() -> None:
     with pytest.raises(NucleusError) as error:
-        decode(["9 " * 1000], 2, 3)
+        decode_rle(["9 " * 1000], 2, 3)
     assert len(str(error.value)) < 200
 
 
 @given(label_images)
 def test_encode_equals_the_plain_loop(labels: NDArray[np.int32]) -> None:
     numbers = np.unique(labels[labels > 0])
-    assert encode(labels) == [plain_encode(labels == number) for number in numbers]
+    assert encode_rle(labels) == [plain_encode(labels == number) for number in numbers]
 
 
 @given(label_images)
@@ -140,18 +140,18 @@ def test_round_trip(labels: NDArray[np.int32]) -> None:
     numbers = np.unique(labels[labels > 0])
     expected = np.searchsorted(numbers, labels) + 1
     expected[labels == 0] = 0
-    rles = encode(labels)
-    np.testing.assert_array_equal(decode(rles, *labels.shape), expected)
-    assert faults(rles, *labels.shape) == {}
+    rles = encode_rle(labels)
+    np.testing.assert_array_equal(decode_rle(rles, *labels.shape), expected)
+    assert rle_faults(rles, *labels.shape) == {}
 
 
 @given(st.lists(st.lists(st.integers(-1, 8), max_size=6).map(lambda n: " ".join(map(str, n)))))
 def test_decode_agrees_with_painting(rles: list[str]) -> None:
     """Either a fault is told, or pixel by pixel each belongs to just one nucleus."""
     painted = np.zeros(6, int)
-    if faults(rles, 2, 3):
+    if rle_faults(rles, 2, 3):
         with pytest.raises(NucleusError):
-            decode(rles, 2, 3)
+            decode_rle(rles, 2, 3)
         return
     for number, rle in enumerate(rles, 1):
         values = list(map(int, rle.split()))
@@ -159,9 +159,9 @@ def test_decode_agrees_with_painting(rles: list[str]) -> None:
             for pixel in range(start - 1, start - 1 + length):
                 assert painted[pixel] == 0
                 painted[pixel] = number
-    np.testing.assert_array_equal(decode(rles, 2, 3), painted.reshape(3, 2).T)
+    np.testing.assert_array_equal(decode_rle(rles, 2, 3), painted.reshape(3, 2).T)
 
 
 @given(st.lists(st.text(max_size=12)))
 def test_junk_never_crashes(rles: list[str]) -> None:
-    assert set(faults(rles, 3, 4)) <= set(range(len(rles)))
+    assert set(rle_faults(rles, 3, 4)) <= set(range(len(rles)))

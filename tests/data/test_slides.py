@@ -6,7 +6,7 @@ import pytest
 from numpy.typing import NDArray
 
 from nucleus_unet.data import slides as module
-from nucleus_unet.data.slides import slides
+from nucleus_unet.data.slides import group_by_slide
 
 Images = list[tuple[str, str, NDArray[np.uint8]]]
 
@@ -30,19 +30,19 @@ def tiles(name: str, picture: NDArray[np.uint8]) -> Images:
 def test_tiles_of_one_slide_are_found_in_any_order() -> None:
     images = tiles("a", slide(1)) + tiles("b", slide(2))
     expected = {id_: f"{id_[0]}00" for id_, _, _ in images}
-    assert slides(images) == expected
+    assert group_by_slide(images) == expected
     shuffled = [images[i] for i in np.random.default_rng(0).permutation(len(images))]
-    assert slides(shuffled) == expected
+    assert group_by_slide(shuffled) == expected
 
 
 def test_many_images_are_compared_block_by_block(monkeypatch: pytest.MonkeyPatch) -> None:
     again = [(f"{id_}+", f"{id_}+", image) for id_, _, image in tiles("a", slide(1))]
     images = tiles("a", slide(1)) + tiles("b", slide(2)) + again
-    expected = slides(images)
+    expected = group_by_slide(images)
     assert sorted({*expected.values()}) == ["a00", "b00"]
     for block in (1, 5, 12):
         monkeypatch.setattr(module, "BLOCK", block)
-        assert slides(images) == expected
+        assert group_by_slide(images) == expected
 
 
 def test_pairs_of_images_are_not_kept(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -51,7 +51,7 @@ def test_pairs_of_images_are_not_kept(monkeypatch: pytest.MonkeyPatch) -> None:
     picture = slide(1)
     images = [(f"{k:04}", f"{k:04}", picture[:40, :40]) for k in range(1000)]
     tracemalloc.start()
-    assert set(slides(images).values()) == {"0000"}
+    assert set(group_by_slide(images).values()) == {"0000"}
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
     assert peak < 6e6  # the pairs, each two of 8 bytes, take 8e6
@@ -59,15 +59,15 @@ def test_pairs_of_images_are_not_kept(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_images_of_other_slides_change_no_name() -> None:
     before = tiles("b", slide(2))
-    after = slides(tiles("a", slide(1)) + before)
-    assert slides(before).items() <= after.items()
+    after = group_by_slide(tiles("a", slide(1)) + before)
+    assert group_by_slide(before).items() <= after.items()
 
 
 def test_an_edge_alike_on_another_slide_hides_no_neighbour() -> None:
     left, right = (image for _, _, image in tiles("a", slide(1))[:2])
     stranger = slide(2)[:40, :40].copy()
     stranger[:, 0] = left[:, -1] // 2 + 100  # correlates more than the neighbour, at another level
-    found = slides([("a", "1", left), ("b", "2", right), ("c", "3", stranger)])
+    found = group_by_slide([("a", "1", left), ("b", "2", right), ("c", "3", stranger)])
     assert found == {"a": "1", "b": "1", "c": "3"}
 
 
@@ -83,14 +83,14 @@ def test_few_of_many_slides_are_joined_by_chance() -> None:
         gray = cv2.GaussianBlur(gray, (0, 0), 1) + 8 + rng.normal(0, 0.5, gray.shape)
         return np.repeat(np.clip(np.rint(gray), 0, 255).astype(np.uint8)[..., None], 3, axis=2)
 
-    found = slides((f"{k:03}", f"{k:03}", image(k)) for k in range(500))
+    found = group_by_slide((f"{k:03}", f"{k:03}", image(k)) for k in range(500))
     assert len({*found.values()}) >= 490
 
 
 def test_one_field_taken_twice_is_one_slide() -> None:
     picture = slide(3)
     brighter = np.clip(picture * 1.2 + 5, 0, 255).astype(np.uint8)
-    found = slides([("b", "2", picture), ("a", "7", brighter), ("c", "1", slide(4))])
+    found = group_by_slide([("b", "2", picture), ("a", "7", brighter), ("c", "1", slide(4))])
     assert found == {"a": "2", "b": "2", "c": "1"}
 
 
@@ -107,21 +107,21 @@ def test_light_that_falls_off_alike_joins_no_slides(fall_off: float, noise: floa
             light[np.hypot(rows - row, columns - column) < 6] *= 0.5
         gray = light + noise * rng.standard_normal(light.shape)
         images.append((f"{k:02}", f"{k:02}", np.dstack([gray] * 3).astype(np.uint8)))
-    assert slides(images) == {id_: digest for id_, digest, _ in images}
+    assert group_by_slide(images) == {id_: digest for id_, digest, _ in images}
 
 
 @pytest.mark.parametrize("value", [0, 200])
 def test_plain_images_are_each_their_own(value: int) -> None:
     plain = np.full((30, 30, 3), value, np.uint8)
-    assert slides([("a", "1", plain), ("b", "2", plain)]) == {"a": "1", "b": "2"}
+    assert group_by_slide([("a", "1", plain), ("b", "2", plain)]) == {"a": "1", "b": "2"}
 
 
 def test_images_of_other_sizes_are_not_compared() -> None:
     picture = slide(5)
-    found = slides([("a", "1", picture), ("b", "2", picture[:, :-1])])
+    found = group_by_slide([("a", "1", picture), ("b", "2", picture[:, :-1])])
     assert found == {"a": "1", "b": "2"}
 
 
 def test_a_single_pixel_and_nothing() -> None:
-    assert slides([("a", "1", np.zeros((1, 1, 3), np.uint8))]) == {"a": "1"}
-    assert slides([]) == {}
+    assert group_by_slide([("a", "1", np.zeros((1, 1, 3), np.uint8))]) == {"a": "1"}
+    assert group_by_slide([]) == {}

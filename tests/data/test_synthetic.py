@@ -8,7 +8,7 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from nucleus_unet.data.synthetic import KINDS, generate, write_synthetic
+from nucleus_unet.data.synthetic import SYNTHETIC_KINDS, draw_synthetic, write_synthetic
 from nucleus_unet.errors import NucleusError
 
 
@@ -102,11 +102,13 @@ def test_nothing_is_left_of_a_set_cut_short(
 
 
 @settings(max_examples=20, deadline=None)
-@given(kind=st.sampled_from(KINDS), seed=st.integers(0, 2**32), density=st.floats(0.02, 1))
+@given(
+    kind=st.sampled_from(SYNTHETIC_KINDS), seed=st.integers(0, 2**32), density=st.floats(0.02, 1)
+)
 def test_labels_count_up_without_gaps_and_the_image_shows_them(
     kind: str, seed: int, density: float
 ) -> None:
-    image, labels = generate(kind, np.random.default_rng(seed), density)
+    image, labels = draw_synthetic(kind, np.random.default_rng(seed), density)
     assert image.dtype == np.uint8
     assert labels.dtype == np.int32
     assert image.shape == (*labels.shape, 3)
@@ -118,9 +120,9 @@ def test_labels_count_up_without_gaps_and_the_image_shows_them(
     assert brighter == (kind in ("fluorescence", "tissue"))
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", SYNTHETIC_KINDS)
 def test_no_density_no_nuclei(kind: str) -> None:
-    image, labels = generate(kind, np.random.default_rng(0), density=0)
+    image, labels = draw_synthetic(kind, np.random.default_rng(0), density=0)
     assert labels.max() == 0
     assert image.std() > 0
 
@@ -142,7 +144,7 @@ def test_a_typical_image_lies_in_the_range_of_the_real_ones(
 ) -> None:
     seen = []
     for seed in range(15):
-        image, labels = generate(kind, np.random.default_rng(seed))
+        image, labels = draw_synthetic(kind, np.random.default_rng(seed))
         gray, areas = image.mean(axis=2), np.bincount(labels.ravel())[1:]
         inside, outside = gray[labels > 0].mean(), gray[labels == 0].mean()
         seen.append((len(areas), np.median(areas), inside, outside))

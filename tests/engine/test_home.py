@@ -8,7 +8,7 @@ import pytest
 
 from nucleus_unet.engine.home import (
     fresh_home,
-    home,
+    home_folder,
     home_id,
     prepare_environment,
     ui_url,
@@ -24,21 +24,21 @@ def bare(nothing_set: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
 
 
 def test_the_home_is_made_in_the_working_directory(tmp_path: Path) -> None:
-    assert home() == tmp_path / ".nucleus"
-    assert home().is_dir()
+    assert home_folder() == tmp_path / ".nucleus"
+    assert home_folder().is_dir()
 
 
 def test_or_where_the_variable_says(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("NUCLEUS_HOME", "deep/below")
-    assert home() == tmp_path / "deep" / "below"
-    assert home().is_dir()
+    assert home_folder() == tmp_path / "deep" / "below"
+    assert home_folder().is_dir()
 
 
 def test_or_in_the_working_directory_too_where_it_says_nothing(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("NUCLEUS_HOME", "")
-    assert home() == tmp_path / ".nucleus"
+    assert home_folder() == tmp_path / ".nucleus"
 
 
 @pytest.mark.parametrize("place", ["file", "file/below"])
@@ -48,20 +48,20 @@ def test_a_home_that_cannot_be_made(
     (tmp_path / "file").touch()
     monkeypatch.setenv("NUCLEUS_HOME", place)
     with pytest.raises(NucleusError, match=r"file.*: cannot be made \(.*\); set NUCLEUS_HOME"):
-        home()
+        home_folder()
 
 
 def test_a_home_in_which_no_database_can_be(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("NUCLEUS_HOME", "runs?")
     with pytest.raises(NucleusError, match=r"runs\?: no place for databases, .*; set NUCLEUS_HOME"):
-        home()
+        home_folder()
 
 
 def test_a_home_that_cannot_be_written_to(monkeypatch: pytest.MonkeyPatch) -> None:
     # Permissions do not bind root, which tests may run as.
     monkeypatch.setattr(os, "access", lambda *_: False)
     with pytest.raises(NucleusError, match=r"\.nucleus: not writable; set NUCLEUS_HOME"):
-        home()
+        home_folder()
 
 
 def test_without_servers_all_lies_below_the_home(tmp_path: Path) -> None:
@@ -218,13 +218,13 @@ def test_within_a_fresh_home_nothing_of_the_other_is_found(
     monkeypatch.setenv("NUCLEUS_HOME", str(tmp_path))
     before = home_id()
     with fresh_home("one"):
-        assert home() == tmp_path / "fresh" / "one"
+        assert home_folder() == tmp_path / "fresh" / "one"
         assert home_id() != before
-    assert home() == tmp_path
+    assert home_folder() == tmp_path
     assert not (tmp_path / "fresh" / "one").exists()
     with contextlib.suppress(RuntimeError), fresh_home("two"):
-        (home() / "checkpoint").touch()
+        (home_folder() / "checkpoint").touch()
         raise RuntimeError
-    assert home() == tmp_path
+    assert home_folder() == tmp_path
     with fresh_home("two"):  # another attempt finds what the first left
-        assert (home() / "checkpoint").exists()
+        assert (home_folder() / "checkpoint").exists()

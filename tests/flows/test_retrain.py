@@ -21,7 +21,7 @@ from nucleus_unet.files import sha256_file
 from nucleus_unet.nuclei import submission
 from nucleus_unet.recipe import Recipe
 from nucleus_unet.reports import figures
-from nucleus_unet.runs.source import source
+from nucleus_unet.runs.source import checkout_source
 
 STAGES = [
     ("ingest", 2),
@@ -92,7 +92,7 @@ def pixels(path: Path, flags: int = cv2.IMREAD_COLOR_RGB) -> Any:
 def labels_of(path: Path, sizes: dict[str, tuple[int, int]]) -> dict[str, Any]:
     """The label image of each image in a submission."""
     rows = submission.read_submission(path)
-    return {image_id: rle.decode(rows[image_id], *size) for image_id, size in sizes.items()}
+    return {image_id: rle.decode_rle(rows[image_id], *size) for image_id, size in sizes.items()}
 
 
 # What it says
@@ -132,7 +132,7 @@ def test_nothing_is_written_outside_the_home(retrained: Any) -> None:
 
 def test_every_test_image_has_a_valid_row(either: Any, sizes: dict[str, Any]) -> None:
     assert len(sizes) == 3
-    assert submission.validate(either.submission, sizes) == []
+    assert submission.validate_submission(either.submission, sizes) == []
     assert submission.read_submission(either.submission).keys() == sizes.keys()
 
 
@@ -159,7 +159,7 @@ def test_its_parameters_are_the_whole_recipe_resolved(run: Any, artifacts: Path)
 
 
 def test_its_tags_lead_to_source_recipe_and_flow(retrained: Any, run: Any, artifacts: Path) -> None:
-    tags, code = run.data.tags, source()
+    tags, code = run.data.tags, checkout_source()
     recipe = Recipe.model_validate_json((artifacts / "recipe.json").read_bytes())
     assert (tags["kind"], tags["recipe"]) == ("retrain", "quick")
     assert tags["recipe.digest"] == recipe.digest()

@@ -37,5 +37,5 @@ def test_an_image_is_answered_with_its_labels(retrained: Any, start_server: Any)
     assert labels.shape == image.shape[:2]
     submitted = read_submission(retrained.submission)[path.stem]
     assert labels.max() == len(submitted) > 0
-    expected = rle.decode(submitted, *image.shape[:2])
+    expected = rle.decode_rle(submitted, *image.shape[:2])
     assert np.mean((labels > 0) != (expected > 0)) < 0.001

@@ -9,12 +9,12 @@ from hypothesis.extra import numpy as hnp
 from numpy.typing import NDArray
 
 from nucleus_unet.network.augment import (
+    crop_matrix,
+    random_crop_matrix,
     random_matrix,
     random_stain,
-    random_window,
-    resize,
-    warp,
-    window,
+    resize_image,
+    warp_sample,
 )
 from nucleus_unet.recipe import Augmentation
 
@@ -58,7 +58,7 @@ def matrix(
 def warped(labels: list[list[int]], transform: NDArray[np.float64]) -> list[list[int]]:
     """A square warped, as image and as labels, which on whole pixels are the same."""
     before = np.array(labels, np.uint16)
-    image, after = warp(
+    image, after = warp_sample(
         np.repeat(before[..., None], 3, 2).astype(np.uint8), before, transform, len(labels)
     )
     assert (image.dtype, after.dtype) == (np.uint8, np.uint16)
@@ -121,8 +121,12 @@ def test_a_shift_repeats_the_border() -> None:
 def test_a_zoom_above_one_shows_more() -> None:
     labels = np.zeros((9, 9), np.int32)
     labels[:, 3:6] = 1
-    more = warp(np.zeros((9, 9, 3), np.uint8), labels, matrix(zoom=(1, 0), zoom_range=0.9), 9)[1]
-    less = warp(np.zeros((9, 9, 3), np.uint8), labels, matrix(zoom=(-1, 0), zoom_range=0.7), 9)[1]
+    more = warp_sample(
+        np.zeros((9, 9, 3), np.uint8), labels, matrix(zoom=(1, 0), zoom_range=0.9), 9
+    )[1]
+    less = warp_sample(
+        np.zeros((9, 9, 3), np.uint8), labels, matrix(zoom=(-1, 0), zoom_range=0.7), 9
+    )[1]
     assert more.tolist() == [[0, 0, 0, 0, 1, 0, 0, 0, 0]] * 9
     assert less.tolist() == [[1] * 9] * 9
 
@@ -195,8 +199,8 @@ def test_a_range_that_is_off_moves_no_other_draw(seed: int) -> None:
     st.integers(2, 40),
 )
 def test_the_identity_resizes(image: NDArray[np.uint8], size: int) -> None:
-    by_warp = warp(image, np.zeros(image.shape[:2], np.uint16), np.eye(3), size)[0]
-    np.testing.assert_allclose(by_warp.astype(int), resize(image, size).astype(int), atol=1)
+    by_warp = warp_sample(image, np.zeros(image.shape[:2], np.uint16), np.eye(3), size)[0]
+    np.testing.assert_allclose(by_warp.astype(int), resize_image(image, size).astype(int), atol=1)
 
 
 @given(
@@ -211,7 +215,7 @@ def test_the_identity_resizes(image: NDArray[np.uint8], size: int) -> None:
 def test_no_label_is_made_up(labels: NDArray[np.integer], seed: int, size: int) -> None:
     transform = random_matrix(Augmentation(), np.random.default_rng(seed))
     image = np.zeros((*labels.shape, 3), np.uint8)
-    image, moved = warp(image, labels, transform, size)
+    image, moved = warp_sample(image, labels, transform, size)
     assert (image.shape, moved.shape) == ((size, size, 3), (size, size))
     assert moved.dtype == labels.dtype
     assert set(np.unique(moved)) <= set(np.unique(labels))
@@ -222,7 +226,7 @@ def test_image_and_labels_move_together(seed: int, shape: tuple[int, int]) -> No
     rng = np.random.default_rng(seed)
     labels = (smooth(*shape, seed)[..., 0] > 127).astype(np.int32)
     image = np.repeat(labels[..., None] * 255, 3, 2).astype(np.uint8)
-    image, moved = warp(image, labels, random_matrix(Augmentation(), rng), 48)
+    image, moved = warp_sample(image, labels, random_matrix(Augmentation(), rng), 48)
     # The nearest of the four pixels that bilinear takes weighs at least a quarter.
     assert (moved[image[..., 0] > 0.75 * 255 + 1] == 1).all()
     assert (moved[image[..., 0] < 0.25 * 255 - 1] == 0).all()
@@ -233,9 +237,9 @@ def test_an_oblong_image_is_turned_as_the_square_it_becomes() -> None:
     transform = random_matrix(Augmentation(), np.random.default_rng(3))
     image = smooth(60, 90)
     labels = np.zeros((60, 90), np.uint16)
-    once = warp(image, labels, transform, 75)[0].astype(int)
-    square = resize(image, 75)
-    twice = warp(square, np.zeros((75, 75), np.uint16), transform, 75)[0].astype(int)
+    once = warp_sample(image, labels, transform, 75)[0].astype(int)
+    square = resize_image(image, 75)
+    twice = warp_sample(square, np.zeros((75, 75), np.uint16), transform, 75)[0].astype(int)
     assert np.abs(once - twice).mean() < 0.5
     assert np.abs(once - twice).max() <= 4
 
@@ -273,7 +277,7 @@ def test_it_means_what_keras_image_data_generator_means(seed: int) -> None:
         height_shift_range=0.2,
         zoom_range=0.3,
     )
-    ours = warp(image, np.zeros((size, size), np.uint16), transform, size)[0]
+    ours = warp_sample(image, np.zeros((size, size), np.uint16), transform, size)[0]
     np.testing.assert_allclose(ours, theirs, atol=1)
     assert np.abs(theirs - image).mean() > 10  # it moved
 
@@ -286,7 +290,9 @@ def numbered(height: int, width: int) -> NDArray[np.uint16]:
 
 
 def cropped(labels: NDArray[np.uint16], frame: NDArray[np.float64], size: int) -> NDArray[Any]:
-    return warp(np.zeros((*labels.shape, 3), np.uint8), labels, frame, size, mirrored=True)[1]
+    return warp_sample(np.zeros((*labels.shape, 3), np.uint8), labels, frame, size, mirrored=True)[
+        1
+    ]
 
 
 @pytest.mark.parametrize(
@@ -294,20 +300,20 @@ def cropped(labels: NDArray[np.uint16], frame: NDArray[np.float64], size: int) -
 )
 def test_a_window_is_a_piece_of_the_image(place: tuple[float, float], top: int, left: int) -> None:
     labels = numbered(10, 12)
-    piece = cropped(labels, window(labels.shape, 4, place=place), 4)
+    piece = cropped(labels, crop_matrix(labels.shape, 4, place=place), 4)
     np.testing.assert_array_equal(piece, labels[top : top + 4, left : left + 4])
 
 
 def test_a_window_larger_than_the_image_has_it_in_the_middle() -> None:
     labels = numbered(2, 8)
-    piece = cropped(labels, window(labels.shape, 4, place=(0.9, 0)), 4)
+    piece = cropped(labels, crop_matrix(labels.shape, 4, place=(0.9, 0)), 4)
     np.testing.assert_array_equal(piece[1:3], labels[:, :4])
     np.testing.assert_array_equal(piece[[0, 3]], labels[[1, 0], :4])  # mirrored
 
 
 def test_a_window_magnifies() -> None:
     labels = numbered(6, 6)
-    piece = cropped(labels, window(labels.shape, 6, scale=3), 6)
+    piece = cropped(labels, crop_matrix(labels.shape, 6, scale=3), 6)
     np.testing.assert_array_equal(piece, labels[2:4, 2:4].repeat(3, 0).repeat(3, 1))
 
 
@@ -316,7 +322,7 @@ def test_random_windows_cover_the_range_and_stay_inside() -> None:
     corners = np.array([[-0.5, 0.5], [-0.5, 0.5], [1, 1]])
     scales = []
     for _ in range(2000):
-        frame = random_window(augmentation, (200, 300), 64, rng)
+        frame = random_crop_matrix(augmentation, (200, 300), 64, rng)
         assert np.abs((frame @ corners)[:2]).max() <= 0.5 + 1e-9
         scales.append(64 / (frame[0, 0] * 300))
         assert 64 / (frame[1, 1] * 200) == pytest.approx(scales[-1])

@@ -6,8 +6,8 @@ import pytest
 
 from nucleus_unet.data.sample import Sample
 from nucleus_unet.network import batches as module
-from nucleus_unet.network.augment import resize
-from nucleus_unet.network.batches import batches, validation_arrays
+from nucleus_unet.network.augment import resize_image
+from nucleus_unet.network.batches import training_batches, validation_arrays
 from nucleus_unet.network.normalization import apply_table, normalizing_table
 from nucleus_unet.recipe import Recipe
 
@@ -25,14 +25,14 @@ PLAIN = [
 def test_a_batch_does_not_depend_on_where_the_training_started_nor_on_threads(
     tiny: Recipe, samples: list[Sample], monkeypatch: pytest.MonkeyPatch, threads: int
 ) -> None:
-    whole = list(batches(tiny, samples))
+    whole = list(training_batches(tiny, samples))
     assert len(whole) == 12
     for images, masks in whole:
         assert (images.shape, images.dtype) == ((4, 32, 32, 3), np.uint8)
         assert (masks.shape, masks.dtype) == ((4, 32, 32, 1), np.float32)
         assert set(np.unique(masks)) == {0, 1}
     monkeypatch.setattr(module, "LOADING_THREADS", threads)
-    late = list(batches(tiny, samples, first_step=4))
+    late = list(training_batches(tiny, samples, first_step=4))
     assert len(late) == 8
     for (a, b), (c, d) in zip(whole[4:], late, strict=True):
         np.testing.assert_array_equal(a, c)
@@ -42,23 +42,29 @@ def test_a_batch_does_not_depend_on_where_the_training_started_nor_on_threads(
 def test_draws_differ_by_seed_epoch_and_position(tiny: Recipe, samples: list[Sample]) -> None:
     def drawn(seed: int) -> list[bytes]:
         recipe = tiny.with_overrides([f"training.seed={seed}"])
-        return [image.tobytes() for images, _ in batches(recipe, samples[:1]) for image in images]
+        return [
+            image.tobytes()
+            for images, _ in training_batches(recipe, samples[:1])
+            for image in images
+        ]
 
     assert len(set(drawn(1)) | set(drawn(2))) == 2 * 12 * 4
 
 
 def test_another_stain_moves_no_nucleus(tiny: Recipe, samples: list[Sample]) -> None:
     changed = tiny.with_overrides(["augmentation.stain_range=0.2"])
-    for (a, b), (c, d) in zip(batches(tiny, samples), batches(changed, samples), strict=True):
+    for (a, b), (c, d) in zip(
+        training_batches(tiny, samples), training_batches(changed, samples), strict=True
+    ):
         assert (a != c).any()
         np.testing.assert_array_equal(b, d)
 
 
 def test_every_image_is_seen_once_in_a_turn(tiny: Recipe, samples: list[Sample]) -> None:
     plain = tiny.with_overrides(PLAIN)
-    known = {resize(np.asarray(s.load()[0]), 32).tobytes(): s.id for s in samples}
+    known = {resize_image(np.asarray(s.load()[0]), 32).tobytes(): s.id for s in samples}
     seen: list[str] = []
-    for images, masks in batches(plain, samples):
+    for images, masks in training_batches(plain, samples):
         for image, mask in zip(images, masks, strict=True):
             # By the warp of the identity, which is a resize within one level.
             error = {
@@ -75,7 +81,7 @@ def test_every_image_is_seen_once_in_a_turn(tiny: Recipe, samples: list[Sample])
 
 
 def test_images_and_masks_of_a_batch_belong_together(tiny: Recipe, samples: list[Sample]) -> None:
-    for images, masks in batches(tiny, samples):
+    for images, masks in training_batches(tiny, samples):
         nucleus = masks[..., 0] > 0
         assert images[nucleus].mean() > 160
         assert images[~nucleus].mean() < 80
@@ -87,7 +93,7 @@ def test_validation_arrays_are_resized_and_in_order(tiny: Recipe, samples: list[
     assert (images.shape, masks.shape) == ((7, 32, 32, 3), (7, 32, 32, 1))
     for sample, image, mask in zip(samples, images, masks, strict=True):
         original, labels = sample.load()
-        np.testing.assert_array_equal(image, resize(original, 32))
+        np.testing.assert_array_equal(image, resize_image(original, 32))
         assert set(np.unique(mask)) == {0, 1}
         if labels.shape == (32, 32):
             np.testing.assert_array_equal(mask[..., 0], labels > 0)
@@ -95,7 +101,7 @@ def test_validation_arrays_are_resized_and_in_order(tiny: Recipe, samples: list[
 
 
 def test_crops_come_with_two_maps(crops: Recipe, samples: list[Sample]) -> None:
-    for images, maps in batches(crops, samples):
+    for images, maps in training_batches(crops, samples):
         assert (images.shape, images.dtype) == ((4, 16, 16, 3), np.uint8)
         assert (maps.shape, maps.dtype) == ((4, 16, 16, 2), np.float32)
         nucleus = maps[..., 0] > 0
@@ -115,7 +121,7 @@ def test_kinds_are_balanced(
     long = crops.with_overrides(["training.steps_per_epoch=500"])
     for balance, share in (("1", 1 / 2), ("0", 1 / 7)):
         chosen = long.with_overrides([f"data.balance={balance}"])
-        drawn = np.concatenate([images for images, _ in batches(chosen, samples)])
+        drawn = np.concatenate([images for images, _ in training_batches(chosen, samples)])
         assert len(drawn) == 3 * 500 * 4
         assert np.mean(drawn == 6) == pytest.approx(share, abs=0.02)  # three deviations
 
@@ -127,7 +133,7 @@ def test_crops_are_normalised_as_the_whole_image_is(crops: Recipe, tmp_path: Pat
     np.save(tmp_path / "labels.npy", np.zeros((64, 64), np.uint16))
     sample = Sample("a", tmp_path / "image.npy", tmp_path / "labels.npy", "fluorescence")
     plain = crops.with_overrides([*PLAIN, "augmentation.scale_range=[1, 1]"])
-    for images, _ in batches(plain, [sample]):
+    for images, _ in training_batches(plain, [sample]):
         for image in images:
             assert np.ptp(image) == pytest.approx(255 / 4, abs=6)
 

@@ -8,14 +8,16 @@ from nucleus_unet.network import checkpoints
 
 def save(folder: Path, *steps: int) -> list[Path]:
     for step in steps:
-        checkpoints.save(folder, step, {"weights": np.full(100, step), "name": np.asarray("a")})
+        checkpoints.save_checkpoint(
+            folder, step, {"weights": np.full(100, step), "name": np.asarray("a")}
+        )
     return sorted(folder.iterdir())
 
 
 def test_what_was_saved_comes_back(tmp_path: Path) -> None:
     [path] = save(tmp_path, 7)
     assert path.name.startswith("checkpoint-000000007-")
-    found = checkpoints.load(tmp_path)
+    found = checkpoints.load_checkpoint(tmp_path)
     assert (found.step, found.damaged, sorted(found.arrays)) == (7, (), ["name", "weights"])
     np.testing.assert_array_equal(found.arrays["weights"], np.full(100, 7))
     assert str(found.arrays["name"]) == "a"
@@ -24,11 +26,11 @@ def test_what_was_saved_comes_back(tmp_path: Path) -> None:
 def test_the_last_two_are_kept(tmp_path: Path) -> None:
     names = [path.name[:20] for path in save(tmp_path, 8, 9, 10, 100)]
     assert names == ["checkpoint-000000010", "checkpoint-000000100"]
-    assert checkpoints.load(tmp_path).step == 100
+    assert checkpoints.load_checkpoint(tmp_path).step == 100
 
 
 def test_without_a_file_training_is_at_its_start(tmp_path: Path) -> None:
-    found = checkpoints.load(tmp_path)
+    found = checkpoints.load_checkpoint(tmp_path)
     assert (found.step, dict(found.arrays), found.damaged) == (0, {}, ())
 
 
@@ -38,16 +40,16 @@ def test_a_damaged_file_is_passed_over_and_named(tmp_path: Path, damage: str) ->
     content = bytearray(last.read_bytes())
     content[300] ^= 1
     last.write_bytes({"cut": content[:-1], "empty": b"", "flipped": content}[damage])
-    found = checkpoints.load(tmp_path)
+    found = checkpoints.load_checkpoint(tmp_path)
     assert (found.step, found.damaged) == (1, (last.name,))
-    assert checkpoints.load(tmp_path).damaged == ()  # it is out of the way
-    assert checkpoints.load(tmp_path).step == 1
+    assert checkpoints.load_checkpoint(tmp_path).damaged == ()  # it is out of the way
+    assert checkpoints.load_checkpoint(tmp_path).step == 1
 
 
 def test_the_next_one_takes_away_what_is_of_no_use_any_more(tmp_path: Path) -> None:
     _, last = save(tmp_path, 1, 2)
     last.write_bytes(b"")
-    assert checkpoints.load(tmp_path).step == 1
+    assert checkpoints.load_checkpoint(tmp_path).step == 1
     (tmp_path / f".{last.name}.x1y2").write_bytes(b"of a writer that was killed")
     names = [path.name[:20] for path in save(tmp_path, 3)]
     assert names == ["checkpoint-000000001", "checkpoint-000000003"]
@@ -57,10 +59,10 @@ def test_where_all_are_damaged_training_starts_again(tmp_path: Path) -> None:
     paths = save(tmp_path, 1, 2)
     for path in paths:
         path.write_bytes(b"")
-    found = checkpoints.load(tmp_path)
+    found = checkpoints.load_checkpoint(tmp_path)
     assert (found.step, found.damaged) == (0, tuple(path.name for path in paths[::-1]))
 
 
 def test_an_object_is_not_unpickled(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="allow_pickle"):
-        checkpoints.save(tmp_path, 1, {"weights": np.array([{}], dtype=object)})
+        checkpoints.save_checkpoint(tmp_path, 1, {"weights": np.array([{}], dtype=object)})

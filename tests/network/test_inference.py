@@ -9,11 +9,16 @@ from numpy.typing import NDArray
 
 from nucleus_unet.engine.isolation import new_process
 from nucleus_unet.network import inference
-from nucleus_unet.network.inference import load_model, predict, segment, write_maps
+from nucleus_unet.network.inference import (
+    load_model,
+    predict_maps,
+    predict_to_files,
+    segment_images,
+)
 from nucleus_unet.network.normalization import apply_table, normalizing_table
 from nucleus_unet.network.unet import build_segmenter
 from nucleus_unet.nuclei import scoring
-from nucleus_unet.nuclei.instances import nuclei, upsample
+from nucleus_unet.nuclei.instances import resize_maps, separate_nuclei
 from nucleus_unet.recipe import Network, Recipe, load_recipe
 
 SIZE = 16
@@ -43,11 +48,11 @@ def batched(recipe: Recipe, batch_size: int) -> Recipe:
 def test_one_map_an_image_in_order(
     model: keras.Model, images: list[NDArray[np.uint8]], recipe: Recipe
 ) -> None:
-    found = list(predict(model, images, recipe))
+    found = list(predict_maps(model, images, recipe))
     assert len(found) == 5
     for maps in found:
         assert (maps.shape, maps.dtype) == ((SIZE, SIZE, 1), np.float32)
-    backwards = list(predict(model, images[::-1], recipe))[::-1]
+    backwards = list(predict_maps(model, images[::-1], recipe))[::-1]
     np.testing.assert_allclose(found, backwards, atol=1e-6)
     assert np.abs(found[0] - found[1]).max() > 0.01  # the order could have been seen
     alone = np.asarray(model(images[0][None]))[0]
@@ -58,36 +63,40 @@ def test_one_map_an_image_in_order(
 def test_the_batch_size_does_not_matter(
     model: keras.Model, images: list[NDArray[np.uint8]], recipe: Recipe, batch_size: int
 ) -> None:
-    expected = list(predict(model, images, batched(recipe, 4)))
+    expected = list(predict_maps(model, images, batched(recipe, 4)))
     np.testing.assert_allclose(
-        list(predict(model, images, batched(recipe, batch_size))), expected, atol=1e-6
+        list(predict_maps(model, images, batched(recipe, batch_size))), expected, atol=1e-6
     )
 
 
 def test_what_else_is_in_the_batch_does_not_move_a_bit(
     model: keras.Model, images: list[NDArray[np.uint8]], recipe: Recipe
 ) -> None:
-    whole = list(predict(model, images, batched(recipe, 4)))
-    np.testing.assert_array_equal(list(predict(model, images[:3], batched(recipe, 4))), whole[:3])
-    np.testing.assert_array_equal(list(predict(model, images[4:], batched(recipe, 4))), whole[4:])
+    whole = list(predict_maps(model, images, batched(recipe, 4)))
+    np.testing.assert_array_equal(
+        list(predict_maps(model, images[:3], batched(recipe, 4))), whole[:3]
+    )
+    np.testing.assert_array_equal(
+        list(predict_maps(model, images[4:], batched(recipe, 4))), whole[4:]
+    )
 
 
 def test_no_images_no_maps(model: keras.Model, recipe: Recipe) -> None:
-    assert list(predict(model, [], recipe)) == []
+    assert list(predict_maps(model, [], recipe)) == []
 
 
 def test_segment_labels_at_the_original_size(
     model: keras.Model, images: list[NDArray[np.uint8]], recipe: Recipe
 ) -> None:
-    maps = list(predict(model, images, recipe))
+    maps = list(predict_maps(model, images, recipe))
     cutoff = float(np.median(maps))
     cut = recipe.with_overrides([f"inference.cutoff={cutoff}"])
-    labels = segment(model, images, cut)
+    labels = segment_images(model, images, cut)
     assert [found.shape for found in labels] == [image.shape[:2] for image in images]
     assert {found.dtype for found in labels} == {np.dtype(np.int32)}
     for found, predicted in zip(labels, maps, strict=True):
         assert found.max() > 0
-        expected = nuclei(upsample(predicted, *found.shape), cut.inference)
+        expected = separate_nuclei(resize_maps(predicted, *found.shape), cut.inference)
         np.testing.assert_array_equal(found, expected)
 
 
@@ -105,10 +114,10 @@ def test_maps_are_written_one_file_each(
     for path, image in zip(sources, images, strict=True):
         np.save(path, image)
     to = [tmp_path / f"maps{i}.npy" for i in range(5)]
-    write_maps(tmp_path / "model.keras", recipe, sources, to)
+    predict_to_files(tmp_path / "model.keras", recipe, sources, to)
     assert threads == [3]
     np.testing.assert_array_equal(
-        [np.load(path) for path in to], list(predict(model, images, recipe))
+        [np.load(path) for path in to], list(predict_maps(model, images, recipe))
     )
 
 
@@ -144,15 +153,15 @@ def test_maps_have_the_size_of_the_image(
     whole: keras.Model, native: Recipe, mosaic: NDArray[np.uint8], size: tuple[int, int]
 ) -> None:
     image = mosaic[: size[0], : size[1]]
-    [maps] = predict(whole, [image], native)
+    [maps] = predict_maps(whole, [image], native)
     assert (maps.shape, maps.dtype) == ((*size, 2), np.float32)
     if size == (64, 64):
         np.testing.assert_allclose(maps, np.asarray(whole(image[None]))[0], atol=1e-6)
 
 
 def test_tiles_leave_no_seam(whole: keras.Model, native: Recipe, mosaic: NDArray[np.uint8]) -> None:
-    [tiled] = predict(whole, [mosaic], native)
-    [at_once] = predict(whole, [mosaic], native.with_overrides(["inference.tile_px=960"]))
+    [tiled] = predict_maps(whole, [mosaic], native)
+    [at_once] = predict_maps(whole, [mosaic], native.with_overrides(["inference.tile_px=960"]))
     np.testing.assert_allclose(tiled, at_once, atol=1e-5)
     assert (np.ptp(at_once, axis=(0, 1)) > 0.05).all()
 
@@ -165,7 +174,7 @@ def test_every_tile_has_the_same_size(native: Recipe, mosaic: NDArray[np.uint8])
             shapes.add(batch.shape)
             return np.zeros((*batch.shape[:3], 2), np.float32)
 
-    [maps] = predict(Model(), [mosaic], native)  # type: ignore[arg-type]
+    [maps] = predict_maps(Model(), [mosaic], native)  # type: ignore[arg-type]
     assert maps.shape == (700, 900, 2)
     assert shapes == {(1, 320, 320, 3)}
 
@@ -179,7 +188,7 @@ def test_flips_and_turns_are_turned_back(native: Recipe, mosaic: NDArray[np.uint
 
     flipped = native.with_overrides(["inference.flips=true"])
     image = mosaic[:70, :100]
-    [maps] = predict(Echo(), [image], flipped)  # type: ignore[arg-type]
+    [maps] = predict_maps(Echo(), [image], flipped)  # type: ignore[arg-type]
     np.testing.assert_allclose(maps, image[..., :2] / 255, atol=1e-6)
 
 
@@ -194,13 +203,17 @@ def test_each_scale_has_its_maps_at_the_size_of_the_image(
             return batch[..., :2].astype(np.float32) / 255
 
     image = mosaic[:128, :192]
-    [maps] = predict(Echo(), [image], native.with_overrides(["inference.scales=[1, 0.5, 1.5]"]))  # type: ignore[arg-type]
+    [maps] = predict_maps(
+        Echo(), [image], native.with_overrides(["inference.scales=[1, 0.5, 1.5]"])
+    )  # type: ignore[arg-type]
     assert sides == [192, 128, 320]  # multiples of 64
     assert maps.shape == (128, 192, 6)
     np.testing.assert_allclose(maps[..., :2], image[..., :2] / 255, atol=1e-6)
     means = image[..., :2].reshape(64, 2, 96, 2, 2).mean((1, 3))  # of 2 × 2 pixels
-    np.testing.assert_allclose(maps[..., 2:4], upsample(means / 255, 128, 192), atol=0.005)
-    [tiny] = predict(Echo(), [image[:1, :1]], native.with_overrides(["inference.scales=[0.25]"]))  # type: ignore[arg-type]
+    np.testing.assert_allclose(maps[..., 2:4], resize_maps(means / 255, 128, 192), atol=0.005)
+    [tiny] = predict_maps(
+        Echo(), [image[:1, :1]], native.with_overrides(["inference.scales=[0.25]"])
+    )  # type: ignore[arg-type]
     assert tiny.shape == (1, 1, 2)
 
 
@@ -208,9 +221,9 @@ def test_flips_of_resized_images_too(
     model: keras.Model, recipe: Recipe, images: list[NDArray[np.uint8]]
 ) -> None:
     both = [images[0], np.rot90(images[0])]
-    maps, turned = predict(model, both, recipe.with_overrides(["inference.flips=true"]))
+    maps, turned = predict_maps(model, both, recipe.with_overrides(["inference.flips=true"]))
     np.testing.assert_allclose(np.rot90(maps), turned, atol=1e-5)
-    maps, turned = predict(model, both, recipe)
+    maps, turned = predict_maps(model, both, recipe)
     assert np.abs(np.rot90(maps) - turned).max() > 0.001
 
 
@@ -219,8 +232,8 @@ def test_the_mean_over_flips_does_not_depend_on_how_the_image_lies(
 ) -> None:
     flipped = native.with_overrides(["inference.flips=true"])
     image = mosaic[:64, :128]
-    [maps] = predict(whole, [image], flipped)
-    [turned] = predict(whole, [np.rot90(image)], flipped)
+    [maps] = predict_maps(whole, [image], flipped)
+    [turned] = predict_maps(whole, [np.rot90(image)], flipped)
     np.testing.assert_allclose(np.rot90(maps), turned, atol=1e-5)
 
 
@@ -229,7 +242,7 @@ def test_images_are_normalised_whole(
 ) -> None:
     normal = native.with_overrides(["data.normalize=true"])
     image = mosaic[:64, :64]
-    [maps] = predict(whole, [image], normal)
+    [maps] = predict_maps(whole, [image], normal)
     seen = apply_table(image, normalizing_table(image))
     np.testing.assert_allclose(maps, np.asarray(whole(seen[None]))[0], atol=1e-6)
 
@@ -250,7 +263,7 @@ def test_a_mosaic_has_the_nuclei_of_one_pass_in_memory_that_stays_flat(tmp_path:
         tiled = recipe.with_overrides([f"inference.tile_px={tile_px}"])
         images, to = [tmp_path / f"{size}.npy"], [tmp_path / "maps.npy"]
         with new_process() as process:
-            process.submit(write_maps, tmp_path / "model.keras", tiled, images, to).result()
+            process.submit(predict_to_files, tmp_path / "model.keras", tiled, images, to).result()
             used = process.submit(resource.getrusage, resource.RUSAGE_SELF).result()
         return np.load(tmp_path / "maps.npy"), used.ru_maxrss * 1024
 
@@ -266,9 +279,9 @@ def test_a_mosaic_has_the_nuclei_of_one_pass_in_memory_that_stays_flat(tmp_path:
             "seed_cutoff": cutoffs[0] * (1 - cutoffs[1]),
         }
     )
-    expected, found = nuclei(at_once, inference), nuclei(tiled, inference)
+    expected, found = separate_nuclei(at_once, inference), separate_nuclei(tiled, inference)
     assert expected.max() > 1000
-    assert scoring.match(expected, found).score == 1
+    assert scoring.match_nuclei(expected, found).score == 1
     assert found.max() == expected.max()
     assert np.count_nonzero(found > 0) == pytest.approx(np.count_nonzero(expected > 0), rel=1e-5)
     # What grows is the maps and the image themselves, not the network's work.

@@ -5,7 +5,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from numpy.typing import NDArray
 
-from nucleus_unet.network.targets import CHANNELS, borders, targets
+from nucleus_unet.network.targets import CHANNELS, border_map, training_targets
 
 label_images = hnp.arrays(
     np.int32, hnp.array_shapes(min_dims=2, max_dims=2, max_side=12), elements=st.integers(0, 3)
@@ -17,20 +17,20 @@ each_type = pytest.mark.parametrize("dtype", [np.uint16, np.int32, np.int64])  #
 def test_borders_by_hand(dtype: type) -> None:
     labels = np.array([[1, 1, 1, 1, 0, 0, 2, 2, 2, 2, 0, 0, 0, 0, 0, 3]], dtype)
     expected = np.array([[0, 0, 0, 0, 1, 1, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0]])
-    np.testing.assert_array_equal(borders(labels), expected)
+    np.testing.assert_array_equal(border_map(labels), expected)
     touching = np.array([[1, 1, 1, 2, 2, 2]], dtype)
-    np.testing.assert_array_equal(borders(touching), [[0, 1, 1, 1, 1, 0]])
+    np.testing.assert_array_equal(border_map(touching), [[0, 1, 1, 1, 1, 0]])
 
 
 def test_borders_of_more_nuclei_than_16_bits_number() -> None:
     labels = np.array([[1, 1, 1, 65_537, 65_537, 65_537]])  # 1 and 1, modulo 2¹⁶
-    np.testing.assert_array_equal(borders(labels), [[0, 1, 1, 1, 1, 0]])
+    np.testing.assert_array_equal(border_map(labels), [[0, 1, 1, 1, 1, 0]])
 
 
 @given(label_images)
 def test_maps_are_0_or_1(labels: NDArray[np.int32]) -> None:
-    maps = targets(labels, "borders")
-    np.testing.assert_array_equal(targets(labels.astype(np.uint16), "borders"), maps)
+    maps = training_targets(labels, "borders")
+    np.testing.assert_array_equal(training_targets(labels.astype(np.uint16), "borders"), maps)
     assert (maps.shape, maps.dtype) == ((*labels.shape, 2), np.float32)
     assert set(np.unique(maps)) <= {0, 1}
     np.testing.assert_array_equal(maps[..., 0], labels > 0)
@@ -39,9 +39,11 @@ def test_maps_are_0_or_1(labels: NDArray[np.int32]) -> None:
 @given(label_images)
 def test_the_numbers_of_nuclei_do_not_matter(labels: NDArray[np.int32]) -> None:
     renamed = np.where(labels, 50 - 7 * labels, 0)
-    np.testing.assert_array_equal(targets(labels, "borders"), targets(renamed, "borders"))
+    np.testing.assert_array_equal(
+        training_targets(labels, "borders"), training_targets(renamed, "borders")
+    )
 
 
 @pytest.mark.parametrize("outputs", CHANNELS)
 def test_channels(outputs: str) -> None:
-    assert targets(np.eye(4, dtype=np.int32), outputs).shape == (4, 4, CHANNELS[outputs])
+    assert training_targets(np.eye(4, dtype=np.int32), outputs).shape == (4, 4, CHANNELS[outputs])

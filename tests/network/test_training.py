@@ -23,7 +23,7 @@ from nucleus_unet.errors import NucleusError
 from nucleus_unet.network import batches, checkpoints, journal, training
 from nucleus_unet.network.batches import validation_arrays
 from nucleus_unet.network.metrics import MaskMeanIoU, ThresholdedMeanIoU
-from nucleus_unet.network.training import train
+from nucleus_unet.network.training import train_network
 from nucleus_unet.recipe import Recipe
 
 
@@ -43,21 +43,21 @@ def run(function: str, recipe: Recipe, samples: list[Sample], folder: Path) -> T
 
 
 def train_and_be_killed(*args: Any) -> None:
-    """As `train`; the process is killed when the first checkpoint is written, before it is told."""
-    save = checkpoints.save
+    """As `train_network`; killed when the first checkpoint is written, before it is told."""
+    save = checkpoints.save_checkpoint
 
     def save_and_die(folder: Path, step: int, arrays: Any) -> None:
         save(folder, step, arrays)
         os.kill(os.getpid(), signal.SIGKILL)
 
-    checkpoints.save = save_and_die
-    train(*args)
+    checkpoints.save_checkpoint = save_and_die
+    train_network(*args)
 
 
 def train_and_be_killed_within_an_epoch(*args: Any) -> None:
     """As `train_and_be_killed`, with a checkpoint after each step; killed after the second epoch's
     third."""
-    save = checkpoints.save
+    save = checkpoints.save_checkpoint
     journal.CHECKPOINT_S = 0
 
     def save_and_die(folder: Path, step: int, arrays: Any) -> None:
@@ -65,12 +65,12 @@ def train_and_be_killed_within_an_epoch(*args: Any) -> None:
         if step == 7:
             os.kill(os.getpid(), signal.SIGKILL)
 
-    checkpoints.save = save_and_die
-    train(*args)
+    checkpoints.save_checkpoint = save_and_die
+    train_network(*args)
 
 
 def train_and_be_asked_to_stop(*args: Any) -> None:
-    """As `train`; SIGTERM comes while the second batch is made."""
+    """As `train_network`; SIGTERM comes while the second batch is made."""
     load, calls = batches.training_view, itertools.count(1)
 
     def view(*given: Any) -> Any:
@@ -79,7 +79,7 @@ def train_and_be_asked_to_stop(*args: Any) -> None:
         return load(*given)
 
     batches.training_view = view
-    train(*args)
+    train_network(*args)
 
 
 @pytest.fixture(scope="module")
@@ -87,7 +87,10 @@ def undisturbed(
     tiny: Recipe, samples: list[Sample], tmp_path_factory: pytest.TempPathFactory
 ) -> Trained:
     return run(
-        "nucleus_unet.network.training:train", tiny, samples, tmp_path_factory.mktemp("train") / "a"
+        "nucleus_unet.network.training:train_network",
+        tiny,
+        samples,
+        tmp_path_factory.mktemp("train") / "a",
     )
 
 
@@ -102,7 +105,7 @@ def here(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def state(folder: Path) -> dict[str, NDArray[Any]]:
     """All arrays of a checkpoint; of the history what does not depend on the clock."""
-    found = dict(checkpoints.load(folder).arrays)
+    found = dict(checkpoints.load_checkpoint(folder).arrays)
     clocks = {"seconds", "images_per_s"}
     history = [
         {key: value for key, value in epoch.items() if key not in clocks}
@@ -159,7 +162,7 @@ def test_what_is_known_of_an_epoch(undisturbed: Trained, tiny: Recipe) -> None:
         assert epoch.keys() - {"event"} == set(journal.Epoch.__annotations__)
         assert epoch["images_per_s"] > 0
         assert 0 <= epoch["val_mean_iou"] <= 1
-    history, _ = json.loads(str(checkpoints.load(undisturbed.folder).arrays["history"]))
+    history, _ = json.loads(str(checkpoints.load_checkpoint(undisturbed.folder).arrays["history"]))
     assert [{"event": "epoch"} | epoch for epoch in history] == epochs
 
 
@@ -213,9 +216,9 @@ def test_interrupted_and_continued_it_is_the_same_to_the_bit(
     assert (told.count("start"), told.count("epoch")) == (1, epochs)
     # Nothing is left of a checkpoint that was being written.
     (tmp_path / ".checkpoint-000000009.npz.x").touch()
-    stopped = checkpoints.load(tmp_path).step
+    stopped = checkpoints.load_checkpoint(tmp_path).step
     assert stopped in steps
-    continued = run("nucleus_unet.network.training:train", tiny, samples, tmp_path)
+    continued = run("nucleus_unet.network.training:train_network", tiny, samples, tmp_path)
     starts = [event["step"] for event in continued.events if event["event"] == "start"]
     assert starts == [0, stopped]
     assert [epoch["epoch"] for epoch in continued.epochs()] == [1, 2, 3]
@@ -235,7 +238,7 @@ def test_a_damaged_checkpoint_is_told_and_the_one_before_it_taken(
     shutil.copytree(undisturbed.folder, folder)
     [last] = folder.glob("checkpoint-000000012-*")
     last.write_bytes(last.read_bytes()[:-1000])
-    continued = run("nucleus_unet.network.training:train", tiny, samples, folder)
+    continued = run("nucleus_unet.network.training:train_network", tiny, samples, folder)
     assert [epoch["epoch"] for epoch in continued.epochs()] == [1, 2, 3]
     [damaged] = [event for event in continued.events if event["event"] == "damaged"]
     assert damaged == {"event": "damaged", "files": [last.name], "step": 8}
@@ -265,7 +268,7 @@ def test_finished_it_does_not_train_again_and_holds_the_gpu_meanwhile(
         held.append((folder / "model.keras").exists())
 
     monkeypatch.setattr(training.backend, "gpu_held", gpu_held)
-    train(tiny, samples[:5], samples[5:], folder)
+    train_network(tiny, samples[:5], samples[5:], folder)
     assert [event["event"] for event in log.new()] == ["waits", "start", "end"]
     assert held == [True, True]
     assert_equal(state(folder), state(undisturbed.folder))
@@ -287,7 +290,7 @@ def test_it_starts_from_given_weights_and_stops_when_nothing_gains(
         ]
     )
     start = undisturbed.folder / "model.keras"
-    train(still, samples[:5], samples[5:], tmp_path, start)
+    train_network(still, samples[:5], samples[5:], tmp_path, start)
     events = EventLog(tmp_path / EVENTS).new()
     epochs = [event for event in events if event["event"] == "epoch"]
     assert len(epochs) == 3
@@ -313,7 +316,7 @@ def test_the_epoch_that_is_kept(
         ["training.epochs=2", "training.steps_per_epoch=1", f"training.keep={keep}"]
     )
     start = undisturbed.folder / "model.keras"
-    train(two_steps, samples[:5], samples[5:], tmp_path, start)
+    train_network(two_steps, samples[:5], samples[5:], tmp_path, start)
     events = EventLog(tmp_path / EVENTS).new()
     first, second = (e["val_mean_iou"] for e in events if e["event"] == "epoch")
     assert second < first
@@ -333,7 +336,7 @@ def test_a_training_that_diverges_ends_and_keeps_no_epoch_of_it(
         ["network.activation=elu", "training.optimizer=sgd", "training.learning_rate=1e38"]
     )
     with pytest.raises(NucleusError, match=r"epoch 1: .*lower training\.learning_rate, .* 1e\+38"):
-        train(wild, samples[:5], samples[5:], tmp_path)
+        train_network(wild, samples[:5], samples[5:], tmp_path)
     assert {path.name for path in tmp_path.iterdir()} == {EVENTS}
 
 
@@ -353,11 +356,11 @@ def test_the_schedule(tiny: Recipe, schedule: str, rates: dict[int, float]) -> N
 def test_crops_train_are_killed_and_go_on_to_the_bit(
     crops: Recipe, samples: list[Sample], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    whole = run("nucleus_unet.network.training:train", crops, samples, tmp_path / "a")
+    whole = run("nucleus_unet.network.training:train_network", crops, samples, tmp_path / "a")
     monkeypatch.syspath_prepend(Path(__file__).parent)
     with pytest.raises(NucleusError, match="was killed"):
         run(f"{Path(__file__).stem}:train_and_be_killed", crops, samples, tmp_path / "b")
-    run("nucleus_unet.network.training:train", crops, samples, tmp_path / "b")
+    run("nucleus_unet.network.training:train_network", crops, samples, tmp_path / "b")
     after = state(whole.folder)
     assert_equal(state(tmp_path / "b"), after)
     assert_same_weights(tmp_path / "b" / "model.keras", whole.folder / "model.keras")
@@ -367,7 +370,7 @@ def test_what_is_validated_is_what_is_kept(
     crops: Recipe, samples: list[Sample], tmp_path: Path
 ) -> None:
     one = crops.with_overrides(["training.epochs=1"])
-    trained = run("nucleus_unet.network.training:train", one, samples, tmp_path)
+    trained = run("nucleus_unet.network.training:train_network", one, samples, tmp_path)
     model = keras.models.load_model(tmp_path / "model.keras", compile=False)
     images, maps = validation_arrays(one, samples[5:])
     metric = MaskMeanIoU()

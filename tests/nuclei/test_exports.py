@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from roifile import ImagejRoi
 from skimage.measure import grid_points_in_poly, label
 
-from nucleus_unet.nuclei.exports import coco, geojson, imagej, measurements, outlines, table
+from nucleus_unet.nuclei.exports import coco, geojson, imagej, measurements, nuclei_csv, outlines
 
 LABELS = np.array(
     [
@@ -63,9 +63,11 @@ def test_values_that_are_not_finite_are_left_out_of_intensities() -> None:
 
 def test_small_and_large_numbers_of_a_table() -> None:
     image = np.full((4, 6, 1), 3.456e-5)
-    _, pair = table([{"image": "a", **row} for row in measurements(image, LABELS)[1:]]).splitlines()
+    _, pair = nuclei_csv(
+        [{"image": "a", **row} for row in measurements(image, LABELS)[1:]]
+    ).splitlines()
     assert pair.split(",")[:6] == ["a", "2", "2.0", "5.0", "1.5", "3.456e-05"]
-    _, row = table([{"image": "a", "x_px": 31234.5678, "y_px": 1 / 3}]).splitlines()
+    _, row = nuclei_csv([{"image": "a", "x_px": 31234.5678, "y_px": 1 / 3}]).splitlines()
     assert row == "a,,,31234.57,0.3333333,,"
 
 

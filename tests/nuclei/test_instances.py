@@ -8,8 +8,8 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from numpy.typing import NDArray
 
-from nucleus_unet.network.targets import targets
-from nucleus_unet.nuclei.instances import connected_components, nuclei, upsample
+from nucleus_unet.network.targets import training_targets
+from nucleus_unet.nuclei.instances import connected_components, resize_maps, separate_nuclei
 from nucleus_unet.recipe import Inference
 
 probabilities = hnp.arrays(
@@ -25,7 +25,7 @@ def components(above: list[list[int]]) -> NDArray[np.int32]:
 
 def test_upsample_is_bilinear_between_pixel_centres() -> None:
     maps = np.array([[[0, 1], [1, 0]]], np.float32)
-    result = upsample(maps, 2, 4)
+    result = resize_maps(maps, 2, 4)
     assert result.dtype == np.float32
     np.testing.assert_allclose(result[..., 0], [[0, 0.25, 0.75, 1]] * 2)
     np.testing.assert_allclose(result[..., 1], [[1, 0.75, 0.25, 0]] * 2)
@@ -33,12 +33,12 @@ def test_upsample_is_bilinear_between_pixel_centres() -> None:
 
 def test_upsample_to_the_same_size_changes_nothing() -> None:
     maps = np.array([[0.1, 0.2, 0.3], [0.4, 0.5, 0.6]], np.float32)[..., None]
-    np.testing.assert_array_equal(upsample(maps, 2, 3), maps)
+    np.testing.assert_array_equal(resize_maps(maps, 2, 3), maps)
 
 
 def test_upsample_also_shrinks() -> None:
     maps = np.array([[0, 0, 1, 1]], np.float32)[..., None]
-    np.testing.assert_allclose(upsample(maps, 1, 2)[..., 0], [[0, 1]])
+    np.testing.assert_allclose(resize_maps(maps, 1, 2)[..., 0], [[0, 1]])
 
 
 def test_equal_to_the_cutoff_is_background() -> None:
@@ -73,7 +73,7 @@ def test_numbered_by_first_pixel_row_by_row() -> None:
 
 @given(probabilities, st.integers(1, 30), st.integers(1, 30))
 def test_upsample_stays_in_range(probability: NDArray[np.float32], height: int, width: int) -> None:
-    result = upsample(probability[..., None], height, width)
+    result = resize_maps(probability[..., None], height, width)
     assert result.shape == (height, width, 1)
     assert 0 <= result.min() <= result.max() <= 1
 
@@ -100,7 +100,7 @@ def discs(*centres: tuple[int, int], radius: int = 6) -> NDArray[np.int32]:
 
 def test_touching_nuclei_come_back_from_their_own_maps() -> None:
     labels = discs((20, 12), (20, 23), (30, 40), (8, 50))
-    found = nuclei(targets(labels, "borders"), Inference())
+    found = separate_nuclei(training_targets(labels, "borders"), Inference())
     assert found.dtype == np.int32
     assert found.max() == 4
     agreed = (found > 0) == (labels > 0)
@@ -119,15 +119,15 @@ def test_a_border_parts_what_the_mask_does_not(
 ) -> None:
     maps = np.full((4, 9, 2), (0.9, 0), np.float32)
     maps[:, 4, 1] = border  # 0.9 * (1 - border) is above the cutoff or not
-    found = nuclei(maps, Inference(seed_cutoff=seed_cutoff))
+    found = separate_nuclei(maps, Inference(seed_cutoff=seed_cutoff))
     assert np.unique(found).tolist() == [*range(1, count + 1)]
     assert len(np.unique(found[:, :4])) == len(np.unique(found[:, 5:])) == 1
 
 
 def test_a_mask_without_a_seed_is_one_nucleus() -> None:
-    maps = targets(discs((20, 12), (8, 50)), "borders")
+    maps = training_targets(discs((20, 12), (8, 50)), "borders")
     maps[..., 1] = 0.7
-    assert nuclei(maps, Inference()).max() == 2
+    assert separate_nuclei(maps, Inference()).max() == 2
 
 
 @pytest.mark.parametrize(
@@ -138,7 +138,7 @@ def test_large_nuclei_have_a_cutoff_of_their_own(side: int, cutoff: float) -> No
     for step in (-0.01, 0.01):
         maps = np.full((side, side, 2), (0.9, 0), np.float32)
         maps[0, :, 0] = cutoff + step
-        found = nuclei(maps, Inference(cutoff=0.6, large_cutoff=0.4))
+        found = separate_nuclei(maps, Inference(cutoff=0.6, large_cutoff=0.4))
         assert found[0].tolist() == [int(step > 0)] * side
         assert (found[1:] == 1).all()
 
@@ -146,26 +146,28 @@ def test_large_nuclei_have_a_cutoff_of_their_own(side: int, cutoff: float) -> No
 def test_a_nucleus_that_its_own_cutoff_parts_is_two() -> None:
     maps = np.full((3, 9, 2), (0.9, 0), np.float32)
     maps[:, 4, 0] = 0.5
-    assert nuclei(maps, Inference(cutoff=0.4, seed_cutoff=0.4)).max() == 1
-    parted = nuclei(maps, Inference(cutoff=0.6, large_cutoff=0.4, seed_cutoff=0.4))
+    assert separate_nuclei(maps, Inference(cutoff=0.4, seed_cutoff=0.4)).max() == 1
+    parted = separate_nuclei(maps, Inference(cutoff=0.6, large_cutoff=0.4, seed_cutoff=0.4))
     assert parted[0].tolist() == [1, 1, 1, 1, 0, 2, 2, 2, 2]
 
 
 def test_pieces_of_mask_that_do_not_touch_are_apart() -> None:
     mask = np.array([[1, 0, 0], [0, 1, 0], [0, 0, 0]], np.float32)
     maps = np.stack([mask, 0 * mask], axis=-1)
-    np.testing.assert_array_equal(nuclei(maps, Inference()), [[1, 0, 0], [0, 2, 0], [0, 0, 0]])
+    np.testing.assert_array_equal(
+        separate_nuclei(maps, Inference()), [[1, 0, 0], [0, 2, 0], [0, 0, 0]]
+    )
 
 
 @pytest.mark.parametrize("channels", [1, 2])
 def test_nothing_is_found_in_nothing(channels: int) -> None:
-    assert not nuclei(np.zeros((5, 4, channels), np.float32), Inference()).any()
+    assert not separate_nuclei(np.zeros((5, 4, channels), np.float32), Inference()).any()
 
 
 @pytest.mark.parametrize(("least", "kept"), [(0, [1, 2]), (2, [1, 2]), (3, [1]), (9, [])])
 def test_small_nuclei_are_left_out(least: int, kept: list[int]) -> None:
     mask = np.array([[1, 1, 0, 1], [1, 0, 0, 1]], np.float32)[..., None]
-    found = nuclei(mask, Inference(min_area_px=least))
+    found = separate_nuclei(mask, Inference(min_area_px=least))
     expected = np.array([[1, 1, 0, 2], [1, 0, 0, 2]])
     np.testing.assert_array_equal(found, np.where(np.isin(expected, kept), expected, 0))
 
@@ -174,7 +176,7 @@ def test_small_nuclei_are_left_out(least: int, kept: list[int]) -> None:
 def test_doubtful_nuclei_are_left_out(least: float, kept: list[int]) -> None:
     # Means of 0.875 and of 0.75, which is not above itself; background does not count.
     mask = np.array([[1, 0.75, 0, 1], [0.2, 0, 0, 0.5]], np.float32)[..., None]
-    found = nuclei(mask, Inference(cutoff=0.25, min_confidence=least))
+    found = separate_nuclei(mask, Inference(cutoff=0.25, min_confidence=least))
     expected = np.array([[1, 1, 0, 2], [0, 0, 0, 2]])
     np.testing.assert_array_equal(found, np.where(np.isin(expected, kept), expected, 0))
 
@@ -185,10 +187,16 @@ def test_a_later_scale_adds_nuclei_where_there_are_none() -> None:
     maps = np.array([first, second], np.float32).transpose(1, 2, 0)
     both = Inference(scales=(1, 0.5))
     # Half of its first one is a nucleus already, of which the first scale is surer.
-    assert nuclei(maps, both).tolist() == [[0, 1, 0, 2, 2, 0, 0, 3], [0, 0, 0, 2, 2, 0, 0, 0]]
+    assert separate_nuclei(maps, both).tolist() == [
+        [0, 1, 0, 2, 2, 0, 0, 3],
+        [0, 0, 0, 2, 2, 0, 0, 0],
+    ]
     # A pixel of the second scale is four of the image.
     small = both.model_copy(update={"min_area_px": 1})
-    assert nuclei(maps, small).tolist() == [[0, 1, 0, 2, 2, 0, 0, 0], [0, 0, 0, 2, 2, 0, 0, 0]]
+    assert separate_nuclei(maps, small).tolist() == [
+        [0, 1, 0, 2, 2, 0, 0, 0],
+        [0, 0, 0, 2, 2, 0, 0, 0],
+    ]
 
 
 @pytest.mark.parametrize(("size", "covered", "found"), [(12, 4, 2), (12, 5, 1), (9, 3, 2)])
@@ -196,7 +204,7 @@ def test_a_nucleus_may_be_covered_by_a_third(size: int, covered: int, found: int
     maps = np.zeros((1, size, 2), np.float32)
     maps[0, :covered, 0] = 1
     maps[..., 1] = 0.6
-    labels = nuclei(maps, Inference(scales=(1, 0.5)))
+    labels = separate_nuclei(maps, Inference(scales=(1, 0.5)))
     assert labels.max() == found
     assert (labels[0, :covered] == 1).all()
     assert (labels[0, covered:] == (2 if found == 2 else 0)).all()
@@ -209,7 +217,7 @@ def test_a_nucleus_that_another_parts_keeps_its_largest_piece(first: int, kept: 
     maps = np.zeros((1, 12, 2), np.float32)
     maps[0, first : first + 3, 0] = 1
     maps[..., 1] = 0.6
-    labels = nuclei(maps, Inference(scales=(1, 0.5)))
+    labels = separate_nuclei(maps, Inference(scales=(1, 0.5)))
     assert (labels[0] == 1).nonzero()[0].tolist() == [first, first + 1, first + 2]
     assert (labels[0] == 2).nonzero()[0].tolist() == [*range(12)][kept]
 
@@ -228,7 +236,7 @@ def test_of_two_scales_the_surer_is_preferred_and_the_usual_size(area: int, gain
         maps = np.zeros((1, area + 2, 2), np.float32)
         maps[0, 2:, 0] = 0.8
         maps[0, 1:, 1] = 0.8 - gain + more
-        labels = nuclei(maps, Inference(scales=(1, 0.5)))
+        labels = separate_nuclei(maps, Inference(scales=(1, 0.5)))
         assert labels.max() == 1
         assert labels[0, 1] == (preferred == 2)
 
@@ -237,13 +245,13 @@ def test_of_two_scales_the_surer_is_preferred_and_the_usual_size(area: int, gain
 def test_of_equals_that_of_the_earlier_scale_is_preferred(scales: tuple[float, float]) -> None:
     maps = np.full((1, 801, 2), 0.8, np.float32)
     maps[0, 800, 0] = maps[0, 0, 1] = 0  # 800 px each: twice as large as usual, and half as large
-    assert nuclei(maps, Inference(scales=scales)).tolist() == [[1] * 800 + [0]]
+    assert separate_nuclei(maps, Inference(scales=scales)).tolist() == [[1] * 800 + [0]]
 
 
 def test_two_maps_at_each_scale() -> None:
     labels = np.zeros((20, 40), int)
     labels[2:18, 2:18], labels[4:9, 24:29] = 1, 2
-    small, large = (targets(labels * (labels == k), "borders") for k in (2, 1))
+    small, large = (training_targets(labels * (labels == k), "borders") for k in (2, 1))
     maps = np.concatenate([small, large], axis=-1)
-    found = nuclei(maps, Inference(scales=(1, 0.5), seed_cutoff=0.2))
+    found = separate_nuclei(maps, Inference(scales=(1, 0.5), seed_cutoff=0.2))
     np.testing.assert_array_equal(found, np.array([0, 2, 1])[labels])

@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from nucleus_unet.nuclei.label_images import decode, encode
+from nucleus_unet.nuclei.label_images import decode_label_image, encode_label_image
 
 
 @pytest.mark.parametrize(
@@ -17,7 +17,7 @@ def test_label_images_keep_the_values(largest: int, suffix: str, start: bytes, d
     labels = (
         np.array([[0, 1, 300], [largest, 2, 0]], np.int32) if largest else np.zeros((2, 3), int)
     )
-    found, content = encode(labels)
+    found, content = encode_label_image(labels)
     assert (found, content[:4]) == (suffix, start)
-    assert decode(content).dtype == dtype
-    np.testing.assert_array_equal(decode(content), labels)
+    assert decode_label_image(content).dtype == dtype
+    np.testing.assert_array_equal(decode_label_image(content), labels)

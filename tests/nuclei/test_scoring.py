@@ -9,9 +9,9 @@ from numpy.typing import NDArray
 
 from nucleus_unet.nuclei.scoring import (
     THRESHOLDS,
-    errors,
     instance_scores,
-    match,
+    match_nuclei,
+    nucleus_errors,
     pixel_counts,
     pixel_scores,
 )
@@ -113,7 +113,7 @@ def plain_match(y_true: NDArray[np.int32], y_pred: NDArray[np.int32]) -> dict[st
 
 @given(label_images, label_images)
 def test_matches_equal_the_definition(y_true: NDArray[Any], y_pred: NDArray[Any]) -> None:
-    found = match(y_true, y_pred)
+    found = match_nuclei(y_true, y_pred)
     assert found.tp.tolist() == plain_match(y_true, y_pred).pop("tp")
     assert (
         plain_match(y_true, y_pred).items()
@@ -128,7 +128,7 @@ def test_matches_equal_the_definition(y_true: NDArray[Any], y_pred: NDArray[Any]
 
 @given(label_images)
 def test_an_image_matches_itself_whatever_its_numbers(y_true: NDArray[Any]) -> None:
-    found = match(y_true, np.where(y_true, 70 - 10 * y_true, 0))
+    found = match_nuclei(y_true, np.where(y_true, 70 - 10 * y_true, 0))
     assert found.tp.tolist() == [found.true] * 10
     assert (found.score, found.split, found.merged) == (1.0, 0, 0)
 
@@ -137,16 +137,16 @@ def test_an_iou_at_the_threshold_is_no_match() -> None:
     y_true = np.array([[1] * 20])
     for k, threshold in enumerate(THRESHOLDS):
         y_pred = np.array([[1] * (10 + k) + [0] * (10 - k)])  # IoU = threshold, exactly
-        assert match(y_true, y_pred).tp[k] == 0, threshold
+        assert match_nuclei(y_true, y_pred).tp[k] == 0, threshold
         y_pred[0, 10 + k] = 1
-        assert match(y_true, y_pred).tp[k] == 1, threshold
+        assert match_nuclei(y_true, y_pred).tp[k] == 1, threshold
 
 
 def test_a_score_by_hand() -> None:
     # One nucleus with IoU 4/5, one missed, one invented: 1 of 3 up to 0.75, then 0 of 4.
     y_true = np.array([[1, 1, 1, 1, 0, 2, 0, 0]])
     y_pred = np.array([[1, 1, 1, 1, 1, 0, 0, 2]])
-    found = match(y_true, y_pred)
+    found = match_nuclei(y_true, y_pred)
     assert found.tp.tolist() == [1] * 6 + [0] * 4
     np.testing.assert_allclose(found.average_precision, [1 / 3] * 6 + [0] * 4)
     assert found.score == pytest.approx(0.2)
@@ -156,22 +156,22 @@ def test_a_score_by_hand() -> None:
     ("y_true", "y_pred", "score"), [([0, 0], [0, 0], 1.0), ([0, 1], [0, 0], 0.0), ([0], [1], 0.0)]
 )
 def test_images_without_nuclei(y_true: list[int], y_pred: list[int], score: float) -> None:
-    assert match(np.array([y_true]), np.array([y_pred])).score == score
+    assert match_nuclei(np.array([y_true]), np.array([y_pred])).score == score
 
 
 def test_splits_and_merges_by_hand() -> None:
     y_true = np.array([[1, 1, 1, 1, 0, 2, 2, 3, 3, 3]])
     y_pred = np.array([[1, 1, 2, 2, 2, 4, 4, 4, 4, 0]])
-    found = match(y_true, y_pred)
+    found = match_nuclei(y_true, y_pred)
     assert (found.split, found.merged) == (1, 1)
     # Half of a nucleus is not more than half.
-    assert match(np.array([[1, 1, 0, 0]]), np.array([[1, 2, 2, 0]])).split == 0
+    assert match_nuclei(np.array([[1, 1, 0, 0]]), np.array([[1, 2, 2, 0]])).split == 0
 
 
 def test_what_is_wrong_is_named_by_nucleus() -> None:
     y_true = np.array([[1, 1, 1, 1, 0, 2, 2, 3, 3, 3, 0, 4, 4, 0, 0]])
     y_pred = np.array([[1, 1, 2, 2, 2, 4, 4, 4, 4, 0, 0, 6, 6, 0, 8]])
-    found = errors(y_true, y_pred)
+    found = nucleus_errors(y_true, y_pred)
     assert found.split.tolist() == [1]
     assert found.merged.tolist() == [4]
     assert found.missed.tolist() == [1, 2, 3]  # no IoU above 0.5 but that of 4 with 6
@@ -180,14 +180,14 @@ def test_what_is_wrong_is_named_by_nucleus() -> None:
 
 def test_sizes_that_differ_are_refused() -> None:
     with pytest.raises(ValueError, match=r"truth is \(1, 2\), prediction \(2, 1\)"):
-        match(np.zeros((1, 2), int), np.zeros((2, 1), int))
+        match_nuclei(np.zeros((1, 2), int), np.zeros((2, 1), int))
 
 
 def test_scores_of_many_images_by_hand() -> None:
     y_true = np.array([[1, 1, 1, 1, 0, 2, 0, 0]])
     y_pred = np.array([[1, 1, 1, 1, 1, 0, 0, 2]])
     nothing = np.zeros((1, 1), int)
-    scores = instance_scores([match(y_true, y_pred), match(nothing, nothing)])
+    scores = instance_scores([match_nuclei(y_true, y_pred), match_nuclei(nothing, nothing)])
     assert scores.score == pytest.approx((0.2 + 1) / 2)  # an image counts as one, large or empty
     np.testing.assert_allclose(scores.average_precision, [2 / 3] * 6 + [1 / 2] * 4)
     np.testing.assert_allclose(scores.precision, [1 / 2] * 6 + [0] * 4)
@@ -198,6 +198,6 @@ def test_scores_of_many_images_by_hand() -> None:
 
 def test_scores_where_there_is_nothing_to_find() -> None:
     nothing = np.zeros((2, 2), int)
-    scores = instance_scores([match(nothing, nothing)])
+    scores = instance_scores([match_nuclei(nothing, nothing)])
     assert scores.score == 1.0
     assert scores.f1.tolist() == [1.0] * 10

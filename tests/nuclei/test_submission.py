@@ -8,10 +8,10 @@ from hypothesis import strategies as st
 
 from nucleus_unet.errors import NucleusError
 from nucleus_unet.nuclei.submission import (
-    Problem,
+    SubmissionProblem,
     read_submission,
-    rows,
-    validate,
+    submission_rows,
+    validate_submission,
     write_submission,
 )
 
@@ -31,11 +31,11 @@ def csv(tmp_path: Path) -> Callable[[str | bytes], Path]:
 
 def test_rows_of_an_image() -> None:
     labels = np.array([[2, 0, 1], [0, 0, 1]])
-    assert rows("a", labels) == [("a", "5 2"), ("a", "1 1")]
+    assert submission_rows("a", labels) == [("a", "5 2"), ("a", "1 1")]
 
 
 def test_an_image_without_nuclei_has_one_empty_row() -> None:
-    assert rows("b", np.zeros((4, 4), np.int32)) == [("b", "")]
+    assert submission_rows("b", np.zeros((4, 4), np.int32)) == [("b", "")]
 
 
 def test_written_bytes(tmp_path: Path) -> None:
@@ -43,7 +43,7 @@ def test_written_bytes(tmp_path: Path) -> None:
     write_submission(path, [("a", "1 2 5 1"), ("a", "3 1"), ("b", "")])
     assert path.read_bytes() == VALID.encode()
     assert [file.name for file in tmp_path.iterdir()] == ["submission.csv"]
-    assert validate(path, SIZES) == []
+    assert validate_submission(path, SIZES) == []
 
 
 def test_read(csv: Callable[[str | bytes], Path]) -> None:
@@ -70,9 +70,9 @@ def test_ids_that_no_csv_can_hold(tmp_path: Path, image_id: str) -> None:
 def test_one_nucleus_longer_than_the_csv_module_allows(tmp_path: Path) -> None:
     checkerboard = np.indices((500, 501)).sum(axis=0) % 2
     path = tmp_path / "submission.csv"
-    write_submission(path, rows("a", checkerboard))
+    write_submission(path, submission_rows("a", checkerboard))
     assert path.stat().st_size > 131_072
-    assert validate(path, {"a": (500, 501)}) == []
+    assert validate_submission(path, {"a": (500, 501)}) == []
 
 
 @pytest.mark.parametrize(
@@ -160,12 +160,14 @@ def test_one_nucleus_longer_than_the_csv_module_allows(tmp_path: Path) -> None:
 def test_problems_by_line(
     csv: Callable[[str | bytes], Path], text: str, problems: list[tuple[int, str, str]]
 ) -> None:
-    assert validate(csv(text), SIZES) == [Problem(*problem) for problem in problems]
+    assert validate_submission(csv(text), SIZES) == [
+        SubmissionProblem(*problem) for problem in problems
+    ]
 
 
 def test_lines_count_as_in_an_editor(csv: Callable[[str | bytes], Path]) -> None:
     text = 'ImageId,EncodedPixels\r\n"a\nb",1 1\r\nc,\r\n'
-    assert [problem.row for problem in validate(csv(text), {})] == [3, 4]
+    assert [problem.row for problem in validate_submission(csv(text), {})] == [3, 4]
 
 
 def test_read_refuses_what_is_not_a_submission(csv: Callable[[str | bytes], Path]) -> None:
@@ -175,7 +177,7 @@ def test_read_refuses_what_is_not_a_submission(csv: Callable[[str | bytes], Path
     assert str(error.value) == f"{path}, line 1: the header is not ImageId,EncodedPixels"
 
 
-@pytest.mark.parametrize("reader", [read_submission, lambda path: validate(path, SIZES)])
+@pytest.mark.parametrize("reader", [read_submission, lambda path: validate_submission(path, SIZES)])
 def test_no_file(tmp_path: Path, reader: Callable[[Path], object]) -> None:
     with pytest.raises(NucleusError) as error:
         reader(tmp_path / "none.csv")
@@ -190,8 +192,8 @@ def test_no_file(tmp_path: Path, reader: Callable[[Path], object]) -> None:
 @example(b"\xff\xfe\x00")
 def test_junk_never_crashes(csv: Callable[[str | bytes], Path], junk: str | bytes) -> None:
     body = junk if isinstance(junk, bytes) else junk.encode()
-    assert validate(csv(body), SIZES)
-    validate(csv(VALID.encode() + body), SIZES)
+    assert validate_submission(csv(body), SIZES)
+    validate_submission(csv(VALID.encode() + body), SIZES)
 
 
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
@@ -205,6 +207,8 @@ def test_junk_never_crashes(csv: Callable[[str | bytes], Path], junk: str | byte
 def test_round_trip(tmp_path: Path, counts: dict[str, int]) -> None:
     labels = {name: np.arange(1, 5) * (np.arange(1, 5) <= n) for name, n in counts.items()}
     path = tmp_path / "submission.csv"
-    write_submission(path, [row for name in labels for row in rows(name, labels[name][None])])
+    write_submission(
+        path, [row for name in labels for row in submission_rows(name, labels[name][None])]
+    )
     assert {name: len(rles) for name, rles in read_submission(path).items()} == counts
-    assert validate(path, dict.fromkeys(counts, (1, 4))) == []
+    assert validate_submission(path, dict.fromkeys(counts, (1, 4))) == []

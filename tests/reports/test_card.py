@@ -3,7 +3,7 @@ from typing import Any
 import pytest
 
 from nucleus_unet.recipe import Recipe, load_recipe
-from nucleus_unet.reports.card import model_card, table
+from nucleus_unet.reports.card import markdown_table, model_card
 
 EVENTS: list[dict[str, Any]] = [
     {"event": "start", "parameters": 1234567, "backend": "tensorflow 2", "cores": 2}
@@ -96,7 +96,7 @@ def test_a_named_recipe_as_it_is() -> None:
 
 
 def test_cells_of_a_table_are_what_they_are() -> None:
-    assert table(["a", "b"], [("x|y", 1), ("[z](w)", "<_>")]).splitlines() == [
+    assert markdown_table(["a", "b"], [("x|y", 1), ("[z](w)", "<_>")]).splitlines() == [
         "| a | b |",
         "| --- | --- |",
         r"| x\|y | 1 |",

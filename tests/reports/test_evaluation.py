@@ -16,9 +16,9 @@ from nucleus_unet.reports.evaluation import (
     format_scores,
     match_submission,
     pictures,
-    score,
+    score_maps,
     scores_table,
-    tune,
+    tune_inference,
 )
 
 Case = tuple[Sample, Path]
@@ -41,7 +41,7 @@ def case(tmp_path: Path) -> Callable[[str, ArrayLike, ArrayLike], Case]:
 
 def scored(cases: list[Case], cutoff: float = 0.5) -> dict[str, Any]:
     samples, probabilities = zip(*cases, strict=True)
-    return score(samples, probabilities, Inference(cutoff=cutoff), lambda *_: None)
+    return score_maps(samples, probabilities, Inference(cutoff=cutoff), lambda *_: None)
 
 
 def test_scores_by_hand(case: Callable[..., Case]) -> None:
@@ -102,7 +102,7 @@ def test_ties_go_by_id(case: Callable[..., Case]) -> None:
 def test_progress_is_told(case: Callable[..., Case]) -> None:
     samples, probabilities = zip(*(case(id_, [[1, 0]], [[1, 0]]) for id_ in "abc"), strict=True)
     told: list[tuple[int, int]] = []
-    score(samples, probabilities, Inference(), lambda done, total: told.append((done, total)))
+    score_maps(samples, probabilities, Inference(), lambda done, total: told.append((done, total)))
     assert told == [(1, 3), (2, 3), (3, 3)]
 
 
@@ -146,16 +146,16 @@ def test_cutoffs_are_tuned_by_the_score(case: Callable[..., Case], tmp_path: Pat
     found[5:15, 15:17] = 0.58
     found[1:4, 34:37] = 0.9
     samples, maps = zip(case("a", y_true, found), strict=True)
-    tuned = tune(samples, maps, Inference(tune=True), lambda *_: None)
+    tuned = tune_inference(samples, maps, Inference(tune=True), lambda *_: None)
     assert (tuned.cutoff, tuned.min_area_px) == (0.6, 16)
     assert tuned.seed_cutoff == 0.5  # of maps with borders alone
     assert scored([case("a", y_true, found)])["score"] == 0
-    assert score(samples, maps, tuned, lambda *_: None)["score"] == 1
+    assert score_maps(samples, maps, tuned, lambda *_: None)["score"] == 1
     # A second scale that finds nothing changes nothing.
     once = np.load(maps[0])
     np.save(tmp_path / "twice.npy", np.concatenate([once, 0 * once], axis=-1))
     twice = Inference(tune=True, scales=(1, 0.5))
-    again = tune(samples, [tmp_path / "twice.npy"], twice, lambda *_: None)
+    again = tune_inference(samples, [tmp_path / "twice.npy"], twice, lambda *_: None)
     assert again == tuned.model_copy(update={"scales": (1, 0.5)})
 
 
@@ -167,16 +167,19 @@ def test_the_least_confidence_is_tuned_by_the_score(case: Callable[..., Case]) -
     found[6:14, 6:14], found[9:11, 29:31] = 0.99, 0.99  # means of 0.940 and of 0.856
     samples, maps = zip(case("a", y_true, found), strict=True)
     told = []
-    tuned = tune(samples, maps, Inference(tune=True), lambda *counts: told.append(counts))
+    tuned = tune_inference(samples, maps, Inference(tune=True), lambda *counts: told.append(counts))
     assert told == [(k, 58) for k in range(1, 59)]
     assert tuned.min_confidence == 0.86
-    assert score(samples, maps, tuned, lambda *_: None)["score"] == 1
+    assert score_maps(samples, maps, tuned, lambda *_: None)["score"] == 1
 
 
 def test_a_setting_that_no_tried_value_betters_stays(case: Callable[..., Case]) -> None:
     # Two nuclei of 0.53 and a bridge of 0.52: only a cutoff between them tells them apart.
     samples, maps = zip(case("a", [[1, 1, 0, 2, 2]], [[0.53, 0.53, 0.52, 0.53, 0.53]]), strict=True)
-    assert tune(samples, maps, Inference(tune=True, cutoff=0.525), lambda *_: None).cutoff == 0.525
+    assert (
+        tune_inference(samples, maps, Inference(tune=True, cutoff=0.525), lambda *_: None).cutoff
+        == 0.525
+    )
 
 
 def test_many_images_are_not_all_open_at_once(case: Callable[..., Case]) -> None:
@@ -185,7 +188,7 @@ def test_many_images_are_not_all_open_at_once(case: Callable[..., Case]) -> None
     limits = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (200, limits[1]))
     try:
-        tuned = tune(samples, maps, Inference(tune=True), lambda *_: None)
+        tuned = tune_inference(samples, maps, Inference(tune=True), lambda *_: None)
     finally:
         resource.setrlimit(resource.RLIMIT_NOFILE, limits)
     assert tuned == Inference(tune=True)  # all values are as good, so what the recipe says stays
@@ -200,7 +203,7 @@ def test_where_nuclei_begin_is_tuned_by_the_score(
     maps = np.full((10, 20, 2), (0.9, 0), np.float32)
     maps[:, 9:11, 1] = 1 - 0.22 / 0.9
     np.save(tmp_path / "maps.npy", maps)
-    tuned = tune(
+    tuned = tune_inference(
         [sample], [tmp_path / "maps.npy"], Inference(tune=True, seed_cutoff=0.1), lambda *_: None
     )
     assert tuned.seed_cutoff == 0.25

@@ -12,7 +12,7 @@ from nucleus_unet.reports.figures import (
     MERGED,
     MISSED,
     PREDICTION,
-    SPLIT,
+    SPLIT_UP,
     comparison,
     contact_sheet,
     curves,
@@ -107,7 +107,7 @@ def test_comparison_colours_what_is_wrong() -> None:
     assert drawn.shape == (20, 84, 3)
     truth, predicted = drawn[:, :40], drawn[:, 44:]
     assert [tuple(truth[4, x]) for x in (2, 12, 22)] == [FOUND, MISSED, (200, 200, 200)]
-    assert [tuple(truth[14, x]) for x in (2, 9, 22)] == [MISSED, MISSED, SPLIT]
+    assert [tuple(truth[14, x]) for x in (2, 9, 22)] == [MISSED, MISSED, SPLIT_UP]
     assert [tuple(predicted[4, x]) for x in (2, 12, 22)] == [FOUND, (200, 200, 200), INVENTED]
     assert [tuple(predicted[14, x]) for x in (2, 22, 29)] == [MERGED, INVENTED, INVENTED]
 
@@ -154,7 +154,7 @@ def test_overlay_png_holds_the_overlay_to_the_pixel() -> None:
 def test_legend_names_the_colours_that_occur() -> None:
     foot = pixels(overlay_png(gray(), square(2, 6), side_px=200))[-30:]
     assert (foot == PREDICTION).all(axis=-1).any()
-    for colour in (FOUND, MISSED, INVENTED, SPLIT, MERGED):
+    for colour in (FOUND, MISSED, INVENTED, SPLIT_UP, MERGED):
         assert not (foot == colour).all(axis=-1).any()
 
 

@@ -44,8 +44,8 @@ def test_versions_are_numbered_and_know_their_run(versions: list[Any]) -> None:
 
 def test_the_champion_is_whom_promotion_named_last(registry: Any, versions: list[Any]) -> None:
     assert registry.champion() is None
-    registry.promote("1", "ann", "the first")
-    registry.promote("3", "bob", "sees large nuclei")
+    registry.promote_version("1", "ann", "the first")
+    registry.promote_version("3", "bob", "sees large nuclei")
     found = registry.champion()
     assert (found.number, found.run_id) == ("3", versions[2].run_id)
     assert found.tags["champion.note"].endswith(" bob: sees large nuclei")
@@ -55,13 +55,13 @@ def test_the_champion_is_whom_promotion_named_last(registry: Any, versions: list
 
 def test_rolling_back_goes_back_step_by_step(registry: Any, versions: list[Any]) -> None:
     for number in ("1", "2", "3", "3", "2"):
-        registry.promote(number, "ann", "better")
-    assert registry.rollback("bob", "merges").number == "3"
+        registry.promote_version(number, "ann", "better")
+    assert registry.restore_champion("bob", "merges").number == "3"
     assert registry.champion().tags["champion.note"].endswith(" bob: merges")
-    assert registry.rollback("bob", "merges too").number == "2"
-    assert registry.rollback("bob", "and that").number == "1"
+    assert registry.restore_champion("bob", "merges too").number == "2"
+    assert registry.restore_champion("bob", "and that").number == "1"
     with pytest.raises(NucleusError, match="no version was the champion before"):
-        registry.rollback("bob", "and so on")
+        registry.restore_champion("bob", "and so on")
     assert registry.champion().number == "1"
 
 
@@ -70,21 +70,21 @@ def test_rolling_back_knows_champions_of_mlflow_s_page_and_passes_over_deleted_o
 ) -> None:
     from mlflow import MlflowClient
 
-    registry.promote("1", "ann", "better")
+    registry.promote_version("1", "ann", "better")
     MlflowClient().set_registered_model_alias("nucleus-unet", "champion", "2")
-    registry.promote("3", "ann", "better")
-    assert registry.rollback("bob", "merges").number == "2"
-    registry.promote("3", "ann", "better")
+    registry.promote_version("3", "ann", "better")
+    assert registry.restore_champion("bob", "merges").number == "2"
+    registry.promote_version("3", "ann", "better")
     MlflowClient().delete_model_version("nucleus-unet", "2")
-    assert registry.rollback("bob", "merges").number == "1"
+    assert registry.restore_champion("bob", "merges").number == "1"
 
 
 @pytest.mark.parametrize("cut", ["_remember", "_crown"])
 def test_a_rollback_that_was_cut_short_is_done_by_the_next(
     registry: Any, versions: list[Any], monkeypatch: pytest.MonkeyPatch, cut: str
 ) -> None:
-    registry.promote("1", "ann", "the first")
-    registry.promote("2", "ann", "better")
+    registry.promote_version("1", "ann", "the first")
+    registry.promote_version("2", "ann", "better")
 
     def killed(*_: Any) -> None:
         raise KeyboardInterrupt
@@ -92,18 +92,18 @@ def test_a_rollback_that_was_cut_short_is_done_by_the_next(
     with monkeypatch.context() as patch:
         patch.setattr(registry, cut, killed)
         with pytest.raises(KeyboardInterrupt):
-            registry.rollback("bob", "merges")
-    assert registry.rollback("bob", "merges").number == "1"
+            registry.restore_champion("bob", "merges")
+    assert registry.restore_champion("bob", "merges").number == "1"
 
 
 def test_a_challenger_leaves_the_champion(registry: Any, versions: list[Any]) -> None:
     from mlflow import MlflowClient
 
-    registry.promote("1", "ann", "the first")
+    registry.promote_version("1", "ann", "the first")
     registry.challenge(versions[1])
     assert registry.champion().number == "1"
     assert MlflowClient().get_model_version_by_alias("nucleus-unet", "challenger").version == 2
-    registry.promote("2", "ann", "better after all")
+    registry.promote_version("2", "ann", "better after all")
     assert list(MlflowClient().get_registered_model("nucleus-unet").aliases) == ["champion"]
 
 
@@ -116,12 +116,12 @@ def test_who_may_not_delete_aliases_promotes_all_the_same(
     def refuse(*_: Any) -> None:
         raise MlflowException("Permission denied", error_code=PERMISSION_DENIED)
 
-    registry.promote("1", "ann", "the first")
+    registry.promote_version("1", "ann", "the first")
     registry.challenge(versions[1])
     monkeypatch.setattr(MlflowClient, "delete_registered_model_alias", refuse)
-    registry.promote("2", "bob", "better after all")
+    registry.promote_version("2", "bob", "better after all")
     assert registry.champion().number == "2"
-    assert registry.rollback("ann", "merges").number == "1"
+    assert registry.restore_champion("ann", "merges").number == "1"
 
 
 def test_a_registry_that_fails_is_not_taken_for_one_that_has_the_model(
@@ -140,8 +140,8 @@ def test_a_registry_that_fails_is_not_taken_for_one_that_has_the_model(
 
 def test_what_is_not_there_is_named(registry: Any, versions: list[Any]) -> None:
     with pytest.raises(NucleusError, match=r"^no version 7 of .*: there are 1, 2, 3$"):
-        registry.promote("7", "ann", "why not")
+        registry.promote_version("7", "ann", "why not")
     with pytest.raises(NucleusError, match="there is no champion"):
         registry.run_of("champion")
     with pytest.raises(NucleusError, match="no version was the champion before"):
-        registry.rollback("ann", "why not")
+        registry.restore_champion("ann", "why not")

@@ -11,10 +11,10 @@ from nucleus_unet.runs.reproduction import (
     ImageDifference,
     LoggedDataset,
     Record,
-    changes,
     compare_submissions,
     data_changes,
     environment_script,
+    run_differences,
     side_by_side,
 )
 
@@ -41,7 +41,7 @@ def test_runs_that_agree_in_everything_that_counts() -> None:
         data={"training": LoggedDataset(["/moved"], FILES)},
         tags={"kind": "reproduce"},
     )
-    assert changes(RECORD, other) == []
+    assert run_differences(RECORD, other) == []
 
 
 @pytest.mark.parametrize(
@@ -69,7 +69,7 @@ def test_runs_that_agree_in_everything_that_counts() -> None:
     ],
 )
 def test_a_change_is_named(changed: dict[str, Any], expected: str) -> None:
-    assert changes(RECORD, replace(RECORD, **changed)) == [expected]
+    assert run_differences(RECORD, replace(RECORD, **changed)) == [expected]
 
 
 def test_the_likeliest_cause_comes_first() -> None:
@@ -80,7 +80,7 @@ def test_the_likeliest_cause_comes_first() -> None:
         packages={"mlflow": "4.0.0", "tensorflow": "2.22.0", "numpy": "2.4.0"},
         commit="2" * 40,
     )
-    assert [line.rpartition(" → ")[0] for line in changes(RECORD, other)] == [
+    assert [line.rpartition(" → ")[0] for line in run_differences(RECORD, other)] == [
         "recipe training.seed 10",
         "package tensorflow 2.21.0",
         "machine cpu Xeon",

@@ -29,11 +29,11 @@ def test_it_reads_recipe_and_network_from_its_artifacts(served: Any, tiny: Recip
 
 @pytest.mark.parametrize("size", [(32, 32), (40, 24)])
 def test_images_in_label_images_of_their_size_out(served: Any, size: tuple[int, int]) -> None:
-    from nucleus_unet.network.inference import segment
+    from nucleus_unet.network.inference import segment_images
 
     images = np.random.default_rng(0).integers(0, 256, (3, *size, 3), np.uint8)
     labels = served.predict(None, images)
     assert (labels.shape, labels.dtype) == ((3, *size), np.int32)
     assert labels.min() >= 0
-    expected = segment(served.network, list(images), served.recipe)
+    expected = segment_images(served.network, list(images), served.recipe)
     np.testing.assert_array_equal(labels, expected)

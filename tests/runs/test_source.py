@@ -8,7 +8,7 @@ import pytest
 
 from nucleus_unet.errors import NucleusError
 from nucleus_unet.runs import source as module
-from nucleus_unet.runs.source import packages, requirements_lock, source
+from nucleus_unet.runs.source import checkout_source, installed_packages, requirements_lock
 
 AUTHOR = ["-c", "user.name=n", "-c", "user.email=e@example.org"]
 
@@ -32,9 +32,9 @@ def checkout(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def test_a_clean_checkout(checkout: Path) -> None:
-    assert source().commit == git(checkout, "rev-parse", "HEAD")
-    assert source().diff == ""
-    assert not source().dirty
+    assert checkout_source().commit == git(checkout, "rev-parse", "HEAD")
+    assert checkout_source().diff == ""
+    assert not checkout_source().dirty
 
 
 def test_the_patch_makes_the_working_tree_from_the_commit(checkout: Path, tmp_path: Path) -> None:
@@ -48,7 +48,7 @@ def test_the_patch_makes_the_working_tree_from_the_commit(checkout: Path, tmp_pa
         (checkout / name).write_text(text)
     (checkout / "ignored.py").touch()
     (checkout / "notes.txt").touch()
-    found = source()
+    found = checkout_source()
     assert found.dirty
     git(tmp_path, "clone", "--quiet", str(checkout), "clone")
     (tmp_path / "patch").write_text(found.diff)
@@ -62,7 +62,7 @@ def test_the_patch_makes_the_working_tree_from_the_commit(checkout: Path, tmp_pa
 def test_a_change_that_is_no_text_is_told(checkout: Path) -> None:
     (checkout / "nucleus_unet" / "runs" / "source.py").write_bytes(b"x = 'caf\xe9'\n")
     with pytest.raises(NucleusError, match="revision cannot be logged: 'utf-8' codec can't decode"):
-        source()
+        checkout_source()
 
 
 def test_files_of_settings_are_not_logged(checkout: Path) -> None:
@@ -71,18 +71,22 @@ def test_files_of_settings_are_not_logged(checkout: Path) -> None:
     git(checkout, "commit", "--quiet", "-m", "settings")
     (checkout / "prefect.yaml").write_text("password: secret\n")
     (checkout / "winner.toml").write_text("password = 'secret'\n")
-    assert source().diff == ""
+    assert checkout_source().diff == ""
 
 
 def test_outside_of_a_checkout(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "__file__", str(tmp_path / "nucleus_unet" / "runs" / "source.py"))
-    assert (source().commit, source().diff, source().dirty) == ("unknown", "", False)
+    assert (checkout_source().commit, checkout_source().diff, checkout_source().dirty) == (
+        "unknown",
+        "",
+        False,
+    )
 
 
 def test_in_a_worktree_without_its_repository(checkout: Path) -> None:
     shutil.rmtree(checkout / ".git")
     (checkout / ".git").write_text("gitdir: /gone/.git/worktrees/x\n")
-    assert source().commit == "unknown"
+    assert checkout_source().commit == "unknown"
 
 
 def test_installed_in_the_checkout_of_something_else(
@@ -92,12 +96,12 @@ def test_installed_in_the_checkout_of_something_else(
     (place / "runs").mkdir(parents=True)
     (place / "runs" / "source.py").touch()
     monkeypatch.setattr(module, "__file__", str(place / "runs" / "source.py"))
-    assert source().commit == "unknown"
+    assert checkout_source().commit == "unknown"
 
 
 def test_without_git(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PATH", "")
-    assert source().commit == "unknown"
+    assert checkout_source().commit == "unknown"
 
 
 def test_a_checkout_of_which_git_does_not_tell(
@@ -105,11 +109,11 @@ def test_a_checkout_of_which_git_does_not_tell(
 ) -> None:
     monkeypatch.setenv("GIT_TEST_ASSUME_DIFFERENT_OWNER", "1")
     with pytest.raises(NucleusError, match=r"cannot be logged: fatal: .*dubious owner.*config"):
-        source()
+        checkout_source()
 
 
 def test_packages_are_sorted_and_pinned() -> None:
-    found = packages()
+    found = installed_packages()
     assert f"numpy=={metadata.version('numpy')}" in found
     assert found == sorted(set(found), key=str.lower)
 

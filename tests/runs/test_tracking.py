@@ -35,7 +35,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
         patch.delenv("MLFLOW_EXPERIMENT_NAME", raising=False)
         from nucleus_unet.runs import tracking
 
-        patch.setattr(tracking, "source", lambda: Source("c0ffee", "+changed\n"))
+        patch.setattr(tracking, "checkout_source", lambda: Source("c0ffee", "+changed\n"))
         yield home
 
 
@@ -102,7 +102,7 @@ def test_a_database_of_another_version_of_mlflow(
     with pytest.raises(
         NucleusError, match=f"{uri} was made by another .* mlflow db upgrade {uri}$"
     ):
-        tracking.require_access()
+        tracking.require_mlflow()
 
 
 def opened(tracking: Any, recipe: Recipe, note: str = "", work: str = "", **tags: str) -> Any:
@@ -312,7 +312,7 @@ def test_a_damaged_database_is_told_in_a_line(
     client = tracking.MlflowClient
     monkeypatch.setattr(tracking, "MlflowClient", lambda: client(uri))
     with pytest.raises(NucleusError, match=r"damaged.db cannot be used \(file is not a database\)"):
-        tracking.require_access()
+        tracking.require_mlflow()
 
 
 def test_another_experiment_by_the_standard_variable(

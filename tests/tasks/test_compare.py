@@ -55,7 +55,7 @@ def test_scores_where_the_test_images_are_annotated(
     train, test = write_synthetic(tmp_path / "data", train=2, test=1)
     truth = dict(read_truth(train, home, lambda *_: None))
     whole, nothing = tmp_path / "whole.csv", tmp_path / "nothing.csv"
-    rows = [row for id_, labels in truth.items() for row in submission.rows(id_, labels)]
+    rows = [row for id_, labels in truth.items() for row in submission.submission_rows(id_, labels)]
     submission.write_submission(whole, rows)
     submission.write_submission(nothing, [(id_, "") for id_ in truth])
     assert compare._scores([train], whole, nothing) == (1, 0)

@@ -116,14 +116,14 @@ def test_data_that_change_while_they_are_read_are_not_kept(
 ) -> None:
     raw = write_images(tmp_path / "raw", 1)
     content = (raw / "000.png").read_bytes()
-    decode = prepared.ingest
+    decode = prepared.prepare_images
 
     def overwritten(*arguments: Any, **settings: Any) -> prepared.Images:
         cv2.imwrite(str(raw / "000.png"), np.full((2, 3, 3), 200, np.uint8))
         return decode(*arguments, **settings)
 
     with monkeypatch.context() as patch:
-        patch.setattr(prepared, "ingest", overwritten)
+        patch.setattr(prepared, "prepare_images", overwritten)
         with pytest.raises(NucleusError, match="changed while it was read: start again"):
             ingest_stage([raw], annotated=False)
     (raw / "000.png").write_bytes(content)

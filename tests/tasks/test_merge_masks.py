@@ -45,13 +45,13 @@ def test_masks_that_change_while_they_are_read_are_not_kept(
     home: Path, raw: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     images = ingest_stage([raw], annotated=True)
-    merge = prepared.merge
+    merge = prepared.prepare_labels
 
     def overwritten(*arguments: Any) -> prepared.Labels:
         (raw / "id3" / "masks" / "0.png").unlink()
         return merge(*arguments)
 
-    monkeypatch.setattr(prepared, "merge", overwritten)
+    monkeypatch.setattr(prepared, "prepare_labels", overwritten)
     with pytest.raises(NucleusError, match="changed while it was read: start again"):
         merge_masks.fn([raw], images)
     assert list((home / "stages" / "merge_masks").iterdir()) == []

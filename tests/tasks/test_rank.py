@@ -46,7 +46,7 @@ def test_an_attempt_after_the_promotion_leaves_it_as_it_is(
         made = Trained(scores, scores, scores, scores, scores)
         arguments = (tiny, made, logged.model_id, run)
         assert module.rank.fn(*arguments) == registry.CHAMPION
-        registry.promote("1", "ann", "by hand")
+        registry.promote_version("1", "ann", "by hand")
         assert module.rank.fn(*arguments) == registry.CHAMPION
     found = registry.champion()
     assert found is not None
@@ -82,7 +82,7 @@ def test_what_an_operator_took_back_is_not_done_again(
                 place = module.rank.fn(tiny, Trained(*[stage] * 5), model.model_id, run)
                 places.append(place)
                 if len(places) == 2:
-                    registry.rollback("ann", "merges")
+                    registry.restore_champion("ann", "merges")
                 if len(places) == 3:
                     MlflowClient().delete_model_version(registry.NAME, "1")
     # The first; better; rolled back since; the champion is gone.
@@ -196,7 +196,7 @@ def test_slides_that_either_model_was_trained_on_do_not_count(
     monkeypatch.setattr(module, "samples", lambda *_: held_out)
     rows = {id_: {"id": id_, "slide": id_[0].upper()} for id_ in digests}
     sides = {"training": [rows["d"]], "validation": [rows[id_] for id_ in validation]}
-    (tmp_path / split.SPLIT).write_text(json.dumps(sides))
+    (tmp_path / split.SPLIT_FILE).write_text(json.dumps(sides))
     stage = Stage("split", tmp_path, "d" * 64, cached=False, seconds=1.0)
     champion: Any = SimpleNamespace(run_id="champion")
     tuned = tiny.with_overrides(["training.start_from=tuned"])

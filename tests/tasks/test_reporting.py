@@ -42,7 +42,7 @@ def test_waiting_for_another_process_is_told_and_ends_with_the_run(
         assert enough.wait(30)
 
     def stage() -> Stage:
-        return reporting.run_stage("split", {}, build, code=["data.rle"])
+        return reporting.stage_in_home("split", {}, build, code=["data.rle"])
 
     with ThreadPoolExecutor() as threads:
         first = threads.submit(stage)

@@ -53,7 +53,9 @@ def test_a_kind_on_one_side_alone_is_told(
 
 def test_a_split_by_slide(stages: tuple[Stage, Stage], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(
-        module, "slides", lambda images: dict(zip([i for i, *_ in images], "abba", strict=True))
+        module,
+        "group_by_slide",
+        lambda images: dict(zip([i for i, *_ in images], "abba", strict=True)),
     )
     for seed in range(4):
         made = split.fn(stages[0], Data(split="slide", validation_fraction=0.5, split_seed=seed))

@@ -74,3 +74,22 @@ def test_readme_and_docs_are_short() -> None:
     words = {page.name: len(page.read_text().split()) for page in pages}
     assert sum(words.values()) <= MOST_WORDS, words
     assert len((ROOT / "README.md").read_text().splitlines()) <= MOST_LINES_OF_README
+
+
+def test_the_messages_of_troubleshooting_are_those_of_the_program() -> None:
+    code = "".join(
+        path.read_text()
+        for folder in ("nucleus_cli", "flows", "tasks", "nucleus_unet")
+        for path in (ROOT / folder).rglob("*.py")
+    )
+    joined = re.sub(r'"\s*\n\s*f?"', "", code) + (ROOT / "Makefile").read_text()
+    page = (ROOT / "docs" / "troubleshooting.md").read_text()
+    quoted = [
+        part.strip()
+        for row in re.findall(r"^\| ([^|]*`[^|]*) \|", page, re.MULTILINE)
+        for message in re.findall(r"`([^`]+)`", row)
+        for part in message.split("…")
+        if part.strip() and message != "nucleus: command not found"
+    ]
+    assert len(quoted) > 20
+    assert [part for part in quoted if part not in joined] == []

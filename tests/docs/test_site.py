@@ -56,13 +56,13 @@ def test_what_comes_from_outside_is_recognised(text: str) -> None:
 
 
 def test_every_recipe_key_is_in_the_reference(site: Path) -> None:
-    page = (site / "reference" / "recipe" / "index.html").read_text()
+    page = (site / "reference" / "recipe.html").read_text()
     keys = [key for key in Recipe(name="").flat() if key != "name"]
     assert [key for key in keys if f"<code>{key}</code>" not in page] == []
 
 
 def test_every_folder_of_the_library_is_in_the_reference(site: Path) -> None:
-    page = (site / "reference" / "api" / "index.html").read_text()
+    page = (site / "reference" / "api.html").read_text()
     folders = [path.parent.name for path in ROOT.glob("nucleus_unet/*/__init__.py")]
     wanted = [f"nucleus_unet.{name}" for name in folders if name != "recipes"]
     assert len(wanted) >= 6

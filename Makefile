@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 LOCK := requirements/$(shell command -v nvidia-smi >/dev/null 2>&1 && echo cuda || echo cpu).lock
 INSTALLED := $(VENV)/installed-$(notdir $(LOCK))
 
-.PHONY: install run test test-all lint lock worker
+.PHONY: install run test test-all lint lock worker docs
 
 install: $(INSTALLED)
 
@@ -37,7 +37,11 @@ worker: install
 lint: install
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
-	$(BIN)/mypy nucleus_cli flows tasks nucleus_unet benchmarks
+	$(BIN)/mypy nucleus_cli flows tasks nucleus_unet benchmarks docs
+
+# The manual as a site, in site/; a broken link is an error.
+docs: install
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet
 
 # Needs uv. No header and no annotation: the lock names no host and no path.
 lock:

@@ -107,8 +107,8 @@ def test_what_is_no_zip(refused: Refused, tmp_path: Path, command: Any) -> None:
     path = tmp_path / "stage1_train.zip"
     path.write_bytes(b"PK\3\4 and no more")
     line = refused(*command(path))
-    assert f"{path}: neither a folder, a whole zip nor an image" in line
-    assert line.endswith("fetch it again")
+    assert f"{path}: not a folder, a complete zip file or an image" in line
+    assert line.endswith("Download it again.")
     assert list(tmp_path.iterdir()) == [path]
 
 

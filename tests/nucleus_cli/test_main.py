@@ -343,7 +343,7 @@ def error_of(done: Any) -> str:
 def test_a_truncated_image_ends_the_run_with_one_line(failed: tuple[Path, Any]) -> None:
     image, done = failed
     line = error_of(done)
-    assert line == f"Error: {image}: the file is truncated: fetch or save it again"
+    assert line == f"Error: {image}: the file is truncated. Download or save it again."
     assert "Retrained" not in done.stdout
 
 

@@ -169,7 +169,7 @@ def test_a_sweep_that_cannot_write_its_winner(refused: Refused, data: Path, tmp_
     (tmp_path / "file").touch()
     out = tmp_path / "file" / "winner.toml"
     line = refused("sweep", "--train", data, "--over", "data.balance=0,1", "--out", out)
-    assert f"{tmp_path / 'file'}: cannot be made" in line
+    assert f"{tmp_path / 'file'}: cannot be created" in line
     assert "name another file with --out" in line
     line = refused("sweep", "--train", data, "--over", "data.balance=0,1", "--out", tmp_path)
     assert f"{tmp_path}: a folder; name a file with --out" in line
@@ -269,7 +269,7 @@ def test_test_data_without_training_data(refused: Refused, data: Path) -> None:
 def test_a_home_that_cannot_be_written(refused: Refused, bare: Path, command: list[str]) -> None:
     bare.write_text("in the way")
     line = refused(*command)
-    assert f"{bare}: cannot be made" in line
+    assert f"{bare}: cannot be created" in line
     assert "set NUCLEUS_HOME" in line
     assert bare.read_text() == "in the way"
 

@@ -33,19 +33,19 @@ class Data(Part):
 
     framing: Literal["resize", "crop"] = Field(
         "resize",
-        description="resize: scale each complete image to image_size; crop: train on random pieces "
-        "of image_size and predict images at their own size",
+        description="resize: scale each complete image to image_size; crop: train on random square "
+        "pieces of image_size, and predict images at their own size",
     )
     image_size: int = Field(
         256,
         ge=16,
         le=2048,
-        description="Side, in pixels, of the squares that the network is trained on",
+        description="Side, in pixels, of the square images that the network is trained on",
     )
     normalize: bool = Field(
         False,
-        description="Stretch the contrast of each image from its percentile 1 to its percentile "
-        "99.7, and invert images with dark nuclei",
+        description="Stretch the contrast of each image so that its percentiles 1 and 99.7 become "
+        "black and white, and invert images with dark nuclei",
     )
     balance: float = Field(
         0.0,
@@ -186,9 +186,15 @@ class Training(Part):
     steps_per_epoch: int = Field(
         25, ge=1, description="Batches in an epoch; validation follows each epoch"
     )
-    batch_size: int = Field(32, ge=1, description="Images in a training batch")
-    optimizer: Literal["sgd", "adam"] = Field("sgd", description="Optimizer")
-    learning_rate: float = Field(0.01, gt=0, description="Learning rate at the first step")
+    batch_size: int = Field(
+        32, ge=1, description="Images in a training batch; more need more memory"
+    )
+    optimizer: Literal["sgd", "adam"] = Field(
+        "sgd", description="Algorithm that updates the weights: stochastic gradient descent or Adam"
+    )
+    learning_rate: float = Field(
+        0.01, gt=0, description="Learning rate at the first step; training fails if it is too large"
+    )
     momentum: Fraction = Field(0.0, description="Momentum of sgd; adam does not use it")
     schedule: Literal["constant", "cosine"] = Field(
         "constant",
@@ -218,8 +224,8 @@ class Training(Part):
     )
     threads: Annotated[int, Field(ge=1)] | Literal["auto"] = Field(
         "auto",
-        description="CPU threads of one operation; auto: all cores. Results differ slightly between "
-        "numbers of threads",
+        description="CPU threads of one operation; auto: all cores. Another number gives slightly "
+        "different results",
     )
     deterministic: bool = Field(
         True,
@@ -269,8 +275,8 @@ class Inference(Part):
     )
     min_confidence: Fraction = Field(
         0,
-        description="Remove nuclei whose mean probability is not above this; higher values remove "
-        "more nuclei",
+        description="Remove nuclei whose mean probability is this or less; higher values remove more "
+        "nuclei",
     )
     tune: bool = Field(
         False,

@@ -13,7 +13,7 @@ KINDS: tuple[Kind, ...] = get_args(Kind)
 # at most 25 or at least 39.
 BRIGHT_MEDIAN = 90.0
 STAINED_SPREAD = 30.0
-COLOURED_GROUND_SPREAD = 32.0
+COLOURED_BACKGROUND_SPREAD = 32.0
 
 
 def imaging_kind(image: NDArray[np.uint8]) -> Kind:
@@ -54,6 +54,6 @@ def imaging_kind(image: NDArray[np.uint8]) -> Kind:
         return "fluorescence"
     if np.percentile(spread, 99) <= STAINED_SPREAD:
         return "bright-field"
-    ground = luminance >= np.percentile(luminance, 60)
-    tinted = np.median(spread[ground]) > COLOURED_GROUND_SPREAD
+    background = luminance >= np.percentile(luminance, 60)
+    tinted = np.median(spread[background]) > COLOURED_BACKGROUND_SPREAD
     return "stained on colour" if tinted else "stained on white"

@@ -28,8 +28,8 @@ MOST_STEP = 2.0
 """Largest ratio of the step between two images to the steps between neighbouring lines in them.
 
 A step is the mean square of the difference of two lines. In 334 images of 256×256 px, about 110,000
-pairs, this limit joins one or two pairs by chance. Correlation alone would join ten times as many,
-because edges with few nuclei resemble each other.
+pairs, this limit joins one or two pairs by chance. Edges with few nuclei exceed the limit of the
+correlation by chance ten times as often.
 """
 ROUNDING = 1 / 6
 """Mean square of the difference of two equal lines after rounding to whole gray levels."""

@@ -418,7 +418,10 @@ def test_recipe_list() -> None:
 def test_recipe_show_spells_keys_as_set_does() -> None:
     shown = output("recipe", "show", "quick", "--set", "training.epochs=3")
     rows = {line.split()[0]: re.split(r"  +", line)[1:] for line in shown.splitlines()}
-    assert rows["training.epochs"] == ["3", "Most epochs to train"]
+    assert rows["training.epochs"] == [
+        "3",
+        "Epochs to train; early stopping may end training sooner",
+    ]
     assert rows["training.precision"][0] == "auto"
     assert all(len(row) == 2 for key, row in rows.items() if key != "name")
 

@@ -1,4 +1,4 @@
-"""Files that are either whole or not there, their digests, and locks."""
+"""Atomic writing of files, digests of files, and locks."""
 
 import contextlib
 import fcntl
@@ -14,58 +14,75 @@ from typing import IO
 from nucleus_unet.errors import NucleusError
 
 UNPRINTABLE = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")
-"""What no name may hold that is written to text: line breaks, what a terminal takes for a command,
-and lone surrogates, which are how Python names files whose names are not UTF-8."""
+"""Characters that names in text output must not have.
+
+These are line breaks, control characters that a terminal would execute, and lone surrogates, with which
+Python represents file names that are not UTF-8.
+"""
 
 _POLL_S = 0.2
 
 
 def sha256_bytes(content: bytes) -> str:
-    """SHA-256 of bytes, as 64 hexadecimal digits."""
+    """SHA-256 as 64 hexadecimal digits."""
     return hashlib.sha256(content).hexdigest()
 
 
 def sha256_file(path: Path) -> str:
-    """SHA-256 of a file's bytes, as 64 hexadecimal digits."""
+    """SHA-256 of the content of a file as 64 hexadecimal digits."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def make_folder(folder: Path, way_out: str) -> None:
-    """Make a folder and those above it, where they are absent, and see that we may write there.
+def make_folder(folder: Path, advice: str) -> None:
+    """Create a folder and its parents if they do not exist, and check that it is writable.
+
+    Parameters
+    ----------
+    folder : Path
+    advice : str
+        What the user can do if this fails, for the error message.
 
     Raises
     ------
     NucleusError
-        It cannot be made or written to; `way_out` is what the user is told to do.
+        If the folder cannot be created or is not writable.
     """
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise NucleusError(f"{folder}: cannot be made ({error.strerror}); {way_out}") from error
+        raise NucleusError(f"{folder}: cannot be created ({error.strerror}); {advice}") from error
     if not os.access(folder, os.W_OK):
-        raise NucleusError(f"{folder}: not writable; {way_out}")
+        raise NucleusError(f"{folder}: not writable; {advice}")
 
 
 @contextlib.contextmanager
-def writing(place: Path, way_out: str) -> Iterator[None]:
-    """Within the block what the disk refuses is told in a line, with what the user can do.
+def writing(path: Path, advice: str) -> Iterator[None]:
+    """Turn an `OSError` within the ``with`` block into a `NucleusError`.
+
+    Parameters
+    ----------
+    path : Path
+        The file that is written, for the error message.
+    advice : str
+        What the user can do if this fails, for the error message.
 
     Raises
     ------
     NucleusError
-        A file could not be written.
+        If the file could not be written.
     """
     try:
         yield
     except OSError as error:
-        raise NucleusError(f"{place}: cannot be written ({error.strerror}): {way_out}") from error
+        raise NucleusError(f"{path}: cannot be written ({error.strerror}): {advice}") from error
 
 
 def write_atomically(path: Path, content: bytes | str) -> None:
-    """Write a file so that its name never stands for half of it, not even after a power cut.
+    """Write a file so that it has either its old or its new content, even after a power failure.
 
-    The content goes to a temporary file in the same folder, is flushed to the disk and renamed.
+    The content is written to a temporary file in the same folder, flushed to the disk and renamed.
+    Missing folders are created.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     content = content.encode() if isinstance(content, str) else content
@@ -87,10 +104,18 @@ def locked(
     on_wait: Callable[[], None] = lambda: None,
     meanwhile: Callable[[], None] = lambda: None,
 ) -> Iterator[None]:
-    """Hold a lock that one process on one file system has at a time; the others wait.
+    """Hold a lock within the ``with`` block; only one process at a time can hold it.
 
-    It is free again when the process ends, however it ends. Who has to wait calls `on_wait` once, and
-    `meanwhile` now and then; either may raise, and ends the wait.
+    The lock is released when the process ends, even if it is killed.
+
+    Parameters
+    ----------
+    path : Path
+        File of the lock. It is created and never deleted.
+    on_wait : callable
+        Called once if another process holds the lock. If it raises, waiting ends.
+    meanwhile : callable
+        Called repeatedly while waiting. If it raises, waiting ends.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("w") as file:

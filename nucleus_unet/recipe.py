@@ -1,4 +1,4 @@
-"""The recipe: one typed object that holds every choice of a run."""
+"""The recipe: one typed object with every setting of a run."""
 
 import json
 import tomllib
@@ -23,185 +23,295 @@ Fraction = Annotated[float, Field(ge=0, lt=1)]
 
 
 class Part(BaseModel):
-    """A part of the recipe: frozen, and closed to keys it does not know."""
+    """Base class of the parts of a recipe: immutable, and an unknown key is an error."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
 
 class Data(Part):
-    """What the network sees of the images, and which of them it never trains on."""
+    """How images are shown to the network, and which are held out for validation."""
 
     framing: Literal["resize", "crop"] = Field(
-        "resize", description="resize: whole images; crop: pieces of them at their own resolution"
+        "resize",
+        description="resize: scale each complete image to image_size; crop: train on random square "
+        "pieces of image_size, and predict images at their own size",
     )
     image_size: int = Field(
-        256, ge=16, le=2048, description="Side in px of what the network is trained on"
+        256,
+        ge=16,
+        le=2048,
+        description="Side, in pixels, of the square images that the network is trained on",
     )
     normalize: bool = Field(
-        False, description="Stretch each image by its percentiles, nuclei brighter than the ground"
+        False,
+        description="Stretch the contrast of each image so that its percentiles 1 and 99.7 become "
+        "black and white, and invert images with dark nuclei",
     )
     balance: float = Field(
         0.0,
         ge=0,
         le=1,
-        description="0: images as often as they come; 1: imaging kinds equally often",
+        description="How evenly training draws the imaging kinds (fluorescence, bright-field, "
+        "stained). 0: each image equally often; 1: each kind equally often",
     )
     split: Literal["random", "slide"] = Field(
-        "random", description="slide: images cut from one slide stay on one side"
+        "random",
+        description="How validation images are chosen. random: one by one; slide: images cut from "
+        "the same slide (specimen) are either all for training or all for validation",
     )
     validation_fraction: float = Field(
-        0.1, gt=0, lt=1, description="Share of images held out, or of slides on average"
+        0.1,
+        gt=0,
+        lt=1,
+        description="Share of the images held out for validation; with split = slide, the "
+        "probability that a slide is held out",
     )
     split_seed: int = Field(
-        7, ge=0, lt=2**32, description="Random state of the train/validation split"
+        7,
+        ge=0,
+        lt=2**32,
+        description="Seed of the split; another seed holds out other images",
     )
 
 
 class Augmentation(Part):
-    """Random geometry, with the meaning and nearly the names of ImageDataGenerator, and more."""
+    """Random changes of the training images.
 
-    horizontal_flip: bool = Field(True, description="Mirror left to right, every other time")
-    vertical_flip: bool = Field(True, description="Mirror top to bottom, every other time")
-    rotation_range_deg: float = Field(
-        90, ge=0, le=180, description="Angle uniform in ± this many degrees"
+    The keys for geometry have the meaning of those of Keras' ImageDataGenerator.
+    """
+
+    horizontal_flip: bool = Field(
+        True, description="Mirror left to right with a probability of one half"
     )
-    width_shift_range: Fraction = Field(0.1, description="Shift in x, ± this share of the width")
-    height_shift_range: Fraction = Field(0.1, description="Shift in y, ± this share of the height")
-    zoom_range: Fraction = Field(0.1, description="Zoom of x and of y, each uniform in 1 ± this")
+    vertical_flip: bool = Field(
+        True, description="Mirror top to bottom with a probability of one half"
+    )
+    rotation_range_deg: float = Field(
+        90,
+        ge=0,
+        le=180,
+        description="Rotate by a random angle of at most this many degrees in either direction",
+    )
+    width_shift_range: Fraction = Field(
+        0.1, description="Shift left or right by a random distance, at most this share of the width"
+    )
+    height_shift_range: Fraction = Field(
+        0.1, description="Shift up or down by a random distance, at most this share of the height"
+    )
+    zoom_range: Fraction = Field(
+        0.1,
+        description="Stretch width and height, each by a random factor in 1 ± zoom_range",
+    )
     scale_range: tuple[PositiveFloat, PositiveFloat] = Field(
-        (1, 1), description="Smallest and largest magnification of crops"
+        (1, 1),
+        description="Smallest and largest random magnification: 2 makes nuclei twice as long and "
+        "wide (only with data.framing = crop)",
     )
     stain_range: float = Field(
         0,
         ge=0,
         le=0.25,
-        description="Gamma, contrast, brightness of each channel, about ± this share; their mixing",
+        description="Strength of random changes of colour: gamma, contrast and brightness of each "
+        "channel, and mixing of the channels. 0: none; 0.25: the strongest",
     )
 
     @model_validator(mode="after")
     def _smallest_first(self) -> Self:
         if self.scale_range[0] > self.scale_range[1]:
-            raise ValueError(f"scale_range = {list(self.scale_range)}: give the smaller one first")
+            raise ValueError(
+                f"scale_range = {list(self.scale_range)} is in the wrong order. "
+                "Give the smaller number first."
+            )
         return self
 
 
 class Network(Part):
-    """The U-Net."""
+    """The architecture of the U-Net."""
 
     padding: Literal["same", "valid"] = Field(
-        "same", description="valid: unpadded convolutions, cropped skips and a mirrored input"
+        "same",
+        description="same: convolutions keep the size of the image; valid: unpadded convolutions as "
+        "in the original U-Net, on an image extended by mirroring (only with data.framing = resize)",
     )
-    activation: Literal["tanh", "relu", "elu", "selu"] = Field("relu", description="Activation")
-    base_filters: int = Field(16, ge=1, le=256, description="Filters at full resolution")
-    depth: int = Field(4, ge=1, le=6, description="Times the resolution is halved")
+    activation: Literal["tanh", "relu", "elu", "selu"] = Field(
+        "relu", description="Activation function of the convolutions"
+    )
+    base_filters: int = Field(
+        16,
+        ge=1,
+        le=256,
+        description="Filters of a convolution at full resolution; each deeper level has twice as "
+        "many as the one above. More filters can learn more, and are slower",
+    )
+    depth: int = Field(
+        4,
+        ge=1,
+        le=6,
+        description="How often the network halves the resolution; a deeper network sees more of the "
+        "surroundings of each pixel",
+    )
     dropout: tuple[Fraction, ...] = Field(
         (0.1, 0.1, 0.2, 0.2, 0.3),
-        description="Dropout between the two convolutions, by level, full resolution first",
+        description="Share of values that dropout sets to 0, one number for each level, full "
+        "resolution first (depth + 1 numbers)",
     )
     outputs: Literal["mask", "borders"] = Field(
-        "mask", description="borders: the mask, and the borders between touching nuclei"
+        "mask",
+        description="What the network predicts. mask: which pixels are nuclei; borders: also the "
+        "borders between touching nuclei, to separate them",
     )
 
     @model_validator(mode="after")
     def _dropout_by_level(self) -> Self:
         if len(self.dropout) != self.depth + 1:
             raise ValueError(
-                f"dropout has {len(self.dropout)} values; a network of depth {self.depth} "
-                f"has {self.depth + 1} levels"
+                f"dropout has {len(self.dropout)} values, but a network of depth {self.depth} "
+                f"has {self.depth + 1} levels. Give one value for each level."
             )
         return self
 
 
 class Training(Part):
-    """How the weights are found."""
+    """How the network is trained."""
 
     seed: int = Field(
-        10, ge=0, lt=2**32, description="Seed of initial weights, augmentation and dropout"
+        10,
+        ge=0,
+        lt=2**32,
+        description="Seed of initial weights, order of images, augmentation, dropout",
     )
-    epochs: int = Field(50, ge=1, le=10_000, description="Most epochs to train")
-    steps_per_epoch: int = Field(25, ge=1, description="Batches in an epoch")
-    batch_size: int = Field(32, ge=1, description="Images in a batch")
-    optimizer: Literal["sgd", "adam"] = Field("sgd", description="Optimizer")
-    learning_rate: float = Field(0.01, gt=0, description="Learning rate, at first")
-    momentum: Fraction = Field(0.0, description="Momentum of sgd")
+    epochs: int = Field(
+        50, ge=1, le=10_000, description="Epochs to train; early stopping may end training sooner"
+    )
+    steps_per_epoch: int = Field(
+        25, ge=1, description="Batches in an epoch; validation follows each epoch"
+    )
+    batch_size: int = Field(
+        32, ge=1, description="Images in a training batch; more need more memory"
+    )
+    optimizer: Literal["sgd", "adam"] = Field(
+        "sgd", description="Algorithm that updates the weights: stochastic gradient descent or Adam"
+    )
+    learning_rate: float = Field(
+        0.01, gt=0, description="Learning rate at the first step; training fails if it is too large"
+    )
+    momentum: Fraction = Field(0.0, description="Momentum of sgd; adam does not use it")
     schedule: Literal["constant", "cosine"] = Field(
-        "constant", description="cosine: from the learning rate to 0 at the last step"
+        "constant",
+        description="How the learning rate changes. constant: not at all; cosine: it falls to 0 at "
+        "the last step, along a cosine",
     )
     early_stopping_epochs: int | None = Field(
         None,
         ge=1,
-        description="Stop after so many epochs without a better validation mean IoU, of one crop an "
-        "image where crops are trained on",
+        description="Stop after this many epochs without a better validation mean IoU (with "
+        "data.framing = crop, of the middle of each image); none: train all epochs",
     )
     keep: Literal["best", "last"] = Field(
-        "best", description="Weights: of the epoch of the best validation mean IoU, or the last"
+        "best",
+        description="Which weights become the model. best: of the epoch with the highest validation "
+        "mean IoU; last: of the last epoch",
     )
     start_from: str | None = Field(
-        None, description="MLflow run whose model's weights the training starts from"
+        None,
+        description="ID of an MLflow run: training starts from the weights of its model, which must "
+        "have the same architecture; none: from random weights",
     )
     precision: Literal["auto", "float32", "mixed_bfloat16", "mixed_float16"] = Field(
-        "auto", description="auto: mixed_bfloat16 or mixed_float16 where the device gains from it"
+        "auto",
+        description="Number format of the arithmetic. auto: mixed_bfloat16 or mixed_float16 if the "
+        "device is faster with it, float32 if not",
     )
     threads: Annotated[int, Field(ge=1)] | Literal["auto"] = Field(
-        "auto", description="CPU threads inside an operation; auto: the machine's cores"
+        "auto",
+        description="CPU threads of one operation; auto: all cores. Another number gives slightly "
+        "different results",
     )
-
     deterministic: bool = Field(
-        True, description="Only kernels that give the same bits each time, on GPUs at some cost"
+        True,
+        description="Use only operations that give identical results each time; slower on GPUs",
     )
 
     @property
     def cpu_threads(self) -> int:
-        """`threads` of a resolved recipe."""
+        """The number of threads in a resolved recipe, in which `threads` is not ``auto``."""
         assert self.threads != "auto"
         return self.threads
 
 
 class Inference(Part):
-    """How probabilities become nuclei."""
+    """How the network's predictions become nuclei."""
 
-    cutoff: float = Field(0.5, gt=0, lt=1, description="A pixel is nucleus above this probability")
-    large_cutoff: Annotated[float, Field(gt=0, lt=1)] | None = Field(
-        None, description="The same of large nuclei, if another, with outputs = borders"
+    cutoff: float = Field(
+        0.5,
+        gt=0,
+        lt=1,
+        description="A pixel belongs to a nucleus if its probability is above this; higher values "
+        "give smaller nuclei",
     )
-    batch_size: int = Field(16, ge=1, description="Resized images that are predicted at once")
+    large_cutoff: Annotated[float, Field(gt=0, lt=1)] | None = Field(
+        None,
+        description="The cutoff of nuclei of 800 px or more; from 800 down to 200 px it changes "
+        "gradually to cutoff (only with network.outputs = borders). none: cutoff for all nuclei",
+    )
+    batch_size: int = Field(
+        16,
+        ge=1,
+        description="Images predicted at once; more need more memory (only with data.framing = "
+        "resize)",
+    )
     seed_cutoff: float = Field(
         0.5,
         gt=0,
         lt=1,
-        description="A nucleus begins where mask times 1 - border is above this",
+        description="A nucleus grows from the pixels where mask × (1 - border) is above this; "
+        "higher values separate touching nuclei more often (only with network.outputs = borders)",
     )
-    min_area_px: int = Field(0, ge=0, description="Smaller nuclei are left out")
+    min_area_px: int = Field(
+        0,
+        ge=0,
+        description="Remove nuclei with fewer pixels than this, counted at the scale at which a "
+        "nucleus was found",
+    )
     min_confidence: Fraction = Field(
-        0, description="Nuclei are left out unless the mean of their probabilities is above this"
+        0,
+        description="Remove nuclei whose mean probability is this or less; higher values remove more "
+        "nuclei",
     )
     tune: bool = Field(
         False,
-        description="Choose cutoffs, least area and confidence by the score on validation images",
+        description="Choose cutoff, seed_cutoff, min_area_px and min_confidence by the score on the "
+        "validation images; the values in the recipe are the start of the search",
     )
     scales: tuple[Annotated[float, Field(gt=0, le=4)], ...] = Field(
         (1.0,),
         min_length=1,
-        description="Images are predicted at so many times their size, where crops are trained on; "
-        "of nuclei that several scales find at one place the likelier one is taken",
+        description="Predict each image at these magnifications, and keep the most probable of "
+        "nuclei found at the same place (only with data.framing = crop)",
     )
-    flips: bool = Field(False, description="Mean over the eight flips and turns of each image")
+    flips: bool = Field(
+        False,
+        description="Average the predictions of the eight flips and quarter turns of each image; "
+        "takes about eight times as long",
+    )
     tile_px: int = Field(
         1024,
         ge=320,
         multiple_of=64,
-        description="Larger images are predicted in tiles of this side, where crops are trained on",
+        description="Predict larger images in overlapping tiles with this side in pixels; smaller "
+        "tiles need less memory (only with data.framing = crop)",
     )
 
 
 class Recipe(Part):
-    """Every choice of a run; what is the same in all runs is a constant beside its code.
+    """Every setting of a run. What never varies between runs is a constant in the code instead.
 
-    Read from a named recipe or a TOML file by `load_recipe`, resolved by
-    `nucleus_unet.network.backend.resolve` before anything is computed or logged.
+    `load_recipe` reads a recipe by name or from a TOML file.
+    `nucleus_unet.network.backend.resolve` replaces its ``auto`` values before anything is computed
+    or logged.
     """
 
-    name: str = Field(description="What the run is called in the UIs")
+    name: str = Field(description="Name of the run in Prefect and MLflow")
     data: Data = Data()
     augmentation: Augmentation = Augmentation()
     network: Network = Network()
@@ -209,44 +319,57 @@ class Recipe(Part):
     inference: Inference = Inference()
 
     @model_validator(mode="after")
-    def _large_nuclei_told_apart(self) -> Self:
+    def _large_cutoff_needs_borders(self) -> Self:
         if self.inference.large_cutoff is not None and self.network.outputs == "mask":
-            raise ValueError("inference.large_cutoff goes with network.outputs = borders")
+            raise ValueError(
+                "inference.large_cutoff works only with network.outputs = borders. "
+                "Set network.outputs to borders, or inference.large_cutoff to none."
+            )
         return self
 
     @model_validator(mode="after")
-    def _crops_of_any_size(self) -> Self:
+    def _framing_fits(self) -> Self:
         if self.data.framing == "resize":
             if self.augmentation.scale_range != (1, 1):
-                raise ValueError("augmentation.scale_range goes with data.framing = crop")
+                raise ValueError(
+                    "augmentation.scale_range works only with data.framing = crop. "
+                    "Set data.framing to crop, or augmentation.scale_range to [1, 1]."
+                )
             if self.inference.scales != (1,):
-                raise ValueError("inference.scales goes with data.framing = crop")
+                raise ValueError(
+                    "inference.scales works only with data.framing = crop. "
+                    "Set data.framing to crop, or inference.scales to [1]."
+                )
         else:
             if self.network.padding == "valid":
-                raise ValueError("data.framing = crop goes with network.padding = same")
+                raise ValueError(
+                    "data.framing = crop works only with network.padding = same. "
+                    "Set network.padding to same, or data.framing to resize."
+                )
             if self.network.depth > 4:
                 raise ValueError(
-                    f"data.framing = crop goes with network.depth up to 4, not {self.network.depth}: "
-                    "a deeper network looks further than the tiles of large images overlap"
+                    f"network.depth = {self.network.depth} is too deep for data.framing = crop: the "
+                    "network would see further than the tiles of large images overlap. "
+                    "Set network.depth to 4 or less."
                 )
             if self.data.image_size % 2**self.network.depth:
                 raise ValueError(
                     f"data.image_size = {self.data.image_size} cannot be halved "
-                    f"{self.network.depth} times, as this network does; take a multiple of "
-                    f"{2**self.network.depth}"
+                    f"{self.network.depth} times, as a network of this depth does. "
+                    f"Use a multiple of {2**self.network.depth}."
                 )
         return self
 
     def digest(self) -> str:
-        """SHA-256 over every value but the name, as 64 hexadecimal digits."""
+        """SHA-256 of all values except the name, as 64 hexadecimal digits."""
         return digest_of(self.model_dump(mode="json", exclude={"name"}))
 
     def flat(self) -> dict[str, Any]:
-        """Dotted keys to values, as overrides spell them: ``{"training.epochs": 5, ...}``."""
+        """All values by dotted key, as in ``{"training.epochs": 5, ...}``."""
         return flatten(self.model_dump(mode="json"))
 
     def to_toml(self) -> str:
-        """As a recipe file, which `load_recipe` reads."""
+        """The text of a recipe file, which `load_recipe` can read."""
         lines = []
         for name, part in self.model_dump(mode="json", exclude={"name"}).items():
             values = [f"{k} = {json.dumps(v)}" for k, v in part.items() if v is not None]
@@ -254,41 +377,55 @@ class Recipe(Part):
         return "\n".join(lines)
 
     def with_overrides(self, overrides: Iterable[str]) -> "Recipe":
-        """A copy with ``key=value`` assignments applied.
+        """A copy with some values changed.
 
         Parameters
         ----------
         overrides : iterable of str
-            Dotted key, ``=``, and a TOML value; a bare word stands for a string
-            (``training.epochs=5``, ``network.activation=elu``).
+            Assignments ``key=value`` with a dotted key and a TOML value. Strings need no quotes,
+            and ``none`` unsets a value.
 
         Raises
         ------
         NucleusError
-            A key that the recipe does not have or a value it does not allow.
+            If the recipe has no such key or does not allow the value.
+
+        Examples
+        --------
+        >>> recipe = load_recipe("quick").with_overrides(["training.epochs=5", "training.seed=1"])
+        >>> recipe.training.epochs, recipe.training.seed
+        (5, 1)
         """
         values, overrides = self.model_dump(mode="json"), list(overrides)
         for override in overrides:
             key, equals, text = override.partition("=")
             if not equals:
-                raise NucleusError(f"{override}: write KEY=VALUE, as in training.epochs=5")
+                raise NucleusError(
+                    f"{override} has no value. Write KEY=VALUE, for example training.epochs=5."
+                )
             *parts, last = key.strip().split(".")
             table: Any = values
             for part in parts:
                 table = table.get(part) if isinstance(table, dict) else None
             if not isinstance(table, dict) or last not in table:
-                raise NucleusError(f"{override}: no such key; {_nearest(key, self.flat())}")
+                raise NucleusError(f"{override}: unknown key; {_nearest(key, self.flat())}")
             table[last] = _toml_value(text.strip())
         return parse_recipe(values, " ".join(overrides))
 
 
 def digest_of(value: Any) -> str:
-    """SHA-256 of a JSON value, independent of the order of its keys."""
+    """SHA-256 of a JSON value; the order of its keys does not matter."""
     return sha256_bytes(json.dumps(value, sort_keys=True, separators=(",", ":")).encode())
 
 
 def flatten(value: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Nested tables to one table with dotted keys."""
+    """Flatten nested tables into one table with dotted keys.
+
+    Examples
+    --------
+    >>> flatten({"name": "a", "data": {"split": "slide"}})
+    {'name': 'a', 'data.split': 'slide'}
+    """
     flat: dict[str, Any] = {}
     for key, item in value.items():
         flat |= flatten(item, f"{prefix}{key}.") if isinstance(item, dict) else {prefix + key: item}
@@ -296,30 +433,41 @@ def flatten(value: dict[str, Any], prefix: str = "") -> dict[str, Any]:
 
 
 def recipe_names() -> list[str]:
-    """Names of the recipes that come with the package, sorted."""
+    """Sorted names of the recipes in the package."""
     folder = resources.files("nucleus_unet.recipes")
     return sorted(Path(f.name).stem for f in folder.iterdir() if f.name.endswith(".toml"))
 
 
 def load_recipe(name_or_path: str, overrides: Iterable[str] = ()) -> Recipe:
-    """Read a recipe by its name, or from a TOML file where the argument ends in ``.toml``.
+    """Read a recipe by its name or from a TOML file.
+
+    Parameters
+    ----------
+    name_or_path : str
+        One of `recipe_names`, or a path that ends in ``.toml``. The stem of the file is then the
+        default name of the recipe, and keys that are not in the file keep their defaults.
+    overrides : iterable of str, optional
+        Changes as in `Recipe.with_overrides`.
 
     Raises
     ------
     NucleusError
-        No such recipe or file, not TOML, an unknown key, a value that is not allowed.
+        If there is no such recipe or file, the file is not TOML, a key is unknown or a value is not
+        allowed.
     """
     if name_or_path.endswith(".toml"):
         try:
             text = Path(name_or_path).read_bytes()
         except OSError as error:
-            raise NucleusError(f"{name_or_path}: no recipe file ({error.strerror})") from error
+            raise NucleusError(
+                f"{name_or_path}: cannot read the recipe file ({error.strerror}). Check the path."
+            ) from error
     elif name_or_path in recipe_names():
         text = (resources.files("nucleus_unet.recipes") / f"{name_or_path}.toml").read_bytes()
     else:
         raise NucleusError(
-            f"no recipe named {name_or_path!r}: choose from {', '.join(recipe_names())}, "
-            "or give a path that ends in .toml"
+            f"no recipe named {name_or_path!r}. Choose from {', '.join(recipe_names())}, "
+            "or give a path that ends in .toml."
         )
     try:
         values = tomllib.loads(text.decode())
@@ -331,7 +479,20 @@ def load_recipe(name_or_path: str, overrides: Iterable[str] = ()) -> Recipe:
 
 
 def parse_recipe(values: dict[str, Any], origin: str) -> Recipe:
-    """Validate nested tables as a recipe; the first error becomes a `NucleusError`."""
+    """Validate nested tables as a recipe.
+
+    Parameters
+    ----------
+    values : dict
+        As in a recipe file, with ``name``.
+    origin : str
+        Where the values come from, for the error message.
+
+    Raises
+    ------
+    NucleusError
+        If a key is unknown or a value is not allowed; the message is about the first of them.
+    """
     try:
         return Recipe.model_validate(values)
     except ValidationError as error:
@@ -339,15 +500,15 @@ def parse_recipe(values: dict[str, Any], origin: str) -> Recipe:
         key = ".".join(str(part) for part in first["loc"][:2])
         if first["type"] == "extra_forbidden":
             known = {*Recipe.model_fields, *Recipe(name="").flat()}
-            raise NucleusError(f"{origin}: no key {key}; {_nearest(key, known)}") from None
-        # What several keys decide together has a table for its input.
+            raise NucleusError(f"{origin}: unknown key {key}; {_nearest(key, known)}") from None
+        # If several keys contradict each other, the input is a table and too long for a message.
         value = "" if isinstance(first["input"], dict) else f" = {first['input']!r}"
         why = first["msg"].removeprefix("Value error, ")
         raise NucleusError(f"{origin}: {key or 'recipe'}{value}: {why}") from None
 
 
 def key_descriptions() -> dict[str, str]:
-    """What each dotted key of a recipe says."""
+    """The description of each key of a recipe, by dotted key."""
     return {
         f"{name}.{key}": field.description or ""
         for name, part in Recipe(name="")
@@ -357,22 +518,22 @@ def key_descriptions() -> dict[str, str]:
 
 
 def recipe_differences(a: Recipe, b: Recipe) -> list[tuple[str, Any, Any]]:
-    """The keys in which two recipes differ, with both values, in the recipe's order."""
+    """The keys whose values differ, each with both values, in the order of the recipe."""
     flat_a, flat_b = a.flat(), b.flat()
     return [(key, flat_a[key], flat_b[key]) for key in flat_a if flat_a[key] != flat_b[key]]
 
 
 def _nearest(key: str, known: Iterable[str]) -> str:
-    """A hint that names the known key most like a misspelt one."""
+    """A hint with the most similar of the known keys, if one is similar."""
     import difflib
 
     for close in difflib.get_close_matches(key, list(known), n=1):
-        return f"did you mean {close}? (nucleus recipe show NAME lists all)"
-    return "nucleus recipe show NAME lists all"
+        return f"did you mean {close}? ('nucleus recipe show NAME' lists all keys)"
+    return "'nucleus recipe show NAME' lists all keys"
 
 
 def _toml_value(text: str) -> Any:
-    """The TOML value of a text, with ``none`` for null and a bare word for a string."""
+    """Parse a TOML value; ``none`` is None, and what is not TOML is a string."""
     if text.lower() == "none":
         return None
     try:

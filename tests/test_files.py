@@ -8,7 +8,8 @@ import pytest
 from nucleus_unet.errors import NucleusError
 from nucleus_unet.files import locked, make_folder, sha256_bytes, sha256_file, write_atomically
 
-ABC = "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"  # FIPS 180-2, B.1
+# SHA-256 of "abc", from FIPS 180-2, B.1
+ABC = "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"
 
 
 def test_sha256(tmp_path: Path) -> None:
@@ -16,7 +17,7 @@ def test_sha256(tmp_path: Path) -> None:
     assert sha256_bytes(b"abc") == sha256_file(tmp_path / "abc") == ABC
 
 
-def test_it_writes_bytes_and_text_and_makes_folders(tmp_path: Path) -> None:
+def test_write_atomically_writes_bytes_and_text_and_creates_folders(tmp_path: Path) -> None:
     write_atomically(tmp_path / "a/b/text", "ä\n")
     write_atomically(tmp_path / "a/b/bytes", b"\x00\xff")
     assert (tmp_path / "a/b/text").read_bytes() == "ä\n".encode()
@@ -24,14 +25,14 @@ def test_it_writes_bytes_and_text_and_makes_folders(tmp_path: Path) -> None:
     assert sorted(p.name for p in (tmp_path / "a/b").iterdir()) == ["bytes", "text"]
 
 
-def test_it_replaces_what_was_there(tmp_path: Path) -> None:
+def test_write_atomically_replaces_a_file(tmp_path: Path) -> None:
     write_atomically(tmp_path / "file", "long old content")
     write_atomically(tmp_path / "file", "new")
     assert (tmp_path / "file").read_text() == "new"
 
 
 @pytest.mark.parametrize("mask", [0o022, 0o077, 0o002])
-def test_it_is_for_whom_the_user_s_files_are(tmp_path: Path, mask: int) -> None:
+def test_write_atomically_respects_the_umask(tmp_path: Path, mask: int) -> None:
     before = os.umask(mask)
     try:
         write_atomically(tmp_path / "file", "")
@@ -41,7 +42,7 @@ def test_it_is_for_whom_the_user_s_files_are(tmp_path: Path, mask: int) -> None:
 
 
 @pytest.mark.parametrize("step", ["fsync", "replace"])
-def test_cut_short_it_leaves_the_old_content_and_nothing_else(
+def test_an_interrupted_write_leaves_only_the_old_file(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, step: str
 ) -> None:
     write_atomically(tmp_path / "file", "old")
@@ -56,24 +57,24 @@ def test_cut_short_it_leaves_the_old_content_and_nothing_else(
     assert [p.name for p in tmp_path.iterdir()] == ["file"]
 
 
-def test_a_folder_that_cannot_be_made_is_told_with_the_way_out(tmp_path: Path) -> None:
+def test_a_folder_that_cannot_be_created_is_an_error_with_advice(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("in the way")
     with pytest.raises(
-        NucleusError, match=r"file/sub: cannot be made \(Not a dir.*\); name another$"
+        NucleusError, match=r"file/sub: cannot be created \(Not a dir.*\); name another$"
     ):
         make_folder(tmp_path / "file" / "sub", "name another")
     make_folder(tmp_path / "a" / "b", "name another")
     assert (tmp_path / "a" / "b").is_dir()
 
 
-def test_a_lock_is_one_process_at_a_time_and_the_others_say_that_they_wait(tmp_path: Path) -> None:
+def test_a_lock_is_held_by_one_at_a_time_and_waiting_is_reported(tmp_path: Path) -> None:
     path, order, waiting = tmp_path / "locks" / "a", [], threading.Event()
 
     def second() -> None:
         with locked(path, waiting.set):
             order.append("second")
 
-    with locked(path, lambda: pytest.fail("nobody else has it")):
+    with locked(path, lambda: pytest.fail("nobody else holds the lock")):
         thread = threading.Thread(target=second)
         thread.start()
         assert waiting.wait(30)
@@ -82,19 +83,19 @@ def test_a_lock_is_one_process_at_a_time_and_the_others_say_that_they_wait(tmp_p
     assert order == ["first", "second"]
 
 
-def test_who_waits_for_a_lock_may_give_up(tmp_path: Path) -> None:
+def test_waiting_for_a_lock_can_be_ended(tmp_path: Path) -> None:
     def give_up() -> None:
         raise TimeoutError
 
     def try_it() -> None:
         with pytest.raises(TimeoutError), locked(tmp_path / "a", meanwhile=give_up):
-            pytest.fail("somebody else has it")
+            pytest.fail("somebody else holds the lock")
 
     with locked(tmp_path / "a"), ThreadPoolExecutor() as threads:
         threads.submit(try_it).result(30)
 
 
-def test_a_name_as_long_as_a_file_system_takes(tmp_path: Path) -> None:
+def test_the_longest_name_that_a_file_system_allows(tmp_path: Path) -> None:
     path = tmp_path / ("\N{MICROSCOPE}" * 62 + ".png")  # 252 bytes
     write_atomically(path, "x")
     assert [each.read_text() for each in tmp_path.iterdir()] == ["x"]

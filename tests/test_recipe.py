@@ -1,9 +1,11 @@
+import doctest
 from pathlib import Path
 from typing import Any
 
 import pytest
 from pydantic import ValidationError
 
+from nucleus_unet import recipe as module
 from nucleus_unet.errors import NucleusError
 from nucleus_unet.recipe import (
     Network,
@@ -60,14 +62,18 @@ OFF = {
     "inference.scales": [1],
     "inference.flips": False,
 }
-"""What neither the notebook nor the paper has."""
+"""Features that neither the notebook nor the paper has, switched off."""
 
 
-def test_the_seed_is_the_notebook() -> None:
+def test_doctests() -> None:
+    assert doctest.testmod(module).failed == 0
+
+
+def test_the_recipe_seed_has_the_values_of_the_notebook() -> None:
     flat = load_recipe("seed").flat()
     expected = SEED | OFF
     assert {key: flat[key] for key in expected} == expected
-    # What the notebook leaves open: its epochs, and what the machine gives; and what it never reads.
+    # The notebook leaves epochs open, the machine decides some, and the others have no effect.
     assert flat.keys() - expected == {
         "training.epochs",
         "training.precision",
@@ -79,7 +85,7 @@ def test_the_seed_is_the_notebook() -> None:
     }
 
 
-def test_the_paper_is_ronnebergers_net() -> None:
+def test_the_recipe_paper_is_the_network_of_ronneberger() -> None:
     recipe = load_recipe("paper")
     assert recipe.network.model_dump() == {
         "padding": "valid",
@@ -99,7 +105,7 @@ def test_every_shipped_recipe_loads_under_its_own_name(name: str) -> None:
     assert load_recipe(name).name == name
 
 
-def test_names_are_those_of_the_files() -> None:
+def test_recipe_names_are_the_sorted_file_names() -> None:
     assert {"seed", "paper", "quick"} <= set(recipe_names())
     assert recipe_names() == sorted(recipe_names())
 
@@ -119,13 +125,13 @@ def test_names_are_those_of_the_files() -> None:
         ("name=mine", "name", "mine"),
     ],
 )
-def test_an_override_sets_its_key_and_no_other(override: str, key: str, value: Any) -> None:
+def test_an_override_changes_only_its_key(override: str, key: str, value: Any) -> None:
     seed = load_recipe("seed")
     changed = load_recipe("seed", [override])
     assert changed.flat() == seed.flat() | {key: value}
 
 
-def test_an_override_by_none_unsets() -> None:
+def test_an_override_with_none_unsets_the_value() -> None:
     recipe = load_recipe("seed", ["training.early_stopping_epochs=3"])
     assert recipe.with_overrides(["training.early_stopping_epochs=none"]) == load_recipe("seed")
 
@@ -138,37 +144,43 @@ def test_overrides_are_checked_together() -> None:
 @pytest.mark.parametrize(
     ("override", "message"),
     [
-        ("training.epoch=5", r"^training\.epoch=5: no such key; did you mean training\.epochs\?"),
+        ("training.epoch=5", r"^training\.epoch=5: unknown key; did you mean training\.epochs\?"),
         ("trainin.epochs=5", r"did you mean training\.epochs\?"),
-        ("name.first=a", r"^name\.first=a: no such key"),
-        ("foo=1", r"^foo=1: no such key; nucleus recipe show NAME lists all$"),
+        ("name.first=a", r"^name\.first=a: unknown key"),
+        ("foo=1", r"^foo=1: unknown key; 'nucleus recipe show NAME' lists all keys$"),
         ("network.depth=5", r"^network\.depth=5: network: dropout has 5 values"),
-        ("training.epochs", r"^training\.epochs: write KEY=VALUE"),
+        ("training.epochs", r"^training\.epochs has no value\. Write KEY=VALUE"),
         ("training.epochs=many", r"^training\.epochs=many: training\.epochs = 'many'"),
         ("training.epochs=0", r"training\.epochs = 0: .*greater than or equal to 1"),
         ("training.seed=4294967296", r"training\.seed = 4294967296: .*less than 4294967296"),
         ("data.split_seed=4294967296", r"split_seed = 4294967296: .*less than 4294967296"),
         ("training.learning_rate=0", r"training\.learning_rate = 0"),
         ("training.learning_rate=inf", r"training\.learning_rate = inf: .*finite"),
-        ("augmentation.scale_range=[2, 0.5]", r"scale_range = \[2\.0, 0\.5\]: give the smaller"),
+        (
+            "augmentation.scale_range=[2, 0.5]",
+            r"scale_range = \[2\.0, 0\.5\] is in the wrong order\. Give the smaller",
+        ),
         ("data.validation_fraction=1", r"data\.validation_fraction = 1"),
         ("inference.cutoff=1.5", r"inference\.cutoff = 1\.5"),
         ("augmentation.zoom_range=1", r"augmentation\.zoom_range = 1"),
         ("augmentation.stain_range=0.3", r"augmentation\.stain_range = 0\.3: .*0\.25"),
         ("network.activation=sigmoid", r"network\.activation = 'sigmoid': .*'tanh'"),
-        ("network.depth=3", r"network: .*dropout has 5 values; a network of depth 3 has 4 levels"),
+        (
+            "network.depth=3",
+            r"network: dropout has 5 values, but a network of depth 3 has 4 levels",
+        ),
         ("training.threads=0", r"training\.threads = 0: .*greater than or equal to 1"),
         ("network.dropout=[0, 0, 0, 0, 2]", r"network\.dropout = 2: .*less than 1"),
         ("network=flat", r"network = 'flat'"),
     ],
 )
-def test_a_bad_override_is_refused_by_one_line(override: str, message: str) -> None:
+def test_a_bad_override_is_an_error_of_one_line(override: str, message: str) -> None:
     with pytest.raises(NucleusError, match=message) as caught:
         load_recipe("seed", [override])
     assert "\n" not in str(caught.value)
 
 
-def test_a_file_that_is_no_text_is_refused(tmp_path: Path) -> None:
+def test_a_recipe_file_that_is_not_utf8_is_an_error(tmp_path: Path) -> None:
     path = tmp_path / "mine.toml"
     path.write_bytes(b"name = '\xff'")
     with pytest.raises(NucleusError, match=r"mine\.toml: not valid TOML: 'utf-8' codec"):
@@ -180,14 +192,14 @@ def test_a_file_that_is_no_text_is_refused(tmp_path: Path) -> None:
     [
         (
             "[training]\nepoch = 3\n",
-            r"mine\.toml: no key training\.epoch; did you mean training\.epochs\?",
+            r"mine\.toml: unknown key training\.epoch; did you mean training\.epochs\?",
         ),
-        ("[training]\nepochs = 3\n[trainig]\n", r"no key trainig; did you mean training"),
+        ("[training]\nepochs = 3\n[trainig]\n", r"unknown key trainig; did you mean training"),
         ("[data]\nimage_size = 8\n[training]\nepochs = 1\n", r"data\.image_size = 8"),
         ("[training\n", r"mine\.toml: not valid TOML"),
     ],
 )
-def test_a_bad_file_is_refused_by_one_line(tmp_path: Path, text: str, message: str) -> None:
+def test_a_bad_recipe_file_is_an_error_of_one_line(tmp_path: Path, text: str, message: str) -> None:
     path = tmp_path / "mine.toml"
     path.write_text(text)
     with pytest.raises(NucleusError, match=message) as caught:
@@ -195,39 +207,39 @@ def test_a_bad_file_is_refused_by_one_line(tmp_path: Path, text: str, message: s
     assert "\n" not in str(caught.value)
 
 
-def test_a_file_may_leave_out_what_has_a_default(tmp_path: Path) -> None:
+def test_keys_that_are_not_in_a_recipe_file_keep_their_defaults(tmp_path: Path) -> None:
     path = tmp_path / "mine.toml"
     path.write_text("[network]\ndepth = 4\n")
     recipe = load_recipe(str(path))
     assert (recipe.network.depth, recipe.training.epochs) == (4, 50)
 
 
-def test_a_file_takes_its_name_from_its_path(tmp_path: Path) -> None:
+def test_a_recipe_file_is_named_after_its_path(tmp_path: Path) -> None:
     path = tmp_path / "mine.toml"
     path.write_text("[training]\nepochs = 3\n")
     recipe = load_recipe(str(path), ["training.seed=4"])
     assert (recipe.name, recipe.training.epochs, recipe.training.seed) == ("mine", 3, 4)
 
 
-def test_no_such_recipe_names_those_there_are() -> None:
-    with pytest.raises(NucleusError, match=r"no recipe named 'sed': choose from .*quick, seed"):
+def test_an_unknown_recipe_name_is_an_error_with_the_known_names() -> None:
+    with pytest.raises(NucleusError, match=r"no recipe named 'sed'\. Choose from .*quick, seed"):
         load_recipe("sed")
 
 
 @pytest.mark.parametrize("name", ["mine", "m" * 300, "."])
-def test_no_such_file(tmp_path: Path, name: str) -> None:
-    with pytest.raises(NucleusError, match=rf"{name}\.toml: no recipe file \("):
+def test_a_missing_recipe_file_is_an_error(tmp_path: Path, name: str) -> None:
+    with pytest.raises(NucleusError, match=rf"{name}\.toml: cannot read the recipe file \("):
         load_recipe(str(tmp_path / f"{name}.toml"))
 
 
-def test_a_recipe_cannot_be_changed_in_place() -> None:
+def test_a_recipe_is_immutable() -> None:
     with pytest.raises(ValidationError, match="frozen"):
         load_recipe("seed").name = "other"  # type: ignore[misc]
 
 
-def test_dropout_has_one_value_a_level() -> None:
+def test_dropout_has_one_value_for_each_level() -> None:
     assert Network(depth=1, dropout=(0, 0.5)).dropout == (0, 0.5)
-    with pytest.raises(ValidationError, match="dropout has 2 values; a network of depth 2"):
+    with pytest.raises(ValidationError, match="dropout has 2 values, but a network of depth 2"):
         Network(depth=2, dropout=(0, 0.5))
 
 
@@ -248,7 +260,7 @@ def test_the_digest_changes_with_every_value() -> None:
     assert len(digests | {load_recipe("seed").digest()}) == 4
 
 
-def test_flat_spells_keys_as_overrides_do(tiny: Recipe) -> None:
+def test_flat_gives_the_keys_that_overrides_use(tiny: Recipe) -> None:
     flat = tiny.flat()
     assert flat["network.dropout"] == [0.2, 0.2]
     simple = {k: v for k, v in flat.items() if v is not None}
@@ -259,7 +271,7 @@ def test_flatten() -> None:
     assert flatten({"a": 1, "b": {"c": {"d": 2}, "e": [3]}}) == {"a": 1, "b.c.d": 2, "b.e": [3]}
 
 
-def test_differences_in_the_recipes_order() -> None:
+def test_differences_are_in_the_order_of_the_recipe() -> None:
     seed = load_recipe("seed")
     other = load_recipe("seed", ["training.optimizer=adam", "data.image_size=128", "name=x"])
     assert recipe_differences(seed, other) == [
@@ -277,21 +289,24 @@ def _toml(value: Any) -> str:
 @pytest.mark.parametrize(
     ("overrides", "message"),
     [
-        (["network.padding=valid"], "data.framing = crop goes with network.padding = same"),
+        (["network.padding=valid"], "data.framing = crop works only with network.padding = same"),
         (
             ["network.depth=5", "network.dropout=[0, 0, 0, 0, 0, 0]"],
-            "data.framing = crop goes with network.depth up to 4, not 5",
+            "network.depth = 5 is too deep for data.framing = crop",
         ),
-        (["data.framing=resize"], "augmentation.scale_range goes with data.framing = crop"),
+        (["data.framing=resize"], "augmentation.scale_range works only with data.framing = crop"),
         (
             ["data.framing=resize", "augmentation.scale_range=[1, 1]"],
-            "inference.scales goes with data.framing = crop",
+            "inference.scales works only with data.framing = crop",
         ),
-        (["network.outputs=mask"], "inference.large_cutoff goes with network.outputs = borders"),
-        (["data.image_size=100"], "cannot be halved 4 times, .* take a multiple of 16"),
+        (
+            ["network.outputs=mask"],
+            "inference.large_cutoff works only with network.outputs = borders",
+        ),
+        (["data.image_size=100"], "cannot be halved 4 times, .* Use a multiple of 16"),
     ],
 )
-def test_parts_that_do_not_go_together(overrides: list[str], message: str) -> None:
+def test_values_that_contradict_each_other_are_an_error(overrides: list[str], message: str) -> None:
     with pytest.raises(NucleusError, match=message):
         load_recipe("best", overrides)
 

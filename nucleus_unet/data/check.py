@@ -1,4 +1,4 @@
-"""What a raw data set holds, and what is wrong with it."""
+"""Check a raw data set: count its images and nuclei, and report problems."""
 
 from collections import Counter, deque
 from collections.abc import Iterator, Sequence
@@ -26,31 +26,33 @@ from nucleus_unet.files import sha256_bytes
 
 @dataclass(frozen=True)
 class DatasetReport:
-    """Counts of a raw data set and its problems."""
+    """The result of `check_dataset`."""
 
     path: Path
     images: int
+    """Number of images."""
     annotated: int
+    """Number of images with a masks folder or a label image."""
     sizes: dict[tuple[int, int], int]
-    """Images by (height, width), the most frequent first."""
+    """Number of images by (height, width) in pixels, the most frequent size first."""
     modes: dict[str, int]
-    """Images by what their files hold, such as RGBA or gray uint16."""
+    """Number of images by mode, such as ``RGBA`` or ``gray uint16``, the most frequent first."""
     areas_px: NDArray[np.int64]
-    """The area of every nucleus."""
+    """Area of every nucleus in pixels."""
     unread: tuple[str, ...]
-    """Files that belong to no image."""
+    """Files that belong to no image and were ignored."""
     problems: tuple[DataProblem, ...]
-    """By file, the image's id before its name."""
+    """Sorted by file; the names of files begin with the id of the image."""
 
     @property
     def ok(self) -> bool:
-        """Nothing is wrong."""
+        """Whether there are no problems."""
         return not self.problems
 
 
 @dataclass(frozen=True)
 class _Sample:
-    """What one sample adds to the report."""
+    """The part of the report about one sample."""
 
     id: str
     pixels_sha256: str | None
@@ -61,19 +63,23 @@ class _Sample:
 
 
 def check_dataset(path: Path, progress: Progress | None = None) -> DatasetReport:
-    """Read every file of a raw data set, and report rather than raise what is wrong with one.
+    """Read every file of a raw data set, and report the problems of each instead of raising.
 
     Parameters
     ----------
     path : Path
-        A data set as `open_raw` takes it.
-    progress : Progress, optional
-        As for `prepared.ingest`.
+        A data set that `open_raw` can open.
+    progress : callable, optional
+        Called as ``progress(done, total)`` after each image.
+
+    Returns
+    -------
+    DatasetReport
 
     Raises
     ------
     NucleusError
-        The layout as a whole cannot be read, as in `open_raw`.
+        If the layout of the data set is wrong, as for `open_raw`.
     """
     with open_raw(path) as raw:
         annotated = sum(sample.annotated for sample in raw.samples)
@@ -101,28 +107,28 @@ def check_dataset(path: Path, progress: Progress | None = None) -> DatasetReport
 
 
 def first_few(files: Sequence[str]) -> str:
-    """The first of files by name, and how many more there are."""
+    """The first three names, and how many more there are."""
     more = f" and {len(files) - 3} more" if len(files) > 3 else ""
     return f"{', '.join(files[:3])}{more}"
 
 
 def format_report(report: DatasetReport) -> str:
-    """The report as aligned plain text, its problems last."""
+    """The report as aligned plain text, with the problems at the end."""
     areas = report.areas_px
     lines = [str(report.path), f"{'images':<12}{report.images:>8}"]
     lines.append(f"{'annotated':<12}{report.annotated:>8}")
     lines.append(f"{'nuclei':<12}{areas.size:>8}")
     if areas.size:
         low, middle, high = areas.min(), np.median(areas), areas.max()
-        lines.append(f"{'area':<12}{low:>8} px least, {middle:g} px median, {high} px most")
+        lines.append(f"{'area':<12}{low:>8} px smallest, {middle:g} px median, {high} px largest")
     if report.unread:
-        lines.append(f"{'not read':<12}{len(report.unread):>8} {first_few(report.unread)}")
+        lines.append(f"{'ignored':<12}{len(report.unread):>8} {first_few(report.unread)}")
     lines += ["", f"{'height':>7} {'width':>7} {'images':>7}"]
     lines += [f"{height:>7} {width:>7} {n:>7}" for (height, width), n in report.sizes.items()]
     width = max(map(len, report.modes), default=0)
     lines += ["", *(f"{mode:<{width}} {n:>7}" for mode, n in report.modes.items()), ""]
     if report.ok:
-        return "\n".join([*lines, "nothing is wrong"])
+        return "\n".join([*lines, "no problems found"])
     kinds = Counter(problem.kind for problem in report.problems)
     lines += [f"{'problem':<16}{'files':>7}"]
     lines += [f"{kind:<16}{n:>7}" for kind, n in kinds.most_common()] + [""]
@@ -156,7 +162,7 @@ def _labels(
     size: tuple[int, int],
     problems: list[DataProblem],
 ) -> NDArray[np.int32]:
-    """Merge what can be read, and note what does not fit."""
+    """The labels of the files that can be read; problems are added to `problems`."""
     if sample.label_image is None:
         merged = merge_into_labels(annotation, size)
         problems += merged.problems
@@ -168,8 +174,8 @@ def _labels(
         problems.append(
             DataProblem(
                 file,
-                "another size",
-                f"{size_text(labels.shape)} where the image is {size_text(size)}",
+                "wrong size",
+                f"{size_text(labels.shape)}, but the image is {size_text(size)}",
             )
         )
     return np.zeros(size, np.int32)
@@ -178,7 +184,7 @@ def _labels(
 def _readable(
     raw: RawDataset, sample: RawSample, problems: list[DataProblem]
 ) -> Iterator[tuple[str, NDArray[Any]]]:
-    """The files that say where the nuclei are, but for those that are noted."""
+    """The decoded annotation files; those that cannot be read are added to `problems`."""
     decode = decode_mask if sample.label_image is None else decode_labels
     for file, name in sample.annotation:
         with _noting(problems, file):
@@ -187,7 +193,7 @@ def _readable(
 
 @contextmanager
 def _noting(problems: list[DataProblem], file: str) -> Iterator[None]:
-    """Turn the error of one file into a problem of the report."""
+    """Turn an error about a file into a problem."""
     try:
         yield
     except NucleusError as error:
@@ -195,11 +201,11 @@ def _noting(problems: list[DataProblem], file: str) -> Iterator[None]:
 
 
 def _duplicates(samples: list[_Sample]) -> Iterator[DataProblem]:
-    """Each image whose pixels an earlier id has already."""
+    """A problem for each image with the same pixels as an earlier one."""
     first: dict[str, str] = {}
     for sample in samples:
         if sample.pixels_sha256 is None:
             continue
         earlier = first.setdefault(sample.pixels_sha256, sample.id)
         if earlier != sample.id:
-            yield DataProblem(sample.id, "duplicate", f"the same pixels as {earlier}")
+            yield DataProblem(sample.id, "duplicate", f"has the same pixels as {earlier}")

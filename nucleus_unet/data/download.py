@@ -1,4 +1,4 @@
-"""The publisher's files of a data set: fetched whole, resumed when cut, their hashes on record."""
+"""Download a published data set, with resuming and with a record of the hashes of its files."""
 
 import os
 import re
@@ -27,9 +27,10 @@ SOURCE = (
     "CC0 1.0; cite Caicedo et al., Nature Methods 16, 1247-1253 (2019)"
 )
 SUMS = "SHA256SUMS"
+"""Name of the file with the hashes, in the format of ``sha256sum``."""
 
 DownloadProgress = Callable[[str, int, int | None], None]
-"""Called with a file's name, the bytes there so far, and the bytes in all where they are known."""
+"""Called with the name of a file, its bytes so far, and its size in bytes or None if unknown."""
 
 _PAUSES_S = (1.0, 2.0, 4.0, 8.0)
 _TIMEOUT_S = 30.0
@@ -38,24 +39,19 @@ _TIMEOUT_S = 30.0
 def download_dataset(
     name: str, to: Path, base_url: str = PUBLISHER, progress: DownloadProgress | None = None
 ) -> list[Path]:
-    """Fetch a data set's files into a folder, and hold them to the hashes of the first fetch.
-
-    A file that is there and has its recorded hash is not downloaded again. A download that was
-    cut goes on from ``<file>.part`` if the server still has the same file, and starts over if not.
-    A file gets its name once it is whole and its hash stands in ``SHA256SUMS`` (`sha256sum -c`
-    reads it); none that is there is ever overwritten.
+    """Download the files of a data set into a folder, and check them by their hashes.
 
     Parameters
     ----------
     name : str
         A key of `FILES`.
     to : Path
-        Folder of the files and of ``SHA256SUMS``; made where it is missing.
+        Folder for the files and for ``SHA256SUMS``; it is created if it does not exist.
     base_url : str, optional
-        Where the files lie.
+        Address of the folder that contains the files.
     progress : callable, optional
-        Called as ``progress(file, done_bytes, total_bytes or None)`` as bytes arrive, and once
-        for a file that is there already.
+        Called as ``progress(file, done_bytes, total_bytes or None)`` while bytes arrive, and once for
+        a file that exists already.
 
     Returns
     -------
@@ -65,14 +61,26 @@ def download_dataset(
     Raises
     ------
     NucleusError
-        If the name is unknown, the server cannot be reached or refuses, the folder cannot be
-        written, another fetch into it is under way, or a file is not the one of the first fetch.
+        If the name is unknown, the server cannot be reached or answers with an error, the folder
+        cannot be written, another download into it is running, or the hash of a file differs from
+        the one recorded at the first download.
+
+    Notes
+    -----
+    - A file that exists and has its recorded hash is not downloaded again. Existing files are never
+      overwritten.
+    - An interrupted download continues from ``<file>.part`` if the server still has the same file,
+      and starts again if not.
+    - A file gets its final name when it is complete and its hash is recorded in ``SHA256SUMS``, which
+      ``sha256sum -c`` can check.
     """
     if name not in FILES:
-        raise NucleusError(f"data set {name!r} is not known: choose one of {', '.join(FILES)}")
+        raise NucleusError(f"unknown data set {name!r}. Choose one of: {', '.join(FILES)}.")
 
     def busy() -> None:
-        raise NucleusError(f"{to}: another fetch into it is under way: wait for its end")
+        raise NucleusError(
+            f"{to}: another download into this folder is running. Wait until it has finished."
+        )
 
     report = progress or (lambda file, done, total: None)
     paths = [to / file for file in FILES[name]]
@@ -83,32 +91,32 @@ def download_dataset(
         ):
             for path in paths:
                 if path.exists():
-                    _check_hash(path, path, "delete it to fetch it again")
+                    _check_hash(path, path, "Delete the file to download it again.")
                     report(path.name, path.stat().st_size, path.stat().st_size)
                 else:
                     _fetch_one(client, f"{base_url.rstrip('/')}/{path.name}", path, report)
     except OSError as error:
         raise NucleusError(
-            f"cannot write {error.filename or to}: {error.strerror}; "
-            "make room there or choose another folder"
+            f"{error.filename or to}: cannot be written ({error.strerror}). "
+            "Free some disk space or choose another folder."
         ) from error
     return paths
 
 
 def _fetch_one(client: httpx.Client, url: str, path: Path, report: DownloadProgress) -> None:
-    """Download one file, check it, record its hash, and only then give it its name."""
+    """Download one file, check it and record its hash before it gets its final name."""
     part = path.with_name(f"{path.name}.part")
     _download(client, url, part, report)
     sums = _read_sums(path.parent)
     try:
         _check_form(url, part)
         if path.name in sums:
-            _check_hash(part, path, f"remove its line from {SUMS} to accept the new one")
+            _check_hash(part, path, f"Remove its line from {SUMS} to accept the new file.")
         else:
             sums[path.name] = sha256_file(part)
             lines = [f"{digest}  {file}\n" for file, digest in sums.items()]
             write_atomically(path.parent / SUMS, "".join(lines))
-    except NucleusError:  # it is another file, and not to be gone on with
+    except NucleusError:  # it is not the expected file, so the download must not continue from it
         part.unlink()
         _tag_of(part).unlink(missing_ok=True)
         raise
@@ -117,7 +125,7 @@ def _fetch_one(client: httpx.Client, url: str, path: Path, report: DownloadProgr
 
 
 def _download(client: httpx.Client, url: str, part: Path, report: DownloadProgress) -> None:
-    """Bring `part` to completion through broken connections; every gain renews the patience."""
+    """Download `part` completely, with pauses after broken connections; progress resets the pauses."""
     pauses, furthest = iter(_PAUSES_S), 0
     while True:
         try:
@@ -129,40 +137,40 @@ def _download(client: httpx.Client, url: str, part: Path, report: DownloadProgre
             pause = next(pauses, None)
             if pause is None:
                 raise NucleusError(
-                    f"cannot fetch {url}: {_one_line(error)}; check the network and run the same "
-                    "command again, it goes on from where it stopped"
+                    f"{url}: the download failed ({_one_line(error)}). Check the network and run the "
+                    "command again; it continues where it stopped."
                 ) from error
             time.sleep(pause)
         except httpx.HTTPError as error:
             raise NucleusError(
-                f"cannot fetch {url}: {_one_line(error)}; try again later"
+                f"{url}: the download failed ({_one_line(error)}). Try again later."
             ) from error
 
 
 def _stream(client: httpx.Client, url: str, part: Path, report: DownloadProgress) -> None:
-    """One request: append to `part` where the server vouches for the same file, else start over."""
+    """Send one request: append to `part` if the server still has the same file, else start again."""
     tag = _tag_of(part)
     offset = part.stat().st_size if part.exists() and tag.exists() else 0
     validator = tag.read_text() if offset else ""
-    headers = {"Accept-Encoding": "identity"}  # ranges count the bytes of the file itself
+    headers = {"Accept-Encoding": "identity"}  # so that ranges count the bytes of the file itself
     if offset:
         headers |= {"Range": f"bytes={offset}-", "If-Range": validator}
     with client.stream("GET", url, headers=headers) as response:
         span = response.headers.get("Content-Range", "")
-        # RFC 9110 lets an answer to If-Range leave Last-Modified out
+        # RFC 9110 allows an answer to If-Range without Last-Modified.
         same_file = _validator(response) in (validator, "")
         right_place = bool(offset) and span.startswith(f"bytes {offset}-")
         resumed = response.status_code == 206 and right_place and same_file
         if offset and response.status_code == 416 and span == f"bytes */{offset}" and same_file:
-            return  # it was whole already
+            return  # the file was complete already
         if offset and not resumed and response.status_code in (206, 416):
             part.unlink()
             _stream(client, url, part, report)
             return
         if response.status_code != 200 and not resumed:
             raise NucleusError(
-                f"{url}: the server answered {response.status_code} {response.reason_phrase}; "
-                "try again later, or fetch the file by hand from the source page"
+                f"{url}: the server answered {response.status_code} {response.reason_phrase}. "
+                "Try again later, or download the file yourself from the page of the data set."
             )
         length = span.rpartition("/")[2] if resumed else response.headers.get("Content-Length", "")
         total = int(length) if length.isdecimal() else None
@@ -179,17 +187,17 @@ def _stream(client: httpx.Client, url: str, part: Path, report: DownloadProgress
             file.flush()
             os.fsync(file.fileno())
     if total is not None and done != total:
-        raise httpx.RemoteProtocolError(f"{done} bytes came of {total}")
+        raise httpx.RemoteProtocolError(f"received {done} of {total} bytes")
 
 
 def _validator(response: httpx.Response) -> str:
-    """What If-Range may carry: a strong ETag, else the date; empty where the server gives none."""
+    """The value for If-Range: a strong ETag or else the date; empty if the server sends neither."""
     etag = str(response.headers.get("ETag", ""))
     return etag if etag.startswith('"') else str(response.headers.get("Last-Modified", ""))
 
 
 def _check_form(url: str, part: Path) -> None:
-    """Refuse what is not the kind of file its name says, such as a proxy's page of HTML."""
+    """Raise if the content does not fit the name of the file, such as an HTML page of a proxy."""
     try:
         if url.endswith(".zip"):
             zipfile.ZipFile(part).close()
@@ -200,41 +208,42 @@ def _check_form(url: str, part: Path) -> None:
         right = False
     if not right:
         raise NucleusError(
-            f"{url}: what came is not a whole {url.rpartition('.')[2]} file; "
-            "check what answers at this address (a proxy?) and fetch again"
+            f"{url}: the downloaded file is not a complete {url.rpartition('.')[2]} file. "
+            "Check whether a proxy or a log-in page answers at this address, and download again."
         )
 
 
-def _check_hash(content: Path, path: Path, way_out: str) -> None:
-    """Refuse content that is not what stands in the record under the name of `path`."""
+def _check_hash(content: Path, path: Path, advice: str) -> None:
+    """Raise if the hash of `content` is not the one that is recorded for `path`."""
     recorded = _read_sums(path.parent).get(path.name)
     if recorded is None:
         raise NucleusError(
-            f"{path} is there without a recorded hash: move it away, or accept it as it is by "
-            f"`sha256sum {path.name} >> {SUMS}` in its folder"
+            f"{path} exists, but {SUMS} does not contain its hash. Move the file away, or accept it by "
+            f"running `sha256sum {path.name} >> {SUMS}` in its folder."
         )
     if (found := sha256_file(content)) != recorded:
         raise NucleusError(
-            f"{path}: its SHA-256 is {found}, the first fetch recorded {recorded}; {way_out}"
+            f"{path}: its SHA-256 is {found}, but {SUMS} contains {recorded} from the first download. "
+            f"{advice}"
         )
 
 
 def _read_sums(folder: Path) -> dict[str, str]:
-    """Read the hashes by file name; empty where there is no record yet."""
+    """Read the recorded hashes by file name; empty if nothing is recorded yet."""
     path, sums = folder / SUMS, {}
     for number, line in enumerate(path.read_text().splitlines() if path.exists() else [], start=1):
         match = re.fullmatch(r"([0-9a-f]{64}) [ *](.+)", line)
         if match is None:
             raise NucleusError(
-                f"{path}, line {number}: not `<sha256>  <file>` as sha256sum writes it; "
-                "mend or remove the line"
+                f"{path}, line {number}: not `<sha256>  <file>` as sha256sum writes it. "
+                "Correct or remove the line."
             )
         sums[match[2]] = match[1]
     return sums
 
 
 def _tag_of(part: Path) -> Path:
-    """Where the validator of a partial file is kept."""
+    """The file that stores the ETag or date of a partial file."""
     return part.with_name(f"{part.name}.etag")
 
 

@@ -1,4 +1,4 @@
-"""Image files of any depth and channel order as arrays."""
+"""Decode PNG, TIFF and JPEG files to arrays."""
 
 import re
 import struct
@@ -15,12 +15,12 @@ from numpy.typing import NDArray
 from nucleus_unet.errors import NucleusError
 
 STRETCH_PERCENTILES = (0.01, 99.99)
-"""Values at these percentiles of an image with more than 8 bits become 0 and 255."""
+"""Percentiles of an image with more than 8 bits that become 0 and 255."""
 
 _PNG = b"\x89PNG\r\n\x1a\n"
 _JPEG = b"\xff\xd8\xff"
 _MARKER = re.compile(rb"\xff+([\x01-\xfe])")
-"""Where a segment of a JPEG begins; its length follows."""
+"""The start of a segment of a JPEG file; the length of the segment follows."""
 _TIFF = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 _PHOTOMETRICS = (
     tifffile.PHOTOMETRIC.MINISWHITE,
@@ -34,35 +34,38 @@ _ALPHA = ((tifffile.EXTRASAMPLE.ASSOCALPHA,), (tifffile.EXTRASAMPLE.UNASSALPHA,)
 
 @dataclass(frozen=True)
 class DecodedImage:
-    """An image in 8 bits, and what it was."""
+    """An 8-bit image, and the mode of the file that it was read from."""
 
     image: NDArray[np.uint8]
-    """(H, W, 3), RGB."""
+    """Pixels (H, W, 3), RGB."""
     mode: str
-    """What the file holds: gray, RGB or RGBA, with the type where it is not uint8."""
+    """Channels of the file (gray, RGB or RGBA), and its type unless that is uint8: "gray uint16"."""
 
 
 def decode_image(content: bytes, name: str) -> DecodedImage:
     """Decode a PNG, TIFF or JPEG file to 8-bit RGB at its own size.
 
-    Gray is repeated in three channels and alpha is dropped. Anything but 8-bit and boolean values
-    is stretched linearly so that the `STRETCH_PERCENTILES` of the image, over all its channels
-    together, become 0 and 255; what lies beyond them is clipped, and what is not finite is 0.
-    Where the two percentiles are equal the smallest and largest value take their place, and a
-    constant image becomes 0. An orientation noted in the file is not applied, as masks are drawn
-    over the pixels as stored.
-
     Parameters
     ----------
     content : bytes
-        The bytes of the file; its kind is told by them, not by the name.
+        The bytes of the file. They decide what kind of file it is, not the name.
     name : str
-        What an error calls the file.
+        The name of the file for error messages.
 
     Raises
     ------
     NucleusError
-        The file is truncated, damaged, of another kind, or has several pages.
+        If the file is truncated, damaged or of another kind, or has several pages.
+
+    Notes
+    -----
+    - Gray images are repeated in three channels. An alpha channel is dropped.
+    - 8-bit values are kept. False becomes 0 and true 255.
+    - Other values are stretched linearly, so that the `STRETCH_PERCENTILES` of all channels together
+      become 0 and 255. Values beyond them are clipped, and values that are not finite become 0. If
+      both percentiles are equal, the smallest and the largest value are used instead. A constant
+      image becomes 0.
+    - An orientation in the metadata is not applied, because masks are drawn on the stored pixels.
     """
     colours, mode = _colours(content, name)
     image = _to_uint8(colours)
@@ -72,81 +75,102 @@ def decode_image(content: bytes, name: str) -> DecodedImage:
 
 
 def decode_values(content: bytes, name: str) -> NDArray[Any]:
-    """Decode an image file to what it holds, but for alpha.
+    """Decode an image file without changing its values; an alpha channel is dropped.
+
+    Parameters
+    ----------
+    content, name
+        As for `decode_image`.
 
     Returns
     -------
     ndarray
-        (H, W, 1) or (H, W, 3), RGB, values and type as stored; PNGs of less than 8 bits spread
-        over 8.
+        (H, W, 1) or (H, W, 3) RGB, with values and type as stored. The values of a PNG of less than
+        8 bits are scaled to 8 bits.
 
     Raises
     ------
     NucleusError
-        As `decode_image`.
+        As for `decode_image`.
     """
     return _colours(content, name)[0]
 
 
 def _colours(content: bytes, name: str) -> tuple[NDArray[Any], str]:
-    """Values without alpha, and the mode of `DecodedImage`."""
+    """The values without alpha, and the mode as in `DecodedImage`."""
     pixels = _decode(content, name)
     channels = 1 if pixels.ndim == 2 else pixels.shape[2]
     mode = {1: "gray", 2: "gray + alpha", 3: "RGB", 4: "RGBA"}.get(channels)
     if mode is None:
-        raise NucleusError(f"{name}: has {channels} channels: save it as gray, RGB or RGBA")
+        raise NucleusError(f"{name}: has {channels} channels. Save it as gray, RGB or RGBA.")
     if pixels.dtype != np.uint8:
         mode = f"{mode} {pixels.dtype}"
     return pixels.reshape(*pixels.shape[:2], channels)[..., : 3 if channels > 2 else 1], mode
 
 
 def decode_mask(content: bytes, name: str) -> NDArray[Any]:
-    """Decode a PNG or TIFF mask to one channel of its own type.
+    """Decode a PNG or TIFF mask to a single channel.
+
+    Parameters
+    ----------
+    content, name
+        As for `decode_image`.
 
     Returns
     -------
     ndarray
-        (H, W), uint8 in all but odd files, values as of `decode_values`.
+        (H, W), with values and type as `decode_values` gives them; nearly always uint8.
 
     Raises
     ------
     NucleusError
-        As `decode_image`, and where the channels differ.
+        As for `decode_image`, or if the file is a JPEG or its channels differ.
     """
     if content[:2] == _JPEG[:2]:
-        raise NucleusError(f"{name}: JPEG blurs the edges of nuclei: save masks as PNG or TIFF")
+        raise NucleusError(
+            f"{name}: a mask cannot be a JPEG, which blurs the edges of nuclei. "
+            "Save masks as PNG or TIFF."
+        )
     pixels = _decode(content, name)
     if pixels.ndim == 2:
         return pixels
     plane = pixels[..., 0]
     if pixels.shape[2] > 2 and not (pixels[..., 1:3] == plane[..., None]).all():
         raise NucleusError(
-            f"{name}: its colour channels differ: save one channel, a number a nucleus"
+            f"{name}: its colour channels differ. "
+            "Save a mask as one channel, with one number for each nucleus."
         )
     return np.ascontiguousarray(plane)
 
 
 def decode_labels(content: bytes, name: str) -> NDArray[np.int64]:
-    """Decode a label image, 0 background and one positive number for each nucleus, lossless.
+    """Decode a label image: 0 is background, and every positive number is one nucleus.
+
+    Parameters
+    ----------
+    content, name
+        As for `decode_image`.
 
     Returns
     -------
     ndarray
-        (H, W) int64, the numbers as of `decode_values`.
+        (H, W) int64, with the numbers of the file.
 
     Raises
     ------
     NucleusError
-        As `decode_mask`, and where a value is negative, not whole, or 2⁶³ and more.
+        As for `decode_mask`, or if a number is negative, not whole, or 2⁶³ or more.
     """
     plane = decode_mask(content, name)
-    # ImageJ writes labels as 32-bit floats
+    # Floats are allowed because ImageJ saves labels as 32-bit floats.
     if plane.dtype.kind == "f" and not np.equal(plane, np.floor(plane)).all():
-        raise NucleusError(f"{name}: label values are not whole numbers: save them as integers")
+        raise NucleusError(f"{name}: some labels are not whole numbers. Save labels as integers.")
     if plane.size and plane.min() < 0:
-        raise NucleusError(f"{name}: has negative labels: background is 0 and nuclei are from 1")
-    if plane.size and plane.max() >= 2**63:  # infinity, too
-        raise NucleusError(f"{name}: has a label of 2⁶³ or more: number nuclei from 1")
+        raise NucleusError(
+            f"{name}: has negative labels. Use 0 for background, 1, 2, ... for nuclei."
+        )
+    if plane.size and plane.max() >= 2**63:  # also if it is infinite
+        raise NucleusError(f"{name}: has a label of 2⁶³ or more. Use 1, 2, ... for nuclei.")
     return plane.astype(np.int64)
 
 
@@ -158,7 +182,7 @@ def _to_uint8(pixels: NDArray[Any]) -> NDArray[np.uint8]:
     finite = pixels[np.isfinite(pixels)]
     if not finite.size:
         return np.zeros(pixels.shape, np.uint8)
-    if finite.dtype.kind == "i":  # of which NumPy takes differences that overflow
+    if finite.dtype.kind == "i":  # differences of integers may overflow
         finite = finite.astype(np.float64)
     low, high = (float(value) for value in np.percentile(finite, STRETCH_PERCENTILES))
     if low == high:
@@ -169,7 +193,7 @@ def _to_uint8(pixels: NDArray[Any]) -> NDArray[np.uint8]:
 
 
 def _decode(content: bytes, name: str) -> NDArray[Any]:
-    """Pixels as stored, (H, W) or (H, W, C) with colours in the order RGB."""
+    """The stored pixels, (H, W) or (H, W, C) with colours in the order RGB."""
     if content.startswith(_PNG):
         _check_png(content, name)
         return _decode_opencv(content, name)
@@ -178,11 +202,11 @@ def _decode(content: bytes, name: str) -> NDArray[Any]:
     if content.startswith(_JPEG):
         _check_jpeg(content, name)
         return _decode_opencv(content, name)
-    raise _damaged(name, "empty" if not content else "no PNG, TIFF or JPEG")
+    raise _damaged(name, "empty" if not content else "not a PNG, TIFF or JPEG")
 
 
 def _damaged(name: str, how: object) -> NucleusError:
-    return NucleusError(f"{name}: the file is {how}: fetch or save it again")
+    return NucleusError(f"{name}: the file is {how}. Download or save it again.")
 
 
 def _decode_opencv(content: bytes, name: str) -> NDArray[Any]:
@@ -190,7 +214,7 @@ def _decode_opencv(content: bytes, name: str) -> NDArray[Any]:
         pixels = cv2.imdecode(np.frombuffer(content, np.uint8), cv2.IMREAD_UNCHANGED)
     except cv2.error as error:
         if "CV_IO_MAX_IMAGE" in error.err:
-            raise NucleusError(f"{name}: has more than 2³⁰ pixels: save it as TIFF") from error
+            raise NucleusError(f"{name}: has more than 2³⁰ pixels. Save it as TIFF.") from error
         raise _damaged(name, f"damaged ({error.err})") from error
     if pixels is None:
         raise _damaged(name, "damaged or of a kind that OpenCV cannot read")
@@ -201,7 +225,7 @@ def _decode_opencv(content: bytes, name: str) -> NDArray[Any]:
 
 
 def _check_png(content: bytes, name: str) -> None:
-    """Refuse a PNG that is cut short or altered: OpenCV fills what is missing without a word."""
+    """Raise if a PNG is truncated or damaged, because OpenCV fills missing parts silently."""
     kind, position = b"", len(_PNG)
     try:
         while kind != b"IEND":
@@ -216,9 +240,9 @@ def _check_png(content: bytes, name: str) -> None:
 
 
 def _check_jpeg(content: bytes, name: str) -> None:
-    """Refuse a JPEG that is cut short, as `_check_png` does; cameras may write more after its end."""
+    """Raise if a JPEG is truncated. Bytes after its end are allowed: some cameras add them."""
     kind, position = b"", 2
-    while kind != b"\xda":  # the pixels; a thumbnail is within a segment before
+    while kind != b"\xda":  # the pixels begin here; a thumbnail is inside an earlier segment
         marker = _MARKER.search(content, position)
         if not marker:
             raise _damaged(name, "truncated")
@@ -229,18 +253,18 @@ def _check_jpeg(content: bytes, name: str) -> None:
 
 
 def _decode_tiff(content: bytes, name: str) -> NDArray[Any]:
-    """The one page of a TIFF, values as stored, also where 0 is declared to be white."""
+    """The only page of a TIFF, with stored values even if the file declares 0 as white."""
     try:
         with tifffile.TiffFile(BytesIO(content)) as tiff:
             if not tiff.pages:
                 raise _damaged(name, "truncated")
             pages = len(tiff.pages)
-            if tiff.is_imagej or tiff.is_shaped:  # of a large stack they describe the first alone
+            if tiff.is_imagej or tiff.is_shaped:  # a large stack may list only its first page
                 pages = max(pages, tiff.series[0].size // tiff.pages.first.size)
             if pages > 1:
                 raise NucleusError(
-                    f"{name}: has {pages} pages, and one image a file is read: save the plane to be "
-                    "segmented on its own"
+                    f"{name}: has {pages} pages, but a file must contain one image. "
+                    "Save the plane to be segmented as a file of its own."
                 )
             page = tiff.pages.first
             ends = map(sum, zip(page.dataoffsets, page.databytecounts, strict=True))
@@ -249,28 +273,32 @@ def _decode_tiff(content: bytes, name: str) -> NDArray[Any]:
             return _pixels(page, name)
     except NucleusError:
         raise
-    except Exception as error:  # of a damaged file anything may come
+    except Exception as error:  # tifffile raises errors of any type for damaged files
         raise _damaged(name, f"damaged ({error})") from error
 
 
 def _pixels(page: tifffile.TiffPage, name: str) -> NDArray[Any]:
-    """(H, W) or (H, W, C), with the colours of a palette."""
+    """Pixels (H, W) or (H, W, C); indices into a palette are replaced by its colours."""
     photometric = tifffile.PHOTOMETRIC(page.photometric)
     if photometric not in _PHOTOMETRICS and (photometric, page.compression) != _JPEG_IN_TIFF:
-        raise NucleusError(f"{name}: its colours are {photometric.name}: save it as gray or RGB")
+        raise NucleusError(
+            f"{name}: its colour mode {photometric.name} cannot be read. Save it as gray or RGB."
+        )
     gray = photometric in (tifffile.PHOTOMETRIC.MINISWHITE, tifffile.PHOTOMETRIC.MINISBLACK)
     channels = page.samplesperpixel
     if (channels == 2 or (channels == 4 and gray)) and page.extrasamples[-1:] not in _ALPHA:
-        raise NucleusError(f"{name}: has {channels} channels of gray: save the one to be segmented")
+        raise NucleusError(
+            f"{name}: has {channels} gray channels. Save only the one to be segmented."
+        )
     pixels = page.asarray()
     if pixels.ndim not in (2, 3) or pixels.dtype.kind not in "buif":
         raise NucleusError(
-            f"{name}: holds {pixels.dtype} values of shape {pixels.shape}: save one plane of real "
-            "numbers"
+            f"{name}: contains {pixels.dtype} values of shape {pixels.shape}. "
+            "Save one plane of real numbers."
         )
     if photometric == tifffile.PHOTOMETRIC.PALETTE:
         palette = np.asarray(page.colormap)
-        if palette.max() > 255:  # else it is one of 8 bits
+        if palette.max() > 255:  # 16-bit colours, as TIFF demands; some programs write 8-bit ones
             palette >>= 8
         return np.moveaxis(palette.astype(np.uint8)[:, pixels], 0, -1)
     separate = pixels.ndim == 3 and page.planarconfig == tifffile.PLANARCONFIG.SEPARATE

@@ -1,4 +1,4 @@
-"""The imaging kind of an image, told from its pixels alone."""
+"""Classify the imaging kind of an image from its pixels."""
 
 from typing import Literal, get_args
 
@@ -8,27 +8,44 @@ from numpy.typing import NDArray
 Kind = Literal["fluorescence", "bright-field", "stained on white", "stained on colour"]
 KINDS: tuple[Kind, ...] = get_args(Kind)
 
-# Measured on the Data Science Bowl's images, of which none lies near a limit: medians are up to 52
-# or from 131; bright ones have spreads of 0 or from 79, on a ground of up to 25 or from 39.
+# Chosen from the images of the Data Science Bowl, none of which is near a limit. Medians are at most
+# 52 or at least 131. Bright images have spreads of 0 or at least 79, and their backgrounds spreads of
+# at most 25 or at least 39.
 BRIGHT_MEDIAN = 90.0
 STAINED_SPREAD = 30.0
-COLOURED_GROUND_SPREAD = 32.0
+COLOURED_BACKGROUND_SPREAD = 32.0
 
 
 def imaging_kind(image: NDArray[np.uint8]) -> Kind:
-    """Tell fluorescence, unstained bright-field and stained tissue apart.
-
-    A dark image (median luminance up to 90) is fluorescence, whatever its colour. The spread of a
-    pixel is its largest channel minus its smallest; a bright image is bright-field if 99 % of it
-    have a spread up to 30. Others are stained, on colour if the brighter 40 % of them, the ground,
-    have a median spread above 32.
+    """Classify an image as fluorescence, unstained bright-field or stained tissue.
 
     Parameters
     ----------
     image : (H, W, 3) uint8
         RGB.
+
+    Returns
+    -------
+    str
+        One of `KINDS`.
+
+    Notes
+    -----
+    The spread of a pixel is its largest channel minus its smallest channel. The first rule that
+    applies decides:
+
+    1. ``fluorescence`` if the median luminance is at most 90, whatever the colour.
+    2. ``bright-field`` if 99 % of the pixels have a spread of at most 30.
+    3. ``stained on colour`` if the background, the brightest 40 % of the pixels, has a median spread
+       above 32.
+    4. ``stained on white`` if not.
+
+    Examples
+    --------
+    >>> imaging_kind(np.full((40, 60, 3), 8, np.uint8))
+    'fluorescence'
     """
-    # Every n-th pixel of an image says the same in a fraction of the time.
+    # A large image is sampled: every n-th pixel gives the same result in less time.
     step = max(1, round((image.shape[0] * image.shape[1] / 2**14) ** 0.5))
     pixels = image[::step, ::step].reshape(-1, 3)
     spread = pixels.max(1) - pixels.min(1)
@@ -37,6 +54,6 @@ def imaging_kind(image: NDArray[np.uint8]) -> Kind:
         return "fluorescence"
     if np.percentile(spread, 99) <= STAINED_SPREAD:
         return "bright-field"
-    ground = luminance >= np.percentile(luminance, 60)
-    tinted = np.median(spread[ground]) > COLOURED_GROUND_SPREAD
+    background = luminance >= np.percentile(luminance, 60)
+    tinted = np.median(spread[background]) > COLOURED_BACKGROUND_SPREAD
     return "stained on colour" if tinted else "stained on white"

@@ -1,4 +1,4 @@
-"""Raw data sets as they are published, read in place."""
+"""Read raw data sets from a folder, a zip file or one image file, without unpacking them."""
 
 import hashlib
 import lzma
@@ -17,13 +17,14 @@ from nucleus_unet.errors import NucleusError
 from nucleus_unet.files import UNPRINTABLE, sha256_bytes, sha256_file
 
 LAYOUT = (
-    "<id>/images/<id>.png with <id>/masks/*.png or one label image <id>/labels.png in their place"
+    "<id>/images/<id>.png and, for training, <id>/masks/*.png or one label image <id>/labels.png"
 )
+_DATA_SET = f"A data set is a folder or zip file of PNG, TIFF or JPEG images, or of {LAYOUT}."
 LARGEST_MEMBER_BYTES = 2**31
-"""Unpacked: a few bytes of a zip can claim any amount of memory."""
+"""Limit for an unpacked file: a few bytes of a zip file can unpack to any amount of memory."""
 LONGEST_ID_BYTES = 240
-"""Files are named by it."""
-_DEPTH = 4  # top folder, id, "images" or "masks", file
+"""Output files are named after the id, and file systems limit the length of a name."""
+_DEPTH = 4  # the levels: top folder, id, "images" or "masks", file
 
 _DAMAGED = (zipfile.BadZipFile, zlib.error, lzma.LZMAError)
 
@@ -41,18 +42,21 @@ _FLAT = re.compile(r"(?:(?P<top>[^/]+)/)?(?P<id>[^/]+)\.(?:png|tiff?|jpe?g)", re
 
 @dataclass(frozen=True)
 class RawSample:
-    """One image and the files that say where its nuclei are, by member name."""
+    """One image and its annotation, as names of files in the data set."""
 
     id: str
     image: str
     masks: tuple[str, ...] = ()
     label_image: str | None = None
     annotated: bool = False
-    """There is a label image or a masks folder; an empty folder says that there is no nucleus."""
+    """Whether there is a label image or a masks folder.
+
+    An empty masks folder is the annotation of an image without nuclei.
+    """
 
     @property
     def annotation(self) -> tuple[tuple[str, str], ...]:
-        """Name below the sample's folder, and member name, of each mask or of the label image."""
+        """Name within the sample's folder and name in the data set, of each mask or the label image."""
         if self.label_image is not None:
             return ((self.label_image.rpartition("/")[2], self.label_image),)
         return tuple(("/".join(name.split("/")[-2:]), name) for name in self.masks)
@@ -60,33 +64,37 @@ class RawSample:
 
 @dataclass(frozen=True)
 class RawDataset:
-    """A raw data set that `open_raw` has open; threads may read from it at once."""
+    """An open raw data set, as `open_raw` yields it. Several threads may read from it."""
 
     path: Path
     samples: tuple[RawSample, ...]
-    """Sorted by id; without Kaggle's layout an id is the file name's stem."""
+    """Sorted by id. In a folder of plain images, the id is the file name without its ending."""
     members: Mapping[str, Callable[[], bytes]]
-    """What reads each file, by name."""
+    """For each file by name, a function that reads it."""
     unread: tuple[str, ...]
-    """Files that belong to no sample, as far as folders are looked into, sorted and printable."""
+    """Files that belong to no sample, sorted, with unprintable characters replaced.
+
+    Folders are searched as deep as the layout goes.
+    """
 
     def read(self, name: str) -> bytes:
-        """The bytes of a member, which never touch the disk.
+        """The content of a file; files in a zip are unpacked in memory.
 
         Raises
         ------
         NucleusError
-            The file is gone, or its part of the zip is damaged or of a compression that Python lacks.
+            If the file no longer exists, is damaged, or has a compression that Python does not
+            support.
         """
         try:
             return self.members[name]()
         except (OSError, EOFError, NotImplementedError, *_DAMAGED) as error:
             raise NucleusError(
-                f"{self.path}: {name} cannot be read ({error}): fetch or copy the data again"
+                f"{self.path}: {name} cannot be read ({error}). Download or copy the data again."
             ) from error
 
     def digest(self) -> str:
-        """SHA-256 of the zip; of a folder or an image file over the names and contents of its files."""
+        """SHA-256 of the zip file; of a folder or an image, of the names and contents of its files."""
         if self.path.is_file() and not _PICTURE.fullmatch(self.path.name):
             return sha256_file(self.path)
         digest = hashlib.sha256()
@@ -99,22 +107,14 @@ class RawDataset:
 
 @contextmanager
 def open_raw(path: Path, *, annotated: bool = False) -> Iterator[RawDataset]:
-    """Open a data set in Kaggle's layout, or images alone, within a block; nothing is unpacked.
-
-    A folder or a zip holds, at its root or below one top folder, either Kaggle's layout
-    (``<id>/images/<id>.png``, the nuclei one file each in ``<id>/masks/``) or image files side by
-    side. In place of its masks folder a sample may have one label image, ``<id>/labels.png`` or
-    ``<id>/masks.png``. One image file is a data set too. Images are PNG, TIFF or JPEG; masks and
-    label images PNG or TIFF. Files that are no pictures, where they are not in a masks folder, and
-    what computers put beside data (names that begin with a dot, ``__MACOSX``, ``Thumbs.db``,
-    ``desktop.ini``) are passed over.
+    """Open a data set for the length of a ``with`` block. Nothing is unpacked to the disk.
 
     Parameters
     ----------
     path : Path
-        A folder, a zip or an image file.
+        A folder, a zip file or an image file.
     annotated : bool
-        Demand a masks folder or a label image of every sample, as training does.
+        Whether every sample must have a masks folder or a label image, as training requires.
 
     Yields
     ------
@@ -123,17 +123,33 @@ def open_raw(path: Path, *, annotated: bool = False) -> Iterator[RawDataset]:
     Raises
     ------
     NucleusError
-        Nothing at the path, or nothing that may be looked at; not a zip, a member of a zip that
-        leads out of it, is encrypted or larger than `LARGEST_MEMBER_BYTES`, a picture where none
-        belongs, anything but masks in a masks folder, a name that cannot be printed, an id of
-        more than `LONGEST_ID_BYTES`, several images of one id, an id without image or, with
-        `annotated`, without annotation.
+        - If there is nothing at the path, or it cannot be accessed.
+        - If a file is neither a zip file nor an image.
+        - If a file in a zip has a name that points outside the zip, is encrypted or is larger than
+          `LARGEST_MEMBER_BYTES`.
+        - If an image is not where the layout expects one, or a masks folder contains anything else
+          than masks.
+        - If a name cannot be printed, or an id is longer than `LONGEST_ID_BYTES`.
+        - If an id has several images or none or, with `annotated`, no annotation.
+
+    Notes
+    -----
+    A folder or zip file contains one of two layouts, at its root or below one top folder:
+
+    - Kaggle's layout: ``<id>/images/<id>.png`` with one file for each nucleus in ``<id>/masks/``.
+      Instead of the masks folder a sample may have one label image, ``<id>/labels.png`` or
+      ``<id>/masks.png``.
+    - Image files next to each other, without annotation. A single image file is read like this too.
+
+    Images are PNG, TIFF or JPEG; masks and label images are PNG or TIFF. Ignored are files that are
+    not images, except in a masks folder, and files that operating systems add: names that begin with
+    a dot, ``__MACOSX``, ``Thumbs.db`` and ``desktop.ini``.
     """
     try:
         is_folder, exists = path.is_dir(), path.exists()
     except OSError as error:
         raise NucleusError(
-            f"{path}: cannot be looked at ({error.strerror}): name what your user may read"
+            f"{path}: cannot be accessed ({error.strerror}). Check the path and its permissions."
         ) from error
     with ExitStack() as resources:
         if is_folder:
@@ -141,9 +157,7 @@ def open_raw(path: Path, *, annotated: bool = False) -> Iterator[RawDataset]:
                 name: (path / name).read_bytes for name in walk(path)
             }
         elif not exists:
-            raise NucleusError(
-                f"{path}: no such file or folder: a data set is a folder or zip of {LAYOUT}"
-            )
+            raise NucleusError(f"{path}: no such file or folder. {_DATA_SET}")
         elif _PICTURE.fullmatch(path.name):
             members = {path.name: path.read_bytes}
         else:
@@ -152,8 +166,8 @@ def open_raw(path: Path, *, annotated: bool = False) -> Iterator[RawDataset]:
         for sample in samples:
             if annotated and not sample.annotated:
                 raise NucleusError(
-                    f"{path}: image {sample.id} has no masks folder and no label image: training "
-                    f"data are {LAYOUT}"
+                    f"{path}: image {sample.id} has no masks folder and no label image. "
+                    f"Add one of them. The layout is {LAYOUT}."
                 )
         read = {name for s in samples for name in (s.image, *(file for _, file in s.annotation))}
         files = (name for name in members if not name.endswith("/"))
@@ -163,24 +177,26 @@ def open_raw(path: Path, *, annotated: bool = False) -> Iterator[RawDataset]:
 
 
 def dataset_name(paths: Sequence[Path]) -> str:
-    """What a raw data set of several places is called, in the 500 characters that MLflow allows."""
+    """A name for the data set of several paths, within the 500 characters that MLflow allows."""
     more = f" and {len(paths) - 1} more" if len(paths) > 1 else ""
     return f"{paths[0].absolute().name[:400]}{more}"
 
 
 def walk(folder: Path, depth: int = _DEPTH, prefix: str = "") -> Iterator[str]:
-    """Names, from the folder, of what `open_raw` looks at; those of folders end in a slash.
+    """Names of the files and folders that `open_raw` reads, relative to `folder`.
+
+    The names of folders end in a slash.
 
     Raises
     ------
     NucleusError
-        A folder cannot be listed.
+        If a folder cannot be listed.
     """
     try:
         entries = sorted(os.scandir(folder), key=lambda entry: entry.name)
     except OSError as error:
         raise NucleusError(
-            f"{folder}: cannot be listed ({error.strerror}): name what your user may read"
+            f"{folder}: cannot be listed ({error.strerror}). Check its permissions."
         ) from error
     for entry in entries:
         name = prefix + entry.name
@@ -188,7 +204,7 @@ def walk(folder: Path, depth: int = _DEPTH, prefix: str = "") -> Iterator[str]:
             continue
         try:
             is_folder = entry.is_dir()
-        except OSError:  # a link to itself
+        except OSError:  # a link that points to itself
             is_folder = False
         if not is_folder:
             yield name
@@ -199,14 +215,14 @@ def walk(folder: Path, depth: int = _DEPTH, prefix: str = "") -> Iterator[str]:
 
 
 def reads(dataset: Path, place: Path) -> bool:
-    """Whether `open_raw` would take a file at a place for one of the data set's."""
+    """Whether `open_raw` would read a file at `place` as part of the data set."""
     if not (dataset.is_dir() and place.resolve().is_relative_to(dataset.resolve())):
         return False
     return not any(map(_is_clutter, place.resolve().relative_to(dataset.resolve()).parts))
 
 
 def _is_clutter(name: str) -> bool:
-    """Whether a file or folder is what computers put beside data."""
+    """Whether the operating system added a file or folder to the data."""
     return name.startswith(".") or name.lower() in ("__macosx", "thumbs.db", "desktop.ini")
 
 
@@ -215,56 +231,60 @@ def _zip_members(path: Path, resources: ExitStack) -> dict[str, Callable[[], byt
         archive = resources.enter_context(zipfile.ZipFile(path))
     except (OSError, NotImplementedError, UnicodeDecodeError, zipfile.BadZipFile) as error:
         raise NucleusError(
-            f"{path}: neither a folder, a whole zip nor an image ({error}): fetch it again"
+            f"{path}: not a folder, a complete zip file or an image ({error}). Download it again."
         ) from error
-    # Some tools of Windows write backslashes, some of others begin with "./".
+    # Some zip tools write backslashes (on Windows) or names that begin with "./".
     members = {
         info.filename.replace("\\", "/").removeprefix("./"): info for info in archive.infolist()
     }
     for name, info in members.items():
         if name.startswith("/") or ".." in name.split("/"):
             raise NucleusError(
-                f"{path}: member {info.filename!r} leads out of the zip: pack it with relative "
-                "names"
+                f"{path}: the name {info.filename!r} points outside the zip file. "
+                "Create the zip file with relative names."
             )
         if info.flag_bits & 1:
-            raise NucleusError(f"{path}: {info.filename} is encrypted: pack it without a password")
+            raise NucleusError(
+                f"{path}: {info.filename} is encrypted. Create the zip file without a password."
+            )
         if info.file_size > LARGEST_MEMBER_BYTES:
             raise NucleusError(
-                f"{path}: {info.filename} would unpack to {info.file_size / 2**30:.1f} GiB, more than "
-                f"{LARGEST_MEMBER_BYTES / 2**30:.0f}: if it is meant, unpack the zip and give the folder"
+                f"{path}: {info.filename} is {info.file_size / 2**30:.1f} GiB when unpacked, and the "
+                f"limit is {LARGEST_MEMBER_BYTES / 2**30:.0f} GiB. If the size is right, unpack the zip "
+                "file yourself and give the folder."
             )
     return {name: partial(archive.read, info) for name, info in members.items()}
 
 
 def _samples(path: Path, names: Mapping[str, object]) -> Iterator[RawSample]:
-    """Sort the member names into samples, by the layout that they are in."""
+    """Group file names into samples, in whichever of the two layouts they have."""
     seen = [name for name in names if not any(map(_is_clutter, name.split("/")))]
     kaggle = {name: match for name in seen if (match := _KAGGLE.fullmatch(name))}
     is_kaggle = any(m["image"] and not name.endswith("/") for name, m in kaggle.items())
     matches = kaggle if is_kaggle else {n: m for n in seen if (m := _FLAT.fullmatch(n))}
     if not matches:
-        raise NucleusError(f"{path}: no images found: a data set is a folder or zip of {LAYOUT}")
+        raise NucleusError(f"{path}: no images found. {_DATA_SET}")
     tops = sorted({match["top"] or "" for match in matches.values()})
     for name in seen:
         if match := matches.get(name):
             if UNPRINTABLE.search(name):
-                raise NucleusError(f"{path}: {name!r} cannot be printed: rename it")
+                raise NucleusError(
+                    f"{path}: the name {name!r} has characters that cannot be printed. Rename the file."
+                )
             if len(match["id"].encode()) > LONGEST_ID_BYTES:
                 raise NucleusError(
-                    f"{path}: {name} is longer than the {LONGEST_ID_BYTES} bytes that an id may have: "
-                    "rename it"
+                    f"{path}: the id of {name} is longer than {LONGEST_ID_BYTES} bytes. Shorten it."
                 )
         elif _PICTURE.fullmatch(name) or (is_kaggle and _IN_MASKS.fullmatch(name)):
             raise NucleusError(
-                f"{path}: {name} is not where a picture belongs: images are PNG, TIFF or JPEG, "
-                f"masks PNG or TIFF, in {LAYOUT}"
+                f"{path}: {name} does not fit the layout of a data set: images (PNG, TIFF or JPEG) and "
+                f"masks (PNG or TIFF) in {LAYOUT}. Move or remove it."
             )
     if len(tops) > 1:
         named = " and ".join(top or "the root" for top in tops[:3])
         raise NucleusError(
-            f"{path}: holds images below {named}, and one data set at a time is read: name the "
-            "folder itself, or pack each on its own"
+            f"{path}: contains several data sets, below {named}. "
+            "Give the path of one of them, or put each into a zip file of its own."
         )
     by_id: defaultdict[str, list[str]] = defaultdict(list)
     for name, match in matches.items():
@@ -285,7 +305,8 @@ def _kaggle_sample(
     masks = tuple(name for name in in_folder if not name.endswith("/"))
     if masks and label_images:
         raise NucleusError(
-            f"{path}: {id_} has a masks folder and the label image {label_images[0]}: keep one"
+            f"{path}: {id_} has both a masks folder and the label image {label_images[0]}. "
+            "Remove one of them."
         )
     return RawSample(
         id_,
@@ -300,4 +321,6 @@ def _only(path: Path, id_: str, what: str, files: list[str]) -> str:
     if len(files) == 1:
         return files[0]
     found = f"{len(files)} {what}s ({', '.join(files[:2])})" if files else f"no {what}"
-    raise NucleusError(f"{path}: {id_} has {found}, and must have one: the layout is {LAYOUT}")
+    raise NucleusError(
+        f"{path}: {id_} has {found} and must have exactly one. The layout is {LAYOUT}."
+    )

@@ -1,7 +1,8 @@
 """Run-length encoding of label images in Kaggle's convention.
 
-Pixels are numbered from 1, down the columns and then to the right; a nucleus is one string
-"start length start length ..." (https://www.kaggle.com/c/data-science-bowl-2018, "Evaluation").
+Pixels are numbered from 1, first down a column and then to the next column on the right. A nucleus is
+one string "start length start length ...". See https://www.kaggle.com/c/data-science-bowl-2018,
+"Evaluation".
 """
 
 import re
@@ -14,7 +15,7 @@ from numpy.typing import NDArray
 
 from nucleus_unet.errors import NucleusError
 
-# 18 digits: the sum of two such numbers still fits 64 bits.
+# At most 18 digits, so that the sum of two numbers fits into 64 bits.
 _NUMBERS = re.compile(r"\s*-?\d{1,18}(\s+-?\d{1,18})*\s*", re.ASCII)
 
 
@@ -24,17 +25,17 @@ def encode_rle(labels: NDArray[np.integer]) -> list[str]:
     Parameters
     ----------
     labels : int array (H, W)
-        0 is background; every other value is one nucleus.
+        0 is background, and every other number is one nucleus.
 
     Returns
     -------
     list of str
-        One RLE a nucleus, ascending by label; a label that no pixel has gives none. A run goes on
-        over the end of a column, and ends where another nucleus begins.
+        One RLE for each nucleus, in the order of the labels. Labels may have gaps. A run continues
+        from the end of a column to the start of the next.
 
     Examples
     --------
-    >>> encode(np.array([[1, 1, 0], [1, 0, 2], [0, 0, 2]]))
+    >>> encode_rle(np.array([[1, 1, 0], [1, 0, 2], [0, 0, 2]]))
     ['1 2 4 1', '8 2']
     """
     if not labels.any():
@@ -56,23 +57,23 @@ def decode_rle(rles: Sequence[str], height: int, width: int) -> NDArray[np.int32
     Parameters
     ----------
     rles : sequence of str
-        One RLE a nucleus.
+        One RLE for each nucleus.
     height, width : int
         Size of the image in pixels.
 
     Returns
     -------
     int32 array (height, width)
-        0 where no RLE reaches, k at the pixels of the k-th RLE, counted from 1.
+        0 is background, and k marks the pixels of the k-th RLE, counted from 1.
 
     Raises
     ------
     NucleusError
-        For the first RLE that breaks one of the rules of `rle_faults`.
+        If an RLE breaks a rule of `rle_faults`; the message is about the first of them.
 
     Examples
     --------
-    >>> decode(["1 2 4 1", "8 2"], 3, 3)
+    >>> decode_rle(["1 2 4 1", "8 2"], 3, 3)
     array([[1, 1, 0],
            [1, 0, 2],
            [0, 0, 2]], dtype=int32)
@@ -88,16 +89,30 @@ def decode_rle(rles: Sequence[str], height: int, width: int) -> NDArray[np.int32
 
 
 def rle_faults(rles: Sequence[str], height: int, width: int) -> dict[int, str]:
-    """Find the RLEs of one image that cannot be decoded, each with the first rule that it breaks.
+    """Find the RLEs of one image that cannot be decoded.
 
-    The rules: whole numbers, in pairs, at least one; starts and lengths from 1 upwards; inside
-    the image; runs ascending and apart from each other; no pixel in two nuclei (said of the later
-    RLE of the two). Runs may touch.
+    Parameters
+    ----------
+    rles, height, width
+        As for `decode_rle`.
 
     Returns
     -------
     dict of int to str
-        Index into `rles` (from 0) and what is wrong there; empty where all is well.
+        The first rule that an RLE breaks, by its index in `rles` (from 0); empty if all are correct.
+
+    Notes
+    -----
+    The rules:
+
+    - An RLE consists of at least one pair of whole numbers, a start and a length, both at least 1.
+    - Its runs are inside the image, sorted by start, and do not overlap. They may touch.
+    - A pixel belongs to one nucleus at most. If two RLEs share a pixel, the later one is wrong.
+
+    Examples
+    --------
+    >>> rle_faults(["1 2", "6 2"], 2, 3)
+    {1: 'ends outside the image, which has 6 pixels (height 2 x width 3)'}
     """
     return _read(rles, height, width)[3]
 
@@ -108,7 +123,7 @@ _Ints = NDArray[np.int64]
 def _read(
     rles: Sequence[str], height: int, width: int
 ) -> tuple[_Ints, _Ints, _Ints, dict[int, str]]:
-    """Runs of all RLEs by start (from 0), their ends (exclusive) and owners; and the faults."""
+    """Starts (from 0), ends (exclusive) and owners of all runs, sorted by start; and the faults."""
     found: dict[int, str] = {}
     words = [_words(rle, index, found) for index, rle in enumerate(rles)]
     numbers = np.array(list(chain.from_iterable(words)), dtype=np.int64).reshape(-1, 2)
@@ -119,12 +134,13 @@ def _read(
     back[1:] = (owners[1:] == owners[:-1]) & (starts[1:] < ends[:-1])
     for wrong, rule in (
         (starts < 0, "has a start below 1: pixels are numbered from 1"),
-        (numbers[:, 1] < 1, "has a length below 1: leave out runs of no pixels"),
+        (numbers[:, 1] < 1, "has a length below 1: remove runs without pixels"),
         (
             ends > height * width,
-            f"leaves the image: height {height} x width {width} has {height * width} pixels",
+            f"ends outside the image, which has {height * width} pixels "
+            f"(height {height} x width {width})",
         ),
-        (back, "has runs that overlap or go back: sort its pairs by start"),
+        (back, "has runs that overlap or are not sorted: sort and merge them"),
     ):
         for owner in np.unique(owners[wrong]).tolist():
             found.setdefault(owner, rule)
@@ -137,30 +153,31 @@ def _read(
 
 
 def _words(rle: str, index: int, found: dict[int, str]) -> list[int]:
-    """The numbers of one RLE, none where they cannot be read as pairs."""
+    """The numbers of one RLE; none if they are not pairs of whole numbers."""
     if not rle.strip():
-        found[index] = "holds no run: a nucleus has at least one pixel"
+        found[index] = "is empty: a nucleus has at least one pixel"
     elif not _NUMBERS.fullmatch(rle):
         found[index] = "is not 'start length start length ...' in whole numbers"
     elif len(words := rle.split()) % 2:
-        found[index] = f"has an odd count of numbers, {len(words)}: each start needs its length"
+        found[index] = f"has an odd number of numbers, {len(words)}: each start needs a length"
     else:
         return list(map(int, words))
     return []
 
 
 def _add_overlaps(starts: _Ints, ends: _Ints, owners: _Ints, found: dict[int, str]) -> None:
-    """Note the RLEs whose pixels an earlier RLE has too; the runs come sorted by start."""
+    """Add the RLEs that share pixels with an earlier RLE; the runs must be sorted by start."""
     if (starts[1:] >= np.maximum.accumulate(ends)[:-1]).all():
         return
 
     def note(late: int, pixel: int, early: int) -> None:
         found.setdefault(
-            late, f"has pixel {pixel + 1}, which RLE {early + 1} has: one nucleus a pixel"
+            late,
+            f"contains pixel {pixel + 1}, which RLE {early + 1} has too: nuclei must not overlap",
         )
 
-    # Runs that have begun, the earliest RLE's first, and the latest one's first: heaps, as a hostile
-    # file may hold hundreds of RLEs of the whole image.
+    # The runs at the current pixel, sorted by RLE from the first and from the last. They are heaps
+    # because a malicious file may contain hundreds of RLEs that cover the complete image.
     earliest: list[tuple[int, int]] = []
     latest: list[tuple[int, int]] = []
     for start, end, owner in zip(starts.tolist(), ends.tolist(), owners.tolist(), strict=True):

@@ -1,4 +1,4 @@
-"""One image with its labels, as training and evaluation take it."""
+"""A prepared image with its labels, as training and evaluation use it."""
 
 import functools
 import mmap
@@ -12,22 +12,26 @@ from numpy.typing import NDArray
 
 @dataclass(frozen=True)
 class Sample:
-    """One prepared image with its labels, each a ``.npy`` file that is mapped and not read."""
+    """An image with its labels, each in a ``.npy`` file that is memory-mapped."""
 
     id: str
     image: Path
+    """File of the image."""
     labels: Path
+    """File of the labels."""
     kind: str
+    """Imaging kind, as `nucleus_unet.data.kinds.imaging_kind` gives it."""
 
     def load(self) -> tuple[NDArray[np.uint8], NDArray[np.integer]]:
-        """(H, W, 3) uint8 and (H, W) int."""
+        """The image, (H, W, 3) uint8 RGB, and its labels, (H, W) int; both read-only."""
         return _mapped(self.image), _mapped(self.labels)
 
 
 def _mapped(path: Path) -> NDArray[Any]:
-    """As ``np.load(path, mmap_mode="r")``, which takes a third of the time of a training view.
+    """Do what ``np.load(path, mmap_mode="r")`` does, but read the header of a file only once.
 
-    What lies at a path never changes: its name is a digest.
+    Reading it takes a third of the time that a training image takes. A header can be kept because
+    files are named after their digest and never change.
     """
     shape, dtype, offset, strides = _header(path)
     with path.open("rb") as file:

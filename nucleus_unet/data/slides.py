@@ -1,4 +1,7 @@
-"""Which images were cut from the same slide: they continue each other, or show the same field."""
+"""Find images that were cut from the same slide (the same specimen).
+
+Such images show neighbouring fields, so that one continues at the edge of the other, or the same field.
+"""
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
@@ -14,45 +17,61 @@ from scipy.sparse.csgraph import connected_components
 CONTINUED_CORRELATION = 0.95
 SAME_FIELD_CORRELATION = 0.95
 DETAIL_CORRELATION = 0.5
-"""Of continued edges without the fall-off of light, which all images of a microscope share."""
+"""Smallest correlation of two edges after their smooth brightness profile is subtracted.
+
+All images of a microscope share this profile, which comes from the illumination."""
 PLAIN_SPREAD, PLAIN_DETAIL_SPREAD = 2.0, 1.0
-"""Standard deviation, of 255, below which an edge is too plain to tell what it continues."""
+"""An edge is too uniform to be compared if its standard deviation, in 0..255, is at most this.
+
+The second value is for edges whose brightness profile is subtracted."""
 MOST_STEP = 2.0
-"""Between continued edges, for that between neighbouring lines of the two images, in mean squares.
-Of 334 images of 256×256 px, some 110,000 pairs, it joins one or two by chance; edges that few nuclei
-cross correlate by chance ten times as often."""
+"""Largest ratio of the step between two images to the steps between neighbouring lines in them.
+
+A step is the mean square of the difference of two lines. In 334 images of 256×256 px, about 110,000
+pairs, this limit joins one or two pairs by chance. Edges with few nuclei exceed the limit of the
+correlation by chance ten times as often.
+"""
 ROUNDING = 1 / 6
-"""Mean square of the difference of two lines that are rounded to whole levels."""
+"""Mean square of the difference of two equal lines after rounding to whole gray levels."""
 THUMBNAIL_PX = 48
 
 BLOCK = 1024
-"""Images that are compared with all others at once: memory grows with their number, not its square."""
+"""Number of images that are compared with all others at once.
+
+Comparing in blocks lets memory grow with the number of images, not with its square."""
 
 Pairs = NDArray[np.int64]
-"""(N, 2), the positions of two images of one slide."""
+"""(N, 2), the positions of two images that belong to one slide."""
 Line = NDArray[np.float32]
+"""(N, L), one row, column or flat thumbnail of L gray values for each image."""
 
 
 def group_by_slide(images: Iterable[tuple[str, str, NDArray[np.uint8]]]) -> dict[str, str]:
-    """Group images by slide.
-
-    Two images of one size are of the same slide if an edge of one continues an edge of the other
-    (the last column of one correlates with the first of the other above 0.95, and the mean square of
-    their difference is less than twice the harmonic mean of those between neighbouring columns in
-    the two; rows the same), or if both show one field (thumbnails correlate above 0.95). Light that
-    falls off smoothly is taken off thumbnails, and edges without it must correlate above 0.5. Slides
-    are the connected components of this relation.
+    """Group images by the slide (specimen) from which they were cut.
 
     Parameters
     ----------
     images : iterable of (str, str, (H, W, 3) uint8)
-        Id, content digest and image, of which one at a time is held in memory.
+        Id, digest of the content, and image. Only one image at a time is kept in memory.
 
     Returns
     -------
     dict of str to str
-        Id to the slide's name, the least digest of its images. Images of other slides never change
-        it; another image of the slide may.
+        The name of the slide for each id. The name is the smallest digest of the images of a slide:
+        adding images of other slides never changes it, adding an image of the same slide may.
+
+    Notes
+    -----
+    Two images of the same size belong to one slide if one of these rules applies:
+
+    - One image continues the other: the last column of one and the first column of the other
+      correlate above 0.95, they still correlate above 0.5 after a parabola is subtracted from each
+      (the fall-off of the illumination), and the mean square of their difference is less than twice
+      the harmonic mean of those between the last two and the first two columns. Rows likewise.
+    - Both images show the same field: their thumbnails, from which a smooth surface is subtracted,
+      correlate above 0.95.
+
+    A slide is a connected component of this relation. Images that are too uniform are never joined.
     """
     by_size: dict[tuple[int, ...], list[_Traits]] = {}
     for id_, digest, image in images:
@@ -74,7 +93,7 @@ def group_by_slide(images: Iterable[tuple[str, str, NDArray[np.uint8]]]) -> dict
 
 @dataclass(frozen=True)
 class _Traits:
-    """What is compared of an image, in gray: its two last and two first columns and rows."""
+    """The parts of an image, in gray, that are compared; `columns` and `rows` as `_edges` gives."""
 
     id: str
     digest: str
@@ -91,12 +110,12 @@ def _traits(id_: str, digest: str, image: NDArray[np.uint8]) -> _Traits:
 
 
 def _edges(lines: Line) -> tuple[Line, ...]:
-    """The last line, its neighbour, the first, its neighbour; of a single one that."""
+    """The last line, the one before it, the first, and the second; a single line is all four."""
     return lines[-1].copy(), lines[-2:][0].copy(), lines[0].copy(), lines[:2][-1].copy()
 
 
 def _continued(last: Line, before_last: Line, first: Line, second: Line) -> Iterator[Pairs]:
-    """Pairs of which the second goes on where the first ends, block by block."""
+    """Pairs in which the second image continues the first, block by block."""
     end_steps, start_steps = _mean_square(last - before_last), _mean_square(second - first)
     ends, starts = _unit(last), _unit(first)
     parabolas = legvander(np.linspace(-1, 1, last.shape[1], dtype=np.float32), 2)
@@ -119,7 +138,7 @@ def _continued(last: Line, before_last: Line, first: Line, second: Line) -> Iter
 
 
 def _same_field(thumbnails: Line) -> Iterator[Pairs]:
-    """Pairs that show one field, block by block."""
+    """Pairs that show the same field, block by block."""
     across = np.linspace(-1, 1, THUMBNAIL_PX, dtype=np.float32)
     unit = _unit(_detail(thumbnails, legvander2d(*np.meshgrid(across, across), [2, 2])))
     for at in range(0, len(unit), BLOCK):
@@ -134,13 +153,13 @@ def _mean_square(differences: Line) -> Line:
 
 
 def _detail(lines: Line, smooth: Line) -> Line:
-    """Rows without what combinations of the columns of `smooth` make of them."""
+    """Subtract from each line its best fit by the columns of `smooth`."""
     basis = np.linalg.qr(smooth.reshape(lines.shape[-1], -1))[0]
     return lines - (lines @ basis) @ basis.T
 
 
 def _unit(lines: Line, plain_spread: float = PLAIN_SPREAD) -> Line:
-    """Rows without their mean, at length 1; plain ones become 0 and correlate with nothing."""
+    """Lines of mean 0 and length 1; uniform lines become 0, so that they correlate with nothing."""
     centred = lines - lines.mean(1, keepdims=True)
     spread = centred.std(1, keepdims=True)
     length = np.sqrt(lines.shape[1]) * np.where(spread > plain_spread, spread, np.inf)
@@ -149,7 +168,7 @@ def _unit(lines: Line, plain_spread: float = PLAIN_SPREAD) -> Line:
 
 
 def _joined(first: NDArray[np.int64], pairs: Pairs) -> NDArray[np.int64]:
-    """The position of the first image of each one's slide, with slides joined by more pairs."""
+    """Join slides by more pairs; `first` is the position of the first image of each image's slide."""
     edges = np.concatenate([np.stack([np.arange(len(first)), first], axis=1), pairs])
     graph = coo_array((np.ones(len(edges)), (edges[:, 0], edges[:, 1])), (len(first),) * 2)
     _, slide = connected_components(graph, directed=False)

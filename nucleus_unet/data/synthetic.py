@@ -1,8 +1,8 @@
-"""A seeded stand-in for the real images: several imaging kinds, in Kaggle's layout.
+"""Draw the built-in sample: synthetic images of several imaging kinds, in Kaggle's layout.
 
-All kinds are one model. Nuclei are drawn as a map of stain that adds up where they overlap, beside
-the labels; fluorescence shows the stain as light on black, bright field as what the light loses in
-passing (Beer-Lambert). Sizes, colours, counts and noise follow those measured on BBBC038v1.
+Nuclei are drawn into labels and into a map of stain, which adds up where nuclei overlap. A fluorescence
+image shows the stain as light on black. A bright-field image shows the light that the stain does not
+absorb (Beer-Lambert law). Sizes, colours, counts and noise are like those measured on BBBC038v1.
 """
 
 import shutil
@@ -23,12 +23,14 @@ _Size = tuple[int, int]
 
 SYNTHETIC_KINDS = ("fluorescence", "tissue", "stained", "brightfield")
 
-# Which kind the images of a set are, in turn: the shares of the real set, its rarer kinds raised.
+# The kinds of successive images, as positions in SYNTHETIC_KINDS. Rare kinds are more frequent than in
+# the real data set.
 _TURNS = (0, 2, 0, 1, 0, 2, 3, 0, 1, 2, 0, 1)
-# Turns in training with hardly a nucleus and with overlapping masks; the test image without any.
+# Positions in _TURNS of the training image with few nuclei and of those with overlapping masks, and the
+# position of the test image without nuclei.
 _FEW, _OVERLAPPING, _BLANK = 4, (3, 8), 2
 
-# Background and nucleus in RGB: purple, deep purple, white, pink.
+# Colours of background and nuclei (RGB) of stained images: purple, deep purple, white, pink.
 _PALETTES = (
     ((178, 159, 207), (116, 70, 193)),
     ((168, 144, 201), (96, 38, 183)),
@@ -43,37 +45,39 @@ _SLIVER_PX = 12
 def write_synthetic(
     folder: Path, *, seed: int = 0, train: int = 48, test: int = 8
 ) -> tuple[Path, Path]:
-    """Write a sample data set as Kaggle publishes it, whole or not at all.
-
-    Image `i` of a split draws from a generator of its own, so a larger set begins with the
-    smaller one, and equal seeds give equal bytes (on one version of NumPy and OpenCV).
-    Training holds images with one to three nuclei and images with masks that overlap by some
-    pixels; the third test image shows no nucleus.
+    """Write the built-in sample, a data set in the layout that Kaggle publishes.
 
     Parameters
     ----------
     folder : Path
-        Where the set goes; missing or empty.
+        Output folder, which must be empty or not exist. It is created completely or not at all.
     seed : int, optional
-        What the set is drawn from, 0 or more.
+        Seed of the images, 0 or more. Equal seeds give equal bytes with the same versions of NumPy
+        and OpenCV.
     train, test : int, optional
-        Number of images of each split.
+        Number of training and of test images. A larger data set begins with the images of a smaller
+        one, because every image has a random generator of its own.
 
     Returns
     -------
     tuple of Path
-        ``folder/stage1_train`` (images, RGBA, and masks, 8-bit gray 0/255, one nucleus each)
-        and ``folder/stage1_test`` (images).
+        ``folder/stage1_train`` with images (RGBA) and masks (8-bit gray, 0 and 255, one nucleus
+        each), and ``folder/stage1_test`` with images.
 
     Raises
     ------
     NucleusError
-        If the folder holds something already, or cannot be written.
+        If the folder is not empty or cannot be written.
+
+    Notes
+    -----
+    Some training images have only one to three nuclei, and some have masks that overlap by a few
+    pixels. The third test image has no nuclei.
     """
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
         if folder.exists() and any(folder.iterdir()):
-            raise NucleusError(f"{folder} is not empty: choose another folder for the sample data")
+            raise NucleusError(f"{folder}: the folder is not empty. Choose another for the sample.")
         temporary = Path(tempfile.mkdtemp(dir=folder.parent, prefix=f".{folder.name}."))
         try:
             for split, count in enumerate((train, test)):
@@ -86,7 +90,7 @@ def write_synthetic(
             shutil.rmtree(temporary, ignore_errors=True)
     except OSError as error:
         raise NucleusError(
-            f"cannot write the sample data to {folder}: {error.strerror}; choose another folder"
+            f"{folder}: the sample cannot be written ({error.strerror}). Choose another folder."
         ) from error
     return folder / _SPLITS[0], folder / _SPLITS[1]
 
@@ -94,24 +98,28 @@ def write_synthetic(
 def draw_synthetic(
     kind: str, rng: Generator, density: float = 1.0
 ) -> tuple[NDArray[np.uint8], _Labels]:
-    """Draw one image and the truth about its nuclei.
+    """Draw one image and its labels.
 
     Parameters
     ----------
     kind : str
-        One of `SYNTHETIC_KINDS`: sparse nuclei on black; crowded, uneven and partly out of focus on
-        black; stained on white, pink or purple; gray cells with dark nuclei on white.
+        One of `SYNTHETIC_KINDS`:
+
+        - ``fluorescence``: sparse bright nuclei on black,
+        - ``tissue``: crowded bright nuclei on black, uneven and partly out of focus,
+        - ``stained``: stained nuclei on white, pink or purple,
+        - ``brightfield``: gray cells with dark nuclei on white.
     rng : Generator
-        All of the randomness.
+        Source of all random numbers.
     density : float, optional
-        Share of the kind's usual number of nuclei; 0 gives an image without.
+        Number of nuclei as a share of the usual number of the kind; 0 gives an image without nuclei.
 
     Returns
     -------
     image : (H, W, 3) uint8
         RGB.
     labels : (H, W) int32
-        0 background, 1..n one nucleus each, of at least 12 pixels.
+        0 is background, and each number from 1 to n is one nucleus of at least 12 pixels.
     """
     draw = {
         "fluorescence": _fluorescence,
@@ -124,7 +132,7 @@ def draw_synthetic(
 
 
 def _fluorescence(rng: Generator, density: float) -> tuple[_Float, _Labels]:
-    """Nuclei of one size on black, faint haze around them, a few of them much brighter."""
+    """Nuclei of similar size on black, with a faint halo; a few are much brighter than the others."""
     size, radius, usual = (
         ((256, 256), rng.uniform(4.8, 9), rng.integers(8, 60)),
         ((260, 347), rng.uniform(7, 11), rng.integers(20, 60)),
@@ -139,7 +147,7 @@ def _fluorescence(rng: Generator, density: float) -> tuple[_Float, _Labels]:
 
 
 def _tissue(rng: Generator, density: float) -> tuple[_Float, _Labels]:
-    """Crowded nuclei of a region, sharpness and light changing across it, more below the focus."""
+    """Crowded nuclei in a region of varying sharpness and light, with others out of focus below."""
     size = ((256, 256), (360, 360), (384, 512))[rng.choice(3, p=(0.5, 0.25, 0.25))]
     radius = rng.uniform(5.5, 8.5)
     usual = size[0] * size[1] / radius**2 * rng.uniform(0.04, 0.09)
@@ -156,7 +164,7 @@ def _tissue(rng: Generator, density: float) -> tuple[_Float, _Labels]:
 
 
 def _stained(rng: Generator, density: float) -> tuple[_Float, _Labels]:
-    """Stained nuclei, some pale and some dense, among strings and others out of focus."""
+    """Pale and dense stained nuclei, between fibres and nuclei that are out of focus."""
     size = ((256, 320), (512, 640))[rng.choice(2, p=(0.85, 0.15))]
     radius = rng.choice((rng.uniform(6, 9), rng.uniform(9, 13), rng.uniform(19, 27)))
     usual = min(size[0] * size[1] / radius**2 * rng.uniform(0.02, 0.1), 150)
@@ -184,7 +192,7 @@ def _stained(rng: Generator, density: float) -> tuple[_Float, _Labels]:
 
 
 def _brightfield(rng: Generator, density: float) -> tuple[_Float, _Labels]:
-    """Large pale cells that overlap in clumps, each with one small dark nucleus."""
+    """Large pale cells in overlapping groups, each with one small dark nucleus."""
     size, radius = (360, 360), rng.uniform(5, 8)
     region = _noise(size, 60, rng) - 0.2
     cell = radius * rng.uniform(3.2, 4.2)
@@ -206,10 +214,11 @@ def _place(
     spacing: float,
     region: _Float | None = None,
 ) -> tuple[_Float, _Float]:
-    """Centers (n, 2) as x, y and radii (n,), apart by `spacing` times the sum of their radii.
+    """Draw about `count` centers (n, 2), as x and y, and radii (n,).
 
-    Where there is a `region` they keep to its positive part, at least half of the image. Some lie
-    beyond the border and are cut by it.
+    The distance of two centers is at least `spacing` times the sum of their radii. If a `region` is
+    given, centers lie where it is positive or, if that is less than half of the image, above its
+    median. Centers may lie slightly outside the image, whose border then cuts the nucleus.
     """
     wanted = max(round(count), 1) if count > 0 else 0
     candidates = rng.uniform(-0.4 * radius, np.array(size[::-1]) + 0.4 * radius, (wanted * 12, 2))
@@ -237,10 +246,11 @@ def _draw(
     ragged: float = 1.0,
     rim: float = 0.55,
 ) -> tuple[_Labels, _Float]:
-    """Labels, where the first of two that overlap keeps the pixels, and stain, where both add up.
+    """Draw nuclei into labels and into a map of stain.
 
-    `spread` is the deviation of the nuclei's log stain, `slim` the greatest ratio of length to
-    width, `ragged` the strength of the outline's harmonics, `rim` the stain at the edge.
+    Where nuclei overlap, the first keeps the pixels in the labels, and the stain adds up. `spread` is
+    the standard deviation of the logarithm of a nucleus' stain, `slim` the largest ratio of length to
+    width, `ragged` how irregular the outlines are, and `rim` the stain at the edge.
     """
     labels = np.zeros((size[0] + 2 * _MARGIN, size[1] + 2 * _MARGIN), np.int32)
     stain = np.zeros(labels.shape, np.float32)
@@ -277,7 +287,7 @@ def _draw(
 
 
 def _chromatin(size: _Size, radius: float, rng: Generator, contrast: float = 1.0) -> _Float:
-    """Texture inside nuclei, around 1: grains and wider clumps."""
+    """Texture inside nuclei as factors around 1: small grains and larger clumps."""
     grains = 0.10 * _noise(size, 2.5, rng) + 0.12 * _noise(size, radius / 2.5, rng)
     return np.maximum(1 + contrast * grains, 0.1)
 
@@ -285,7 +295,7 @@ def _chromatin(size: _Size, radius: float, rng: Generator, contrast: float = 1.0
 def _expose(
     signal: _Float, light: float, black: float, rng: Generator, uneven: float = 0.15
 ) -> _Float:
-    """What a camera makes of fluorescence: uneven light, black level, shot and readout noise."""
+    """Simulate a camera: uneven light, black level, shot noise and readout noise."""
     lamp = np.exp(uneven * _noise(signal.shape, max(signal.shape) / 2, rng))
     image = black * (1 + 0.1 * _noise(signal.shape, 60, rng)) + light * lamp * signal
     noise = rng.uniform(0.3, 0.8) + rng.choice((0.05, 0.25), p=(0.8, 0.2)) * np.sqrt(image)
@@ -294,7 +304,7 @@ def _expose(
 
 
 def _noise(size: tuple[int, ...], scale_px: float, rng: Generator) -> _Float:
-    """Smooth noise (H, W) of deviation about 1, its bumps about `scale_px` wide."""
+    """Smooth noise (H, W) with a standard deviation of about 1 and features of `scale_px` pixels."""
     height, width = size
     grid = rng.standard_normal((int(height / scale_px) + 3, int(width / scale_px) + 3))
     wide = cv2.resize(grid.astype(np.float32), (width, height), interpolation=cv2.INTER_CUBIC)
@@ -307,7 +317,7 @@ def _blur(image: _Float, sigma_px: float) -> _Float:
 
 
 def _write_sample(folder: Path, seed: int, split: int, index: int) -> None:
-    """Write the image of one sample, and its masks where the split is the training one."""
+    """Write the image of one sample and, in the training split, its masks."""
     rng = np.random.default_rng((seed, split, index))
     few, blank = split == 0 and index % 12 == _FEW, split == 1 and index == _BLANK
     density = 0.0 if blank else 0.05 if few else 1.0
@@ -328,6 +338,6 @@ def _write_sample(folder: Path, seed: int, split: int, index: int) -> None:
 
 
 def _write_png(path: Path, pixels: cv2.typing.MatLike) -> None:
-    """Write pixels as OpenCV orders them: gray or BGRA."""
+    """Write a PNG file; the channels are gray or BGRA, the order of OpenCV."""
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_bytes(cv2.imencode(".png", pixels)[1].tobytes())

@@ -1,4 +1,4 @@
-"""The nuclei that a submission is scored against: a data set with masks, or the organisers' file."""
+"""Read the annotated nuclei that a submission is scored against."""
 
 import csv
 import sys
@@ -15,34 +15,35 @@ from nucleus_unet.data.provenance import images_code, labels_code
 from nucleus_unet.errors import NucleusError
 
 SOLUTION = ("ImageId", "EncodedPixels", "Height", "Width", "Usage")
-"""Columns of ``stage1_solution.csv`` and ``stage2_solution_final.csv``."""
+"""Columns of the solution files of the competition, such as ``stage1_solution.csv``."""
 
 
 def read_truth(
     path: Path, store: Path, progress: prepared.Progress
 ) -> Iterator[tuple[str, NDArray[np.integer]]]:
-    """Annotated labels, image by image, sorted by id.
+    """Yield the annotated labels of a data set or of the competition's solution.
 
     Parameters
     ----------
     path : Path
-        A data set with masks as `open_raw` takes it, or the organisers' solution, whose images of
-        Usage ``Ignored`` are left out.
+        A data set with masks that `open_raw` can open, or a solution file, ``.csv``, as published
+        after the competition. Images whose Usage is ``Ignored`` are skipped.
     store : Path
-        The home: a data set is prepared there, as for training.
+        Folder in which a data set is prepared, as for training. A solution file is not stored.
     progress : callable
-        Told of the preparation.
+        Called as ``progress(done, total)`` while a data set is prepared.
 
     Yields
     ------
     tuple of str and (H, W) int
-        Image id and labels. Nuclei that overlap are settled as `merge_into_labels` does.
+        Image id and labels, sorted by id. `merge_into_labels` decides to which nucleus a pixel of
+        several belongs.
 
     Raises
     ------
     NucleusError
-        As `open_raw` and `prepare_images`; not such a CSV, sizes that differ within an image, an
-        RLE that cannot be decoded.
+        As for `open_raw` and `prepare_images`, or if a CSV file is not a solution, gives an image
+        different sizes, or has an RLE that cannot be decoded.
     """
     if path.suffix.lower() == ".csv":
         yield from _read_solution(path)
@@ -60,20 +61,25 @@ def read_truth(
 
 
 def _read_solution(path: Path) -> Iterator[tuple[str, NDArray[np.int32]]]:
-    csv.field_size_limit(sys.maxsize)  # a large nucleus has a long RLE
+    csv.field_size_limit(sys.maxsize)  # the RLE of a large nucleus exceeds the default limit
     try:
         with path.open(newline="", encoding="utf-8-sig") as file:
             rows = list(csv.DictReader(file))
     except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise NucleusError(f"{path}: cannot be read ({error}): fetch it again") from error
+        raise NucleusError(
+            f"{path}: cannot be read ({error}). Check the path, or download the file again."
+        ) from error
     if not rows or not set(SOLUTION) <= rows[0].keys():
         raise NucleusError(
-            f"{path}: not a solution CSV, which has the columns {', '.join(SOLUTION)}"
+            f"{path}: not a solution file, which has the columns {', '.join(SOLUTION)}. "
+            "Give another file, or a data set with masks."
         )
     by_image: dict[str, list[Mapping[str, str]]] = {}
     for line, row in enumerate(rows, 2):
         if None in row.values():
-            raise NucleusError(f"{path}, line {line}: a row is cut off: fetch it again")
+            raise NucleusError(
+                f"{path}, line {line}: the row is incomplete. Download the file again."
+            )
         if row["Usage"] != "Ignored":
             by_image.setdefault(row["ImageId"], []).append(row | {"line": f"{path}, line {line}"})
     for image_id, nuclei in sorted(by_image.items()):
@@ -81,15 +87,21 @@ def _read_solution(path: Path) -> Iterator[tuple[str, NDArray[np.int32]]]:
 
 
 def _decode(nuclei: list[Mapping[str, str]]) -> NDArray[np.int32]:
-    """Labels of one image; nuclei may overlap."""
+    """The labels of one image, whose nuclei may overlap."""
     size = None
     with suppress(TypeError, ValueError):
         size = int(nuclei[0]["Height"]), int(nuclei[0]["Width"])
     if size is None or min(size) < 1:
-        raise NucleusError(f"{nuclei[0]['line']}: Height and Width are no size in pixels")
+        raise NucleusError(
+            f"{nuclei[0]['line']}: Height and Width are not positive whole numbers. "
+            "Download the file again."
+        )
     for row in nuclei:
         if (row["Height"], row["Width"]) != (nuclei[0]["Height"], nuclei[0]["Width"]):
-            raise NucleusError(f"{row['line']}: Height and Width differ from the image's first row")
+            raise NucleusError(
+                f"{row['line']}: Height and Width differ from the first row of the image. "
+                "Download the file again."
+            )
     drawn = [row for row in nuclei if row["EncodedPixels"].strip()]
     masks = ((f"{place:09}", _mask(row, size)) for place, row in enumerate(drawn))
     return merge_into_labels(masks, size).labels

@@ -32,7 +32,7 @@ def good(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def test_sound_set(good: Path) -> None:
+def test_a_data_set_without_problems(good: Path) -> None:
     report = check_dataset(good)
     assert report.ok
     assert (report.images, report.annotated) == (2, 2)
@@ -41,27 +41,27 @@ def test_sound_set(good: Path) -> None:
     assert sorted(report.areas_px.tolist()) == [4, 9, 16]
     lines = format_report(report).splitlines()
     assert "nuclei             3" in lines
-    assert "area               4 px least, 9 px median, 16 px most" in lines
+    assert "area               4 px smallest, 9 px median, 16 px largest" in lines
     assert "      8       9       2" in lines
-    assert lines[-1] == "nothing is wrong"
+    assert lines[-1] == "no problems found"
 
 
-def test_files_that_belong_to_no_image_are_named(good: Path) -> None:
+def test_ignored_files_are_listed(good: Path) -> None:
     for number in range(5):
         (good / f"{number}.bmp").touch()
     (good / "a/notes.txt").touch()
     lines = format_report(check_dataset(good)).splitlines()
-    assert "not read           6 0.bmp, 1.bmp, 2.bmp and 3 more" in lines
+    assert "ignored            6 0.bmp, 1.bmp, 2.bmp and 3 more" in lines
 
 
-def test_test_set_needs_no_masks(tmp_path: Path) -> None:
+def test_a_data_set_without_any_masks_has_no_problems(tmp_path: Path) -> None:
     write_png(tmp_path / "a/images/a.png", square(0, 3))
     report = check_dataset(tmp_path)
     assert report.ok
     assert (report.annotated, report.areas_px.size) == (0, 0)
 
 
-def test_every_problem_is_listed_by_file(good: Path) -> None:
+def test_problems_are_sorted_by_file(good: Path) -> None:
     (good / "c/images").mkdir(parents=True)
     (good / "c/images/c.png").write_bytes((good / "a/images/a.png").read_bytes())
     write_png(good / "a/masks/3.png", square(0, 0))
@@ -88,27 +88,27 @@ def test_every_problem_is_listed_by_file(good: Path) -> None:
     assert not report.ok
     assert [(problem.file, problem.kind) for problem in report.problems] == [
         ("a/masks/3.png", "empty"),
-        ("a/masks/4.png", "another size"),
+        ("a/masks/4.png", "wrong size"),
         ("a/masks/5.png", "overlap"),
         ("a/masks/6.png", "stray values"),
         ("a/masks/7.png", "unreadable"),
         ("c", "duplicate"),
         ("c", "not annotated"),
-        ("d/labels.png", "another size"),
+        ("d/labels.png", "wrong size"),
         ("e/images/e.png", "unreadable"),
         ("e/masks/1.png", "unreadable"),
-        ("f/masks.png", "one number"),
+        ("f/masks.png", "not separated"),
         ("g/masks.png", "unreadable"),
     ]
     details = {problem.file: problem.detail for problem in report.problems}
-    assert details["a/masks/7.png"] == "the file is truncated: fetch or save it again"
-    assert details["d/labels.png"] == "5x5 where the image is 8x9"
+    assert details["a/masks/7.png"] == "the file is truncated. Download or save it again."
+    assert details["d/labels.png"] == "5x5, but the image is 8x9"
     lines = format_report(report).splitlines()
     assert "unreadable            4" in lines
     assert any(line.startswith("c               duplicate") for line in lines)
 
 
-def test_progress_and_layout_errors(good: Path) -> None:
+def test_progress_and_errors_about_the_layout(good: Path) -> None:
     seen: list[tuple[int, int]] = []
     check_dataset(good, lambda done, total: seen.append((done, total)))
     assert seen[-1] == (2, 2)
@@ -117,7 +117,7 @@ def test_progress_and_layout_errors(good: Path) -> None:
 
 
 @pytest.mark.slow
-def test_real_training_set(dsb2018: Path) -> None:
+def test_the_real_training_set(dsb2018: Path) -> None:
     report = check_dataset(dsb2018 / "stage1_train.zip")
     assert (report.images, report.areas_px.size, report.modes) == (664, 28_986, {"RGBA": 664})
     assert {problem.kind for problem in report.problems} == {"overlap"}

@@ -27,7 +27,7 @@ def zipped(content: bytes) -> bytes:
 
 
 class Publisher(ThreadingHTTPServer):
-    """A server on loopback whose files, validators and faults a test sets."""
+    """A local server whose files, validators and faults a test can set."""
 
     daemon_threads = True
 
@@ -39,7 +39,7 @@ class Publisher(ThreadingHTTPServer):
     def reset(self) -> None:
         self.files = {ZIP: zipped(bytes(range(256)) * 40), CSV: b"ImageId,EncodedPixels\na,1 2\n"}
         self.etag: str | None = '"v1"'
-        self.cuts: list[int] = []  # for each answer to come: after how many bytes it breaks off
+        self.cuts: list[int] = []  # for each answer, after how many bytes the connection breaks
         self.ranges, self.if_range, self.length = True, True, True
         self.requests: list[tuple[str, str | None]] = []
 
@@ -108,7 +108,7 @@ def left_in(folder: Path) -> list[str]:
     return sorted(path.name for path in folder.iterdir() if path.name != ".nucleus-fetch.lock")
 
 
-def test_the_publisher_s_files_and_the_licence_are_named() -> None:
+def test_the_files_the_address_and_the_licence_of_the_data_set() -> None:
     assert FILES["dsb2018"] == (
         "stage1_train.zip",
         "stage1_test.zip",
@@ -121,15 +121,17 @@ def test_the_publisher_s_files_and_the_licence_are_named() -> None:
     assert "\n" not in SOURCE
 
 
-def test_a_second_fetch_into_the_folder_is_refused(publisher: Publisher, tmp_path: Path) -> None:
-    refused = pytest.raises(NucleusError, match="another fetch into it is under way")
+def test_a_second_download_into_the_same_folder_is_an_error(
+    publisher: Publisher, tmp_path: Path
+) -> None:
+    refused = pytest.raises(NucleusError, match="another download into this folder is running")
     with locked(tmp_path / ".nucleus-fetch.lock"), refused:
         download_dataset("dsb2018", tmp_path, publisher.url)
     assert left_in(tmp_path) == []
     assert publisher.requests == []
 
 
-def test_files_come_whole_with_their_hashes_and_not_a_second_time(
+def test_files_are_downloaded_once_and_their_hashes_recorded(
     publisher: Publisher, tmp_path: Path
 ) -> None:
     calls: list[tuple[str, int, int | None]] = []
@@ -160,9 +162,13 @@ def test_a_redirect_is_followed(publisher: Publisher, tmp_path: Path) -> None:
     assert (tmp_path / SUMS).read_text() == sums(publisher)
 
 
-def test_a_cut_download_goes_on_from_where_it_stopped(publisher: Publisher, tmp_path: Path) -> None:
+def test_an_interrupted_download_continues_where_it_stopped(
+    publisher: Publisher, tmp_path: Path
+) -> None:
     publisher.cuts = [4000, 0, 0, 1000]
-    with pytest.raises(NucleusError, match=rf"cannot fetch {publisher.url}/{ZIP}: .*goes on from"):
+    with pytest.raises(
+        NucleusError, match=rf"{publisher.url}/{ZIP}: the download failed .*continues where"
+    ):
         download_dataset("dsb2018", tmp_path, publisher.url)
     assert (tmp_path / f"{ZIP}.part").read_bytes() == publisher.files[ZIP][:4000]
     assert not (tmp_path / ZIP).exists()
@@ -174,11 +180,11 @@ def test_a_cut_download_goes_on_from_where_it_stopped(publisher: Publisher, tmp_
 
 
 @pytest.mark.parametrize("if_range", [True, False])
-def test_a_file_that_changed_meanwhile_starts_over(
+def test_a_file_that_changed_on_the_server_is_downloaded_from_its_start(
     publisher: Publisher, tmp_path: Path, if_range: bool
 ) -> None:
     publisher.cuts = [4000, 0, 0]
-    with pytest.raises(NucleusError, match="cannot fetch"):
+    with pytest.raises(NucleusError, match="the download failed"):
         download_dataset("dsb2018", tmp_path, publisher.url)
     publisher.files[ZIP], publisher.etag = zipped(b"new" * 3000), '"v2"'
     publisher.if_range = if_range
@@ -187,7 +193,7 @@ def test_a_file_that_changed_meanwhile_starts_over(
 
 
 @pytest.mark.parametrize("etag", ['"v1"', 'W/"weak"', None])
-def test_a_server_that_cannot_resume_sends_all_of_it_again(
+def test_a_server_without_ranges_sends_the_complete_file_again(
     publisher: Publisher, tmp_path: Path, etag: str | None
 ) -> None:
     publisher.etag, publisher.ranges, publisher.cuts = etag, False, [4000, 3000]
@@ -198,7 +204,7 @@ def test_a_server_that_cannot_resume_sends_all_of_it_again(
 
 
 @pytest.mark.parametrize(("more", "requests"), [(b"", 1), (b"more", 2)])
-def test_a_part_that_is_whole_is_taken_and_a_longer_one_starts_over(
+def test_a_complete_part_is_used_and_a_longer_one_is_downloaded_again(
     publisher: Publisher, tmp_path: Path, more: bytes, requests: int
 ) -> None:
     (tmp_path / f"{ZIP}.part").write_bytes(publisher.files[ZIP] + more)
@@ -209,7 +215,7 @@ def test_a_part_that_is_whole_is_taken_and_a_longer_one_starts_over(
     assert not list(tmp_path.glob("*.etag"))
 
 
-def test_a_fetch_that_is_stopped_at_the_last_byte_keeps_it(
+def test_a_download_stopped_after_the_last_byte_is_kept(
     publisher: Publisher, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def stop(_: Path) -> None:
@@ -224,34 +230,38 @@ def test_a_fetch_that_is_stopped_at_the_last_byte_keeps_it(
     assert (tmp_path / SUMS).read_text() == sums(publisher)
 
 
-def test_a_file_that_is_not_the_first_one_is_refused(publisher: Publisher, tmp_path: Path) -> None:
+def test_a_file_with_another_hash_than_the_first_is_an_error(
+    publisher: Publisher, tmp_path: Path
+) -> None:
     download_dataset("dsb2018", tmp_path, publisher.url)
     first = hashlib.sha256(publisher.files[CSV]).hexdigest()
 
     (tmp_path / CSV).write_bytes(b"ImageId,mine\n")
     mine = hashlib.sha256(b"ImageId,mine\n").hexdigest()
-    with pytest.raises(NucleusError, match=rf"{CSV}: .* {mine}, .* {first}; delete it to fetch"):
+    with pytest.raises(
+        NucleusError, match=rf"{CSV}: .* {mine}, .* {first} .* Delete the file to download"
+    ):
         download_dataset("dsb2018", tmp_path, publisher.url)
     assert (tmp_path / CSV).read_bytes() == b"ImageId,mine\n"
 
     (tmp_path / CSV).unlink()
     publisher.files[CSV] = b"ImageId,theirs\n"
     theirs = hashlib.sha256(b"ImageId,theirs\n").hexdigest()
-    with pytest.raises(NucleusError, match=rf"{CSV}: .* {theirs}, .* {first}; remove its line"):
+    with pytest.raises(NucleusError, match=rf"{CSV}: .* {theirs}, .* {first} .* Remove its line"):
         download_dataset("dsb2018", tmp_path, publisher.url)
     assert left_in(tmp_path) == [SUMS, ZIP]
 
 
-def test_a_file_without_a_recorded_hash_is_not_taken_for_the_publisher_s(
-    publisher: Publisher, tmp_path: Path
-) -> None:
+def test_a_file_without_a_recorded_hash_is_an_error(publisher: Publisher, tmp_path: Path) -> None:
     (tmp_path / ZIP).write_bytes(b"mine")
-    with pytest.raises(NucleusError, match=rf"{ZIP} is there without a recorded hash: move it"):
+    with pytest.raises(
+        NucleusError, match=rf"{ZIP} exists, but {SUMS} does not contain its hash\. Move the file"
+    ):
         download_dataset("dsb2018", tmp_path, publisher.url)
     assert (tmp_path / ZIP).read_bytes() == b"mine"
 
 
-def test_other_lines_of_the_record_stay_and_broken_ones_are_named(
+def test_other_lines_of_the_record_are_kept_and_wrong_ones_are_an_error(
     publisher: Publisher, tmp_path: Path
 ) -> None:
     line = f"{'0' * 64}  other.zip\n"
@@ -259,16 +269,18 @@ def test_other_lines_of_the_record_stay_and_broken_ones_are_named(
     download_dataset("dsb2018", tmp_path, publisher.url)
     assert (tmp_path / SUMS).read_text() == line + sums(publisher)
     (tmp_path / SUMS).write_text(line + "nonsense\n")
-    with pytest.raises(NucleusError, match=rf"{SUMS}, line 2: not .* mend or remove"):
+    with pytest.raises(NucleusError, match=rf"{SUMS}, line 2: not .* Correct or remove"):
         download_dataset("dsb2018", tmp_path, publisher.url)
 
 
-def test_an_unknown_data_set_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(NucleusError, match="'dsb2019' is not known: choose one of dsb2018"):
+def test_an_unknown_data_set_is_an_error(tmp_path: Path) -> None:
+    with pytest.raises(NucleusError, match=r"unknown data set 'dsb2019'\. Choose one of: dsb2018"):
         download_dataset("dsb2019", tmp_path)
 
 
-def test_a_missing_file_is_said_at_once(publisher: Publisher, tmp_path: Path) -> None:
+def test_a_file_that_the_server_does_not_have_is_an_error_at_once(
+    publisher: Publisher, tmp_path: Path
+) -> None:
     del publisher.files[ZIP]
     with pytest.raises(NucleusError, match=rf"{publisher.url}/{ZIP}: the server answered 404"):
         download_dataset("dsb2018", tmp_path, publisher.url)
@@ -276,50 +288,58 @@ def test_a_missing_file_is_said_at_once(publisher: Publisher, tmp_path: Path) ->
     assert left_in(tmp_path) == []
 
 
-def test_no_network_is_said(publisher: Publisher, tmp_path: Path) -> None:
-    with pytest.raises(NucleusError, match=r"cannot fetch http://127.0.0.1:9/.*check the network"):
+def test_a_missing_network_is_an_error(publisher: Publisher, tmp_path: Path) -> None:
+    with pytest.raises(
+        NucleusError, match=r"http://127.0.0.1:9/.*the download failed .*Check the network"
+    ):
         download_dataset("dsb2018", tmp_path, "http://127.0.0.1:9/")
 
 
-def test_redirects_in_a_circle_are_said(publisher: Publisher, tmp_path: Path) -> None:
-    with pytest.raises(NucleusError, match=r"cannot fetch .*loop.*try again later"):
+def test_redirects_in_a_circle_are_an_error(publisher: Publisher, tmp_path: Path) -> None:
+    with pytest.raises(NucleusError, match=r"loop.*: the download failed .*Try again later"):
         download_dataset("dsb2018", tmp_path, publisher.url.replace("bbbc", "moved/loop"))
 
 
 @pytest.mark.parametrize("name", [ZIP, CSV])
-def test_a_page_in_place_of_the_file_is_refused(
+def test_an_html_page_instead_of_the_file_is_an_error(
     publisher: Publisher, tmp_path: Path, name: str
 ) -> None:
     publisher.files[name] = b"<html>please log in</html>"
-    with pytest.raises(NucleusError, match=f"{name}: what came is not a whole (zip|csv) file"):
+    with pytest.raises(
+        NucleusError, match=f"{name}: the downloaded file is not a complete (zip|csv) file"
+    ):
         download_dataset("dsb2018", tmp_path, publisher.url)
     assert not [left for left in left_in(tmp_path) if left.startswith(name)]
 
 
-def test_a_zip_cut_where_no_length_was_told_is_refused(
+def test_a_truncated_zip_of_unknown_length_is_an_error(
     publisher: Publisher, tmp_path: Path
 ) -> None:
     publisher.length, publisher.cuts = False, [4000]
-    with pytest.raises(NucleusError, match="not a whole zip file"):
+    with pytest.raises(NucleusError, match="not a complete zip file"):
         download_dataset("dsb2018", tmp_path, publisher.url)
 
 
-def test_a_folder_that_cannot_be_written_is_said(publisher: Publisher, tmp_path: Path) -> None:
+def test_a_folder_that_cannot_be_written_is_an_error(publisher: Publisher, tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
-    with pytest.raises(NucleusError, match=r"cannot write .*file: File exists; make room there or"):
+    with pytest.raises(
+        NucleusError, match=r"file: cannot be written \(File exists\)\. Free some disk space or"
+    ):
         download_dataset("dsb2018", tmp_path / "file", publisher.url)
 
 
 @pytest.mark.skipif(not os.path.exists("/dev/full"), reason="needs /dev/full")
-def test_a_full_disk_is_said(publisher: Publisher, tmp_path: Path) -> None:
+def test_a_full_disk_is_an_error(publisher: Publisher, tmp_path: Path) -> None:
     (tmp_path / f"{ZIP}.part").symlink_to("/dev/full")
-    with pytest.raises(NucleusError, match="No space left on device; make room there or choose"):
+    with pytest.raises(
+        NucleusError, match=r"\(No space left on device\)\. Free some disk space or choose"
+    ):
         download_dataset("dsb2018", tmp_path, publisher.url)
 
 
 @settings(max_examples=25, deadline=None)
 @given(cuts=st.lists(st.integers(1, 4000), max_size=6), ranges=st.booleans())
-def test_wherever_the_connection_breaks_the_same_bytes_arrive(
+def test_broken_connections_do_not_change_the_downloaded_bytes(
     running: Publisher, tmp_path_factory: pytest.TempPathFactory, cuts: list[int], ranges: bool
 ) -> None:
     running.reset()

@@ -22,7 +22,7 @@ RAMP = np.arange(1001, dtype=np.uint16)[None] + 1000
 
 
 def encode(pixels: NDArray[Any], suffix: str = ".png", options: tuple[int, ...] = ()) -> bytes:
-    """With OpenCV, which takes blue first."""
+    """Encode with OpenCV, which expects the order blue, green, red."""
     if pixels.ndim == 3:
         pixels = pixels[..., [2, 1, 0, 3][: pixels.shape[2]]]
     return cv2.imencode(suffix, pixels, options)[1].tobytes()
@@ -39,7 +39,7 @@ def stack(pixels: NDArray[Any]) -> NDArray[Any]:
 
 
 THUMBNAIL = b"\xff\xe1" + struct.pack(">H", 2 + len(encode(GRAY, ".jpg"))) + encode(GRAY, ".jpg")
-"""A segment of a JPEG, which holds a whole one."""
+"""A segment of a JPEG that contains a complete JPEG."""
 JPEG_OF_NO_SIZE = encode(COLOURS, ".jpg").replace(struct.pack(">HH", 1, 2), bytes(4))
 with tifffile.TiffFile(BytesIO(tiff(RAMP))) as _opened:
     _counts = _opened.pages.first.tags["StripByteCounts"]
@@ -61,19 +61,19 @@ PNG_OF_40000_PX = encode(GRAY).replace(
         (tiff(np.moveaxis(COLOURS, 2, 0), photometric="rgb", planarconfig="separate"), "RGB"),
     ],
 )
-def test_colours_are_red_green_blue(content: bytes, mode: str) -> None:
+def test_channels_are_in_the_order_rgb(content: bytes, mode: str) -> None:
     decoded = decode_image(content, "cell")
     np.testing.assert_array_equal(decoded.image, COLOURS)
     assert decoded.image.dtype == np.uint8
     assert decoded.mode == mode
 
 
-def test_jpeg_keeps_the_order_of_colours() -> None:
+def test_a_jpeg_is_decoded_in_the_order_rgb() -> None:
     red = np.full((16, 16, 3), RED, np.uint8)
     assert np.abs(decode_image(encode(red, ".jpg"), "cell").image.astype(int) - red).max() < 5
 
 
-def test_what_a_camera_writes_after_a_jpeg_and_into_it() -> None:
+def test_a_jpeg_may_have_bytes_after_its_end_and_a_thumbnail() -> None:
     content = encode(COLOURS, ".jpg")
     expected = decode_image(content, "cell").image
     for more in (b"\n", bytes(100), b"SEFH" + bytes(20) + b"SEFT", content):
@@ -85,7 +85,7 @@ def test_what_a_camera_writes_after_a_jpeg_and_into_it() -> None:
 
 
 @pytest.mark.parametrize("content", [encode(GRAY), tiff(GRAY), encode(GRAY, ".tif")])
-def test_gray_is_repeated(content: bytes) -> None:
+def test_gray_is_repeated_in_three_channels(content: bytes) -> None:
     decoded = decode_image(content, "cell")
     np.testing.assert_array_equal(decoded.image, stack(GRAY))
     assert decoded.mode == "gray"
@@ -104,7 +104,7 @@ def test_gray_is_repeated(content: bytes) -> None:
 )
 def test_more_than_8_bits_are_stretched(content: bytes) -> None:
     decoded = decode_image(content, "cell")
-    # Of the values 1000 to 2000 1000.1 becomes 0 and 1999.9 255: 1500 becomes 255 * 499.9 / 999.8.
+    # 1000.1 becomes 0 and 1999.9 becomes 255, so 1500 becomes 255 * 499.9 / 999.8.
     assert decoded.image[0, [0, 10, 500, 990, 1000], 0].tolist() == [0, 3, 128, 252, 255]
     np.testing.assert_array_equal(decode_values(content, "cell")[..., 0], RAMP)
 
@@ -116,34 +116,34 @@ def test_colours_are_stretched_together() -> None:
 
 
 @pytest.mark.parametrize("value", [0, 700])
-def test_constant_image_is_black(value: int) -> None:
+def test_a_constant_image_becomes_black(value: int) -> None:
     decoded = decode_image(encode(np.full((4, 5), value, np.uint16)), "cell")
     assert decoded.image.shape == (4, 5, 3)
     assert not decoded.image.any()
 
 
-def test_few_bright_pixels_are_kept() -> None:
+def test_a_single_bright_pixel_is_kept() -> None:
     image = np.zeros((100, 100), np.uint16)
     image[3, 4] = 900
     decoded = decode_image(encode(image), "cell")
     assert decoded.image[3, 4].tolist() == [255, 255, 255]
 
 
-def test_what_is_not_finite_is_0() -> None:
+def test_values_that_are_not_finite_become_0() -> None:
     image = np.array([[np.nan, 0, 1, np.inf]], np.float32)
     assert decode_image(tiff(image), "cell").image[0, :, 0].tolist() == [0, 0, 255, 0]
     assert not decode_image(tiff(np.full((2, 2), np.nan, np.float32)), "cell").image.any()
 
 
-def test_boolean_tiff_is_black_and_white() -> None:
+def test_a_boolean_tiff_becomes_0_and_255() -> None:
     image = np.array([[True, False, True]])
     assert decode_image(tiff(image), "cell").image[0, :, 0].tolist() == [255, 0, 255]
     assert decode_mask(tiff(image), "mask").tolist() == image.tolist()
 
 
-def test_stretch_of_signed_values() -> None:
+def test_signed_values_are_stretched_without_overflow() -> None:
     image = np.full((70, 70), 10_000, np.int16)
-    image[:10, :10], image[69, 69] = 12_000, -32_768  # percentile 0.01 is half-way to the outlier
+    image[:10, :10], image[69, 69] = 12_000, -32_768  # percentile 0.01 is halfway to the outlier
     low = 10_000 - 0.51 * 42_768
     seen = decode_image(tiff(image), "cell").image[..., 0]
     assert (seen[69, 69], seen[5, 5]) == (0, 255)
@@ -151,7 +151,7 @@ def test_stretch_of_signed_values() -> None:
 
 
 @given(arrays(np.uint16, array_shapes(min_dims=2, max_dims=2, max_side=20)))
-def test_stretch_keeps_the_order(image: NDArray[np.uint16]) -> None:
+def test_stretching_keeps_the_order_of_values(image: NDArray[np.uint16]) -> None:
     decoded = decode_image(encode(image), "cell").image[..., 0]
     order = np.argsort(image, axis=None)
     assert (np.diff(decoded.ravel()[order].astype(int)) >= 0).all()
@@ -159,7 +159,7 @@ def test_stretch_keeps_the_order(image: NDArray[np.uint16]) -> None:
 
 
 @given(st.data())
-def test_no_truncated_png_passes(data: st.DataObject) -> None:
+def test_every_truncated_png_is_an_error(data: st.DataObject) -> None:
     content = encode(np.arange(600, dtype=np.uint16).reshape(20, 30))
     length = data.draw(st.integers(0, len(content) - 1))
     with pytest.raises(NucleusError, match=r"^cell\.png: the file is"):
@@ -170,7 +170,7 @@ def test_no_truncated_png_passes(data: st.DataObject) -> None:
     ("content", "message"),
     [
         (b"", "the file is empty"),
-        (b"GIF89a", "no PNG, TIFF or JPEG"),
+        (b"GIF89a", "not a PNG, TIFF or JPEG"),
         (encode(COLOURS)[:-5], "truncated"),
         (encode(COLOURS).replace(b"IDAT", b"IDAR"), "damaged .its checksum differs"),
         (encode(COLOURS, ".jpg")[:-2], "truncated"),
@@ -178,7 +178,7 @@ def test_no_truncated_png_passes(data: st.DataObject) -> None:
         (encode(COLOURS, ".jpg")[:200], "truncated"),
         (encode(COLOURS, ".jpg")[:2] + THUMBNAIL + encode(COLOURS, ".jpg")[2:-2], "truncated"),
         (JPEG_OF_NO_SIZE, "damaged or of a kind"),
-        (PNG_OF_40000_PX, "has more than 2³⁰ pixels: save it as TIFF"),
+        (PNG_OF_40000_PX, "has more than 2³⁰ pixels. Save it as TIFF"),
         (tiff(RAMP)[:1500], "truncated"),
         (encode(RAMP, ".tif")[:100], "truncated"),
         (tiff(RAMP)[:6], "damaged"),
@@ -189,17 +189,17 @@ def test_no_truncated_png_passes(data: st.DataObject) -> None:
         (tiff(np.zeros((7, 8, 9), np.uint8), truncate=True), "has 7 pages"),
         (tiff(np.zeros((8, 9, 5), np.uint8), photometric="minisblack", planarconfig="contig"),
          "has 5 channels"),
-        (tiff(np.zeros((8, 9), np.complex64)), "save one plane of real numbers"),
+        (tiff(np.zeros((8, 9), np.complex64)), "Save one plane of real numbers"),
         (tiff(np.zeros((8, 9, 2), np.uint8), photometric="minisblack", planarconfig="contig"),
-         "has 2 channels of gray"),
+         "has 2 gray channels"),
         (tiff(np.zeros((8, 9, 4), np.uint8), photometric="minisblack", planarconfig="contig"),
-         "has 4 channels of gray"),
+         "has 4 gray channels"),
         (tiff(np.zeros((4, 8, 9), np.uint8), photometric="minisblack", planarconfig="separate"),
-         "has 4 channels of gray"),
-        (tiff(np.zeros((8, 9, 4), np.uint8), photometric="separated"), "its colours are SEPARATED"),
+         "has 4 gray channels"),
+        (tiff(np.zeros((8, 9, 4), np.uint8), photometric="separated"), "colour mode SEPARATED cannot"),
     ],
 )  # fmt: skip
-def test_images_that_are_refused(content: bytes, message: str) -> None:
+def test_images_that_are_an_error(content: bytes, message: str) -> None:
     with pytest.raises(NucleusError, match=f"^cell.*{message}"):
         decode_image(content, "cell")
 
@@ -208,7 +208,7 @@ COMPRESSIONS = (None, "zlib", "lzw", "packbits")
 
 
 @pytest.mark.parametrize("compression", COMPRESSIONS)
-def test_however_a_tiff_is_compressed_its_values_are_as_stored(compression: str | None) -> None:
+def test_every_compression_of_a_tiff_gives_the_stored_values(compression: str | None) -> None:
     turned = (274, 3, 1, 6, True)
     both = np.dstack([COLOURS, [[0, 9]]]).astype(np.uint8)
     for pixels, options in (
@@ -222,12 +222,12 @@ def test_however_a_tiff_is_compressed_its_values_are_as_stored(compression: str 
         np.testing.assert_array_equal(values, expected)
 
 
-def test_a_plane_that_keeps_the_description_of_its_stack() -> None:
+def test_a_single_plane_with_the_description_of_its_stack() -> None:
     content = tiff(GRAY, description="ImageJ=1.54f\nimages=7\n", metadata=None)
     np.testing.assert_array_equal(decode_values(content, "cell")[..., 0], GRAY)
 
 
-def test_colours_of_a_palette() -> None:
+def test_a_palette_of_8_or_16_bit_colours() -> None:
     palette = np.zeros((3, 256), np.uint16)
     palette[:, 7] = 95, 130, 194
     indices = np.array([[0, 7]], np.uint8)
@@ -236,8 +236,8 @@ def test_colours_of_a_palette() -> None:
         assert decode_image(content, "cell").image.tolist() == [[[0, 0, 0], [95, 130, 194]]]
 
 
-def test_gray_of_12_bits_a_value() -> None:
-    # Two values in three bytes.
+def test_gray_values_of_12_bits() -> None:
+    # Two values are stored in three bytes.
     content = bytearray(tiff(np.zeros((1, 3), np.uint8)))
     with tifffile.TiffFile(BytesIO(content)) as file:
         page = file.pages.first
@@ -247,7 +247,7 @@ def test_gray_of_12_bits_a_value() -> None:
     assert decode_values(bytes(content), "cell")[0, :, 0].tolist() == [0xABC, 0x123]
 
 
-def test_mask_values_are_as_stored() -> None:
+def test_a_mask_has_the_stored_values() -> None:
     for content in (encode(GRAY), tiff(GRAY), encode(stack(GRAY))):
         np.testing.assert_array_equal(decode_mask(content, "mask"), GRAY)
     inverted = tiff(GRAY, photometric="miniswhite")
@@ -272,7 +272,7 @@ def test_labels_are_lossless() -> None:
     ("content", "message"),
     [
         (encode(COLOURS), "its colour channels differ"),
-        (encode(COLOURS, ".jpg"), "JPEG blurs the edges"),
+        (encode(COLOURS, ".jpg"), "a mask cannot be a JPEG, which blurs the edges"),
         (tiff(np.array([[0, 1.5]], np.float32)), "not whole numbers"),
         (tiff(np.array([[0, np.nan]], np.float32)), "not whole numbers"),
         (tiff(np.array([[0, -1]], np.int16)), "has negative labels"),
@@ -280,6 +280,6 @@ def test_labels_are_lossless() -> None:
         (tiff(np.array([[0, 2**63]], np.uint64)), "has a label of 2⁶³ or more"),
     ],
 )
-def test_labels_that_are_refused(content: bytes, message: str) -> None:
+def test_labels_that_are_an_error(content: bytes, message: str) -> None:
     with pytest.raises(NucleusError, match=f"^labels: .*{message}"):
         decode_labels(content, "labels")

@@ -21,31 +21,35 @@ def picture(ground: tuple[int, int, int], nucleus: tuple[int, int, int]) -> NDAr
         ((228, 228, 228), (90, 90, 90), "bright-field"),
         ((215, 225, 215), (110, 40, 130), "stained on white"),
         ((190, 160, 210), (70, 20, 160), "stained on colour"),
-        ((0, 0, 10), (0, 30, 250), "fluorescence"),  # DAPI, in its colour
+        ((0, 0, 10), (0, 30, 250), "fluorescence"),  # DAPI shown in blue
         ((0, 0, 0), (20, 250, 20), "fluorescence"),
-        ((228, 230, 231), (90, 90, 95), "bright-field"),  # the camera's white is never quite so
+        (
+            (228, 230, 231),
+            (90, 90, 95),
+            "bright-field",
+        ),  # the white of a camera is slightly coloured
     ],
 )
-def test_kinds_by_ground_and_colour(
+def test_the_kind_follows_from_background_and_colour(
     ground: tuple[int, int, int], nucleus: tuple[int, int, int], kind: Kind
 ) -> None:
     assert imaging_kind(picture(ground, nucleus)) == kind
     assert kind in KINDS
 
 
-def test_a_little_tissue_is_stained_all_the_same() -> None:
+def test_an_image_with_little_tissue_is_stained() -> None:
     image = np.full((100, 100, 3), (230, 228, 232), np.uint8)
     image[:2] = (110, 40, 130)
     assert imaging_kind(image) == "stained on white"
 
 
-def test_a_large_image_is_of_the_kind_of_its_small_copy() -> None:
+def test_the_kind_does_not_depend_on_the_size() -> None:
     small = picture((190, 160, 210), (70, 20, 160))
     large = small.repeat(40, axis=0).repeat(40, axis=1)
     assert imaging_kind(large) == imaging_kind(small)
 
 
-def test_the_real_kinds_are_far_from_the_limits(dsb2018: Path) -> None:
+def test_the_kinds_of_the_real_training_set(dsb2018: Path) -> None:
     from collections import Counter
 
     from nucleus_unet.data.images import decode_image

@@ -12,7 +12,7 @@ from nucleus_unet.data.masks import check_label_image, merge_into_labels, relabe
 
 
 def mask(*rows: str, dtype: type = np.uint8, value: float = 255) -> NDArray:
-    """# is foreground."""
+    """A mask from rows of text; # is foreground."""
     return np.array([[value if mark == "#" else 0 for mark in row] for row in rows], dtype)
 
 
@@ -20,14 +20,14 @@ def test_doctests() -> None:
     assert doctest.testmod(module).failed == 0
 
 
-def test_labels_follow_the_file_names() -> None:
+def test_labels_are_in_the_order_of_the_file_names() -> None:
     merged = merge_into_labels([("b.png", mask("..#")), ("a.png", mask("#.."))], (1, 3))
     assert merged.labels.tolist() == [[1, 0, 2]]
     assert merged.labels.dtype == np.int32
     assert merged.problems == ()
 
 
-def test_no_masks() -> None:
+def test_an_image_without_masks_has_no_nuclei() -> None:
     merged = merge_into_labels([], (2, 3))
     assert merged.labels.tolist() == [[0, 0, 0], [0, 0, 0]]
     assert merged.problems == ()
@@ -36,47 +36,47 @@ def test_no_masks() -> None:
 @pytest.mark.parametrize(
     ("dtype", "value"), [(np.uint8, 1), (np.uint8, 255), (np.uint16, 9), (np.float32, 1), (bool, 1)]
 )
-def test_two_values_are_background_and_nucleus(dtype: type, value: float) -> None:
+def test_a_mask_has_background_and_one_other_value_of_any_type(dtype: type, value: float) -> None:
     merged = merge_into_labels([("a.png", mask("#.#", dtype=dtype, value=value))], (1, 3))
     assert merged.labels.tolist() == [[1, 0, 1]]
     assert merged.problems == ()
 
 
-def test_nucleus_that_fills_the_image() -> None:
+def test_a_nucleus_may_fill_the_image() -> None:
     assert merge_into_labels([("a.png", mask("##"))], (1, 2)).labels.tolist() == [[1, 1]]
 
 
-def test_left_out_are_empty_masks_and_other_sizes() -> None:
+def test_empty_masks_and_masks_of_another_size_are_skipped() -> None:
     merged = merge_into_labels(
         [("a.png", mask("...")), ("b.png", mask("##")), ("c.png", mask(".#."))], (1, 3)
     )
     assert merged.labels.tolist() == [[0, 1, 0]]
     assert [(p.file, p.kind, p.detail) for p in merged.problems] == [
-        ("a.png", "empty", "no foreground: left out"),
-        ("b.png", "another size", "1x2 where the image is 1x3: left out"),
+        ("a.png", "empty", "no foreground: skipped"),
+        ("b.png", "wrong size", "1x2, but the image is 1x3: skipped"),
     ]
 
 
-def test_stray_values_are_cut_at_half_of_the_range() -> None:
+def test_a_mask_of_many_values_is_cut_at_half_of_the_range() -> None:
     merged = merge_into_labels([("a.png", np.array([[0, 127, 128, 255]], np.uint8))], (1, 4))
     assert merged.labels.tolist() == [[0, 0, 1, 1]]
     assert [(p.file, p.kind) for p in merged.problems] == [("a.png", "stray values")]
     assert merged.problems[0].detail.startswith("2 pixels")
 
 
-def test_minus_one_is_one_other_value() -> None:
+def test_the_foreground_may_be_minus_one() -> None:
     merged = merge_into_labels([("a.png", np.array([[0, -1, -1]], np.int8))], (1, 3))
     assert merged.labels.tolist() == [[0, 1, 1]]
     assert merged.problems == ()
 
 
-def test_stray_values_below_half_leave_nothing() -> None:
+def test_a_mask_of_many_small_values_is_empty() -> None:
     merged = merge_into_labels([("a.png", np.array([[0, 1, 2]], np.uint8))], (1, 3))
     assert not merged.labels.any()
     assert [p.kind for p in merged.problems] == ["stray values", "empty"]
 
 
-def test_overlap_goes_to_the_smaller_nucleus() -> None:
+def test_an_overlap_belongs_to_the_smaller_nucleus() -> None:
     merged = merge_into_labels([("a.png", mask("####.")), ("b.png", mask("..###"))], (1, 5))
     assert merged.labels.tolist() == [[1, 1, 2, 2, 2]]
     [problem] = merged.problems
@@ -84,7 +84,7 @@ def test_overlap_goes_to_the_smaller_nucleus() -> None:
     assert problem.detail.startswith("2 of 4 pixels")
 
 
-def test_overlap_of_equals_goes_to_the_first() -> None:
+def test_an_overlap_of_equal_nuclei_belongs_to_the_first() -> None:
     for order in (1, -1):
         files = [("a.png", mask("##.")), ("b.png", mask(".##"))][::order]
         merged = merge_into_labels(files, (1, 3))
@@ -92,7 +92,7 @@ def test_overlap_of_equals_goes_to_the_first() -> None:
         assert [p.file for p in merged.problems] == ["b.png"]
 
 
-def test_covered_nucleus_is_left_out_and_the_rest_renumbered() -> None:
+def test_a_covered_nucleus_is_skipped_and_leaves_no_gap_in_the_numbers() -> None:
     files = [("a.png", mask("####")), ("b.png", mask("##..")), ("c.png", mask("..##"))]
     merged = merge_into_labels(files, (1, 4))
     assert merged.labels.tolist() == [[1, 1, 2, 2]]
@@ -100,7 +100,7 @@ def test_covered_nucleus_is_left_out_and_the_rest_renumbered() -> None:
 
 
 @given(st.lists(arrays(bool, (5, 6)), max_size=6))
-def test_merged_is_the_rule_pixel_by_pixel(stack: list[NDArray[np.bool_]]) -> None:
+def test_merging_follows_the_rules_at_every_pixel(stack: list[NDArray[np.bool_]]) -> None:
     merged = merge_into_labels([(f"{i}.png", m) for i, m in enumerate(stack)], (5, 6))
     owner = np.full((5, 6), -1)
     for y, x in np.ndindex(5, 6):
@@ -113,7 +113,7 @@ def test_merged_is_the_rule_pixel_by_pixel(stack: list[NDArray[np.bool_]]) -> No
 
 
 @given(arrays(np.uint16, (4, 5), elements=st.integers(0, 9)))
-def test_relabel_keeps_the_partition(labels: NDArray[np.uint16]) -> None:
+def test_relabel_changes_only_the_numbers(labels: NDArray[np.uint16]) -> None:
     result = relabel(labels)
     assert np.unique(result[result > 0]).tolist() == list(range(1, result.max() + 1))
     np.testing.assert_array_equal(result > 0, labels > 0)
@@ -121,10 +121,10 @@ def test_relabel_keeps_the_partition(labels: NDArray[np.uint16]) -> None:
     np.testing.assert_array_equal(result.ravel()[:, None] == result.ravel(), same)
 
 
-def test_mask_of_all_nuclei_in_place_of_a_label_image() -> None:
+def test_a_label_image_with_one_number_for_several_parts_is_reported() -> None:
     assert check_label_image("labels.png", mask("##.", "..#")) == ()
     assert check_label_image("labels.png", np.array([[0, 1, 0, 2]])) == ()
     assert check_label_image("labels.png", np.zeros((2, 2), int)) == ()
     [problem] = check_label_image("labels.png", mask("#.#"))
-    assert (problem.file, problem.kind) == ("labels.png", "one number")
-    assert "2 parts" in problem.detail
+    assert (problem.file, problem.kind) == ("labels.png", "not separated")
+    assert "2 separate parts" in problem.detail

@@ -44,7 +44,7 @@ def write(path: Path, files: dict[str, bytes], container: str) -> Path:
     return {"folder": write_folder, "zip": write_zip}[container](path / f"set.{container}", files)
 
 
-def assert_refused(path: Path, *, match: str, annotated: bool = False) -> None:
+def assert_error(path: Path, *, match: str, annotated: bool = False) -> None:
     with pytest.raises(NucleusError, match=match), open_raw(path, annotated=annotated):
         pass
 
@@ -62,7 +62,9 @@ def test_kaggle_layout(tmp_path: Path, container: str) -> None:
     assert raw.samples[1].annotation[0] == ("masks/1.png", "b/masks/1.png")
 
 
-def test_one_top_folder_and_what_is_passed_over(tmp_path: Path, container: str) -> None:
+def test_a_top_folder_is_skipped_and_other_files_are_ignored(
+    tmp_path: Path, container: str
+) -> None:
     files = {f"stage1_train/{name}": content for name, content in FILES.items()}
     files |= {
         "__MACOSX/stage1_train/b/images/._b.png": b"",
@@ -81,7 +83,7 @@ def test_one_top_folder_and_what_is_passed_over(tmp_path: Path, container: str) 
         assert raw.unread == ("readme.txt", "stage1_train/b/readme.txt")
 
 
-def test_nothing_is_unpacked(tmp_path: Path) -> None:
+def test_nothing_is_unpacked_to_the_disk(tmp_path: Path) -> None:
     path = write_zip(tmp_path / "set.zip", FILES)
     with open_raw(path) as raw:
         for sample in raw.samples:
@@ -89,17 +91,17 @@ def test_nothing_is_unpacked(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == [path]
 
 
-@pytest.mark.parametrize("spelled", [lambda name: name.replace("/", "\\"), "./{}".format])
-def test_a_zip_of_another_spelling(tmp_path: Path, spelled: Callable[[str], str]) -> None:
-    files = {spelled(f"top/{name}"): content for name, content in FILES.items()}
+@pytest.mark.parametrize("written", [lambda name: name.replace("/", "\\"), "./{}".format])
+def test_a_zip_with_backslashes_or_a_leading_dot_in_its_names(
+    tmp_path: Path, written: Callable[[str], str]
+) -> None:
+    files = {written(f"top/{name}"): content for name, content in FILES.items()}
     with open_raw(write_zip(tmp_path / "set.zip", files), annotated=True) as raw:
         assert [sample.id for sample in raw.samples] == ["a", "b"]
         assert raw.read("top/b/masks/1.png") == b"mask 1"
 
 
-def test_sample_without_annotation_and_with_an_empty_masks_folder(
-    tmp_path: Path, container: str
-) -> None:
+def test_an_empty_masks_folder_is_an_annotation(tmp_path: Path, container: str) -> None:
     files = {"x/images/x.png": b"", "y/images/y.png": b"", "y/masks/": b""}
     with open_raw(write(tmp_path, files, container)) as raw:
         x, y = raw.samples
@@ -107,23 +109,27 @@ def test_sample_without_annotation_and_with_an_empty_masks_folder(
     assert (y.masks, y.label_image, y.annotated) == ((), None, True)
 
 
-def test_images_side_by_side(tmp_path: Path, container: str) -> None:
+def test_a_folder_of_plain_images(tmp_path: Path, container: str) -> None:
     files = {"slides/b.JPG": b"", "slides/a.tif": b"", "slides/c.bmp": b"", "slides/\x1bd": b""}
     with open_raw(write(tmp_path, files, container)) as raw:
         assert raw.unread == ("slides/?d", "slides/c.bmp")
         assert raw.samples == (RawSample("a", "slides/a.tif"), RawSample("b", "slides/b.JPG"))
 
 
-def test_a_name_that_is_not_text(tmp_path: Path) -> None:
+def test_a_name_that_is_not_utf8(tmp_path: Path) -> None:
     write_folder(tmp_path, {os.fsdecode(b"caf\xe9.png"): b""})
-    assert_refused(tmp_path, match=r"'caf.udce9\.png' cannot be printed: rename it")
+    assert_error(
+        tmp_path, match=r"the name 'caf.udce9\.png' has characters that cannot be printed\. Rename"
+    )
 
 
 @pytest.mark.parametrize(
     ("place", "read"),
     [("images", True), ("images/out/labels", True), ("images/.out", False), ("out", False)],
 )
-def test_what_would_be_read(tmp_path: Path, place: str, read: bool) -> None:
+def test_reads_finds_files_that_would_belong_to_the_data_set(
+    tmp_path: Path, place: str, read: bool
+) -> None:
     (tmp_path / "images").mkdir()
     assert reads(tmp_path / "images", tmp_path / "images" / ".." / place) is read
     assert not reads(tmp_path / "images.zip", tmp_path / "images.zip" / "out")
@@ -151,14 +157,17 @@ def test_digest(tmp_path: Path) -> None:
     ("files", "message"),
     [
         ({"readme.txt": b""}, "no images found.*<id>/images"),
-        ({"a/images/a.png": b"", "a/a.png": b""}, "a/a.png is not where a picture belongs"),
-        ({"a/images/a.png": b"", "a/masks/1.jpg": b""}, "a/masks/1.jpg is not where"),
-        ({"a/images/a.png": b"", "a/masks/1.bmp": b""}, "a/masks/1.bmp is not where"),
-        ({"a/images/a.png": b"", "a/masks/": b"", "a/masks/b/1": b""}, "a/masks/b/.* is not where"),
-        ({"a/images/a.png": b"", "a/masks/1.png": b"", "a/masks/2.npy": b""}, "2.npy is not where"),
-        ({"s/a/images/a.png": b"", "s/a/masks/1/1.png": b""}, "s/a/masks/1/.* is not where"),
-        ({"a\nb.png": b""}, "'a.nb.png' cannot be printed"),
-        ({"a/images/a.png": b"", "a/masks/\r.png": b""}, "masks/.r.png' cannot be printed"),
+        ({"a/images/a.png": b"", "a/a.png": b""}, "a/a.png does not fit the layout"),
+        ({"a/images/a.png": b"", "a/masks/1.jpg": b""}, "a/masks/1.jpg does not fit"),
+        ({"a/images/a.png": b"", "a/masks/1.bmp": b""}, "a/masks/1.bmp does not fit"),
+        ({"a/images/a.png": b"", "a/masks/": b"", "a/masks/b/1": b""}, "a/masks/b/.* does not fit"),
+        ({"a/images/a.png": b"", "a/masks/1.png": b"", "a/masks/2.npy": b""}, "2.npy does not fit"),
+        ({"s/a/images/a.png": b"", "s/a/masks/1/1.png": b""}, "s/a/masks/1/.* does not fit"),
+        ({"a\nb.png": b""}, "'a.nb.png' has characters that cannot"),
+        (
+            {"a/images/a.png": b"", "a/masks/\r.png": b""},
+            "masks/.r.png' has characters that cannot",
+        ),
         ({"a/images/a.png": b"", "a/images/b.png": b""}, "a has 2 images"),
         ({"a/images/a.png": b"", "b/masks/1.png": b""}, "b has no image"),
         ({"a/images/a.png": b"", "b/images/": b""}, "b has no image"),
@@ -168,57 +177,55 @@ def test_digest(tmp_path: Path) -> None:
         ),
         (
             {"a/images/a.png": b"", "a/labels.png": b"", "a/masks/1.png": b""},
-            "a has a masks folder and the label image a/labels.png",
+            "a has both a masks folder and the label image a/labels.png",
         ),
         (
             {"s/a/images/a.png": b"", "t/b/images/b.png": b""},
-            "images below s and t, and one data set",
+            "contains several data sets, below s and t",
         ),
         ({"a.png": b"", "a.tif": b""}, "a has 2 images"),
-        ({"a.png": b"", "x/y/z/b.png": b""}, "x/y/z/b.png is not where a picture belongs"),
-        ({"a\x1b]0;b.png": b""}, "'a.x1b.0;b.png' cannot be printed"),
-        ({f"{'ж' * 121}/images/a.png": b""}, "is longer than the 240 bytes that an id may have"),
+        ({"a.png": b"", "x/y/z/b.png": b""}, "x/y/z/b.png does not fit the layout"),
+        ({"a\x1b]0;b.png": b""}, "'a.x1b.0;b.png' has characters that cannot be printed"),
+        ({f"{'ж' * 121}/images/a.png": b""}, "is longer than 240 bytes"),
     ],
 )
-def test_layouts_that_are_refused(
+def test_layouts_that_are_an_error(
     tmp_path: Path, container: str, files: dict[str, bytes], message: str
 ) -> None:
-    assert_refused(write(tmp_path, files, container), match=message)
+    assert_error(write(tmp_path, files, container), match=message)
 
 
 @pytest.mark.parametrize("files", [{"a.png": b""}, {"a/images/a.png": b""}])
-def test_training_data_without_masks(tmp_path: Path, files: dict[str, bytes]) -> None:
+def test_training_data_without_masks_are_an_error(tmp_path: Path, files: dict[str, bytes]) -> None:
     path = write_folder(tmp_path / "set", files)
-    assert_refused(path, match="image a has no masks folder and no label image", annotated=True)
+    assert_error(path, match="image a has no masks folder and no label image", annotated=True)
 
 
-def test_a_path_that_cannot_be_looked_at() -> None:
-    assert_refused(Path("a" * 300), match=r"cannot be looked at \(File name too long\)")
+def test_a_path_that_cannot_be_accessed() -> None:
+    assert_error(Path("a" * 300), match=r"cannot be accessed \(File name too long\)")
 
 
-def test_nothing_at_the_path(tmp_path: Path) -> None:
-    assert_refused(
-        tmp_path / "absent.zip", match=r"absent\.zip: no such file or folder.*<id>/images"
-    )
+def test_a_missing_path_is_an_error(tmp_path: Path) -> None:
+    assert_error(tmp_path / "absent.zip", match=r"absent\.zip: no such file or folder.*<id>/images")
 
 
-def test_folder_that_cannot_be_listed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_folder_that_cannot_be_listed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse(path: Path) -> None:
         raise PermissionError(13, "Permission denied")
 
     monkeypatch.setattr("os.scandir", refuse)
-    assert_refused(tmp_path, match=r"cannot be listed \(Permission denied\)")
+    assert_error(tmp_path, match=r"cannot be listed \(Permission denied\)")
 
 
-def test_truncated_zip(tmp_path: Path) -> None:
+def test_a_truncated_zip(tmp_path: Path) -> None:
     path = write_zip(tmp_path / "set.zip", FILES)
     path.write_bytes(path.read_bytes()[:-30])
-    assert_refused(path, match="neither a folder, a whole zip nor an image")
+    assert_error(path, match="not a folder, a complete zip file or an image")
 
 
 @pytest.mark.parametrize(
     ("place", "value"),
-    [(6, b"\x63\x00"), (46, b"\xff")],  # the version that unpacks it, its name
+    [(6, b"\x63\x00"), (46, b"\xff")],  # the version needed to unpack, and the name
 )
 def test_a_zip_with_a_damaged_directory(tmp_path: Path, place: int, value: bytes) -> None:
     path = write_zip(tmp_path / "set.zip", {"\u00e9.png": b""})
@@ -226,10 +233,10 @@ def test_a_zip_with_a_damaged_directory(tmp_path: Path, place: int, value: bytes
     at = content.index(b"PK\x01\x02") + place
     content[at : at + len(value)] = value
     path.write_bytes(content)
-    assert_refused(path, match="neither a folder, a whole zip nor an image")
+    assert_error(path, match="not a folder, a complete zip file or an image")
 
 
-def test_a_link_to_itself_is_no_folder(tmp_path: Path) -> None:
+def test_a_link_to_itself_is_not_a_folder(tmp_path: Path) -> None:
     folder = write_folder(tmp_path, FILES)
     (folder / "again").symlink_to("again")
     assert "again" in walk(folder)
@@ -238,32 +245,32 @@ def test_a_link_to_itself_is_no_folder(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("name", ["../a/images/a.png", "/a/images/a.png", "a\\..\\b.png"])
-def test_member_that_leads_out(tmp_path: Path, name: str) -> None:
-    assert_refused(write_zip(tmp_path / "set.zip", {name: b""}), match="leads out of the zip")
+def test_a_name_that_points_outside_the_zip(tmp_path: Path, name: str) -> None:
+    assert_error(write_zip(tmp_path / "set.zip", {name: b""}), match="points outside the zip")
 
 
-def test_encrypted_member(tmp_path: Path) -> None:
+def test_an_encrypted_file(tmp_path: Path) -> None:
     path = write_zip(tmp_path / "set.zip", {"a.png": b"x"})
     content = bytearray(path.read_bytes())
     content[content.index(b"PK\x01\x02") + 8] |= 1
     path.write_bytes(content)
-    assert_refused(path, match=r"a\.png is encrypted")
+    assert_error(path, match=r"a\.png is encrypted")
 
 
-def test_member_that_would_fill_the_memory(tmp_path: Path) -> None:
+def test_a_file_that_would_fill_the_memory(tmp_path: Path) -> None:
     path = write_zip(tmp_path / "set.zip", {"a.png": b"x"})
     content = bytearray(path.read_bytes())
-    size = content.index(b"PK\x01\x02") + 24  # of the unpacked file, in the central directory
+    size = content.index(b"PK\x01\x02") + 24  # the unpacked size in the central directory
     content[size : size + 4] = (2**31).to_bytes(4, "little")
     path.write_bytes(content)
     with open_raw(path) as raw:
         assert [sample.id for sample in raw.samples] == ["a"]
     content[size : size + 4] = (3 * 2**30).to_bytes(4, "little")
     path.write_bytes(content)
-    assert_refused(path, match=r"a\.png would unpack to 3\.0 GiB, more than 2: ")
+    assert_error(path, match=r"a\.png is 3\.0 GiB when unpacked, and the limit is 2 GiB\. ")
 
 
-def test_damaged_member(tmp_path: Path) -> None:
+def test_a_damaged_file_in_a_zip(tmp_path: Path) -> None:
     path = tmp_path / "set.zip"
     with zipfile.ZipFile(path, "w") as archive:
         archive.writestr("a.png", b"stored pixels")
@@ -272,8 +279,8 @@ def test_damaged_member(tmp_path: Path) -> None:
         raw.read("a.png")
 
 
-@pytest.mark.parametrize("method", [9, zipfile.ZIP_LZMA], ids=["of Deflate64", "damaged LZMA"])
-def test_member_that_cannot_be_unpacked(tmp_path: Path, method: int) -> None:
+@pytest.mark.parametrize("method", [9, zipfile.ZIP_LZMA], ids=["Deflate64", "damaged LZMA"])
+def test_a_file_that_cannot_be_unpacked(tmp_path: Path, method: int) -> None:
     path = tmp_path / "set.zip"
     with zipfile.ZipFile(path, "w") as archive:
         archive.writestr("a.png", b"\x09\x04\x05\x00 no such stream")
@@ -285,7 +292,7 @@ def test_member_that_cannot_be_unpacked(tmp_path: Path, method: int) -> None:
         raw.read("a.png")
 
 
-def test_file_that_went_away(tmp_path: Path) -> None:
+def test_a_file_that_was_deleted(tmp_path: Path) -> None:
     path = write_folder(tmp_path / "set", FILES)
     with open_raw(path) as raw:
         (path / "b/images/b.png").unlink()
@@ -309,5 +316,5 @@ def test_the_name_of_a_data_set_of_many_files(count: int, name: str) -> None:
     assert dataset_name([Path(f"/images/{index}.png") for index in range(count)]) == name
 
 
-def test_a_long_file_name_leaves_room() -> None:
+def test_the_name_of_a_data_set_is_short_enough_for_mlflow() -> None:
     assert len(dataset_name([Path("x" * 600), Path("y")])) < 500

@@ -12,14 +12,14 @@ Images = list[tuple[str, str, NDArray[np.uint8]]]
 
 
 def slide(seed: int, height: int = 80, width: int = 120) -> NDArray[np.uint8]:
-    """A smooth random picture."""
+    """A smooth random image."""
     noise = np.random.default_rng(seed).standard_normal((height, width, 3)).astype(np.float32)
     smooth = cv2.GaussianBlur(noise, (0, 0), 4)
     return np.clip(128 + 300 * smooth, 0, 255).astype(np.uint8)
 
 
 def tiles(name: str, picture: NDArray[np.uint8]) -> Images:
-    """Cut in two by three; ids and digests sort in the order of the places."""
+    """Cut into 2 × 3 tiles, whose ids and digests are in the order of their positions."""
     return [
         (f"{name}{y}{x}", f"{name}{y}{x}", picture[40 * y : 40 * y + 40, 40 * x : 40 * x + 40])
         for y in range(2)
@@ -27,7 +27,7 @@ def tiles(name: str, picture: NDArray[np.uint8]) -> Images:
     ]
 
 
-def test_tiles_of_one_slide_are_found_in_any_order() -> None:
+def test_tiles_of_one_slide_are_grouped_in_any_order() -> None:
     images = tiles("a", slide(1)) + tiles("b", slide(2))
     expected = {id_: f"{id_[0]}00" for id_, _, _ in images}
     assert group_by_slide(images) == expected
@@ -35,7 +35,7 @@ def test_tiles_of_one_slide_are_found_in_any_order() -> None:
     assert group_by_slide(shuffled) == expected
 
 
-def test_many_images_are_compared_block_by_block(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_size_of_blocks_does_not_change_the_groups(monkeypatch: pytest.MonkeyPatch) -> None:
     again = [(f"{id_}+", f"{id_}+", image) for id_, _, image in tiles("a", slide(1))]
     images = tiles("a", slide(1)) + tiles("b", slide(2)) + again
     expected = group_by_slide(images)
@@ -45,7 +45,7 @@ def test_many_images_are_compared_block_by_block(monkeypatch: pytest.MonkeyPatch
         assert group_by_slide(images) == expected
 
 
-def test_pairs_of_images_are_not_kept(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_memory_does_not_grow_with_the_number_of_pairs(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "BLOCK", 30)
     monkeypatch.setattr(module, "THUMBNAIL_PX", 4)
     picture = slide(1)
@@ -54,25 +54,27 @@ def test_pairs_of_images_are_not_kept(monkeypatch: pytest.MonkeyPatch) -> None:
     assert set(group_by_slide(images).values()) == {"0000"}
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
-    assert peak < 6e6  # the pairs, each two of 8 bytes, take 8e6
+    assert peak < 6e6  # all pairs together, two numbers of 8 bytes each, would take 8e6
 
 
-def test_images_of_other_slides_change_no_name() -> None:
+def test_images_of_other_slides_do_not_change_a_name() -> None:
     before = tiles("b", slide(2))
     after = group_by_slide(tiles("a", slide(1)) + before)
     assert group_by_slide(before).items() <= after.items()
 
 
-def test_an_edge_alike_on_another_slide_hides_no_neighbour() -> None:
+def test_a_similar_edge_of_another_slide_is_not_joined() -> None:
     left, right = (image for _, _, image in tiles("a", slide(1))[:2])
     stranger = slide(2)[:40, :40].copy()
-    stranger[:, 0] = left[:, -1] // 2 + 100  # correlates more than the neighbour, at another level
+    stranger[:, 0] = (
+        left[:, -1] // 2 + 100
+    )  # correlates more than the true neighbour, but is brighter
     found = group_by_slide([("a", "1", left), ("b", "2", right), ("c", "3", stranger)])
     assert found == {"a": "1", "b": "1", "c": "3"}
 
 
-def test_few_of_many_slides_are_joined_by_chance() -> None:
-    """An edge that few nuclei cross resembles many others."""
+def test_few_slides_are_joined_by_chance() -> None:
+    """Edges with few nuclei resemble each other."""
 
     def image(seed: int) -> NDArray[np.uint8]:
         rng = np.random.default_rng(seed)
@@ -87,7 +89,7 @@ def test_few_of_many_slides_are_joined_by_chance() -> None:
     assert len({*found.values()}) >= 490
 
 
-def test_one_field_taken_twice_is_one_slide() -> None:
+def test_two_images_of_one_field_are_one_slide() -> None:
     picture = slide(3)
     brighter = np.clip(picture * 1.2 + 5, 0, 255).astype(np.uint8)
     found = group_by_slide([("b", "2", picture), ("a", "7", brighter), ("c", "1", slide(4))])
@@ -96,7 +98,7 @@ def test_one_field_taken_twice_is_one_slide() -> None:
 
 @pytest.mark.parametrize("noise", [0, 3])
 @pytest.mark.parametrize("fall_off", [0.2, 0.5])
-def test_light_that_falls_off_alike_joins_no_slides(fall_off: float, noise: float) -> None:
+def test_the_same_illumination_does_not_join_slides(fall_off: float, noise: float) -> None:
     y, x = np.mgrid[-1:1:128j, -1:1:128j]
     rows, columns = np.mgrid[:128, :128]
     images = []
@@ -111,17 +113,17 @@ def test_light_that_falls_off_alike_joins_no_slides(fall_off: float, noise: floa
 
 
 @pytest.mark.parametrize("value", [0, 200])
-def test_plain_images_are_each_their_own(value: int) -> None:
+def test_uniform_images_are_not_joined(value: int) -> None:
     plain = np.full((30, 30, 3), value, np.uint8)
     assert group_by_slide([("a", "1", plain), ("b", "2", plain)]) == {"a": "1", "b": "2"}
 
 
-def test_images_of_other_sizes_are_not_compared() -> None:
+def test_images_of_different_sizes_are_not_joined() -> None:
     picture = slide(5)
     found = group_by_slide([("a", "1", picture), ("b", "2", picture[:, :-1])])
     assert found == {"a": "1", "b": "2"}
 
 
-def test_a_single_pixel_and_nothing() -> None:
+def test_an_image_of_one_pixel_and_no_images() -> None:
     assert group_by_slide([("a", "1", np.zeros((1, 1, 3), np.uint8))]) == {"a": "1"}
     assert group_by_slide([]) == {}

@@ -36,7 +36,7 @@ def images_of(split: Path) -> Iterator[tuple[Path, NDArray[np.uint8]]]:
         yield image, _read(image / "images" / f"{image.name}.png")
 
 
-def test_the_set_has_kaggles_layout(sample: tuple[Path, Path]) -> None:
+def test_the_sample_has_the_layout_of_kaggle(sample: tuple[Path, Path]) -> None:
     train, test = sample
     assert (train.name, test.name) == ("stage1_train", "stage1_test")
     assert (len(list(train.iterdir())), len(list(test.iterdir()))) == (6, 3)
@@ -51,7 +51,7 @@ def test_the_set_has_kaggles_layout(sample: tuple[Path, Path]) -> None:
             assert (image[..., 3] == 255).all()
 
 
-def test_a_mask_is_gray_of_its_image_s_size_with_one_nucleus(sample: tuple[Path, Path]) -> None:
+def test_a_mask_is_gray_and_has_the_size_of_its_image(sample: tuple[Path, Path]) -> None:
     for folder, image in images_of(sample[0]):
         masks = masks_of(folder)
         assert masks
@@ -60,7 +60,7 @@ def test_a_mask_is_gray_of_its_image_s_size_with_one_nucleus(sample: tuple[Path,
             assert np.unique(mask).tolist() == [0, 255]
 
 
-def test_some_masks_overlap_and_one_image_holds_hardly_a_nucleus(
+def test_some_masks_overlap_and_one_image_has_few_nuclei(
     sample: tuple[Path, Path],
 ) -> None:
     masks = [masks_of(folder) for folder in sample[0].iterdir()]
@@ -69,7 +69,7 @@ def test_some_masks_overlap_and_one_image_holds_hardly_a_nucleus(
     assert 1 <= min(map(len, masks)) <= 3
 
 
-def test_equal_seeds_give_equal_bytes_and_a_larger_set_begins_with_the_smaller(
+def test_equal_seeds_give_equal_bytes_and_a_larger_sample_contains_the_smaller(
     sample: tuple[Path, Path], tmp_path: Path
 ) -> None:
     whole = contents(sample[0].parent)
@@ -80,16 +80,18 @@ def test_equal_seeds_give_equal_bytes_and_a_larger_set_begins_with_the_smaller(
     assert not contents(tmp_path / "other").keys() & whole.keys()
 
 
-def test_a_folder_in_use_is_refused_and_left_as_it_is(tmp_path: Path) -> None:
+def test_a_folder_that_is_not_empty_is_an_error_and_is_not_changed(tmp_path: Path) -> None:
     (tmp_path / "mine").write_text("kept")
-    with pytest.raises(NucleusError, match="is not empty: choose another folder"):
+    with pytest.raises(NucleusError, match=r"the folder is not empty\. Choose another"):
         write_synthetic(tmp_path, train=1, test=0)
-    with pytest.raises(NucleusError, match=r"cannot write .*/mine/set: File exists; choose"):
+    with pytest.raises(
+        NucleusError, match=r"/mine/set: the sample cannot be written \(File exists\)\. Choose"
+    ):
         write_synthetic(tmp_path / "mine" / "set", train=1, test=0)
     assert contents(tmp_path) == {"mine": b"kept"}
 
 
-def test_nothing_is_left_of_a_set_cut_short(
+def test_an_interrupted_sample_leaves_no_files(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def interrupted(*_: object) -> None:
@@ -105,14 +107,12 @@ def test_nothing_is_left_of_a_set_cut_short(
 @given(
     kind=st.sampled_from(SYNTHETIC_KINDS), seed=st.integers(0, 2**32), density=st.floats(0.02, 1)
 )
-def test_labels_count_up_without_gaps_and_the_image_shows_them(
-    kind: str, seed: int, density: float
-) -> None:
+def test_labels_have_no_gaps_and_match_the_image(kind: str, seed: int, density: float) -> None:
     image, labels = draw_synthetic(kind, np.random.default_rng(seed), density)
     assert image.dtype == np.uint8
     assert labels.dtype == np.int32
     assert image.shape == (*labels.shape, 3)
-    assume(labels.any())  # a lone nucleus may lie beyond the border
+    assume(labels.any())  # a single nucleus may be outside the image
     areas = np.bincount(labels.ravel())[1:]
     assert areas.min() >= 12
     gray = image.mean(axis=2)
@@ -121,15 +121,16 @@ def test_labels_count_up_without_gaps_and_the_image_shows_them(
 
 
 @pytest.mark.parametrize("kind", SYNTHETIC_KINDS)
-def test_no_density_no_nuclei(kind: str) -> None:
+def test_a_density_of_0_gives_no_nuclei(kind: str) -> None:
     image, labels = draw_synthetic(kind, np.random.default_rng(0), density=0)
     assert labels.max() == 0
     assert image.std() > 0
 
 
-# Nuclei an image, median area in pixels, mean gray of nuclei and of background: the 10th to 90th
-# percentiles over 330 images of the real training set (tissue: its fluorescence of more than 80
-# nuclei). The real bright field is eight times as large, so its count says nothing here.
+# For each kind: number of nuclei, median area in pixels, mean gray of nuclei and of background. The
+# ranges are the 10th to 90th percentiles of 330 images of the real training set (tissue: fluorescence
+# with more than 80 nuclei). Real bright-field images are eight times as large, so their count of nuclei
+# cannot be compared.
 @pytest.mark.parametrize(
     ("kind", "ranges"),
     [
@@ -139,7 +140,7 @@ def test_no_density_no_nuclei(kind: str) -> None:
         ("brightfield", [(1, 118), (107, 333), (88, 110), (208, 217)]),
     ],
 )
-def test_a_typical_image_lies_in_the_range_of_the_real_ones(
+def test_a_typical_image_is_within_the_range_of_real_images(
     kind: str, ranges: list[tuple[int, int]]
 ) -> None:
     seen = []

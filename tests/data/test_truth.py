@@ -25,7 +25,7 @@ def read(path: Path, store: Path) -> dict[str, list[list[int]]]:
     return {image_id: labels.tolist() for image_id, labels in read_truth(path, store, silent)}
 
 
-def test_the_organisers_solution(tmp_path: Path) -> None:
+def test_a_solution_file_of_the_competition(tmp_path: Path) -> None:
     path = solution(
         tmp_path,
         "b,1 2,2,3,Public",
@@ -40,8 +40,8 @@ def test_the_organisers_solution(tmp_path: Path) -> None:
     assert [*read(path, tmp_path)] == ["a", "b", "d"]
 
 
-def test_a_nucleus_of_very_many_runs(tmp_path: Path) -> None:
-    before = csv.field_size_limit(131072)  # Python's own
+def test_a_nucleus_of_many_runs(tmp_path: Path) -> None:
+    before = csv.field_size_limit(131072)  # the default
     try:
         runs = " ".join(f"{start} 1" for start in range(1, 40000, 2))
         path = solution(tmp_path, f"a,{runs},40000,1,Public")
@@ -51,12 +51,12 @@ def test_a_nucleus_of_very_many_runs(tmp_path: Path) -> None:
         csv.field_size_limit(before)
 
 
-def test_nuclei_that_overlap_go_to_the_smaller(tmp_path: Path) -> None:
+def test_an_overlap_belongs_to_the_smaller_nucleus(tmp_path: Path) -> None:
     path = solution(tmp_path, "a,1 3,1,4,Public", "a,3 2,1,4,Public")
     assert read(path, tmp_path) == {"a": [[1, 1, 2, 2]]}
 
 
-def test_equal_nuclei_that_overlap_go_to_the_first_of_many_lines(tmp_path: Path) -> None:
+def test_an_overlap_of_equal_nuclei_belongs_to_the_first_line(tmp_path: Path) -> None:
     rows = [f"a,{start} 2,1,13,Public" for start in range(1, 13)]
     assert read(solution(tmp_path, *rows), tmp_path) == {
         "a": [[1, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12]]
@@ -66,41 +66,41 @@ def test_equal_nuclei_that_overlap_go_to_the_first_of_many_lines(tmp_path: Path)
 @pytest.mark.parametrize(
     ("row", "error"),
     [
-        ("a,1 1,,3,Public", "line 2: Height and Width are no size in pixels"),
-        ("a,1 1,0,3,Public", "line 2: Height and Width are no size in pixels"),
-        ("a,1 1,4", "line 2: a row is cut off: fetch it again"),
-        ("a,1 1,4,4,Public\na", "line 3: a row is cut off: fetch it again"),
+        ("a,1 1,,3,Public", "line 2: Height and Width are not positive whole numbers"),
+        ("a,1 1,0,3,Public", "line 2: Height and Width are not positive whole numbers"),
+        ("a,1 1,4", "line 2: the row is incomplete. Download the file again"),
+        ("a,1 1,4,4,Public\na", "line 3: the row is incomplete. Download the file again"),
         ("a,1 1,4,4,Public\nb,1 1 9,4,4,Public", "line 3: "),
-        ("a,1 1,2,3,Public\na,1 1,3,2,Public", "line 3: Height and Width differ from the image's"),
-        ("a,5 1,2,2,Public", "line 2: RLE 1 of 1, '5 1', leaves the image"),
+        ("a,1 1,2,3,Public\na,1 1,3,2,Public", "line 3: Height and Width differ from the first"),
+        ("a,5 1,2,2,Public", "line 2: RLE 1 of 1, '5 1', ends outside the image"),
     ],
 )
-def test_a_damaged_solution_is_refused(tmp_path: Path, row: str, error: str) -> None:
+def test_a_damaged_solution_is_an_error(tmp_path: Path, row: str, error: str) -> None:
     with pytest.raises(NucleusError, match=rf"solution\.csv, {error}"):
         read(solution(tmp_path, row), tmp_path)
 
 
 @pytest.mark.parametrize("content", [b"", b"ImageId,EncodedPixels\na,1 1\n", b"\xff\xfe"])
-def test_what_is_no_solution_is_refused(tmp_path: Path, content: bytes) -> None:
+def test_a_file_that_is_not_a_solution_is_an_error(tmp_path: Path, content: bytes) -> None:
     path = tmp_path / "solution.csv"
     path.write_bytes(content)
     with pytest.raises(NucleusError, match=r"solution\.csv: (not a solution|cannot be read)"):
         read(path, tmp_path)
 
 
-def test_no_solution_at_the_path(tmp_path: Path) -> None:
+def test_a_missing_solution_is_an_error(tmp_path: Path) -> None:
     with pytest.raises(NucleusError, match=r"nothing\.csv: cannot be read"):
         read(tmp_path / "nothing.csv", tmp_path)
 
 
 def test_a_data_set_is_prepared_as_for_training(tmp_path: Path) -> None:
     raw = write_synthetic(tmp_path / "raw", train=2, test=1)[0]
-    told: list[tuple[int, int]] = []
-    truth = dict(read_truth(raw, tmp_path / "home", lambda *now: told.append(now)))
+    seen: list[tuple[int, int]] = []
+    truth = dict(read_truth(raw, tmp_path / "home", lambda *now: seen.append(now)))
     images = len(truth)
-    assert told == sorted(told)
-    assert {total for _, total in told} == {2 * images}
-    assert told[-1] == (2 * images, 2 * images)
+    assert seen == sorted(seen)
+    assert {total for _, total in seen} == {2 * images}
+    assert seen[-1] == (2 * images, 2 * images)
     assert sorted(truth) == sorted(folder.name for folder in raw.iterdir())
     for image_id, labels in truth.items():
         masks = list((raw / image_id / "masks").iterdir())

@@ -47,7 +47,7 @@ def test_a_home_that_cannot_be_made(
 ) -> None:
     (tmp_path / "file").touch()
     monkeypatch.setenv("NUCLEUS_HOME", place)
-    with pytest.raises(NucleusError, match=r"file.*: cannot be made \(.*\); set NUCLEUS_HOME"):
+    with pytest.raises(NucleusError, match=r"file.*: cannot be created \(.*\); set NUCLEUS_HOME"):
         home_folder()
 
 

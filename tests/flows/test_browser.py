@@ -100,7 +100,9 @@ def test_a_run_from_the_form_to_both_uis(team: Any, told: Any, page: Page, shots
 
     # The form: a wrong value is refused there, another starts a run.
     page.goto(f"{prefect}/deployments/deployment/{deployment}/run")
-    expect(page.get_by_text("Most epochs to train")).to_be_visible()
+    expect(
+        page.get_by_text("Epochs to train; early stopping may end training sooner")
+    ).to_be_visible()
     page.screenshot(path=shots / "prefect-form.png")
     field(page, "Epochs (Optional)").fill("0")
     page.get_by_role("button", name="Submit").click()

@@ -140,5 +140,5 @@ def test_what_a_flow_refuses_before_any_work(
         "nucleus_unet.runs.records.fetch_model", lambda _: (tiny, Path("model.keras"))
     )
     (tmp_path / "overlays").touch()
-    with pytest.raises(NucleusError, match=r"overlays: cannot be made .*; name another folder"):
+    with pytest.raises(NucleusError, match=r"overlays: cannot be created .*; name another folder"):
         predict.fn([Path()], tmp_path)

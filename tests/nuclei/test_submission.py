@@ -117,7 +117,7 @@ def test_one_nucleus_longer_than_the_csv_module_allows(tmp_path: Path) -> None:
                 (
                     3,
                     "a",
-                    "RLE 2 of the image has runs that overlap or go back: sort its pairs by start",
+                    "RLE 2 of the image has runs that overlap or are not sorted: sort and merge them",
                 )
             ],
         ),
@@ -127,7 +127,7 @@ def test_one_nucleus_longer_than_the_csv_module_allows(tmp_path: Path) -> None:
                 (
                     3,
                     "a",
-                    "RLE 2 of the image leaves the image: height 2 x width 3 has 6 pixels",
+                    "RLE 2 of the image ends outside the image, which has 6 pixels (height 2 x width 3)",
                 )
             ],
         ),
@@ -137,7 +137,7 @@ def test_one_nucleus_longer_than_the_csv_module_allows(tmp_path: Path) -> None:
                 (
                     3,
                     "a",
-                    "RLE 2 of the image has pixel 5, which RLE 1 has: one nucleus a pixel",
+                    "RLE 2 of the image contains pixel 5, which RLE 1 has too: nuclei must not overlap",
                 )
             ],
         ),

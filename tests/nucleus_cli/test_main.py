@@ -107,8 +107,8 @@ def test_what_is_no_zip(refused: Refused, tmp_path: Path, command: Any) -> None:
     path = tmp_path / "stage1_train.zip"
     path.write_bytes(b"PK\3\4 and no more")
     line = refused(*command(path))
-    assert f"{path}: neither a folder, a whole zip nor an image" in line
-    assert line.endswith("fetch it again")
+    assert f"{path}: not a folder, a complete zip file or an image" in line
+    assert line.endswith("Download it again.")
     assert list(tmp_path.iterdir()) == [path]
 
 
@@ -133,14 +133,14 @@ def test_no_test_data_at_the_path(refused: Refused, data: Path, tmp_path: Path) 
 
 def test_a_misspelt_key(refused: Refused, data: Path) -> None:
     line = refused(*retrain(data), "--set", "training.epochz=3")
-    assert "training.epochz=3: no such key; did you mean training.epochs?" in line
+    assert "training.epochz=3: unknown key; did you mean training.epochs?" in line
 
 
 def test_a_misspelt_key_in_a_recipe_file(refused: Refused, data: Path, tmp_path: Path) -> None:
     path = tmp_path / "mine.toml"
     path.write_text("[training]\nepochs = 3\nbatchsize = 4\n")
     line = refused("retrain", "--train", data, "--recipe", path)
-    assert f"{path}: no key training.batchsize; did you mean training.batch_size?" in line
+    assert f"{path}: unknown key training.batchsize; did you mean training.batch_size?" in line
 
 
 def test_a_value_that_is_not_allowed(refused: Refused) -> None:
@@ -169,7 +169,7 @@ def test_a_sweep_that_cannot_write_its_winner(refused: Refused, data: Path, tmp_
     (tmp_path / "file").touch()
     out = tmp_path / "file" / "winner.toml"
     line = refused("sweep", "--train", data, "--over", "data.balance=0,1", "--out", out)
-    assert f"{tmp_path / 'file'}: cannot be made" in line
+    assert f"{tmp_path / 'file'}: cannot be created" in line
     assert "name another file with --out" in line
     line = refused("sweep", "--train", data, "--over", "data.balance=0,1", "--out", tmp_path)
     assert f"{tmp_path}: a folder; name a file with --out" in line
@@ -185,7 +185,7 @@ def test_a_schedule_without_data(
 
 @pytest.mark.parametrize("command", [["retrain", "--recipe"], ["recipe", "show"]])
 def test_an_unknown_recipe(refused: Refused, command: list[str]) -> None:
-    assert "no recipe named 'sead': choose from best, paper, quick, seed" in refused(
+    assert "no recipe named 'sead'. Choose from best, paper, quick, seed" in refused(
         *command, "sead"
     )
 
@@ -269,7 +269,7 @@ def test_test_data_without_training_data(refused: Refused, data: Path) -> None:
 def test_a_home_that_cannot_be_written(refused: Refused, bare: Path, command: list[str]) -> None:
     bare.write_text("in the way")
     line = refused(*command)
-    assert f"{bare}: cannot be made" in line
+    assert f"{bare}: cannot be created" in line
     assert "set NUCLEUS_HOME" in line
     assert bare.read_text() == "in the way"
 
@@ -343,7 +343,7 @@ def error_of(done: Any) -> str:
 def test_a_truncated_image_ends_the_run_with_one_line(failed: tuple[Path, Any]) -> None:
     image, done = failed
     line = error_of(done)
-    assert line == f"Error: {image}: the file is truncated: fetch or save it again"
+    assert line == f"Error: {image}: the file is truncated. Download or save it again."
     assert "Retrained" not in done.stdout
 
 
@@ -418,7 +418,10 @@ def test_recipe_list() -> None:
 def test_recipe_show_spells_keys_as_set_does() -> None:
     shown = output("recipe", "show", "quick", "--set", "training.epochs=3")
     rows = {line.split()[0]: re.split(r"  +", line)[1:] for line in shown.splitlines()}
-    assert rows["training.epochs"] == ["3", "Most epochs to train"]
+    assert rows["training.epochs"] == [
+        "3",
+        "Epochs to train; early stopping may end training sooner",
+    ]
     assert rows["training.precision"][0] == "auto"
     assert all(len(row) == 2 for key, row in rows.items() if key != "name")
 

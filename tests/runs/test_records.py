@@ -25,8 +25,8 @@ def test_a_recipe_of_another_version_names_the_way_to_it(tiny: Recipe) -> None:
     values = tiny.model_dump(mode="json")
     values["training"]["ema"] = 0.99
     message = (
-        "run abc is of another version of the code (its recipe: no key training.ema): choose one of "
-        "this version, or repeat it in its own: nucleus reproduce abc --in-env | sh"
+        "run abc is of another version of the code (its recipe: unknown key training.ema): choose one "
+        "of this version, or repeat it in its own: nucleus reproduce abc --in-env | sh"
     )
     with pytest.raises(NucleusError, match=re.escape(message) + "$"):
         recipe_of("abc", values)

@@ -87,7 +87,9 @@ def test_a_database_where_no_folder_can_be(
 ) -> None:
     (tmp_path / "file").touch()
     monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path}/file/mlflow.db")
-    with pytest.raises(NucleusError, match=r"file: cannot be made .*; set MLFLOW_TRACKING_URI to"):
+    with pytest.raises(
+        NucleusError, match=r"file: cannot be created .*; set MLFLOW_TRACKING_URI to"
+    ):
         tracking.make_database()
 
 

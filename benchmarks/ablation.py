@@ -1,12 +1,15 @@
-"""Parts of the recipe best on and off, at a small budget, from runs logged to MLflow.
+"""Train the recipe "best" with single parts changed or switched off, and compare the scores.
 
-    python benchmarks/ablation.py --train ZIP      # 10 to 15 minutes a part on two cores
+    python benchmarks/ablation.py --train ZIP      # 10 to 15 minutes per run on two cores
     python benchmarks/ablation.py                  # writes benchmarks/ablation.md
 
-What has been run is not run again: always give the same data. Another recipe best, or another budget,
-is another experiment. A table for each experiment whose name starts with "ablation", of which each row
-names what its recipe has other than the first run's; the text before the tables, and those of
-experiments that this home does not have, stay as they were written.
+The first command trains once for each change and logs the runs to MLflow. It skips runs that are already
+finished, so always use the same data. If the recipe "best" or the budget changes, it starts a new
+experiment.
+
+The second command writes a table for each experiment whose name starts with "ablation". A row lists the
+recipe keys that differ from the first run. It keeps the text before the tables, and the tables of
+experiments that are not in this MLflow database.
 """
 
 import argparse
@@ -26,7 +29,7 @@ NUCLEUS = (sys.executable, "-m", "nucleus_cli.main")
 EPOCHS, STEPS_PER_EPOCH = 10, 100
 PARTS = (
     (),
-    ("training.seed=11",),  # what chance does
+    ("training.seed=11",),  # shows how much chance changes a score
     ("augmentation.scale_range=[1, 1]",),
     ("data.balance=0",),
     ("augmentation.stain_range=0",),
@@ -47,7 +50,7 @@ IGNORED = ("training.threads", "training.precision", "training.deterministic")
 
 
 def run(data: Path) -> None:
-    """Retrain with each part on or off, where that was not done yet."""
+    """Train with each change, unless that run is already finished."""
     budget = (f"training.epochs={EPOCHS}", f"training.steps_per_epoch={STEPS_PER_EPOCH}")
     steps, recipe = EPOCHS * STEPS_PER_EPOCH, load_recipe("best").digest()[:7]
     experiment = f"{EXPERIMENT}, {steps:,} steps, recipe {recipe}"
@@ -76,7 +79,7 @@ def run(data: Path) -> None:
 
 
 def finished() -> dict[str, list[Any]]:
-    """All finished runs by experiment, in the order of their start."""
+    """Find all finished runs by experiment, in the order of their start."""
     prepare_environment()
     from mlflow import MlflowClient
 
@@ -90,7 +93,7 @@ def finished() -> dict[str, list[Any]]:
 
 
 def table(runs: list[Any]) -> str:
-    """A row for each run, in markdown."""
+    """Format runs as a Markdown table."""
     from mlflow import MlflowClient
 
     kinds = sorted({key for r in runs for key in r.data.metrics if "/score of " in key})
@@ -113,24 +116,26 @@ def table(runs: list[Any]) -> str:
 def _changes(first: dict[str, Any], params: dict[str, Any]) -> str:
     keys = sorted((first.keys() | params.keys()) - set(IGNORED))
     changed = [f"{k}={params.get(k, 'absent')}" for k in keys if params.get(k) != first.get(k)]
-    return ", ".join(changed) or "the first"
+    return ", ".join(changed) or "nothing"
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--train", type=Path, help="run them on this training set")
+    parser.add_argument("--train", type=Path, help="training set: train on it and log the runs")
     if data := parser.parse_args().train:
         run(data)
     else:
-        made = {name: table(runs) for name, runs in finished().items() if runs}
-        if not made:
-            raise SystemExit(f"no experiment {EXPERIMENT} here: run some first, with --train")
+        tables = {name: table(runs) for name, runs in finished().items() if runs}
+        if not tables:
+            raise SystemExit(
+                f"there is no finished run of an experiment {EXPERIMENT}. Train first, with --train ZIP."
+            )
         heading, *sections = TABLES.read_text().split("\n## ")
         written = dict(section.rstrip().split("\n\n", 1) for section in sections)
-        tables = [f"## {name}\n\n{rows}" for name, rows in sorted((written | made).items())]
-        TABLES.write_text("\n\n".join([heading.rstrip(), *tables]) + "\n")
+        parts = [f"## {name}\n\n{rows}" for name, rows in sorted((written | tables).items())]
+        TABLES.write_text("\n\n".join([heading.rstrip(), *parts]) + "\n")
 
 
 if __name__ == "__main__":

@@ -1,9 +1,9 @@
-"""Augmented batches beside the notebook's way, batch by batch in one run.
+"""Compare the speed of data augmentation with that of the original notebook.
 
-The notebook zips two of Keras' ImageDataGenerators, one for images and one for masks, of the same
-seed; each transforms a channel at a time with SciPy. Ours draws one matrix and warps image and
-labels with it. Both read 256 x 256 arrays in memory, in one thread; that the transforms mean the
-same is what `tests/test_augment.py` shows.
+The notebook zips two ImageDataGenerators of Keras with the same seed, one for images and one for masks.
+Each transforms one channel at a time with SciPy. This package draws one matrix for each image and warps
+image and labels with it. Both read 256 x 256 arrays from memory in one thread, and take turns batch by
+batch. `tests/network/test_augment.py` shows that both apply the same transforms.
 """
 
 import argparse
@@ -24,7 +24,7 @@ Batches = Iterator[tuple[NDArray[np.generic], NDArray[np.float32]]]
 
 
 def plain(images: NDArray[np.uint8], masks: NDArray[np.bool_]) -> Batches:
-    """The notebook's `generator`, training side; its call of `fit` computes nothing that is used."""
+    """The notebook's `generator` for training, without its call of `fit`, whose result is not used."""
     from keras.src.legacy.preprocessing.image import ImageDataGenerator
 
     arguments = {
@@ -43,7 +43,7 @@ def plain(images: NDArray[np.uint8], masks: NDArray[np.bool_]) -> Batches:
 
 
 def ours(images: NDArray[np.uint8], labels: NDArray[np.uint16]) -> Batches:
-    """What a thread of `nucleus_unet.network.batches.training_batches` does."""
+    """The work of one thread of `nucleus_unet.network.batches.training_batches`."""
     augmentation, rng = Augmentation(), np.random.default_rng(10)
     while True:
         for start in range(0, len(images), BATCH):
@@ -59,14 +59,16 @@ def ours(images: NDArray[np.uint8], labels: NDArray[np.uint16]) -> Batches:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--steps", type=int, default=10, help="batches of 32; default 10")
+    parser.add_argument(
+        "--steps", type=int, default=10, help="number of batches of 32 images; default 10"
+    )
     steps = parser.parse_args().steps
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     rng = np.random.default_rng(0)
     images = rng.integers(0, 256, (IMAGES, SIZE, SIZE, 3), np.uint8)
     labels = rng.integers(0, 2, (IMAGES, SIZE, SIZE)).astype(np.uint16)
     ways = {
-        "plain: two ImageDataGenerators": plain(images, labels[..., None] > 0),
+        "notebook: two ImageDataGenerators": plain(images, labels[..., None] > 0),
         "ours: one composed warp": ours(images, labels),
     }
     seconds: dict[str, list[float]] = {way: [] for way in ways}
@@ -75,10 +77,10 @@ def main() -> None:
             start = perf_counter()
             next(batches)
             seconds[way].append(perf_counter() - start)
-    medians = [median(times[1:]) for times in seconds.values()]  # the first of each warms up
+    medians = [median(times[1:]) for times in seconds.values()]  # without the first, which warms up
     for way, batch_s in zip(ways, medians, strict=True):
         print(f"{way:44}{BATCH / batch_s:>9.1f} images/s")
-    print(f"{'ratio, plain to ours':44}{medians[0] / medians[1]:>9.2f}")
+    print(f"{'ratio, notebook to ours':44}{medians[0] / medians[1]:>9.2f}")
 
 
 if __name__ == "__main__":

@@ -1,19 +1,22 @@
-"""What a GPU makes of the recipes: the speed of training, and whole trainings with their scores.
+"""Measure trainings on a GPU: their speed, the speed of loading, and the scores of a full training.
 
     python benchmarks/gpu.py pack stage1_train.zip data.zip
     python benchmarks/gpu.py speed data.zip
     python benchmarks/gpu.py load data.zip
     python benchmarks/gpu.py train data.zip best network.base_filters=32
 
-A pack holds prepared images and labels, without loss and small enough to be carried to a machine
-that has neither Prefect nor MLflow, where this package cannot be installed (set PYTHONPATH=. there);
-there, or anywhere, KERAS_BACKEND=jax trains with JAX. Trainings at once on one GPU each need a HOME of
-their own, or one waits for the other.
+- `pack` writes the prepared images and labels of a data set to a small lossless file. Use it to
+  measure on a machine where Prefect and MLflow are missing and this package cannot be installed: set
+  PYTHONPATH=. there.
+- `speed` trains a few epochs for each recipe and precision, each in a new process. It prints the
+  speed of the last epoch, because the first one compiles.
+- `load` only creates the batches of `best`, with different numbers of threads in turn.
+- `train` trains like `nucleus retrain`, with the same split, then tunes and scores on the validation
+  images. With --without, images of the given sizes (height x width) are left out of both, and are
+  scored separately.
 
-A line of `speed` is a training of its own, in a process of its own; its first epoch compiles and is
-left out. `load` only makes the batches of `best`, by so many threads in turn. `train` trains as
-`nucleus retrain` does, on the same side of the split, and tunes and scores on the other; with
---without also on the images of the sizes (height x width) that were left out of both.
+Set KERAS_BACKEND=jax to train with JAX. To run several trainings on one GPU at once, give each its own
+HOME. Without that, one waits for the other.
 """
 
 import argparse
@@ -50,7 +53,7 @@ from nucleus_unet.network.backend import resolve
 from nucleus_unet.recipe import Inference, Recipe, digest_of, load_recipe
 from nucleus_unet.reports import evaluation
 
-# Recipe, precision, images in a batch.
+# Recipe, precision, batch size.
 WAYS = [
     *(("seed", precision, 32) for precision in ("float32", "mixed_bfloat16")),
     ("paper", "mixed_bfloat16", 8),
@@ -64,7 +67,7 @@ LOSSLESS = [cv2.IMWRITE_WEBP_QUALITY, 101]
 
 
 def pack(raw: Path, to: Path) -> None:
-    """Write a data set as a zip of WebP images, PNG labels, and the kind and slide of each."""
+    """Write a data set as a zip of WebP images, PNG labels, and the kind and slide of each image."""
     with tempfile.TemporaryDirectory() as folder, zipfile.ZipFile(to, "w") as file:
         store = Path(folder)
         images = prepare_images([raw], store, "benchmark")
@@ -78,7 +81,9 @@ def pack(raw: Path, to: Path) -> None:
             index.append([image.id, imaging_kind(pixels), slide_of[image.id]])
             _, webp = cv2.imencode(".webp", cv2.cvtColor(pixels, cv2.COLOR_RGB2BGR), LOSSLESS)
             nuclei = load_labels(store, label)
-            assert nuclei.max() < 2**16, f"image {image.id} has more nuclei than a PNG holds"
+            assert nuclei.max() < 2**16, (
+                f"image {image.id} has more nuclei than a 16-bit PNG can hold"
+            )
             _, png = cv2.imencode(".png", nuclei.astype(np.uint16))
             file.writestr(f"{image.id}.webp", webp.tobytes())
             file.writestr(f"{image.id}.png", png.tobytes())
@@ -86,7 +91,7 @@ def pack(raw: Path, to: Path) -> None:
 
 
 def unpack(file: Path, folder: Path) -> tuple[list[Sample], dict[str, str]]:
-    """The samples of a pack, as ``.npy`` files in a folder, and the slide of each."""
+    """Unpack samples as ``.npy`` files in a folder; return them and the slide of each."""
     with zipfile.ZipFile(file) as packed:
         index = json.loads(packed.read(INDEX))
         members = {name: packed.read(name) for name in packed.namelist()}
@@ -106,15 +111,15 @@ def unpack(file: Path, folder: Path) -> tuple[list[Sample], dict[str, str]]:
 def trained(
     recipe: Recipe, samples: list[Sample], validation: list[Sample], folder: Path
 ) -> tuple[Mapping[str, Any], list[Mapping[str, Any]]]:
-    """Train in a process of its own; the event of its start, and those of its epochs."""
+    """Train in a new process; return its ``start`` event and its ``epoch`` events."""
     log = EventLog(folder / EVENTS)
     job = ("nucleus_unet.network.training:train_network", recipe, samples, validation, folder)
-    told = list(follow(*job, poll=log.new))
-    return next(event for event in told if event["event"] == "start"), epochs(told)
+    reported = list(follow(*job, poll=log.new))
+    return next(event for event in reported if event["event"] == "start"), epochs(reported)
 
 
 def speed(samples: list[Sample], name: str, precision: str, batch_size: int, steps: int) -> None:
-    """Print the images trained in a second in the last epoch, loading included."""
+    """Print the training speed of the last epoch in images per second, loading included."""
     overrides = {"precision": precision, "batch_size": batch_size, "epochs": EPOCHS}
     overrides["steps_per_epoch"] = steps
     recipe = resolve(load_recipe(name, [f"training.{k}={v}" for k, v in overrides.items()]))
@@ -125,14 +130,14 @@ def speed(samples: list[Sample], name: str, precision: str, batch_size: int, ste
 
 
 def load(samples: list[Sample], steps: int) -> None:
-    """Print the images of `best` that threads make in a second, by the number of threads."""
+    """Print how many images of `best` are loaded per second, by number of threads."""
     recipe = load_recipe("best")
     seconds: dict[int, list[float]] = {threads: [] for threads in LOADING_THREADS}
     for _ in range(LOADING_ROUNDS):
         for threads, of_threads in seconds.items():
             batches.LOADING_THREADS = threads
             made = batches.training_batches(recipe, samples)
-            next(made)  # the threads begin ahead of time
+            next(made)  # starts the threads, which load ahead
             started = perf_counter()
             for _ in range(steps):
                 next(made)
@@ -149,7 +154,7 @@ def train(
     without: list[str],
     folder: Path,
 ) -> dict[str, Any]:
-    """Train, tune and score; what it took, what was chosen, and the scores."""
+    """Train, tune and score; return the times, the tuned values and the scores."""
     by_size: dict[str, list[Sample]] = {}
     for sample in samples:
         by_size.setdefault("{}x{}".format(*sample.load()[1].shape), []).append(sample)
@@ -180,7 +185,7 @@ def train(
 
 
 def predicted(recipe: Recipe, samples: list[Sample], folder: Path) -> list[Path]:
-    """The maps of samples by the model in a folder, in the samples' order."""
+    """Predict samples with the model in a folder; return the files of the maps, in order."""
     maps = [folder / f"{sample.id}.maps.npy" for sample in samples]
     job = (folder / "model.keras", recipe, [sample.image for sample in samples], maps)
     run_in_worker(
@@ -192,7 +197,7 @@ def predicted(recipe: Recipe, samples: list[Sample], folder: Path) -> list[Path]
 def scored(
     samples: list[Sample], maps: list[Path], inference: Inference, name: str
 ) -> dict[str, Any]:
-    """The scores of maps, overall and by kind."""
+    """Score maps, overall and by imaging kind."""
     table = evaluation.score_maps(samples, maps, inference, lambda done, total: None)
     by_kind = {kind: round(of["score"], 4) for kind, of in table["by_kind"].items()}
     return {f"{name} score": round(table["score"], 4), f"{name} score by kind": by_kind}
@@ -203,20 +208,26 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     commands = parser.add_subparsers(dest="command", required=True)
-    packing = commands.add_parser("pack", help="prepare a training set to be carried")
+    packing = commands.add_parser("pack", help="pack a training set for another machine")
     packing.add_argument("raw", type=Path, help="zip or folder of raw images and masks")
-    speeding = commands.add_parser("speed", help="images trained in a second, by recipe")
-    speeding.add_argument("--steps", type=int, default=20, help="steps in an epoch; default 20")
-    loading = commands.add_parser("load", help="images made in a second, by loading threads")
-    loading.add_argument("--steps", type=int, default=60, help="batches in a round; default 60")
-    training = commands.add_parser("train", help="a whole training, and its scores")
+    speeding = commands.add_parser("speed", help="training speed in images per second, by recipe")
+    speeding.add_argument("--steps", type=int, default=20, help="steps per epoch; default 20")
+    loading = commands.add_parser(
+        "load", help="loading speed in images per second, by number of threads"
+    )
+    loading.add_argument("--steps", type=int, default=60, help="batches per round; default 60")
+    training = commands.add_parser("train", help="a full training and its scores")
     for command in (packing, speeding, loading, training):
         command.add_argument("pack", type=Path, help="the packed data set")
-    training.add_argument("recipe")
-    training.add_argument("override", nargs="*", help="KEY=VALUE of the recipe")
-    training.add_argument("--without", default="", help="sizes to leave out, as 512x640,360x360")
+    training.add_argument("recipe", help="name of a recipe, or path of a .toml file")
+    training.add_argument("override", nargs="*", help="KEY=VALUE, changes a key of the recipe")
     training.add_argument(
-        "--out", type=Path, help="folder for model and events, where what was cut off goes on"
+        "--without", default="", help="sizes to leave out, for example 512x640,360x360"
+    )
+    training.add_argument(
+        "--out",
+        type=Path,
+        help="folder for model and events; an interrupted training continues from it",
     )
     arguments = parser.parse_args()
     if arguments.command == "pack":

@@ -1,9 +1,10 @@
-"""Reading a training set beside the notebook's way, in one run on a warm disk.
+"""Compare the time to read a training set with that of the original notebook.
 
-The notebook needs the zip unpacked (a row of its own; the ratio leaves it out), then reads one
-file after the other, resizes to 256 x 256 and adds mask to mask, all of it in memory. Ours reads
-the zip in place, tells the nuclei apart, keeps the original size, and writes arrays and digests to
-the disk, from where a second run takes them. Images that are 256 x 256 are checked to be equal.
+The notebook needs the unpacked zip. It reads one file after the other, resizes to 256 x 256 and
+merges the masks of an image, all in memory. Unpacking has its own line and does not count in the
+ratio. This package reads the zip directly, labels each nucleus, keeps the original size and stores
+arrays and digests on disk, where a second run finds them. Both read from a warm disk cache. The
+program checks that both give equal results for the images of 256 x 256.
 """
 
 import argparse
@@ -32,7 +33,7 @@ SIZE = 256
 
 
 def plain(folder: Path) -> tuple[list[str], NDArray[np.uint8], NDArray[np.bool_]]:
-    """Ids, images and masks as the notebook's `make_df` reads them."""
+    """Read ids, images and masks as the notebook's `make_df` does."""
     ids = next(os.walk(folder))[1]
     x_train = np.zeros((len(ids), SIZE, SIZE, 3), np.uint8)
     y_train = np.zeros((len(ids), SIZE, SIZE, 1), np.bool_)
@@ -55,10 +56,10 @@ def check(
     labels: Labels,
     store: Path,
 ) -> int:
-    """How many images are 256 x 256, all of them equal; the notebook has them in BGR."""
+    """Check that all images of 256 x 256 are equal; return their number. The notebook uses BGR."""
     index = {id_: i for i, id_ in enumerate(read[0])}
     if sorted(index) != [image.id for image in images.entries]:
-        raise SystemExit("the two ways found different images")
+        raise SystemExit("the notebook's way and ours found different images")
     same_size = 0
     for image, nuclei in zip(images.entries, labels.entries, strict=True):
         if (image.height, image.width) == (SIZE, SIZE):
@@ -81,32 +82,34 @@ def timed(what: str, function: Callable[[], Any]) -> tuple[Any, float]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    beside = Path(__file__).parents[2] / "shared" / "data"
-    default = Path(os.environ.get("NUCLEUS_DSB2018", beside)) / "stage1_train.zip"
-    parser.add_argument("zip", type=Path, nargs="?", default=default, help=f"default {default}")
+    shared = Path(__file__).parents[2] / "shared" / "data"
+    default = Path(os.environ.get("NUCLEUS_DSB2018", shared)) / "stage1_train.zip"
+    parser.add_argument(
+        "zip", type=Path, nargs="?", default=default, help=f"training set; default {default}"
+    )
     path = parser.parse_args().zip
-    path.read_bytes()  # warms the disk
+    path.read_bytes()  # warms the disk cache
     with tempfile.TemporaryDirectory() as temporary:
         folder, store = Path(temporary, "unpacked"), Path(temporary, "store")
         with zipfile.ZipFile(path) as archive:
-            timed("plain: unpack", lambda: archive.extractall(folder))
+            timed("notebook: unpack", lambda: archive.extractall(folder))
         [*tops] = folder.iterdir()
         root = tops[0] if len(tops) == 1 else folder
-        read, plain_s = timed("plain: read, resize, add masks", lambda: plain(root))
+        read, plain_s = timed("notebook: read, resize, merge masks", lambda: plain(root))
         images, ingest_s = timed("ours: ingest", lambda: prepare_images([path], store, "benchmark"))
         labels, merge_s = timed(
             "ours: merge masks", lambda: prepare_labels([path], images, store, "benchmark")
         )
         timed(
-            "ours: both again, nothing new",
+            "ours: both again, nothing changed",
             lambda: prepare_labels(
                 [path], prepare_images([path], store, "benchmark"), store, "benchmark"
             ),
         )
         equal = check(read, images, labels, store)
-    print(f"{'ratio, plain without unpacking to ours':44}{plain_s / (ingest_s + merge_s):>9.2f}")
+    print(f"{'ratio, notebook without unpacking to ours':44}{plain_s / (ingest_s + merge_s):>9.2f}")
     nuclei = sum(entry.nuclei for entry in labels.entries)
-    print(f"{len(images.entries)} images, {nuclei} nuclei; {equal} images of 256x256 equal")
+    print(f"{len(images.entries)} images, {nuclei} nuclei; {equal} images of 256x256 are equal")
 
 
 if __name__ == "__main__":

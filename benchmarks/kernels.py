@@ -1,6 +1,7 @@
-"""A training step of best by the kernels that TensorFlow may take, one of each in turn in one run.
+"""Compare the time of a training step of "best" with different kernels of TensorFlow.
 
-The choice is global to a process, so each has a process of its own.
+The choice of kernels is global to a process, so each choice runs in its own process. The processes take
+turns, one step at a time.
 """
 
 import argparse
@@ -16,14 +17,14 @@ from nucleus_unet.recipe import load_recipe
 
 WAYS = ("deterministic", "any", "without oneDNN")
 WARM_UP = 2
-"""Steps of each that are not counted: they compile."""
+"""First steps that are not counted, because they compile."""
 
 
 @functools.cache
 def compiled(way: str) -> Any:
-    """The compiled model; the first call sets the process up."""
+    """Compile the model; the first call configures the process."""
     if way == "without oneDNN":
-        os.environ["TF_ENABLE_ONEDNN_OPTS"] = "0"  # read when TensorFlow is imported
+        os.environ["TF_ENABLE_ONEDNN_OPTS"] = "0"  # TensorFlow reads this when it is imported
     recipe = load_recipe("best")
     configure(usable_cores(), 10, best_precision(), deterministic=way != "any")
     import keras
@@ -37,7 +38,7 @@ def compiled(way: str) -> Any:
 
 
 def step(way: str) -> float:
-    """Seconds of one step."""
+    """Measure one step, in seconds."""
     import numpy as np
 
     recipe, rng = load_recipe("best"), np.random.default_rng(0)
@@ -49,11 +50,11 @@ def step(way: str) -> float:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--steps", type=int, default=20, help="steps of each; default 20")
+    parser.add_argument("--steps", type=int, default=20, help="steps of each choice; default 20")
     medians = step_seconds(step, [(way,) for way in WAYS], parser.parse_args().steps, WARM_UP)
     for (way,), step_s in medians.items():
         ratio = step_s / medians[WAYS[0],]
-        print(f"{way:16}{step_s:.3f} s a step, {ratio:.2f} times the deterministic one's")
+        print(f"{way:16}{step_s:.3f} s per step, {ratio:.2f} times the deterministic step")
 
 
 if __name__ == "__main__":

@@ -1,8 +1,9 @@
-"""RLE encoding and decoding beside the notebook's way, on label images of realistic size.
+"""Compare the speed of RLE encoding and decoding with a plain implementation.
 
-The notebook encodes each nucleus with a pass over the whole image and a Python loop over the
-nucleus' pixels. It does not decode; beside it stands the decoder of the same public kernels: a
-mask of the whole image for each nucleus. Results are checked to be equal.
+The plain encoder is that of the original notebook: one pass over the complete image for each
+nucleus, and a Python loop over its pixels. The notebook has no decoder. The plain decoder comes from
+the same public kernels as the encoder: one mask of the complete image for each nucleus. The program
+checks that the results are equal.
 """
 
 import argparse
@@ -21,7 +22,7 @@ CASES = ((520, 696, 100), (1040, 1388, 300))
 
 
 def discs(height: int, width: int, count: int, seed: int) -> NDArray[np.int32]:
-    """Labels of discs of radius 8 to 20 pixels, the later over the earlier."""
+    """Labels of discs with a radius of 8 to 20 pixels; later discs cover earlier ones."""
     random = np.random.default_rng(seed)
     labels = np.zeros((height, width), np.int32)
     for number in range(1, count + 1):
@@ -56,7 +57,7 @@ def plain_decode(rles: Sequence[str], height: int, width: int) -> NDArray[np.int
 
 
 def fastest(function: Callable[[], Any], repeats: int) -> tuple[Any, float]:
-    """The result, and the shortest time in seconds."""
+    """Return the result and the shortest time in seconds."""
     times = []
     for _ in range(repeats):
         start = perf_counter()
@@ -67,8 +68,10 @@ def fastest(function: Callable[[], Any], repeats: int) -> tuple[Any, float]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--repeats", type=int, default=5, help="the fastest counts (default 5)")
-    parser.add_argument("--seed", type=int, default=0, help="of the label images (default 0)")
+    parser.add_argument(
+        "--repeats", type=int, default=5, help="repetitions; the fastest counts; default 5"
+    )
+    parser.add_argument("--seed", type=int, default=0, help="seed of the label images; default 0")
     arguments = parser.parse_args()
     print(f"{'step':8}{'image':>12}{'nuclei':>8}{'plain ms':>11}{'ours ms':>10}{'ratio':>8}")
     for height, width, count in CASES:

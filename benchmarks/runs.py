@@ -1,4 +1,4 @@
-"""The figures of logged runs, as the README's table: python benchmarks/runs.py RUN_ID ..."""
+"""Print settings, times and scores of logged runs: python benchmarks/runs.py RUN_ID ..."""
 
 import argparse
 from typing import Any
@@ -23,10 +23,10 @@ def main() -> None:
     rows["precision"] = [run.data.params["training.precision"] for run in runs]
     for stage in STAGES:
         rows[f"{stage}, s"] = [_number(run, f"seconds/{stage}", ".1f") for run in runs]
-    # Of all attempts, where a training was cut short and went on.
+    # Includes all attempts of a training that was interrupted.
     rows["all epochs, s"] = [f"{sum(_history(run, 'seconds')):.0f}" for run in runs]
     rows["peak memory of training, GB"] = [_number(run, "peak_memory_gb", ".1f") for run in runs]
-    rows["epoch that is kept"] = [_number(run, "kept_epoch", ".0f") for run in runs]
+    rows["kept epoch"] = [_number(run, "kept_epoch", ".0f") for run in runs]
     rows["validation mean IoU, original size"] = [
         _number(run, "validation/mean_iou", ".3f") for run in runs
     ]

@@ -1,9 +1,12 @@
-"""A training step of the seed's network beside the notebook's way, step by step in one run.
+"""Compare the time of a training step of "seed" with that of the original notebook's network.
 
-The notebook's way is its hard-wired network (with `same` convolutions; its own `valid` ones cannot
-be built) in float32. Beside it stands ours with `same` and with `valid` convolutions, in float32
-and in mixed_bfloat16. A dtype policy is global, so each precision has a process of its own; they
-take turns, one step at a time. Loss and optimizer are the seed's; metrics and loading are left out.
+- The notebook's network is hard-coded and runs in float32. It has `same` convolutions here, because
+  its own `valid` ones cannot be built.
+- Our network runs with `same` and with `valid` convolutions, in float32 and in mixed_bfloat16.
+
+A dtype policy is global to a process, so each precision runs in its own process. The processes take
+turns, one step at a time. Loss and optimizer are those of the recipe "seed". Metrics and loading are
+not measured.
 """
 
 import argparse
@@ -16,7 +19,7 @@ from nucleus_unet.network.backend import configure, usable_cores
 from nucleus_unet.recipe import load_recipe
 
 WARM_UP = 1
-"""Steps of each way that are not counted: they compile."""
+"""First steps that are not counted, because they compile."""
 
 PLAIN = ("float32", "notebook")
 WAYS = [PLAIN, *((p, c) for p in ("float32", "mixed_bfloat16") for c in ("same", "valid"))]
@@ -54,7 +57,7 @@ def plain_unet(size: int) -> Any:
 
 @functools.cache
 def compiled(precision: str, convolutions: str) -> Any:
-    """The compiled model of a way; the first call sets the process up."""
+    """Compile a model; the first call configures the process."""
     configure(usable_cores(), seed=10, precision=precision)
     import keras
 
@@ -67,13 +70,13 @@ def compiled(precision: str, convolutions: str) -> Any:
         recipe = load_recipe("seed", [f"network.padding={convolutions}"])
         model = build_segmenter(recipe.network, recipe.data.image_size)
     if (parameters := model.count_params()) != 1_941_105:
-        raise SystemExit(f"{convolutions}: {parameters} parameters")
+        raise SystemExit(f"{convolutions}: {parameters} parameters instead of 1,941,105")
     model.compile(optimizer=keras.optimizers.SGD(), loss=bce_dice_loss)
     return model
 
 
 def step(batch_size: int, precision: str, convolutions: str) -> float:
-    """Seconds of one step."""
+    """Measure one step, in seconds."""
     import numpy as np
 
     model, rng = compiled(precision, convolutions), np.random.default_rng(0)
@@ -84,15 +87,15 @@ def step(batch_size: int, precision: str, convolutions: str) -> float:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--steps", type=int, default=5, help="steps of each way; default 5")
-    parser.add_argument("--batch-size", type=int, default=32, help="images; default 32")
+    parser.add_argument("--steps", type=int, default=5, help="steps of each network; default 5")
+    parser.add_argument("--batch-size", type=int, default=32, help="images in a batch; default 32")
     arguments = parser.parse_args()
     one = functools.partial(step, arguments.batch_size)
     medians = step_seconds(one, WAYS, arguments.steps, WARM_UP)
-    print(f"{'precision':16}{'network':12}{'s a step':>10}{'images/s':>10}{'ratio to plain':>16}")
+    print(f"{'precision':16}{'network':12}{'s per step':>12}{'images/s':>10}{'ratio':>8}")
     for way, step_s in medians.items():
         speed, ratio = arguments.batch_size / step_s, medians[PLAIN] / step_s
-        print(f"{way[0]:16}{way[1]:12}{step_s:>10.3f}{speed:>10.1f}{ratio:>16.2f}")
+        print(f"{way[0]:16}{way[1]:12}{step_s:>12.3f}{speed:>10.1f}{ratio:>8.2f}")
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Training steps of several ways, one of each in turn, so that what else the machine does hits all."""
+"""Time training steps of several variants in turn, so that other load slows down all of them."""
 
 from collections.abc import Callable, Sequence
 from statistics import median
@@ -11,15 +11,24 @@ from nucleus_unet.engine.isolation import new_process
 def step_seconds(
     step: Callable[..., float], ways: Sequence[tuple[Any, ...]], steps: int, warm_up: int
 ) -> dict[tuple[Any, ...], float]:
-    """Median seconds of a step of each way.
+    """Measure the median duration of a step of each variant.
 
     Parameters
     ----------
     step : callable
-        Called with a way's words; its seconds. Ways of the same first word, which sets what is global
-        to a process, run in one process.
-    steps, warm_up : int
-        Steps that count, and those before them that do not: they compile.
+        Runs one step with the values of a variant and returns its seconds.
+    ways : sequence of tuple
+        The variants. Variants with the same first value run in the same process; the first value
+        decides the settings that are global to a process.
+    steps : int
+        Number of steps that count.
+    warm_up : int
+        Number of steps before them, which do not count because they compile.
+
+    Returns
+    -------
+    dict of tuple to float
+        Median seconds of a step of each variant.
     """
     processes = {way[0]: new_process() for way in ways}
     seconds: dict[tuple[Any, ...], list[float]] = {way: [] for way in ways}
@@ -34,7 +43,7 @@ def step_seconds(
 
 
 def timed(model: Any, images: Any, targets: Any) -> float:
-    """Seconds of one step, with its result."""
+    """Time one training step, in seconds, until its result is there."""
     start = perf_counter()
-    model.train_on_batch(images, targets)  # returns the loss, and so waits for it
+    model.train_on_batch(images, targets)  # returns the loss, so it waits for the result
     return perf_counter() - start

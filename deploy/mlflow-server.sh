@@ -1,20 +1,20 @@
 #!/bin/sh
-# MLflow's server, by the settings of servers.env; for a shell and for mlflow-server.service.
+# Starts the MLflow server with the settings of servers.env. Run it in a shell, or by mlflow-server.service.
 set -eu
 cd "$(dirname "$0")/.."
 case $HOST:${WITHOUT_LOGIN:-} in
 127.*:1 | localhost:1) ;;
 *)
-    : "${MLFLOW_FLASK_SERVER_SECRET_KEY:?needed, unless WITHOUT_LOGIN=1 on loopback}"
-    : "${MLFLOW_AUTH_CONFIG_PATH:?needed, unless WITHOUT_LOGIN=1 on loopback}"
+    : "${MLFLOW_FLASK_SERVER_SECRET_KEY:?not set. Set it, or use HOST=127.0.0.1 and WITHOUT_LOGIN=1.}"
+    : "${MLFLOW_AUTH_CONFIG_PATH:?not set. Set it, or use HOST=127.0.0.1 and WITHOUT_LOGIN=1.}"
     ;;
 esac
-[ "${MLFLOW_FLASK_SERVER_SECRET_KEY:-}" != A-LONG-RANDOM-TEXT ] || { echo "servers.env is to be filled in" >&2; exit 2; }
+[ "${MLFLOW_FLASK_SERVER_SECRET_KEY:-}" != A-LONG-RANDOM-TEXT ] || { echo "servers.env still has the example MLFLOW_FLASK_SERVER_SECRET_KEY. Set your own." >&2; exit 2; }
 if [ -n "${MLFLOW_AUTH_CONFIG_PATH:-}" ] && grep -q "= *PASSWORD$" "$MLFLOW_AUTH_CONFIG_PATH"; then
-    echo "$MLFLOW_AUTH_CONFIG_PATH is to be filled in" >&2
+    echo "$MLFLOW_AUTH_CONFIG_PATH still has the example PASSWORD. Set your own." >&2
     exit 2
 fi
-# It takes them from the environment, which other users cannot see.
-: "${MLFLOW_BACKEND_STORE_URI:?the database}" "${MLFLOW_ARTIFACTS_DESTINATION:?where artifacts are stored}"
+# MLflow reads these from the environment, because other users can see command lines.
+: "${MLFLOW_BACKEND_STORE_URI:?not set. Set the address of the database.}" "${MLFLOW_ARTIFACTS_DESTINATION:?not set. Set the folder of the artifacts.}"
 exec .venv/bin/mlflow server --host "$HOST" --port "${MLFLOW_PORT:-5000}" --allowed-hosts "$ALLOWED_HOSTS" \
     ${MLFLOW_FLASK_SERVER_SECRET_KEY:+--app-name basic-auth}

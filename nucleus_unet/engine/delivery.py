@@ -1,4 +1,4 @@
-"""Calls to a server that may be away for a while: made later, in order, each until it succeeds."""
+"""A queue of calls to a server that may be down: sent in order, each retried until it succeeds."""
 
 import contextvars
 import threading
@@ -9,24 +9,28 @@ from typing import Any
 
 RETRY_S = 2.0
 OUTAGE_TIMEOUT_S = 900.0
-"""How long `Delivery.close` waits for a server that is away."""
+"""How long `Delivery.close` waits for a server that is not responding."""
 
 
 class Delivery:
-    """Makes calls in a thread of its own, so that work goes on while the server does not answer.
+    """Sends calls from a thread of its own, so that work continues while the server is down.
 
-    A call that fails is made again until it succeeds; those behind it wait. It must therefore do no
-    harm when it is made twice. As a context manager it is closed at the end of the block, and where
-    the block fails what is left is dropped.
+    Use it as a context manager: leaving the block waits until all calls are sent. If the block
+    raises, the calls that are still queued are dropped.
 
     Parameters
     ----------
     server : str
-        What it is called in warnings.
+        Name of the server in warnings, for example "MLflow".
     warn : callable
-        Told in a line that the server is away, and that it is back.
+        Receives one line when the server stops responding, and one when it is back.
     refused : callable
-        Whether an error is the server's answer, which another try would not change.
+        Returns True if an error means that the server refused the call, so that a retry is useless.
+
+    Notes
+    -----
+    A call that fails is retried every `RETRY_S` seconds until it succeeds, and later calls wait for
+    it. A call may have reached the server before it failed, so sending it twice must do no harm.
     """
 
     def __init__(
@@ -42,7 +46,7 @@ class Delivery:
         self._error: Exception | None = None
         self._refusal: Exception | None = None
         self._succeeded = 0.0
-        context = contextvars.copy_context()  # Prefect finds its client and run in it
+        context = contextvars.copy_context()  # holds Prefect's client and flow run
         self._thread = threading.Thread(target=context.run, args=(self._deliver,), daemon=True)
         self._thread.start()
 
@@ -56,12 +60,12 @@ class Delivery:
             self._abandon()
 
     def put(self, function: Callable[..., object], *args: Any, **kwargs: Any) -> None:
-        """Make a call, after those that were put before.
+        """Add a call to the queue.
 
         Raises
         ------
         Exception
-            What an earlier call was refused with.
+            If the server refused an earlier call: the error of that call.
         """
         if self._refusal:
             raise self._refusal
@@ -70,13 +74,20 @@ class Delivery:
             self._changed.notify()
 
     def close(self, patience_s: float = OUTAGE_TIMEOUT_S) -> None:
-        """Return when all is delivered.
+        """Wait until all calls are sent.
+
+        Parameters
+        ----------
+        patience_s : float
+            How long to wait without any call succeeding, in seconds.
 
         Raises
         ------
         Exception
-            What a call was refused with, or what the first one that is left failed with, so long
-            after the last that succeeded.
+            If the server refused a call, or if no call succeeded for `patience_s`: the error of
+            the call at the head of the queue.
+        TimeoutError
+            If that call has not failed but is still waiting for an answer.
         """
         with self._changed:
             self._closed = True
@@ -86,7 +97,7 @@ class Delivery:
             left_s = max(started, self._succeeded) + patience_s - time.monotonic()
             if left_s <= 0:
                 self._abandon()
-                raise self._error or TimeoutError(f"{self._server} does not answer")
+                raise self._error or TimeoutError(f"{self._server} is not responding")
             self._thread.join(left_s)
         if self._refusal:
             raise self._refusal
@@ -112,7 +123,8 @@ class Delivery:
                     return
                 if self._error is None:
                     self._warn(
-                        f"{self._server} does not answer; what it is to be told is kept: {error}"
+                        f"{self._server} is not responding; updates are queued until it is back: "
+                        f"{error}"
                     )
                 self._error = error
                 time.sleep(RETRY_S)
@@ -120,7 +132,7 @@ class Delivery:
             self._succeeded = time.monotonic()
             if self._error is not None:
                 self._error = None
-                self._warn(f"{self._server} answers again")
+                self._warn(f"{self._server} is responding again")
             with self._changed:
-                if self._calls:  # unless they were dropped meanwhile
+                if self._calls:  # empty if `_abandon` ran during the call
                     self._calls.popleft()

@@ -1,4 +1,4 @@
-"""What happens in a long computation, as lines in a file that another process follows."""
+"""The events of a long computation, as lines of a file that another process can follow."""
 
 import json
 import os
@@ -7,24 +7,27 @@ from pathlib import Path
 from typing import Any
 
 EVENTS = "events.jsonl"
-"""What the file of a training is called."""
+"""Name of the file that holds the events of a training."""
 
 
 def epochs(events: Iterable[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
-    """The ``epoch`` events in order, each epoch once: as last told, where it was trained again."""
+    """Return the ``epoch`` events in order; of an epoch that was trained twice, only the last."""
     found = {event["epoch"]: event for event in events if event["event"] == "epoch"}
     return [found[number] for number in sorted(found)]
 
 
 class EventLog:
-    """A file of JSON lines, each ``{"event": name, ...}``; one writes, others read each line once."""
+    """A file of JSON lines, each ``{"event": name, ...}``.
+
+    One process writes with `tell`. Any number of others read, each through its own `EventLog`.
+    """
 
     def __init__(self, path: Path) -> None:
         self._path = path
         self._offset = 0
 
     def mend(self) -> None:
-        """Take away half a line, which a writer that was killed left; for the one that writes next."""
+        """Remove the incomplete last line of a writer that was killed; call this before writing."""
         if self._path.exists():
             os.truncate(self._path, self._path.read_bytes().rfind(b"\n") + 1)
 
@@ -34,11 +37,11 @@ class EventLog:
             file.write(json.dumps({"event": event} | facts) + "\n")
 
     def new(self) -> list[dict[str, Any]]:
-        """The events since the last call; a line that is still being written is left for the next."""
+        """Return the events since the last call; a line that is still incomplete is left for later."""
         if not self._path.exists():
             return []
         with self._path.open("rb") as file:
             file.seek(self._offset)
-            whole = file.read().rpartition(b"\n")[0]
-        self._offset += len(whole) + bool(whole)
-        return [json.loads(line) for line in whole.splitlines()]
+            complete = file.read().rpartition(b"\n")[0]
+        self._offset += len(complete) + bool(complete)
+        return [json.loads(line) for line in complete.splitlines()]

@@ -1,4 +1,4 @@
-"""Long work shows itself: a bar in a terminal, plain lines in a log."""
+"""Progress of long work: a bar in a terminal, plain lines in a log."""
 
 import sys
 import time
@@ -10,16 +10,21 @@ LINE_EVERY_S = 30.0
 
 
 def reporter(what: str, unit: str, say: Callable[[str], None]) -> Callable[[int, int | None], None]:
-    """A callable for (done, total), to be called often.
+    """Create a function that shows progress; call it with ``(done, total)`` as often as you like.
 
     Parameters
     ----------
     what : str
-        What is done, as "decoding".
+        Name of the work, for example "decoding".
     unit : str
-        Of the numbers; "B" for bytes, which are shown with their prefixes.
+        What is counted, for example "images". "B" means bytes, shown as kB, MB and so on.
     say : callable
-        Takes a line now and then, where stderr is not a terminal.
+        Receives a line at most every `LINE_EVERY_S` seconds, if stderr is not a terminal.
+
+    Returns
+    -------
+    callable
+        ``show(done, total)``. `total` is None if it is unknown.
     """
     if sys.stderr.isatty():
         bar = tqdm(desc=what, unit=unit, unit_scale=unit == "B")

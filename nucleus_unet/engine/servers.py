@@ -1,4 +1,4 @@
-"""The servers that the environment names."""
+"""Check the Prefect and MLflow servers that the environment variables name."""
 
 import os
 import re
@@ -16,50 +16,68 @@ _EXAMPLES = {
 
 
 def raise_if_refused(variable: str, status: int, error: Exception) -> None:
-    """Say in a line that a server refuses the log-in, or is another, where its answer is that."""
-    if status == httpx.codes.NOT_FOUND:  # as of Prefect's pages, or where two are swapped
-        raise NucleusError(
-            f"{variable}={os.environ[variable]} is another server (HTTP {status}): give one as "
-            f"{_EXAMPLES[variable]}"
-        ) from error
-    if status in (401, 403):
-        raise NucleusError(
-            f"{variable}={os.environ[variable]} refuses the log-in: set {LOG_INS[variable]}"
-        ) from error
-
-
-def is_refusal(status: int) -> bool:
-    """Whether a server's answer would be the same another time: not that it was late or too busy."""
-    return 400 <= status < 500 and status not in (408, 429)
-
-
-def check_servers(*variables: str) -> None:
-    """See that the servers that the environment names answer.
+    """Raise an error that explains a server's 401, 403 or 404; do nothing for any other status.
 
     Parameters
     ----------
-    variables : str
-        Names of those that are looked at, by default both: PREFECT_API_URL, MLFLOW_TRACKING_URI.
+    variable : str
+        The environment variable that holds the server's address.
+    status : int
+        HTTP status of the server's answer.
+    error : Exception
+        The error that the client raised for this answer.
 
     Raises
     ------
     NucleusError
-        One does not, is another, or is no address.
+        If the server rejected the login, or if the address belongs to another server.
+    """
+    if status == httpx.codes.NOT_FOUND:  # the address of Prefect's UI, or both addresses swapped
+        raise NucleusError(
+            f"{variable}={os.environ[variable]} is the address of another server or page (HTTP "
+            f"{status}). Use an address like {_EXAMPLES[variable]}"
+        ) from error
+    if status in (401, 403):
+        raise NucleusError(
+            f"{variable}={os.environ[variable]} rejected the login. Set {LOG_INS[variable]}"
+        ) from error
+
+
+def is_refusal(status: int) -> bool:
+    """Return True if a retry would get the same answer; False if the server was slow or too busy."""
+    return 400 <= status < 500 and status not in (408, 429)
+
+
+def check_servers(*variables: str) -> None:
+    """Check that the servers named by environment variables respond.
+
+    A variable that is not set, or that holds the address of an MLflow database, is skipped.
+
+    Parameters
+    ----------
+    *variables : str
+        Environment variables to check. Default: PREFECT_API_URL and MLFLOW_TRACKING_URI.
+
+    Raises
+    ------
+    NucleusError
+        If a server does not respond, if it is another kind of server, or if a variable does not
+        hold a valid address.
     """
     for variable in variables or ("PREFECT_API_URL", "MLFLOW_TRACKING_URI"):
         url = os.environ.get(variable, "").rstrip("/")
         if not url.startswith(("http://", "https://")):
             if url and not (variable == "MLFLOW_TRACKING_URI" and _DATABASE.match(url)):
-                # not shown: without http:// it is not known where a password would be
+                # The message leaves the value out: it may contain a password.
                 raise _no_address(variable)
             continue
         try:
-            # Whether somebody is there; both tools check certificates, by settings of their own.
+            # Prefect and MLflow verify certificates themselves, with their own settings.
             httpx.get(f"{url}/health", timeout=10, verify=False).raise_for_status()
             continue
         except httpx.HTTPStatusError as error:
             status = error.response.status_code
-            if status in (401, 403):  # it asks for a log-in, as it may
+            if status in (401, 403):  # the server runs and asks for a login
                 continue
             raise_if_refused(variable, status, error)
             reason = f"HTTP {status}"
@@ -68,9 +86,11 @@ def check_servers(*variables: str) -> None:
         except httpx.HTTPError as error:
             reason = type(error).__name__
         raise NucleusError(
-            f"{variable}={url} does not answer ({reason}): start that server, or unset it"
+            f"{variable}={url} does not respond ({reason}). Start this server or unset {variable}."
         )
 
 
 def _no_address(variable: str) -> NucleusError:
-    return NucleusError(f"{variable} is no address: give one as {_EXAMPLES[variable]}")
+    return NucleusError(
+        f"{variable} is not a valid address. Use an address like {_EXAMPLES[variable]}"
+    )

@@ -1,4 +1,4 @@
-"""Random geometry of an image and its labels, in one composed warp, and random stains."""
+"""Data augmentation: random geometry of an image and its labels, and random stains."""
 
 from typing import Any
 
@@ -10,22 +10,24 @@ from nucleus_unet.recipe import Augmentation
 
 
 def random_matrix(augmentation: Augmentation, rng: np.random.Generator) -> NDArray[np.float64]:
-    """Draw a transform with the ranges and the meaning of Keras' ImageDataGenerator.
+    """Draw a random affine transform, as Keras' ImageDataGenerator does.
 
-    The generator turns, then shifts, then zooms about the image's centre, x and y apart, and flips
-    the outcome: one affine map from output to input.
+    The transform rotates, shifts and zooms about the centre of the image, with separate zooms of x
+    and y, and then flips.
 
     Parameters
     ----------
     augmentation : Augmentation
-        Ranges; see there.
+        Ranges of the draws.
     rng : numpy.random.Generator
-        All draws are taken whatever the ranges, so that one range never moves another's draws.
+        Random generator. The same draws are taken for all ranges, so changing one range does not
+        change the draws of another.
 
     Returns
     -------
     (3, 3) float64
-        Output (x, y, 1) to input (x, y, 1), both with the image from -1/2 to 1/2 on each axis.
+        Matrix from output (x, y, 1) to input (x, y, 1). Coordinates go from -1/2 to 1/2 across the
+        image on each axis.
     """
     turn, shift_x, shift_y, zoom_x, zoom_y = rng.uniform(-1, 1, 5)
     mirror_x, mirror_y = rng.integers(2, size=2)
@@ -48,24 +50,28 @@ def random_matrix(augmentation: Augmentation, rng: np.random.Generator) -> NDArr
 def crop_matrix(
     shape: tuple[int, ...], size: int, scale: float = 1, place: tuple[float, float] = (0.5, 0.5)
 ) -> NDArray[np.float64]:
-    """A square of the image instead of the whole: compose it as ``window @ random_matrix``.
+    """Compute the transform that crops a square from an image.
+
+    To augment the crop, multiply: ``crop_matrix(...) @ random_matrix(...)``.
 
     Parameters
     ----------
     shape : tuple of int
-        Height and width of the image, in px.
+        Height and width of the image in pixels.
     size : int
-        Side of the square in px of the output.
+        Side of the square in output pixels.
     scale : float
-        Output pixels for each pixel of the image.
+        Magnification: output pixels for each pixel of the image.
     place : tuple of two floats in [0, 1]
-        Down and to the right: 0 at the first end of the image, 1 at the last, 0.5 in the middle. On
-        an axis where the square is the larger it is in the middle whatever the place.
+        Vertical and horizontal position of the square: 0 is the top or left end of the image, 1 the
+        bottom or right end, 0.5 the middle. On an axis where the square is larger than the image it
+        is always centred.
 
     Returns
     -------
     (3, 3) float64
-        Square (x, y, 1) to image (x, y, 1), both from -1/2 to 1/2 on each axis.
+        Matrix from (x, y, 1) in the square to (x, y, 1) in the image. Coordinates go from -1/2 to 1/2
+        on each axis.
     """
     share_y, share_x = size / scale / shape[0], size / scale / shape[1]
     offset_y, offset_x = (
@@ -77,7 +83,7 @@ def crop_matrix(
 def random_crop_matrix(
     augmentation: Augmentation, shape: tuple[int, ...], size: int, rng: np.random.Generator
 ) -> NDArray[np.float64]:
-    """Draw a `crop_matrix`: any place, and a scale whose logarithm is uniform in the recipe's range."""
+    """Draw a `crop_matrix`: a uniform place, and a log-uniform scale in ``scale_range``."""
     low, high = np.log(augmentation.scale_range)
     down, right, scale = rng.random(3)
     return crop_matrix(shape, size, np.exp(low + scale * (high - low)), (down, right))
@@ -86,17 +92,19 @@ def random_crop_matrix(
 def random_stain(
     image: NDArray[np.uint8], stain_range: float, rng: np.random.Generator
 ) -> NDArray[np.uint8]:
-    """Draw another stain of an image.
+    """Recolour an image at random, as if it had another stain.
 
-    Each channel gets a gamma, contrast and brightness of its own; every other time the channels are
-    mixed.
+    Each channel gets its own random gamma, contrast and brightness. In half of the cases the channels
+    are also mixed.
 
     Parameters
     ----------
     image : (S, S, 3) uint8
+        The image; it is not changed.
     stain_range : float
-        Scales all of it.
+        Strength of all changes; 0 leaves the image as it is.
     rng : numpy.random.Generator
+        Random generator.
 
     Returns
     -------
@@ -122,26 +130,30 @@ def warp_sample(
     *,
     mirrored: bool = False,
 ) -> tuple[NDArray[np.uint8], NDArray[np.integer]]:
-    """Resize and transform an image (bilinear) and its labels (nearest), each in one pass.
+    """Resize and transform an image and its labels, each in one pass.
+
+    The image is interpolated bilinearly; labels take the value of the nearest pixel.
 
     Parameters
     ----------
     image : (H, W, 3) uint8
+        The image.
     labels : (H, W) uint16 or int32
+        The labels of the image.
     matrix : (3, 3) float64
-        Output to input, as `random_matrix` gives it; the identity only resizes.
+        Matrix from output to input, as `random_matrix` returns it. The identity only resizes.
     size : int
-        Side of the square output, in px.
+        Side of the square output in pixels.
     mirrored : bool
-        Pixels from outside mirror the image; otherwise they repeat its border, the fill that
-        ImageDataGenerator has by default.
+        Fill for pixels outside the image: True mirrors the image, False repeats its border, which is
+        the default of ImageDataGenerator.
 
     Returns
     -------
     tuple of (size, size, 3) uint8 and (size, size) in the dtype of `labels`
     """
     height, width = labels.shape
-    # The image is turned as the square that the network sees, not as the rectangle it was.
+    # Rotate the square that the network sees, not the rectangular image.
     pixels = _to_pixels(width, height) @ matrix @ np.linalg.inv(_to_pixels(size, size))
     border = cv2.BORDER_REFLECT_101 if mirrored else cv2.BORDER_REPLICATE
     warped, moved = (
@@ -164,13 +176,13 @@ def warp_sample(
 
 
 def resize_image(image: NDArray[np.uint8], size: int) -> NDArray[np.uint8]:
-    """Resize (H, W, 3) uint8 to (size, size, 3), bilinear; `warp_sample` rounds differently."""
+    """Resize (H, W, 3) uint8 to (size, size, 3), bilinearly; `warp_sample` rounds differently."""
     resized = cv2.resize(image, (size, size), interpolation=cv2.INTER_LINEAR)
     return resized.astype(np.uint8, copy=False)
 
 
 def _to_pixels(width: int, height: int) -> NDArray[np.float64]:
-    """Coordinates from -1/2 to 1/2 to pixel centres, of which the first is 0."""
+    """Matrix from coordinates in -1/2..1/2 to pixels; the centre of the first pixel is 0."""
     return np.array(
         [[width, 0, (width - 1) / 2], [0, height, (height - 1) / 2], [0, 0, 1]], dtype=np.float64
     )

@@ -1,4 +1,4 @@
-"""What the device and the Keras backend must do themselves: precision, threads, seeds, devices."""
+"""Settings of the Keras backend and of the machine: precision, threads, seeds, devices."""
 
 import contextlib
 import os
@@ -22,18 +22,18 @@ SWITCHES = (
     "CUDA_VISIBLE_DEVICES",
     "OMP_NUM_THREADS",
 )
-"""Environment variables that change arithmetic."""
+"""Environment variables that can change the bits of a result."""
 GPU_LIBRARIES = (
     *("jaxlib", "jax-cuda12-plugin", "jax-cuda13-plugin"),
     *("nvidia-cudnn-cu12", "nvidia-cublas-cu12", "nvidia-cudnn-cu13", "nvidia-cublas"),
 )
-"""Distributions that compute on a GPU."""
+"""Python distributions that contain the code that runs on a GPU."""
 
 
 def resolve(recipe: Recipe) -> Recipe:
-    """Replace every ``auto`` by what this machine gives, so that the recipe decides alone.
+    """Replace each ``auto`` of a recipe by the value for this machine.
 
-    Imports no backend: it is called where the flow runs, before any work starts.
+    This imports no Keras backend, so that a flow can call it before any work starts.
     """
     training = recipe.training
     resolved = {
@@ -44,11 +44,18 @@ def resolve(recipe: Recipe) -> Recipe:
 
 
 def best_precision() -> str:
-    """``mixed_bfloat16`` where the GPU or the CPU multiplies matrices of bfloat16 in hardware.
+    """Choose the fastest dtype policy for this machine.
 
-    ``mixed_float16`` on GPUs of compute capability 7, ``float32`` elsewhere. On a CPU with AMX the
-    16-filter U-Net trains nearly twice as fast as in float32; with AVX512-BF16 alone it is slower
-    (``benchmarks/training_step.py``).
+    Returns
+    -------
+    str
+        On a GPU ``mixed_bfloat16`` from compute capability 8, ``mixed_float16`` from 7, ``float32``
+        below. Without a GPU ``mixed_bfloat16`` on a CPU with AMX, ``float32`` on any other CPU.
+
+    Notes
+    -----
+    On a CPU with AMX the 16-filter U-Net trains nearly twice as fast in bfloat16 as in float32. With
+    AVX512-BF16 alone it is slower. Measured by ``benchmarks/training_step.py``.
     """
     if capability := gpu_compute_capability():
         if capability >= (8, 0):
@@ -60,7 +67,7 @@ def best_precision() -> str:
 
 
 def gpu_compute_capability() -> tuple[int, int] | None:
-    """The compute capability of the `used_gpu`; None where there is none."""
+    """Return the compute capability of the `used_gpu`, or None without a GPU."""
     import pynvml
 
     gpu = used_gpu()
@@ -68,7 +75,7 @@ def gpu_compute_capability() -> tuple[int, int] | None:
 
 
 def gpu_name() -> str | None:
-    """The name of the `used_gpu`, as ``NVIDIA H100 80GB HBM3``; None where there is none."""
+    """Return the name of the `used_gpu`, like ``NVIDIA H100 80GB HBM3``, or None without a GPU."""
     import pynvml
 
     gpu = used_gpu()
@@ -76,7 +83,7 @@ def gpu_name() -> str | None:
 
 
 def nvidia_gpus() -> list[Any]:
-    """NVML's handles of the GPUs; none where there is no driver."""
+    """Return the NVML handles of all NVIDIA GPUs; an empty list without a driver."""
     import pynvml
 
     try:
@@ -87,35 +94,40 @@ def nvidia_gpus() -> list[Any]:
 
 
 def switches() -> dict[str, str]:
-    """The `SWITCHES` that are set in this process."""
+    """Return the `SWITCHES` that are set in this process, with their values."""
     return {name: os.environ[name] for name in SWITCHES if name in os.environ}
 
 
 def device_kind() -> dict[str, Any]:
-    """What bits depend on beside the recipe: Keras backend, GPU and its libraries, switches.
+    """Describe what decides the bits of a result in addition to the recipe.
+
+    Returns
+    -------
+    dict
+        Keras backend with its version, name of the GPU and versions of its libraries, `SWITCHES`.
 
     Raises
     ------
     NucleusError
-        The backend that KERAS_BACKEND names is not installed.
+        If the backend that KERAS_BACKEND names is not installed.
     """
     name = os.environ.get("KERAS_BACKEND", "tensorflow")
     try:
         version = metadata.version(name)
     except metadata.PackageNotFoundError:
         raise NucleusError(
-            f"KERAS_BACKEND={name} is not installed here: install it, or unset the variable"
+            f"KERAS_BACKEND={name} is not installed. Install it or unset KERAS_BACKEND."
         ) from None
-    # Backend and gpu say what the first two do; Dask sets the third, which our kernels do not read.
-    passed_over = ("KERAS_BACKEND", "CUDA_VISIBLE_DEVICES", "OMP_NUM_THREADS")
-    others = {key: value for key, value in switches().items() if key not in passed_over}
+    # `backend` and `gpu` cover the first two. Dask sets the third, but our kernels do not read it.
+    ignored = ("KERAS_BACKEND", "CUDA_VISIBLE_DEVICES", "OMP_NUM_THREADS")
+    others = {key: value for key, value in switches().items() if key not in ignored}
     gpu = gpu_name()
     libraries = _gpu_libraries() if gpu else {}
     return {"backend": f"{name} {version}", "gpu": gpu, **libraries, **others}
 
 
 def _gpu_libraries() -> dict[str, str]:
-    """The version of each of `GPU_LIBRARIES` that is installed."""
+    """Versions of the `GPU_LIBRARIES` that are installed."""
     installed = {}
     for name in GPU_LIBRARIES:
         with contextlib.suppress(metadata.PackageNotFoundError):
@@ -125,28 +137,34 @@ def _gpu_libraries() -> dict[str, str]:
 
 @contextlib.contextmanager
 def gpu_held(on_wait: Callable[[], None]) -> Iterator[None]:
-    """Hold the `used_gpu`; a training of the same user that is on it is waited for.
+    """Reserve the `used_gpu` for this process within the block; do nothing without a GPU.
 
-    Two would slow each other, or run out of memory.
+    If another training of the same user holds the GPU, wait until it ends. Two trainings at once
+    would slow each other down, or run out of memory.
+
+    Parameters
+    ----------
+    on_wait : callable
+        Called once if another training holds the GPU.
 
     Raises
     ------
     NucleusError
-        There can be no locks in the user's own folder.
+        If no lock file can be created in ``~/.cache/nucleus-unet``.
     """
     import pynvml
 
     with contextlib.ExitStack() as held:
         if gpu := used_gpu():
             folder = Path.home() / ".cache" / "nucleus-unet"
-            make_folder(folder, "set HOME to a folder that can be written")
-            # Machines that share the folder have other GPUs.
+            make_folder(folder, "set HOME to a folder you can write")
+            # The UUID tells apart the GPUs of machines that share this folder.
             held.enter_context(locked(folder / f"{pynvml.nvmlDeviceGetUUID(gpu)}.lock", on_wait))
         yield
 
 
 def used_gpu() -> Any | None:
-    """NVML's handle of the GPU that is computed on, the first of CUDA_VISIBLE_DEVICES; None for none."""
+    """Return the NVML handle of the first GPU in CUDA_VISIBLE_DEVICES, or None without a GPU."""
     import pynvml
 
     gpus = nvidia_gpus()
@@ -154,29 +172,29 @@ def used_gpu() -> Any | None:
     for index, gpu in enumerate(gpus):
         if first and (first == str(index) or pynvml.nvmlDeviceGetUUID(gpu).startswith(first)):
             return gpu
-    return gpus[0] if gpus and first.startswith("MIG-") else None  # a part of some GPU
+    return gpus[0] if gpus and first.startswith("MIG-") else None  # MIG: a part of a GPU
 
 
 def usable_cores() -> int:
-    """CPU cores that this process may use."""
+    """Return the number of CPU cores that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def configure(
     threads: int, seed: int = 0, precision: str = "float32", *, deterministic: bool = True
 ) -> None:
-    """Set what is global to a process; the first thing that a process does with Keras.
+    """Set the global Keras options of this process; call it before anything else uses Keras.
 
     Parameters
     ----------
     threads : int
-        CPU threads inside an operation. Another number gives other bits.
+        Number of CPU threads inside an operation. Another number gives other bits.
     seed : int
-        Seed of Keras' initial weights and dropout.
+        Seed of the initial weights and of dropout.
     precision : str
         Name of Keras' global dtype policy.
     deterministic : bool
-        Take only kernels that give the same bits each time.
+        If True, use only kernels that give the same bits each time.
     """
     import keras
 
@@ -189,7 +207,7 @@ def configure(
             tf.config.experimental.enable_op_determinism()
         for gpu in tf.config.list_physical_devices("GPU"):
             tf.config.experimental.set_memory_growth(gpu, True)
-    elif deterministic:  # JAX reads it when it first computes
+    elif deterministic:  # JAX reads XLA_FLAGS at its first computation
         flag, flags = "--xla_gpu_deterministic_ops=true", os.environ.get("XLA_FLAGS", "").split()
         os.environ["XLA_FLAGS"] = " ".join([*flags, *([] if flag in flags else [flag])])
     keras.utils.set_random_seed(seed)
@@ -197,14 +215,14 @@ def configure(
 
 
 def device() -> str:
-    """What the backend computes on, as ``gpu:0``: the first GPU that it sees, or the CPU."""
+    """Return the device that the backend uses, like ``gpu:0``: the first GPU, or the CPU."""
     import keras
 
     return str(keras.distribution.list_devices()[0])
 
 
 def synchronize(model: Any) -> None:
-    """Bring a model's variables up to date in the middle of an epoch, where the backend keeps them."""
+    """Update a model's variables in the middle of an epoch; JAX keeps them elsewhere until its end."""
     import keras
 
     if keras.backend.backend() == "jax":
@@ -212,7 +230,7 @@ def synchronize(model: Any) -> None:
 
 
 def hardware() -> dict[str, Any]:
-    """What decides bits and speed of a run: device, backend and its version, cores."""
+    """Describe the hardware of a run: device, backend with its version, CPU cores."""
     import keras
 
     backend = keras.backend.backend()

@@ -1,4 +1,4 @@
-"""What a network learns from: augmented batches by position, and the validation images."""
+"""Augmented training batches, and the arrays of the validation images."""
 
 from collections import Counter, deque
 from collections.abc import Iterator, Sequence
@@ -21,22 +21,36 @@ from nucleus_unet.network.normalization import apply_table, normalizing_table
 from nucleus_unet.network.targets import CHANNELS, training_targets
 from nucleus_unet.recipe import Recipe
 
-LOADING_THREADS = 2  # one may wait for a file; more wait for one another: `benchmarks/gpu.py load`
+LOADING_THREADS = 2
+"""Threads that load images. More than two are not faster, see `benchmarks/gpu.py load`."""
 BATCHES_AHEAD = 2
+"""Batches that are loaded before they are needed."""
 
 
 def training_batches(
     recipe: Recipe, samples: Sequence[Sample], first_step: int = 0
 ) -> Iterator[tuple[NDArray[np.uint8], NDArray[np.float32]]]:
-    """Augmented batches from `first_step` to the end of the training, in order.
+    """Generate the augmented batches from `first_step` to the end of the training, in order.
 
-    Every draw comes from (seed, epoch, position in the epoch): neither the threads that load nor a
-    restart change a batch. Where kinds are not balanced each image is seen once before any is seen
-    again.
+    Parameters
+    ----------
+    recipe : Recipe
+        The resolved recipe.
+    samples : sequence of Sample
+        The training samples.
+    first_step : int
+        Number of the first batch, from 0.
 
     Yields
     ------
     tuple of (N, S, S, 3) uint8 and (N, S, S, C) float32 in [0, 1]
+        Images and target maps.
+
+    Notes
+    -----
+    Every random draw depends only on the seed, the epoch and the position in the epoch. The number of
+    threads and a restart therefore change no batch. If ``data.balance`` is 0, every image is used once
+    before any image is used again.
     """
     settings = recipe.training
     last_step = settings.epochs * settings.steps_per_epoch
@@ -45,7 +59,7 @@ def training_batches(
 
     def load(step: int, position: int) -> tuple[NDArray[np.uint8], NDArray[np.float32]]:
         epoch, step_in_epoch = divmod(step, settings.steps_per_epoch)
-        # The leading number keeps the two kinds of draws apart.
+        # The leading 1 separates these draws from those of the order, which start with 0.
         draws = np.random.default_rng(
             (1, settings.seed, epoch, step_in_epoch * settings.batch_size + position)
         )
@@ -74,7 +88,24 @@ def training_batches(
 def training_view(
     recipe: Recipe, sample: Sample, table: NDArray[np.uint8] | None, draws: np.random.Generator
 ) -> tuple[NDArray[np.uint8], NDArray[np.float32]]:
-    """One augmented look at a sample: (S, S, 3) uint8 and (S, S, C) float32 in [0, 1]."""
+    """Augment one sample.
+
+    Parameters
+    ----------
+    recipe : Recipe
+        The resolved recipe.
+    sample : Sample
+        The sample.
+    table : (256, 3) uint8, optional
+        Normalises the image, see `nucleus_unet.network.normalization.normalizing_table`.
+    draws : numpy.random.Generator
+        Random generator.
+
+    Returns
+    -------
+    tuple of (S, S, 3) uint8 and (S, S, C) float32 in [0, 1]
+        Image and target maps.
+    """
     image, labels = sample.load()
     size, augmentation = recipe.data.image_size, recipe.augmentation
     matrix, crop = random_matrix(augmentation, draws), recipe.data.framing == "crop"
@@ -91,11 +122,14 @@ def training_view(
 def validation_arrays(
     recipe: Recipe, samples: Sequence[Sample]
 ) -> tuple[NDArray[np.uint8], NDArray[np.float32]]:
-    """All validation images and maps, not augmented, in order; of crops the one in the middle.
+    """Load all validation images and their target maps, without augmentation.
+
+    If ``data.framing`` is ``crop``, the crop in the middle of each image is used.
 
     Returns
     -------
     tuple of (N, S, S, 3) uint8 and (N, S, S, C) float32 in [0, 1]
+        Images and target maps, in the order of the samples.
     """
     size, crop = recipe.data.image_size, recipe.data.framing == "crop"
     images = np.empty((len(samples), size, size, 3), np.uint8)
@@ -113,14 +147,14 @@ def validation_arrays(
 
 
 def _tables(recipe: Recipe, samples: Sequence[Sample]) -> list[NDArray[np.uint8]] | None:
-    """What normalises each whole image, where the recipe says so."""
+    """Normalising table of each complete image; None if ``data.normalize`` is not set."""
     if not recipe.data.normalize:
         return None
     return [normalizing_table(np.ascontiguousarray(sample.load()[0])) for sample in samples]
 
 
 def _odds(samples: Sequence[Sample], balance: float) -> NDArray[np.float64] | None:
-    """How likely each image is drawn: its kind in proportion to its count to the 1 - balance."""
+    """Probability of drawing each image: a kind of n images gets a share like n ** (1 - balance)."""
     if not balance:
         return None
     counts = Counter(sample.kind for sample in samples)

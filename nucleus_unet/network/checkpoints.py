@@ -1,4 +1,4 @@
-"""The state of a training on disk: whole or not there, the last two kept, damaged ones passed over."""
+"""Checkpoints of a training: each file is complete or absent, and damaged files are skipped."""
 
 import io
 import re
@@ -13,12 +13,21 @@ from numpy.typing import NDArray
 from nucleus_unet.files import sha256_bytes, write_atomically
 
 KEPT = 2
+"""Number of checkpoints that stay on disk."""
 _NAME = re.compile(r"checkpoint-(\d{9})-([0-9a-f]{16})\.npz")
 
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """Named arrays, after so many steps; and the files of later steps that are damaged."""
+    """The state of a training.
+
+    step
+        Number of steps trained.
+    arrays
+        The state, by name.
+    damaged
+        Names of later checkpoint files that were skipped because they are damaged.
+    """
 
     step: int
     arrays: Mapping[str, NDArray[Any]]
@@ -26,9 +35,9 @@ class Checkpoint:
 
 
 def save_checkpoint(folder: Path, step: int, arrays: Mapping[str, NDArray[Any]]) -> None:
-    """Write the state after a step, as ``checkpoint-<step>-<digest>.npz``; only the last two stay.
+    """Write a checkpoint, ``checkpoint-<step>-<digest>.npz``, and keep only the last two.
 
-    Damaged ones and what killed writers left are removed.
+    Damaged checkpoints and incomplete files of killed writers are deleted.
     """
     content = io.BytesIO()
     np.savez(content, allow_pickle=False, **arrays)
@@ -40,9 +49,10 @@ def save_checkpoint(folder: Path, step: int, arrays: Mapping[str, NDArray[Any]])
 
 
 def load_checkpoint(folder: Path) -> Checkpoint:
-    """The state after the latest step of which there is a whole file; step 0, no arrays without any.
+    """Load the latest undamaged checkpoint; without one, return step 0 and no arrays.
 
-    A file whose bytes are not those that were written is taken out of the way, and named.
+    A file is damaged if its bytes do not match the digest in its name. Damaged files are renamed to
+    ``*.damaged`` and listed in `Checkpoint.damaged`.
     """
     damaged: list[str] = []
     for path in _newest_first(folder):

@@ -1,4 +1,4 @@
-"""From images to probabilities, with a trained network."""
+"""Prediction: from images of any size to probability maps, with a trained network."""
 
 import functools
 import hashlib
@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from nucleus_unet.network import backend
-from nucleus_unet.network import unet as unet
+from nucleus_unet.network import unet as unet  # registers the layer that saved models contain
 from nucleus_unet.network.augment import resize_image
 from nucleus_unet.network.normalization import apply_table, normalizing_table
 from nucleus_unet.network.targets import CHANNELS
@@ -21,34 +21,37 @@ from nucleus_unet.nuclei.instances import resize_maps, separate_nuclei
 from nucleus_unet.recipe import Data, Inference, Recipe
 
 OVERLAP_PX, BLENDED_PX = 256, 32
-"""Of neighbouring tiles, and the part in the middle over which one goes over into the other.
+"""Overlap of neighbouring tiles, and the width of the strip in its middle where they are blended.
 
-A pixel there has 112 px on all sides in either tile, more than a network of depth 4 looks at: both say
-the same.
+Each pixel of the strip is at least 112 px away from the edge of both tiles. A network of depth 4 does
+not look that far, so both tiles predict the same value.
 """
 STEP_PX = 64
-"""Sides and places of tiles are multiples, so that they can be halved and few shapes are compiled."""
+"""Sizes and positions of tiles are multiples of this: they can be halved, and few shapes compile."""
 FLIPS = ((1, 1), (1, -1), (-1, 1), (-1, -1))
+"""Steps along y and x: a step of -1 flips the axis."""
 
 
 def predict_maps(
     model: keras.Model, images: Iterable[NDArray[np.uint8]], recipe: Recipe
 ) -> Iterator[NDArray[np.float32]]:
-    """The network's maps of images of any size.
+    """Predict the maps of images of any size.
 
     Parameters
     ----------
     model : keras.Model
-        As `nucleus_unet.network.unet.build_segmenter` makes it for this recipe.
+        A model built by `nucleus_unet.network.unet.build_segmenter` for this recipe.
     images : iterable of (H, W, 3) uint8
-        May be memory-mapped: each is read when its turn comes.
+        Images. They can be memory-mapped; each is read only when it is predicted.
     recipe : Recipe
-        Resolved.
+        The resolved recipe.
 
     Yields
     ------
-    (S, S, C) float32 in [0, 1], or where the recipe trains on crops (H, W, C for each scale); in
-    order
+    (S, S, C) or (H, W, scales * C) float32 in [0, 1]
+        Maps of each image, in order. (S, S, C), at the size of the network, if
+        ``recipe.data.framing`` is ``resize``. (H, W, scales * C), at the size of the image and with
+        the C channels of each scale in turn, if it is ``crop``.
     """
     seen = (normalized(image, recipe.data) for image in images)
     if recipe.data.framing == "crop":
@@ -56,16 +59,16 @@ def predict_maps(
         for image in seen:
             height, width = image.shape[:2]
             maps = np.empty((height, width, len(scales), channels), np.float32)
-            for place, by in enumerate(scales):
-                scaled = _predict_whole(model, _scaled(image, by), channels, recipe.inference)
-                maps[:, :, place] = resize_maps(scaled, height, width)
+            for index, scale in enumerate(scales):
+                scaled = _predict_in_tiles(model, _scaled(image, scale), channels, recipe.inference)
+                maps[:, :, index] = resize_maps(scaled, height, width)
             yield maps.reshape(height, width, -1)
     else:
         yield from _predict_resized(model, seen, recipe.inference)
 
 
 def normalized(image: NDArray[np.uint8], data: Data) -> NDArray[np.uint8]:
-    """The image as the network sees it: normalised where the recipe says so."""
+    """Return the image as the network sees it: normalised if ``data.normalize`` is set."""
     return apply_table(image, normalizing_table(image)) if data.normalize else image
 
 
@@ -80,10 +83,10 @@ def _scaled(image: NDArray[np.uint8], by: float) -> NDArray[np.uint8]:
 def _predict_resized(
     model: keras.Model, images: Iterator[NDArray[np.uint8]], inference: Inference
 ) -> Iterator[NDArray[np.float32]]:
-    """Maps at the network's own size, each the mean over its flips and turns where asked.
+    """Maps at the size of the network; each is the mean over flips and rotations if `flips` is set.
 
-    Every batch has the same shape, the last one filled up with black: some kernels depend on it, and
-    so would the last bits of the result.
+    The last batch is filled up with black images. All batches have the same shape because the last
+    bits of a result can depend on the batch size.
     """
     size = model.input_shape[1]
     resized = (resize_image(image, size) for image in images)
@@ -96,10 +99,10 @@ def _predict_resized(
         yield from np.asarray(model.predict_on_batch(batch))[: len(chunk)]
 
 
-def _predict_whole(
+def _predict_in_tiles(
     model: keras.Model, image: NDArray[np.uint8], channels: int, inference: Inference
 ) -> NDArray[np.float32]:
-    """Maps at the image's size, tile by tile, each the mean over its flips and turns."""
+    """Maps at the size of the image, predicted in tiles."""
     height, width = image.shape[:2]
     padded = np.pad(image, ((0, -height % STEP_PX), (0, -width % STEP_PX), (0, 0)), "symmetric")
     rows, columns = (_tiles(length, inference.tile_px) for length in padded.shape[:2])
@@ -111,11 +114,11 @@ def _predict_whole(
 
 
 def _tiles(length: int, tile: int) -> list[tuple[slice, NDArray[np.float32]]]:
-    """Where tiles lie along an axis, and what each counts there; together 1 everywhere."""
+    """Position of each tile along an axis, and its weights; the weights of all tiles add up to 1."""
     if length <= tile:
         return [(slice(0, length), np.ones(length, np.float32))]
     count = -(-(length - OVERLAP_PX) // (tile - OVERLAP_PX))
-    # Where the network halves its maps it does so at multiples, in each tile as in the whole.
+    # Starts are multiples of STEP_PX: a tile is pooled at the same pixels as the complete image.
     last = (length - tile) // STEP_PX
     starts = [STEP_PX * round(k * last / (count - 1)) for k in range(count)]
     places = [slice(start, start + tile) for start in starts]
@@ -149,16 +152,18 @@ def _predict_tile(model: keras.Model, tile: NDArray[np.uint8], flips: bool) -> N
 def predict_to_files(
     model_path: Path, recipe: Recipe, images: Sequence[Path], to: Sequence[Path]
 ) -> None:
-    """Predict prepared images and save one ``.npy`` each; runs in a process set up for it.
+    """Predict images from files and save the maps of each one; call this in a new process.
 
     Parameters
     ----------
     model_path : Path
-        A ``model.keras``.
+        Path of a ``model.keras``.
     recipe : Recipe
-        Resolved.
-    images, to : sequence of Path
-        ``.npy`` files, (H, W, 3) uint8 in, and out what `predict_maps` gives.
+        The resolved recipe.
+    images : sequence of Path
+        ``.npy`` files of images, (H, W, 3) uint8.
+    to : sequence of Path
+        ``.npy`` files to write: the maps from `predict_maps`, one file for each image.
     """
     backend.configure(recipe.training.cpu_threads)
     model = load_model(model_path)
@@ -170,7 +175,22 @@ def predict_to_files(
 def segment_images(
     model: keras.Model, images: Sequence[NDArray[np.uint8]], recipe: Recipe
 ) -> list[NDArray[np.int32]]:
-    """Labels at the original size of each image: prediction, upsampling and nuclei in one go."""
+    """Predict the labels of images, each at its original size.
+
+    Parameters
+    ----------
+    model : keras.Model
+        A model built by `nucleus_unet.network.unet.build_segmenter` for this recipe.
+    images : sequence of (H, W, 3) uint8
+        Images.
+    recipe : Recipe
+        The resolved recipe.
+
+    Returns
+    -------
+    list of (H, W) int32
+        0 background, 1..n one nucleus each.
+    """
     return [
         separate_nuclei(resize_maps(maps, *image.shape[:2]), recipe.inference)
         for image, maps in zip(images, predict_maps(model, images, recipe), strict=True)
@@ -179,14 +199,27 @@ def segment_images(
 
 @functools.lru_cache(maxsize=2)
 def load_model(path: Path) -> keras.Model:
-    """Read a ``model.keras`` for prediction; it is kept for the next call."""
+    """Load a ``model.keras`` for prediction; the last two models stay in memory."""
     return keras.models.load_model(path, compile=False)
 
 
 def weights_digest(path: Path, threads: int) -> str:
-    """SHA-256 over the named arrays of a ``model.keras``, which itself holds a date.
+    """Compute the SHA-256 of the weights in a ``model.keras``; call this in a new process.
 
-    Runs in a process set up for so many CPU threads, as `predict_to_files` does.
+    Two files with the same weights have different bytes, because a file contains a date. The digest
+    covers the name, shape, dtype and values of each weight.
+
+    Parameters
+    ----------
+    path : Path
+        Path of a ``model.keras``.
+    threads : int
+        Number of CPU threads.
+
+    Returns
+    -------
+    str
+        64 hexadecimal digits.
     """
     backend.configure(threads)
     digest = hashlib.sha256()

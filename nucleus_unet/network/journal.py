@@ -1,4 +1,4 @@
-"""What is written down of a training as it goes: its events, and the state from which it goes on."""
+"""The Keras callback that records a training: its events, and checkpoints to continue from."""
 
 import json
 import time
@@ -18,14 +18,30 @@ from nucleus_unet.network import backend, checkpoints
 from nucleus_unet.recipe import Recipe
 
 STEP_EVENT_S = 2.0
+"""Least time between two ``step`` events."""
 UNTIMED_STEPS = 4
-"""The first steps compile, fill caches and take the batches that were made meanwhile."""
+"""Number of first steps that are not timed: they compile, fill caches and find batches ready."""
 CHECKPOINT_S = 120.0
+"""Longest time without a checkpoint."""
 
 
 @dataclass(frozen=True)
 class Epoch:
-    """What is known at the end of an epoch; `val_` is on the validation images, `epoch` from 1."""
+    """Results of one epoch.
+
+    epoch
+        Number of the epoch, from 1.
+    loss, dice, mean_iou
+        Loss and metrics of the training batches.
+    val_loss, val_dice, val_mean_iou
+        Loss and metrics of the validation images at the end of the epoch.
+    learning_rate
+        Learning rate after the last step of the epoch.
+    seconds
+        Duration of the epoch in seconds, validation included.
+    images_per_s
+        Training images per second, validation excluded.
+    """
 
     epoch: int
     loss: float
@@ -40,10 +56,29 @@ class Epoch:
 
 
 class Journal(keras.callbacks.Callback):
-    """Writes down what happens and the state from which training goes on, and stops early.
+    """Records events, saves checkpoints, chooses the weights to keep and stops a training early.
 
-    The state is that of the model, its optimizer and its metrics, the weights that are kept, and
-    the history. It is written after each epoch, and within one every two minutes and when asked to stop.
+    A checkpoint holds the state of the model, the optimizer and the metrics, the weights to keep, and
+    the history of epochs. It is saved
+
+    - after each epoch,
+    - within an epoch every `CHECKPOINT_S` seconds, and
+    - after the current step if the process was asked to stop.
+
+    Parameters
+    ----------
+    model : keras.Model
+        The compiled model. Its state is replaced by that of the last checkpoint, if there is one.
+    recipe : Recipe
+        The resolved recipe.
+    validation_images : int
+        Number of validation images, for the estimate of the duration.
+    folder : Path
+        Folder of the checkpoints.
+    events : EventLog
+        Receives the events.
+    asked_to_stop : callable
+        Returns True if the process was asked to stop.
     """
 
     def __init__(
@@ -61,18 +96,18 @@ class Journal(keras.callbacks.Callback):
         self.asked_to_stop = asked_to_stop
         self._model = model
         self._step_started: list[float] = []
-        self._epoch_started = self._told_step = 0.0
+        self._epoch_started = self._last_step_event = 0.0
         self._training_ended: float | None = None
-        told = {event["epoch"] for event in epochs(self.events.new())}
+        recorded = {event["epoch"] for event in epochs(self.events.new())}
         self._restore()
         start = {"parameters": model.count_params(), "step": self.step}
         self.events.tell("start", **start, **backend.hardware())
         for epoch in self.history:
-            if epoch.epoch not in told:
+            if epoch.epoch not in recorded:
                 self.events.tell("epoch", **asdict(epoch))
 
     def _restore(self) -> None:
-        """Go back to the last checkpoint; without any, stay at the start."""
+        """Load the state of the last undamaged checkpoint; without one, start from step 0."""
         found = checkpoints.load_checkpoint(self.folder)
         if found.damaged:
             self.events.tell("damaged", files=list(found.damaged), step=found.step)
@@ -87,24 +122,24 @@ class Journal(keras.callbacks.Callback):
 
     @property
     def best_epoch(self) -> int:
-        """The first epoch with the highest validation mean IoU; 0 before any."""
+        """Number of the first epoch with the highest validation mean IoU; 0 before the first epoch."""
         best = max(self.history, key=lambda epoch: epoch.val_mean_iou, default=None)
         return best.epoch if best else 0
 
     @property
     def kept_epoch(self) -> int:
-        """The epoch whose weights are kept."""
+        """Number of the epoch whose weights are kept; 0 before the first epoch."""
         return len(self.history) if self.settings.keep == "last" else self.best_epoch
 
     @property
     def finished(self) -> bool:
-        """Whether all epochs are done, or none was better for as long as the recipe allows."""
+        """True after the last epoch, or after ``early_stopping_epochs`` epochs without a better one."""
         done, patience = len(self.history), self.settings.early_stopping_epochs
         return done >= self.settings.epochs or done - self.best_epoch >= (patience or done + 1)
 
     def on_epoch_begin(self, epoch: int, logs: Any = None) -> None:
         self._epoch_started, self._training_ended = time.monotonic() - self._epoch_s, None
-        if self._metrics:  # of the part of the epoch that is done
+        if self._metrics:  # from the steps of this epoch that an earlier process trained
             for variable, value in zip(self._model.metrics_variables, self._metrics, strict=True):
                 variable.assign(value)
         self._metrics, self._epoch_s = [], 0.0
@@ -118,11 +153,11 @@ class Journal(keras.callbacks.Callback):
     def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
         self.step += 1
         now = time.monotonic()
-        if now - self._told_step > STEP_EVENT_S:
-            self._told_step = now
+        if now - self._last_step_event > STEP_EVENT_S:
+            self._last_step_event = now
             self.events.tell("step", step=self.step)
         if self.step % self.settings.steps_per_epoch == 0:
-            return  # the end of the epoch saves more
+            return  # on_epoch_end saves, after the validation
         if self.asked_to_stop() or now - self._saved > CHECKPOINT_S:
             backend.synchronize(self._model)
             metrics = {
@@ -138,8 +173,8 @@ class Journal(keras.callbacks.Callback):
         settings, now = self.settings, time.monotonic()
         if not np.isfinite(logs["val_loss"]):
             raise NucleusError(
-                f"epoch {epoch + 1}: the loss is not a number any more; lower "
-                f"training.learning_rate, which is {settings.learning_rate}"
+                f"epoch {epoch + 1}: the validation loss is not a finite number. "
+                f"Lower training.learning_rate from {settings.learning_rate}."
             )
         images = settings.steps_per_epoch * settings.batch_size
         seconds = (self._training_ended or now) - self._epoch_started
@@ -159,7 +194,7 @@ class Journal(keras.callbacks.Callback):
         self.events.tell("epoch", **asdict(self.history[-1]))
 
     def _save(self, metrics: dict[str, NDArray[Any]], epoch_s: float) -> None:
-        """Write a checkpoint, and end here if that was asked for."""
+        """Write a checkpoint, and raise `StoppedError` if the process was asked to stop."""
         kept = {f"kept/{i:04d}": weight for i, weight in enumerate(self.kept_weights)}
         state = {name: np.asarray(v) for name, v in _named_variables(self._model).items()}
         history = json.dumps([[asdict(epoch) for epoch in self.history], epoch_s])
@@ -167,14 +202,16 @@ class Journal(keras.callbacks.Callback):
         checkpoints.save_checkpoint(self.folder, self.step, arrays)
         self._saved = time.monotonic()
         if self.asked_to_stop() and not self.finished:
-            raise StoppedError(f"stopped after {self.step} steps, from where it goes on")
+            raise StoppedError(
+                f"stopped after {self.step} steps. Run the same command again to continue from there."
+            )
 
     def _estimate(self, seconds_per_step: float) -> None:
-        # A step is a forward pass and two as costly ones back; validation is the forward pass alone.
+        # A training step costs about three forward passes, a validation step only one.
         validation_steps = self.validation_images / self.settings.batch_size / 3
         epoch_s = (self.settings.steps_per_epoch + validation_steps) * seconds_per_step
         weights = 4 * self._model.count_params()
-        # Of each checkpoint: the weights, the optimizer's variables, those that are kept.
+        # A checkpoint holds the weights, the weights to keep and the optimizer's variables.
         state = 2 * weights + 4 * sum(
             int(np.prod(v.shape)) for v in self._model.optimizer.variables
         )
@@ -187,7 +224,7 @@ class Journal(keras.callbacks.Callback):
 
 
 def _named_variables(model: keras.Model) -> dict[str, Any]:
-    """All state that training changes: weights, dropout's generators, optimizer."""
+    """All variables that training changes: weights, seeds of dropout, optimizer state."""
     kinds = {"model": model.variables, "optimizer": model.optimizer.variables}
     return {
         f"{kind}/{index:04d}/{variable.path}": variable

@@ -1,4 +1,4 @@
-"""The notebook's loss and its dice coefficient, and the loss of all maps, for any Keras backend."""
+"""Loss and Dice coefficient of the original notebook, and the loss over all maps."""
 
 from typing import Any
 
@@ -9,7 +9,7 @@ from keras import ops
 def dice_coefficient(y_true: Any, y_pred: Any) -> Any:
     """Dice coefficient of the flattened batch, ``(2 Σ t·p + 1) / (Σ t + Σ p + 1)``.
 
-    The 1 is for two empty batches, which agree.
+    The added 1 gives 1 for two empty batches, which agree.
 
     Parameters
     ----------
@@ -28,18 +28,18 @@ def dice_coefficient(y_true: Any, y_pred: Any) -> Any:
 
 
 def mask_dice(y_true: Any, y_pred: Any) -> Any:
-    """`dice_coefficient` of the first channel, the mask of nuclei."""
+    """Compute `dice_coefficient` of the first channel, the mask of nuclei."""
     return dice_coefficient(y_true[..., :1], y_pred[..., :1])
 
 
 def bce_dice_loss(y_true: Any, y_pred: Any) -> Any:
-    """Half the mean binary cross-entropy minus the dice coefficient; from about -1 upwards."""
+    """Half the mean binary cross-entropy minus the Dice coefficient; about -1 for a perfect match."""
     y_true = ops.cast(y_true, "float32")
     cross_entropy = ops.mean(keras.losses.binary_crossentropy(y_true, y_pred))
     return 0.5 * cross_entropy - dice_coefficient(y_true, y_pred)
 
 
 def maps_loss(y_true: Any, y_pred: Any) -> Any:
-    """The sum over the maps, (N, H, W, C) in [0, 1], of their `bce_dice_loss`."""
+    """Sum of the `bce_dice_loss` of each map; both arguments are (N, H, W, C) in [0, 1]."""
     maps = range(y_pred.shape[-1])
     return sum(bce_dice_loss(y_true[..., k : k + 1], y_pred[..., k : k + 1]) for k in maps)

@@ -1,4 +1,4 @@
-"""Mean IoU as the notebook means it, as a Keras metric for any backend."""
+"""Mean IoU as the original notebook defines it, as a Keras metric for any backend."""
 
 from typing import Any
 
@@ -11,21 +11,25 @@ from nucleus_unet.nuclei.scoring import THRESHOLDS
 class ThresholdedMeanIoU(keras.metrics.Metric):
     """Mean over thresholds of the mean IoU of nucleus and background.
 
-    For each threshold t a pixel is nucleus where ``y_pred > t``. Pixels are counted over all updates
-    since the last reset, so the result does not depend on how they fall into batches. A class that
-    neither truth nor prediction holds is left out of the mean over classes, as in
-    ``tf.metrics.mean_iou``. Counts are exact up to 2⁵⁵ pixels for each kind and threshold.
-
     Parameters
     ----------
     thresholds : tuple of float
-        The ten of the competition, 0.50:0.05:0.95.
+        Thresholds of probability. Default: the ten of the competition, 0.50:0.05:0.95.
+
+    Notes
+    -----
+    - A pixel counts as nucleus at threshold t if ``y_pred > t``.
+    - Pixels are counted over all updates since the last reset, so the result does not depend on
+      how images are grouped into batches.
+    - A class that occurs neither in the truth nor in the prediction is left out of the mean over
+      classes, as in ``tf.metrics.mean_iou``.
+    - Counts are exact up to 2⁵⁵ pixels for each threshold and each of tp, fp, fn, tn.
     """
 
     def __init__(self, thresholds: tuple[float, ...] = THRESHOLDS) -> None:
         super().__init__(name="mean_iou", dtype="float32")
         self.thresholds = tuple(thresholds)
-        # Rows tp, fp, fn, tn. float32 would stop counting at 2²⁴ pixels, int32 turn over at 2³¹.
+        # Rows tp, fp, fn, tn. float32 would stop counting at 2²⁴ pixels, int32 would overflow at 2³¹.
         self.low, self.high = (
             self.add_variable(
                 (4, len(self.thresholds)), initializer="zeros", dtype="int32", name=name
@@ -34,7 +38,7 @@ class ThresholdedMeanIoU(keras.metrics.Metric):
         )
 
     def update_state(self, y_true: Any, y_pred: Any, sample_weight: Any = None) -> None:
-        """Count the pixels of a batch of images, of up to 2²⁴ each; truth is nucleus above 0.5."""
+        """Count the pixels of a batch of images with up to 2²⁴ pixels each; truth > 0.5 is nucleus."""
         truth = ops.convert_to_tensor(y_true) > 0.5
         by_image = (ops.shape(truth)[0], -1, 1)
         truth = ops.reshape(truth, by_image)
@@ -47,7 +51,7 @@ class ThresholdedMeanIoU(keras.metrics.Metric):
         self.low.assign(counts % 2**24)
 
     def result(self) -> Any:
-        """Scalar float32 in [0, 1]."""
+        """Return the mean IoU, a scalar float32 in [0, 1]."""
         low, high = (ops.cast(word, "float32") for word in (self.low, self.high))
         tp, fp, fn, tn = ops.unstack(2.0**24 * high + low, axis=0)
         union = ops.stack([tp + fp + fn, tn + fp + fn])
@@ -57,14 +61,14 @@ class ThresholdedMeanIoU(keras.metrics.Metric):
 
 
 def _count(pixels: Any) -> Any:
-    """How many are true, by column: (N, P, K) to (K,)."""
-    # TensorFlow sums whole numbers on the CPU alone.
+    """Number of true values by column: (N, P, K) to (K,)."""
+    # Sum as float32: TensorFlow sums integers on the CPU only.
     of_images = ops.sum(ops.cast(pixels, "float32"), axis=1)
     return ops.sum(ops.cast(of_images, "int32"), axis=0)
 
 
 class MaskMeanIoU(ThresholdedMeanIoU):
-    """`ThresholdedMeanIoU` of the first channel, the mask of nuclei."""
+    """The `ThresholdedMeanIoU` of the first channel, the mask of nuclei."""
 
     def update_state(self, y_true: Any, y_pred: Any, sample_weight: Any = None) -> None:
         super().update_state(y_true[..., :1], y_pred[..., :1])

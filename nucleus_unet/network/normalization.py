@@ -1,4 +1,4 @@
-"""Intensities made comparable between images, from each whole image alone."""
+"""Normalisation: makes the intensities of different images comparable."""
 
 from collections.abc import Sequence
 
@@ -7,29 +7,36 @@ import numpy as np
 from numpy.typing import NDArray
 
 PERCENTILES = (1.0, 99.7)
+"""Percentiles of a channel that become 0 and 255."""
 DARKEST = 0.01
-"""Percent of pixels, and as many of the brightest, that do not say what the ground is."""
+"""Percent of the darkest and of the brightest pixels that are ignored as outliers."""
 LEAST_RANGE = 8.0
-"""An image that spans fewer of the 255 grey levels is noise, and is not stretched further."""
+"""Smallest range of grey levels that is stretched to 255; a smaller range is only noise."""
 
 
 def normalizing_table(image: NDArray[np.uint8]) -> NDArray[np.uint8]:
-    """What each value of each channel becomes: its percentiles 1 and 99.7 go to 0 and 255.
+    """Compute the lookup table that normalises an image.
 
-    Where the median is nearer the brightest than the darkest pixels, a few aside, the result is
-    inverted, so that nuclei are brighter than the ground in every kind of image of which they cover
-    less than half, and more than those few. Pixels of 0 in an image whose median is more are padding
-    or dead, and do not count as the darkest.
+    The percentiles 1 and 99.7 of each channel become 0 and 255. Images with a bright background are
+    inverted, so that nuclei are always brighter than the background.
 
     Parameters
     ----------
     image : (H, W, 3) uint8
-        The whole image, never a piece of it.
+        The complete image. A crop would give another table.
 
     Returns
     -------
     (256, 3) uint8
-        For `apply_table`.
+        New value of each old value, for each channel; the argument of `apply_table`.
+
+    Notes
+    -----
+    The background is bright if the median is closer to the brightest than to the darkest pixels.
+
+    - The darkest and the brightest 0.01 % of the pixels are ignored.
+    - Pixels of value 0 are ignored unless the median is 0: they are padding or dead pixels.
+    - The rule holds if nuclei cover less than half of the image, and more than 0.01 % of it.
     """
     values = np.arange(256)
     counts = [np.bincount(image[..., channel].ravel(), minlength=256) for channel in range(3)]
@@ -47,10 +54,10 @@ def normalizing_table(image: NDArray[np.uint8]) -> NDArray[np.uint8]:
 
 
 def _percentiles(counts: NDArray[np.int64], percentiles: Sequence[float]) -> NDArray[np.int64]:
-    """Of values 0..255 that occur so many times each."""
+    """Percentiles of the values 0..255, from how often each value occurs."""
     return np.searchsorted(100 * counts.cumsum() / counts.sum(), percentiles)
 
 
 def apply_table(image: NDArray[np.uint8], table: NDArray[np.uint8]) -> NDArray[np.uint8]:
-    """Replace the values of an image, or of a piece of it, (H, W, 3) uint8, by its table's."""
+    """Replace the values of an image or of a crop, (H, W, 3) uint8, by those in its table."""
     return np.asarray(cv2.LUT(np.ascontiguousarray(image), table[None]), np.uint8)

@@ -1,22 +1,25 @@
-"""What the network is to predict of annotated nuclei."""
+"""The maps that the network learns to predict, computed from annotated nuclei."""
 
 import cv2
 import numpy as np
 from numpy.typing import NDArray
 
 BORDER_REACH_PX = 2
+"""Nuclei within this distance of a pixel make it a border pixel, if there are at least two."""
 CHANNELS = {"mask": 1, "borders": 2}
-"""Output channels by ``network.outputs``."""
+"""Number of output channels for each value of ``network.outputs``."""
 
 
 def training_targets(labels: NDArray[np.integer], outputs: str) -> NDArray[np.float32]:
-    """The maps that the network is to predict.
+    """Compute the target maps of one image.
 
     Parameters
     ----------
     labels : (H, W) int
+        0 background, 1..n one nucleus each.
     outputs : str
-        ``mask``: nucleus or background. ``borders``: that, and the `border_map` between touching nuclei.
+        ``mask``: one map, 1 for nucleus and 0 for background. ``borders``: the same map, and the
+        `border_map` between touching nuclei.
 
     Returns
     -------
@@ -29,20 +32,29 @@ def training_targets(labels: NDArray[np.integer], outputs: str) -> NDArray[np.fl
 
 
 def border_map(labels: NDArray[np.integer]) -> NDArray[np.float32]:
-    """1 where two nuclei are within 2 px, whether the pixel is theirs or background between them.
+    """Mark the pixels that have at least two nuclei within 2 px.
+
+    A border pixel can belong to a nucleus or to the background. The distance is counted along rows
+    and columns: the neighbourhood is a square of 5×5 px.
 
     Parameters
     ----------
-    labels : (H, W) int, below 2²⁴
+    labels : (H, W) int
+        0 background, 1..n one nucleus each; values below 2²⁴.
 
     Returns
     -------
     (H, W) float32 in {0, 1}
+
+    Examples
+    --------
+    >>> border_map(np.array([[1, 1, 1, 0, 2, 2, 2]]))
+    array([[0., 0., 1., 1., 1., 0., 0.]], dtype=float32)
     """
     square = np.ones((2 * BORDER_REACH_PX + 1,) * 2, np.uint8)
-    # float32 holds whole numbers up to 2²⁴, and is what OpenCV takes beyond 65,535.
+    # float32 holds integers up to 2²⁴ exactly; OpenCV takes no integer type above 65,535.
     numbers = labels.astype(np.float32)
     largest = cv2.dilate(numbers, square)
-    # Background must not be the least, so it is taken for the largest number.
+    # Background must not be the smallest value, so it gets the largest one.
     least = cv2.erode(np.where(labels, numbers, np.float32(2**24)), square)
     return ((largest > least) & (largest > 0)).astype(np.float32)

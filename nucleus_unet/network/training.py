@@ -1,4 +1,4 @@
-"""Training of one network, from its first step or its last checkpoint to the end."""
+"""Training of one network, from the first step or from the last checkpoint to the end."""
 
 import resource
 from collections.abc import Sequence
@@ -26,30 +26,35 @@ def train_network(
     folder: Path,
     start_weights: Path | None = None,
 ) -> None:
-    """Train a network in this process; goes on from the checkpoint in `folder` where there is one.
-
-    Writes into `folder`, as it goes, ``events.jsonl`` (a line for each thing that happened: ``start``,
-    ``waits``, ``damaged``, ``estimate``, ``step``, ``epoch``, ``end``) and checkpoints, and at the end
-    ``model.keras`` with the weights of the epoch that the recipe keeps. SIGTERM and Ctrl-C are
-    heeded between steps. For the main thread of a process.
+    """Train a network; continue from the last checkpoint in `folder` if there is one.
 
     Parameters
     ----------
     recipe : Recipe
-        Resolved.
+        The resolved recipe.
     training_samples, validation_samples : sequence of Sample
-        In the order that the split gives them.
+        Samples in the order of the split.
     folder : Path
-        Where the files go.
+        Folder for the files below; created if missing.
     start_weights : Path, optional
-        A ``model.keras`` of the same network whose weights are the first ones.
+        A ``model.keras`` of the same network. Training starts from its weights.
 
     Raises
     ------
     NucleusError
-        The training diverged, or the network does not fit the image size.
+        If the validation loss is no longer finite, or if the network does not fit the image size.
     StoppedError
-        It was asked to stop, and saved what it has.
+        If the process was asked to stop. A checkpoint is saved first.
+
+    Notes
+    -----
+    Call this in the main thread of a process of its own. SIGTERM and Ctrl-C take effect after the
+    current step. The function writes these files:
+
+    - ``events.jsonl``, one line for each event: ``start``, ``waits``, ``damaged``, ``estimate``,
+      ``step``, ``epoch``, ``end``,
+    - checkpoints, see `nucleus_unet.network.checkpoints`,
+    - at the end ``model.keras``, with the weights of the epoch that the recipe keeps.
     """
     settings = recipe.training
     backend.configure(
@@ -67,9 +72,9 @@ def train_network(
         with interruption.deferred() as asked_to_stop:
             journal = Journal(model, recipe, len(validation_samples), folder, events, asked_to_stop)
             while not journal.finished:
-                # The rest of an epoch that was cut short is a `fit` of its own.
+                # An epoch that was interrupted is completed by a `fit` of its own.
                 epoch, done = divmod(journal.step, settings.steps_per_epoch)
-                if done:  # makes the variables of the metrics, which hold what is done
+                if done:  # creates the metrics' variables, which the journal restores
                     model.evaluate(*validation, batch_size=settings.batch_size, steps=1, verbose=0)
                 model.fit(
                     training_batches(recipe, training_samples, journal.step),

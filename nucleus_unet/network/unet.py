@@ -1,4 +1,4 @@
-"""The U-Net of Ronneberger et al. 2015 (https://arxiv.org/abs/1505.04597), by loop over its depth."""
+"""The U-Net of Ronneberger et al. 2015 (https://arxiv.org/abs/1505.04597), of any depth."""
 
 from typing import Any
 
@@ -10,29 +10,28 @@ from nucleus_unet.recipe import Network
 
 
 def build_unet(network: Network, size: int | None, outputs: int = 1) -> keras.Model:
-    """The bare network: contracting path, expansive path and a 1×1 convolution.
-
-    With ``valid`` padding the output is smaller than the input (572 gives 388 at depth 4) and the
-    skips are cropped to the middle; with ``same`` padding it has the size of the input.
+    """Build the network alone: contracting path, expansive path and a 1×1 convolution.
 
     Parameters
     ----------
     network : Network
-        The part of the recipe.
+        The recipe's ``network`` part.
     size : int or None
-        Side of the square input, in px; None for any, with ``same`` padding.
+        Side of the square input in pixels. None accepts any size; it requires ``same`` padding.
     outputs : int
-        Channels of the output.
+        Number of output channels.
 
     Returns
     -------
     keras.Model
-        (N, size, size, 3) float to (N, s, s, outputs) float32 in [0, 1].
+        Maps (N, size, size, 3) float to (N, s, s, outputs) float32 in [0, 1]. With ``same`` padding s
+        is equal to `size`. With ``valid`` padding s is smaller, and the skips are cropped to their
+        centre: at depth 4, an input of 572 px gives an output of 388 px.
 
     Raises
     ------
     ValueError
-        A size whose feature maps cannot be halved evenly `depth` times.
+        If the feature maps of this size cannot be halved ``network.depth`` times.
     """
     inputs = keras.Input((size, size, 3), name="image")
     x, skips = inputs, []
@@ -40,8 +39,8 @@ def build_unet(network: Network, size: int | None, outputs: int = 1) -> keras.Mo
         x = _double_convolution(x, network, level, f"down{level}")
         if size and x.shape[1] % 2:
             raise ValueError(
-                f"an input of {size} px gives {x.shape[1]} px at level {level}, which cannot be "
-                f"halved; {_size_rule(network)}"
+                f"an input of {size} px gives {x.shape[1]} px at level {level}, an odd number that "
+                f"cannot be halved. {_size_rule(network)}"
             )
         skips.append(x)
         x = keras.layers.MaxPooling2D(2, name=f"pool{level}")(x)
@@ -54,34 +53,39 @@ def build_unet(network: Network, size: int | None, outputs: int = 1) -> keras.Mo
             skip = keras.layers.Cropping2D(margin, name=f"crop{level}")(skip)
         x = keras.layers.Concatenate(name=f"join{level}")([x, skip])
         x = _double_convolution(x, network, level, f"up{level}")
-    # float32 whatever the policy: probabilities near 0 and 1 do not fit bfloat16
+    # Always float32: bfloat16 is too coarse for probabilities near 0 and 1.
     x = keras.layers.Conv2D(outputs, 1, name="logits", dtype="float32")(x)
     maps = keras.layers.Activation("sigmoid", name="maps", dtype="float32")(x)
     return keras.Model(inputs, maps, name="unet")
 
 
 def build_segmenter(network: Network, image_size: int | None) -> keras.Model:
-    """The network as it is trained and logged: images in, maps of `nucleus_unet.network.targets` out.
-
-    Scales 0..255 to 0..1. Around ``valid`` convolutions the image is mirrored outwards until the
-    output covers it, and the output is cropped to the image, so that sizes in and out are the same.
+    """Build the model that is trained and logged: from images to maps of the same size.
 
     Parameters
     ----------
     network : Network
-        The part of the recipe.
+        The recipe's ``network`` part.
     image_size : int or None
-        Side of the images, in px; None for any multiple of 2**depth, with ``same`` padding.
+        Side of the square images in pixels. None accepts any multiple of ``2**depth``; it requires
+        ``same`` padding.
 
     Returns
     -------
     keras.Model
-        (N, image_size, image_size, 3) in 0..255 to (N, image_size, image_size, C) float32 in [0, 1].
+        Maps (N, image_size, image_size, 3) in 0..255 to (N, image_size, image_size, C) float32 in
+        [0, 1]. The C channels are those of `nucleus_unet.network.targets.training_targets`.
 
     Raises
     ------
     NucleusError
-        An image that is smaller than the margin that would be mirrored around it.
+        If the image is not larger than the margin to mirror around it.
+
+    Notes
+    -----
+    The model divides the values by 255. If `build_unet` needs a larger input than the image, the
+    model mirrors the image at its borders and crops the output to the size of the image. ``valid``
+    padding always needs this.
     """
     channels = CHANNELS[network.outputs]
     if image_size is None:
@@ -92,8 +96,8 @@ def build_segmenter(network: Network, image_size: int | None) -> keras.Model:
     if (margin := max(_margins(size, image_size))) >= image_size:
         other = "network.padding=same" if network.padding == "valid" else "a smaller network.depth"
         raise NucleusError(
-            f"data.image_size = {image_size}: {network.padding} convolutions at depth {network.depth} "
-            f"mirror {margin} px around it, more than it has; take larger images or {other}"
+            f"data.image_size = {image_size} is too small: {network.padding} convolutions at depth "
+            f"{network.depth} need a mirrored margin of {margin} px. Use larger images or {other}."
         )
     unet = build_unet(network, size, outputs=channels)
     inputs = keras.Input((image_size, image_size, 3), name="image")
@@ -109,7 +113,7 @@ def build_segmenter(network: Network, image_size: int | None) -> keras.Model:
 
 
 def unet_input_size(network: Network, output_size: int) -> int:
-    """The smallest input side in px whose output covers `output_size` px.
+    """Compute the smallest input side in pixels whose output covers `output_size` pixels.
 
     Examples
     --------
@@ -121,7 +125,7 @@ def unet_input_size(network: Network, output_size: int) -> int:
     if network.padding == "same":
         step = 2**network.depth
         return -(-output_size // step) * step
-    # From the bottom up: each pair of unpadded 3×3 convolutions costs 4 px, each level doubles.
+    # From the bottom up: two unpadded 3×3 convolutions cost 4 px, and each level doubles the size.
     bottom = 1
     while _valid_output(bottom, network.depth) < output_size:
         bottom += 1
@@ -133,14 +137,14 @@ def unet_input_size(network: Network, output_size: int) -> int:
 
 @keras.saving.register_keras_serializable("nucleus_unet")
 class MirrorPadding2D(keras.layers.Layer):
-    """Pads (before, after) px on both axes with the mirrored image, its border not repeated."""
+    """Pad both axes by (before, after) pixels with the mirrored image; the border is not repeated."""
 
     def __init__(self, padding: tuple[int, int], **kwargs: Any) -> None:
         super().__init__(**kwargs)
         self.padding = tuple(padding)
 
     def call(self, x: Any) -> Any:
-        """(N, H, W, C) to (N, H + before + after, W + before + after, C)."""
+        """Pad (N, H, W, C) to (N, H + before + after, W + before + after, C)."""
         return keras.ops.pad(x, ((0, 0), self.padding, self.padding, (0, 0)), mode="reflect")
 
     def compute_output_shape(self, shape: tuple[Any, ...]) -> tuple[Any, ...]:
@@ -152,7 +156,7 @@ class MirrorPadding2D(keras.layers.Layer):
 
 
 def _double_convolution(x: Any, network: Network, level: int, name: str) -> Any:
-    """Convolve, dropout, convolve; the filters double with each level."""
+    """Convolution, dropout, convolution; the number of filters doubles with each level."""
     for half in "ab":
         x = keras.layers.Conv2D(
             network.base_filters * 2**level,
@@ -173,7 +177,7 @@ def _margins(larger: int, smaller: int) -> tuple[int, int]:
 
 
 def _valid_output(bottom: int, depth: int) -> int:
-    """Output side of a network whose bottom level ends with `bottom` px."""
+    """Output side in pixels if the bottom level ends with `bottom` pixels."""
     for _ in range(depth):
         bottom = bottom * 2 - 4
     return bottom
@@ -181,4 +185,4 @@ def _valid_output(bottom: int, depth: int) -> int:
 
 def _size_rule(network: Network) -> str:
     near = unet_input_size(network, 1)
-    return f"sizes that fit are {near} + a multiple of {2**network.depth}"
+    return f"Use {near} + a multiple of {2**network.depth}."

@@ -1,4 +1,4 @@
-"""Nuclei for other programs: a table, and outlines as QuPath, ImageJ and COCO's readers take them."""
+"""Exports of nuclei for other programs: a table, and outlines for QuPath, ImageJ and COCO tools."""
 
 import csv
 import io
@@ -24,26 +24,30 @@ _MEASURED = {
     "_finite_mean": "mean_intensity",
     "eccentricity": "eccentricity",
 }
-"""What scikit-image calls a measurement, and we."""
+"""Names of the measurements: scikit-image's and the table's."""
 
 
 def measurements(image: NDArray[Any], labels: NDArray[np.integer]) -> list[dict[str, Any]]:
-    """A row for each nucleus.
+    """Measure each nucleus of an image.
 
     Parameters
     ----------
-    image : (H, W, C)
-        Of any type.
+    image : (H, W, C) of any dtype
+        The image.
     labels : (H, W) int
-        0 background, n one nucleus.
+        0 background, every other value one nucleus.
 
     Returns
     -------
     list of dict
-        ``nucleus`` its label, ``area_px``, ``x_px`` and ``y_px`` the centre, from the middle of the
-        image's first pixel, ``mean_intensity`` over pixels and channels, of which those count that
-        are finite, ``eccentricity`` of the ellipse with the same moments, 0 a circle, towards 1 a
-        line.
+        One row for each nucleus, with these keys:
+
+        - ``nucleus``: its label,
+        - ``area_px``: its number of pixels,
+        - ``x_px``, ``y_px``: its centre in pixels; (0, 0) is the centre of the image's first pixel,
+        - ``mean_intensity``: mean of its finite values over pixels and channels; NaN without any,
+        - ``eccentricity``: of the ellipse with the same moments; 0 for a circle, close to 1 for a
+          line.
     """
     wanted = {name.partition("-")[0] for name in _MEASURED} - {_finite_mean.__name__}
     gray = np.ma.masked_invalid(image, copy=False).mean(2).filled(np.nan)
@@ -56,13 +60,13 @@ def measurements(image: NDArray[Any], labels: NDArray[np.integer]) -> list[dict[
 
 
 def _finite_mean(pixels: NDArray[np.bool_], values: NDArray[np.floating]) -> float:
-    """Of one nucleus in its box; NaN where it has no finite value."""
+    """Mean of the finite values of a nucleus in its bounding box; NaN if there are none."""
     finite = values[pixels & np.isfinite(values)]
     return float(finite.mean()) if finite.size else np.nan
 
 
 def nuclei_csv(rows: Iterable[Mapping[str, Any]]) -> str:
-    """Rows of `measurements`, each with its ``image``, as CSV; numbers to seven digits."""
+    """Format rows of `measurements`, each with its ``image``, as CSV with seven significant digits."""
     text = io.StringIO()
     writer = csv.DictWriter(text, ["image", *_MEASURED.values()], lineterminator="\n")
     writer.writeheader()
@@ -74,22 +78,31 @@ def nuclei_csv(rows: Iterable[Mapping[str, Any]]) -> str:
 
 
 def outlines(labels: NDArray[np.integer]) -> dict[int, list[NDArray[np.float64]]]:
-    """The outline of each nucleus, half-way between its pixels' middles and their neighbours'.
+    """Trace the outline of each nucleus.
 
-    Exactly the middles of its pixels are inside.
+    Parameters
+    ----------
+    labels : (H, W) int
+        0 background, every other value one nucleus.
 
     Returns
     -------
     dict of int to list of (N, 2) float64
-        Label to closed rings of x and y in pixels, from the upper left corner of the image: first
-        the outer one, then those of holes. Of a nucleus in several pieces the largest.
+        Closed rings for each label, first the outer one, then one for each hole. A point is (x, y) in
+        pixels; (0, 0) is the upper left corner of the image.
+
+    Notes
+    -----
+    An outline runs half-way between the centres of the nucleus' pixels and the centres of their
+    neighbours, so it contains exactly the centres of the nucleus' pixels. If a nucleus has several
+    pieces, only the largest is outlined.
     """
     found = {}
     for region in regionprops(labels):
         largest = largest_piece(region.image)
         rings = find_contours(np.pad(largest, 1), 0.5, fully_connected="high")
         top, left = region.bbox[:2]
-        # A ring's points are (row, column), with the padding, from the middle of the first pixel.
+        # Points of a ring are (row, column) in the padded box, from the centre of its first pixel.
         rings = [ring[:, ::-1] + (left - 0.5, top - 0.5) for ring in rings]
         areas = [_signed_area(ring) for ring in rings]
         outer = int(np.argmax(np.abs(areas)))
@@ -99,7 +112,7 @@ def outlines(labels: NDArray[np.integer]) -> dict[int, list[NDArray[np.float64]]
 
 
 def geojson(labels: NDArray[np.integer]) -> str:
-    """Outlines as a GeoJSON FeatureCollection, of which QuPath makes detections."""
+    """Format outlines as a GeoJSON FeatureCollection, which QuPath imports as detections."""
     features = [
         {
             "type": "Feature",
@@ -116,25 +129,25 @@ def geojson(labels: NDArray[np.integer]) -> str:
 
 
 def imagej(labels: NDArray[np.integer]) -> bytes:
-    """Outer outlines as a zip of ImageJ's regions of interest, for its ROI manager."""
+    """Format outer outlines as a zip of ImageJ regions of interest, for its ROI manager."""
     content = io.BytesIO()
     with zipfile.ZipFile(content, "w", zipfile.ZIP_DEFLATED) as archive:
         for number, (outer, *_) in outlines(labels).items():
             name = f"{number:05d}"
             roi = ImagejRoi.frompoints(outer[:-1].astype(np.float32), name=name)
-            # A date of its own would make other bytes each time.
+            # Without a date, equal outlines give equal bytes.
             member = zipfile.ZipInfo(f"{name}.roi")
             archive.writestr(member, roi.tobytes(), compress_type=zipfile.ZIP_DEFLATED)
     return content.getvalue()
 
 
 def coco(images: Iterable[tuple[str, NDArray[np.integer]]]) -> str:
-    """Images and nuclei as COCO JSON: masks as run lengths, boxes as x, y, width and height.
+    """Format images and nuclei as COCO JSON: run lengths for masks, (x, y, width, height) for boxes.
 
     Parameters
     ----------
     images : iterable of (str, (H, W) int)
-        File name and labels.
+        File name and labels of each image.
     """
     described: list[Mapping[str, Any]] = []
     annotations: list[Mapping[str, Any]] = []
@@ -162,7 +175,7 @@ def coco(images: Iterable[tuple[str, NDArray[np.integer]]]) -> str:
 
 
 def _counts(encoded: str, pixels: int) -> list[int]:
-    """COCO's run lengths: background and nucleus in turn, down the columns; from a submission's."""
+    """Convert the RLE of a submission to COCO's: lengths of background and nucleus in turn."""
     numbers: Sequence[int] = [int(word) for word in encoded.split()]
     counts, end = [], 1
     for start, length in zip(numbers[::2], numbers[1::2], strict=True):

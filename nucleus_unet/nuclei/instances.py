@@ -1,4 +1,4 @@
-"""From the network's maps to nuclei: back to the original size, cut, and told apart."""
+"""From the network's maps to labelled nuclei: resize the maps, cut them off, separate nuclei."""
 
 from typing import Any
 
@@ -11,36 +11,50 @@ from skimage.segmentation import watershed
 
 from nucleus_unet.recipe import Inference
 
+# These values were chosen on validation images, and on microscopes left out of the training.
 SMALL_PX, LARGE_PX = 200, 800
-"""Between these areas the cutoff goes over from that of small to that of large nuclei."""
+"""Areas up to which ``cutoff`` holds, and from which ``large_cutoff`` holds."""
 USUAL_PX = 400
-"""An area of which the network sees nuclei well: it was trained on mostly 100 to 600 px."""
+"""Area that the network segments well: most nuclei in its training have 100 to 600 px."""
 UNUSUAL_COST = 0.03
-"""Of mean probability, for an area e times as large or as small."""
+"""Loss of rank, in mean probability, for an area e times larger or smaller than `USUAL_PX`."""
 MOST_COVERED = 1 / 3
-"""Share of a nucleus that may be of those that were preferred to it."""
-# All were chosen on validation slides, and on microscopes left out of the training.
+"""Largest share of a nucleus that nuclei of higher rank may cover."""
 
 
 def separate_nuclei(maps: NDArray[np.float32], inference: Inference) -> NDArray[np.int32]:
-    """Labels from the maps that the network predicts, at the image's size.
+    """Separate the nuclei in the maps of one image.
 
     Parameters
     ----------
-    maps : (H, W, C for each of the scales) float32 in [0, 1]
-        One channel, the mask: nuclei are its connected components. Two, mask and borders: nuclei
-        grow from where mask times 1 - border is high, downhill, until they meet or reach the end of
-        the mask, which is at `large_cutoff` for the large ones. Where several scales found nuclei at
-        one place, the likelier one is preferred, and one whose area is usual at its scale; of equals
-        that of the earlier scale. The other loses what they share, or all if that is more than a
-        third; of the pieces that are left it keeps the largest.
+    maps : (H, W, scales * C) float32 in [0, 1]
+        The network's maps at the size of the image, the C channels of each scale in turn. C is 1 for
+        the mask alone, 2 for mask and borders.
     inference : Inference
-        The part of the recipe. The least area is in pixels of each scale, before a nucleus loses any.
+        The recipe's ``inference`` part. ``min_area_px`` is in pixels of each scale, and is compared
+        with the area before nuclei of other scales take pixels away.
 
     Returns
     -------
     (H, W) int32
-        0 background, 1..n one nucleus each, those of an earlier scale first.
+        0 background, 1..n one nucleus each, nuclei of earlier scales first.
+
+    Notes
+    -----
+    At each scale:
+
+    - With one channel, the nuclei are the connected components of the mask above ``cutoff``.
+    - With two channels, nuclei are the basins of a watershed of mask * (1 - border). It starts from
+      seeds above ``seed_cutoff`` and ends at the edge of the mask. A part of the mask without a seed
+      is one nucleus. Each nucleus then keeps its pixels above a cutoff that changes with its area,
+      from ``cutoff`` for small to ``large_cutoff`` for large nuclei. If these pixels form several
+      pieces, each piece is a nucleus.
+    - Nuclei with too small an area or mean probability are dropped.
+
+    If nuclei of several scales overlap, the nucleus of higher rank keeps the shared pixels. The rank
+    is the mean probability, lowered if the area is unusual at its scale; of equal nuclei the one of
+    the earlier scale comes first. The other nucleus keeps the largest piece of its remaining pixels,
+    or is dropped if it lost more than a third of its pixels.
     """
     candidates, last = [], 0
     parts = np.split(maps, len(inference.scales), axis=-1)
@@ -49,11 +63,11 @@ def separate_nuclei(maps: NDArray[np.float32], inference: Inference) -> NDArray[
         areas = np.maximum(np.bincount(labels.ravel()), 1)
         means = np.bincount(labels.ravel(), part[..., 0].ravel()) / areas
         kept = (areas >= inference.min_area_px / scale**2) & (means > inference.min_confidence)
-        worth = means - UNUSUAL_COST * np.abs(np.log(areas * scale**2 / USUAL_PX))
+        rank = means - UNUSUAL_COST * np.abs(np.log(areas * scale**2 / USUAL_PX))
         boxes = find_objects(labels)
         for number in np.flatnonzero(kept[1:]) + 1:
             box = boxes[number - 1]
-            candidates.append((-worth[number], last + number, box, labels[box] == number))
+            candidates.append((-rank[number], last + number, box, labels[box] == number))
         last += len(boxes)
     found = np.zeros(maps.shape[:2], np.int32)
     for _, number, box, pixels in sorted(candidates, key=lambda candidate: candidate[:2]):
@@ -67,7 +81,17 @@ def separate_nuclei(maps: NDArray[np.float32], inference: Inference) -> NDArray[
 
 
 def largest_piece(pixels: NDArray[np.bool_]) -> NDArray[np.bool_]:
-    """Of the 8-connected pieces of (H, W) pixels, one at least, the largest; of equals the first."""
+    """Find the largest 8-connected piece of a mask; of equal pieces the first.
+
+    Parameters
+    ----------
+    pixels : (H, W) bool
+        A mask with at least one true pixel.
+
+    Returns
+    -------
+    (H, W) bool
+    """
     pieces = label(pixels, connectivity=2)
     largest: NDArray[np.bool_] = pieces == 1 + np.bincount(pieces.ravel())[1:].argmax()
     return largest
@@ -77,16 +101,16 @@ def _of_one_scale(maps: NDArray[np.float32], inference: Inference) -> NDArray[np
     mask = maps[..., 0]
     if maps.shape[-1] == 1:
         return connected_components(mask, inference.cutoff)
-    height = mask * (1 - maps[..., 1])
+    interior = mask * (1 - maps[..., 1])
     small = inference.cutoff
     large = inference.large_cutoff or small
-    ground = label(mask > min(small, large), connectivity=1)
-    seeds = label((height > inference.seed_cutoff) & (ground > 0), connectivity=1)
-    # A piece of mask in which nothing is high enough is one nucleus all the same.
-    seeded = np.unique(ground[seeds > 0])
-    alone = ~np.isin(ground, seeded) & (ground > 0)
-    seeds[alone] = seeds.max(initial=0) + ground[alone]
-    grown = watershed(-height, seeds, mask=ground > 0)
+    mask_parts = label(mask > min(small, large), connectivity=1)
+    seeds = label((interior > inference.seed_cutoff) & (mask_parts > 0), connectivity=1)
+    # A part of the mask without a seed is one nucleus.
+    seeded = np.unique(mask_parts[seeds > 0])
+    alone = ~np.isin(mask_parts, seeded) & (mask_parts > 0)
+    seeds[alone] = seeds.max(initial=0) + mask_parts[alone]
+    grown = watershed(-interior, seeds, mask=mask_parts > 0)
     areas = np.maximum(np.bincount(grown.ravel()), 1)
     cutoffs = np.interp(np.log(areas), np.log((SMALL_PX, LARGE_PX)), (small, large))
     kept = mask > cutoffs.astype(np.float32)[grown]
@@ -95,47 +119,48 @@ def _of_one_scale(maps: NDArray[np.float32], inference: Inference) -> NDArray[np
 
 
 def resize_maps(maps: NDArray[np.float32], height: int, width: int) -> NDArray[np.float32]:
-    """Resize maps bilinearly, from the network's output to an image's own size, where it is another.
+    """Resize maps bilinearly to the size of an image.
 
     Parameters
     ----------
-    maps : float32 array (h, w, C)
-        In [0, 1].
+    maps : (h, w, C) float32 in [0, 1]
+        The network's maps.
     height, width : int
-        Size of the result in pixels; smaller than (h, w) is allowed.
+        Size of the result in pixels. It can be smaller than (h, w).
 
     Returns
     -------
-    float32 array (height, width, C)
-        In [0, 1].
+    (height, width, C) float32 in [0, 1]
+        The resized maps; `maps` itself if it already has this size.
     """
     if maps.shape[:2] == (height, width):
         return maps
     resized: Any = cv2.resize(maps, (width, height), interpolation=cv2.INTER_LINEAR)
-    # Interpolation may round past the ends.
+    # Rounding can take interpolated values out of [0, 1].
     larger: NDArray[np.float32] = np.clip(resized, 0, 1).reshape(height, width, maps.shape[-1])
     return larger
 
 
 def connected_components(probability: NDArray[np.float32], cutoff: float) -> NDArray[np.int32]:
-    """Label the 8-connected components of the pixels above a cutoff, each one nucleus.
+    """Label the connected components of the pixels above a cutoff.
 
-    A pixel counts if its probability is greater than the cutoff, not if it is equal. Pixels that
-    touch at a corner are one nucleus, one pixel alone is a nucleus, and nothing above the cutoff
-    gives background only.
+    - A pixel belongs to a nucleus if its probability is greater than the cutoff, not if it is equal.
+    - Pixels that touch only at a corner are connected.
+    - A single pixel is a nucleus.
+    - If no pixel is above the cutoff, all labels are 0.
 
     Parameters
     ----------
-    probability : float32 array (H, W)
-        In [0, 1].
+    probability : (H, W) float32 in [0, 1]
+        Probability that a pixel belongs to a nucleus.
     cutoff : float
-        In [0, 1].
+        Cutoff in [0, 1].
 
     Returns
     -------
-    int32 array (H, W)
-        0 background, 1..n the nuclei in the order in which their first pixels come, row by row
-        (OpenCV's own numbering goes by blocks of pixels, and may change with its version).
+    (H, W) int32
+        0 background, 1..n one nucleus each, numbered row by row in the order of their first pixels.
+        (OpenCV numbers them in another order, which may change with its version.)
 
     Examples
     --------

@@ -1,4 +1,4 @@
-"""How well a prediction fits the truth: by nucleus, as the competition scores it, and by pixel."""
+"""Scores of a prediction: by nucleus, as in the 2018 Data Science Bowl, and by pixel."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -8,21 +8,22 @@ from numpy.typing import NDArray
 from scipy import sparse
 
 THRESHOLDS = tuple(round(0.5 + 0.05 * step, 2) for step in range(10))
-"""The competition's IoU thresholds, and the notebook's thresholds of probability."""
+"""Thresholds 0.50, 0.55, ... 0.95: of IoU in the competition, of probability in the notebook."""
 
 
 @dataclass(frozen=True)
 class Match:
-    """How the predicted nuclei of one image meet the annotated ones.
+    """Matches between the predicted and the annotated nuclei of one image.
 
     tp
-        (10,) int64, predicted nuclei that match an annotated one, by threshold of `THRESHOLDS`.
+        (10,) int64. Number of predicted nuclei that match an annotated one, for each threshold in
+        `THRESHOLDS`.
     true, predicted
-        Nuclei in the truth and in the prediction.
+        Number of nuclei in the annotation and in the prediction.
     split
-        Annotated nuclei in which at least two predicted ones lie by more than half of their pixels.
+        Number of annotated nuclei that contain more than half of each of two or more predicted nuclei.
     merged
-        Predicted nuclei in which at least two annotated ones lie by more than half of their pixels.
+        Number of predicted nuclei that contain more than half of each of two or more annotated nuclei.
     """
 
     tp: NDArray[np.int64]
@@ -33,38 +34,47 @@ class Match:
 
     @property
     def average_precision(self) -> NDArray[np.float64]:
-        """(10,) TP / (TP + FP + FN) by threshold; 1 where there is no nucleus on either side."""
+        """(10,) TP / (TP + FP + FN) for each threshold; 1 if neither side has a nucleus."""
         nuclei = self.true + self.predicted - self.tp
         return np.where(nuclei > 0, self.tp / np.maximum(nuclei, 1), 1.0)
 
     @property
     def score(self) -> float:
-        """The image's score in the competition: the mean of `average_precision`."""
+        """Score of the image in the competition: the mean of `average_precision`."""
         return float(self.average_precision.mean())
 
 
 def match_nuclei(y_true: NDArray[np.integer], y_pred: NDArray[np.integer]) -> Match:
     """Match the nuclei of one image as the 2018 Data Science Bowl does.
 
-    Two nuclei match at a threshold if their IoU is strictly above it. Above 0.5 a nucleus can
-    match only one other, so nothing has to be assigned. IoUs are compared as whole numbers:
-    no rounding decides a tie.
+    Two nuclei match at a threshold if their IoU is greater than the threshold.
 
     Parameters
     ----------
     y_true, y_pred : (H, W) int
-        Labels: 0 background, every other value one nucleus; numbers may be missing.
+        Labels: 0 background, every other value one nucleus. Numbers can be missing.
+
+    Returns
+    -------
+    Match
 
     Raises
     ------
     ValueError
-        The two differ in size.
+        If the two have different shapes.
+
+    Notes
+    -----
+    With an IoU above 0.5 a nucleus matches at most one other nucleus, so no assignment is needed. IoUs
+    are compared as integers, so an IoU equal to a threshold is never a match because of rounding.
 
     Examples
     --------
+    The IoUs are 2/3 and 1/2, which is not greater than 0.5:
+
     >>> y_true = np.array([[1, 1, 1, 0, 2, 2]])
     >>> y_pred = np.array([[1, 1, 0, 0, 0, 2]])
-    >>> match(y_true, y_pred).tp  # IoU 2/3 and 1/2, the latter not above 0.5
+    >>> match_nuclei(y_true, y_pred).tp
     array([1, 1, 1, 1, 0, 0, 0, 0, 0, 0])
     """
     overlap = _overlap(y_true, y_pred)
@@ -79,14 +89,16 @@ def match_nuclei(y_true: NDArray[np.integer], y_pred: NDArray[np.integer]) -> Ma
 
 @dataclass(frozen=True)
 class NucleusErrors:
-    """Labels of the nuclei of one image that are not as they should be, at IoU 0.5.
+    """Labels of the nuclei of one image that are wrong, at IoU 0.5.
 
     missed
-        Annotated nuclei that nothing matches.
+        Annotated nuclei without a match.
     invented
-        Predicted nuclei that match nothing, but for the merged.
-    split, merged
-        As `Match` counts them.
+        Predicted nuclei without a match that are not in `merged`.
+    split
+        Annotated nuclei that `Match.split` counts.
+    merged
+        Predicted nuclei that `Match.merged` counts.
     """
 
     missed: NDArray[np.integer]
@@ -96,7 +108,7 @@ class NucleusErrors:
 
 
 def nucleus_errors(y_true: NDArray[np.integer], y_pred: NDArray[np.integer]) -> NucleusErrors:
-    """Find what is wrong in a prediction, nucleus by nucleus; arguments as for `match_nuclei`."""
+    """Find the nuclei that are wrong in a prediction; the arguments are those of `match_nuclei`."""
     overlap = _overlap(y_true, y_pred)
     matching, merged = overlap.matching(10), overlap.merged()
     matched = np.concatenate([overlap.predicted[matching], merged])
@@ -110,7 +122,7 @@ def nucleus_errors(y_true: NDArray[np.integer], y_pred: NDArray[np.integer]) -> 
 
 @dataclass(frozen=True)
 class _Overlap:
-    """Pairs of nuclei that share pixels: labels, shared pixels, and the two areas."""
+    """All labels, and the pairs of nuclei that share pixels with their areas in pixels."""
 
     true_labels: NDArray[np.integer]
     predicted_labels: NDArray[np.integer]
@@ -121,7 +133,7 @@ class _Overlap:
     predicted_area: NDArray[np.int64]
 
     def matching(self, twentieths: int) -> NDArray[np.bool_]:
-        """Pairs with an IoU above so many twentieths."""
+        """Pairs with an IoU greater than `twentieths` / 20."""
         union = self.true_area + self.predicted_area - self.both
         return 20 * self.both > twentieths * union
 
@@ -134,7 +146,10 @@ class _Overlap:
 
 def _overlap(y_true: NDArray[np.integer], y_pred: NDArray[np.integer]) -> _Overlap:
     if y_true.shape != y_pred.shape:
-        raise ValueError(f"truth is {y_true.shape}, prediction {y_pred.shape}: sizes must agree")
+        raise ValueError(
+            f"y_true has the shape {y_true.shape} but y_pred has the shape {y_pred.shape}. "
+            "Both need the size of the image."
+        )
     pixels, pairs = np.ones(y_true.size, np.int64), (y_true.ravel(), y_pred.ravel())
     shape = tuple(int(labels.max(initial=0)) + 1 for labels in (y_true, y_pred))
     table = sparse.coo_array((pixels, pairs), shape).tocsr()
@@ -153,23 +168,24 @@ def _overlap(y_true: NDArray[np.integer], y_pred: NDArray[np.integer]) -> _Overl
 
 
 def _repeated(values: NDArray[np.integer]) -> NDArray[np.integer]:
-    """The values that occur more than once."""
+    """Values that occur more than once."""
     found, counts = np.unique(values, return_counts=True)
     return found[counts > 1]
 
 
 @dataclass(frozen=True)
 class InstanceScores:
-    """Scores of many images together.
+    """Scores over several images.
 
     score
-        Mean average precision: the mean over images of `Match.score`.
+        Mean average precision: the mean of `Match.score` over images.
     average_precision
-        (10,) mean over images of TP / (TP + FP + FN), by threshold of `THRESHOLDS`.
+        (10,) mean of TP / (TP + FP + FN) over images, for each threshold in `THRESHOLDS`.
     precision, recall, f1
-        (10,) over the nuclei of all images, by threshold; 1 where there are none to divide by.
+        (10,) computed over the nuclei of all images, for each threshold; 1 if there are no nuclei to
+        divide by.
     true, predicted, split, merged
-        Sums of the fields of `Match`.
+        Sums of the fields of `Match` over images.
     """
 
     score: float
@@ -184,7 +200,7 @@ class InstanceScores:
 
 
 def instance_scores(matches: Sequence[Match]) -> InstanceScores:
-    """Join the matches of at least one image."""
+    """Compute the scores over the matches of one or more images."""
     true, predicted = sum(m.true for m in matches), sum(m.predicted for m in matches)
     tp = np.sum([m.tp for m in matches], axis=0)
     average_precision = np.mean([m.average_precision for m in matches], axis=0)
@@ -203,13 +219,14 @@ def instance_scores(matches: Sequence[Match]) -> InstanceScores:
 
 @dataclass(frozen=True)
 class PixelScores:
-    """Scores of one image or of many together.
+    """Scores by pixel, over one or more images.
 
     mean_iou
-        Mean over thresholds 0.50:0.05:0.95 of the mean IoU of nucleus and background, as
-        `nucleus_unet.network.metrics.ThresholdedMeanIoU` counts it.
+        Mean IoU of nucleus and background, averaged over the thresholds 0.50:0.05:0.95, as in
+        `nucleus_unet.network.metrics.ThresholdedMeanIoU`.
     iou, dice
-        Of the nucleus pixels at the first threshold, 0.5; 1 where there are none in either.
+        IoU and Dice coefficient of the nucleus pixels at the first threshold, 0.5; 1 if neither side
+        has a nucleus pixel.
     """
 
     mean_iou: float
@@ -220,21 +237,23 @@ class PixelScores:
 def pixel_counts(
     y_true: NDArray[np.integer], probability: NDArray[np.float32]
 ) -> NDArray[np.int64]:
-    """Count pixels at each of the ten thresholds; counts of several images may be added.
+    """Count pixels at each of the ten thresholds; the counts of several images can be added.
 
     Parameters
     ----------
     y_true : (H, W) int
-        Labels.
+        Labels: 0 background, every other value one nucleus.
     probability : (H, W) float32 in [0, 1]
+        Probability that a pixel belongs to a nucleus.
 
     Returns
     -------
     (10, 4) int64
-        tp, fp, fn, tn by threshold.
+        Columns tp, fp, fn, tn for each threshold. A pixel is found if its probability is greater than
+        the threshold.
     """
     truth = y_true > 0
-    # A pixel is found at the first k thresholds that lie below its probability.
+    # `found` is the number of thresholds below the probability of a pixel.
     found = np.searchsorted(np.asarray(THRESHOLDS, np.float32), probability, side="left")
     bins = len(THRESHOLDS) + 1
     histogram = np.bincount((found + bins * truth).ravel(), minlength=2 * bins).reshape(2, bins)
@@ -244,7 +263,7 @@ def pixel_counts(
 
 
 def pixel_scores(counts: NDArray[np.int64]) -> PixelScores:
-    """Scores from the counts of `pixel_counts`."""
+    """Compute scores from the counts of `pixel_counts`."""
     tp, fp, fn, tn = counts.T.astype(np.float64)
     union = np.stack([tp + fp + fn, tn + fp + fn])
     iou = np.divide(np.stack([tp, tn]), union, out=np.zeros_like(union), where=union > 0)
@@ -256,5 +275,5 @@ def pixel_scores(counts: NDArray[np.int64]) -> PixelScores:
     )
 
 
-def _share(part: NDArray[np.int64], whole: int) -> NDArray[np.float64]:
-    return part / whole if whole else np.ones(part.shape)
+def _share(part: NDArray[np.int64], total: int) -> NDArray[np.float64]:
+    return part / total if total else np.ones(part.shape)

@@ -1,4 +1,4 @@
-"""The submission: a CSV with a row for each nucleus, and a row for each image without one."""
+"""The submission: a CSV with a row for each nucleus, and an empty row for images without nuclei."""
 
 import csv
 import io
@@ -19,53 +19,67 @@ HEADER = ("ImageId", "EncodedPixels")
 
 
 class SubmissionProblem(NamedTuple):
-    """One thing that is wrong with a submission."""
+    """One fault of a submission."""
 
     row: int
-    """Line of the file, from 1, which is the header; 0 where something is missing altogether."""
+    """Line of the file, from 1 for the header; 0 if an image has no line."""
     image_id: str
+    """Id of the image; "" if the fault concerns the line itself."""
     what: str
+    """Description of the fault."""
 
 
 def submission_rows(image_id: str, labels: NDArray[np.integer]) -> list[tuple[str, str]]:
-    """Rows of one image: its id with the RLE of each nucleus, or with "" where there is none.
+    """Encode the nuclei of one image as rows of a submission.
 
     Parameters
     ----------
     image_id : str
-    labels : int array (H, W)
-        0 background, 1..n one nucleus each; at the image's original size.
+        Id of the image.
+    labels : (H, W) int
+        0 background, 1..n one nucleus each, at the original size of the image.
+
+    Returns
+    -------
+    list of (str, str)
+        Image id and RLE of each nucleus; one row with an empty RLE if there are no nuclei.
     """
     return [(image_id, encoded) for encoded in rle.encode_rle(labels) or [""]]
 
 
 def write_submission(path: Path, rows: Iterable[tuple[str, str]]) -> None:
-    """Write (image id, RLE) rows in the order in which they come: equal rows give equal bytes.
+    """Write rows of (image id, RLE) to a CSV file, in the given order.
+
+    Equal rows give equal bytes.
 
     Raises
     ------
     NucleusError
-        An image id holds a line break, or bytes that are no text: no CSV reader would find it.
+        If an image id contains a line break or another character that cannot be printed. Programs
+        that read the CSV would not find the image.
     """
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(HEADER)
     for image_id, encoded in rows:
         if UNPRINTABLE.search(image_id):
-            raise NucleusError(f"image id {image_id!r} cannot be printed: rename the image's file")
+            raise NucleusError(
+                f"image id {image_id!r} contains a character that cannot be printed. "
+                "Rename the image file."
+            )
         writer.writerow((image_id, encoded))
     write_atomically(path, text.getvalue())
 
 
 def read_submission(path: Path) -> dict[str, list[str]]:
-    """Read a submission into the RLEs of each image, [] where it found nothing.
+    """Read the RLEs of each image from a submission; an image without nuclei has an empty list.
 
-    The RLEs themselves are checked where they are decoded, and by `validate_submission`.
+    The RLEs are not checked here. `validate_submission` and decoding check them.
 
     Raises
     ------
     NucleusError
-        The file cannot be read, or is not a CSV of two columns under the header.
+        If the file cannot be read, or if it is not a CSV of two columns with the expected header.
     """
     found, problems = _scan(path)
     if problems:
@@ -80,37 +94,44 @@ def read_submission(path: Path) -> dict[str, list[str]]:
 def validate_submission(
     path: Path, sizes: Mapping[str, tuple[int, int]]
 ) -> list[SubmissionProblem]:
-    """Check a submission against the images that it is about.
+    """Check a submission against its images.
 
     Parameters
     ----------
     path : Path
+        The CSV file.
     sizes : mapping of str to (int, int)
-        Height and width in pixels of every image, by id.
+        Height and width in pixels of each image, by id.
 
     Returns
     -------
-    list of Problem
-        By line: a wrong header, a row that is not two fields, an id that is not among the images,
-        an empty row beside other rows of its image, and the rules of `rle.rle_faults`; then, as line
-        0, each image that has no row. Empty if the submission is valid.
+    list of SubmissionProblem
+        Empty if the submission is valid. First, sorted by line:
+
+        - a wrong header,
+        - a row that does not have two fields,
+        - an unknown image id,
+        - an empty row of an image that also has other rows,
+        - a fault that `nucleus_unet.data.rle.rle_faults` finds.
+
+        Then, with line 0, each image without a row.
 
     Raises
     ------
     NucleusError
-        The file cannot be opened. No content of the file raises.
+        If the file cannot be opened. No content of the file raises an error.
     """
     found, problems = _scan(path)
     for image_id, of_image in found.items():
         lines, rles = zip(*of_image, strict=True)
         if image_id not in sizes:
             problems += [
-                SubmissionProblem(line, image_id, "is not an image of this set") for line in lines
+                SubmissionProblem(line, image_id, "is not the id of any image") for line in lines
             ]
             continue
         nuclei = [index for index, encoded in enumerate(rles) if encoded]
         if len(rles) > 1:
-            what = "has an empty row, which says that nothing was found, beside other rows"
+            what = "has an empty row, which means no nuclei, but also rows with nuclei"
             problems += [
                 SubmissionProblem(line, image_id, what) for line, text in of_image if not text
             ]
@@ -123,7 +144,9 @@ def validate_submission(
         ]
     missing = [
         SubmissionProblem(
-            0, image_id, "has no row: an image without nuclei needs one, with nothing encoded"
+            0,
+            image_id,
+            "has no row; an image without nuclei needs a row with an empty EncodedPixels",
         )
         for image_id in sizes
         if image_id not in found
@@ -132,29 +155,29 @@ def validate_submission(
 
 
 def _scan(path: Path) -> tuple[dict[str, list[tuple[int, str]]], list[SubmissionProblem]]:
-    """(line, RLE) of the rows of each image, and the rows that could not be read as such."""
+    """Read the (line, RLE) pairs of each image, and the problems of lines that cannot be read."""
     try:
         content = path.read_bytes()
     except OSError as error:
         raise NucleusError(
-            f"submission {path} cannot be read ({error.strerror}): name a CSV file"
+            f"submission {path} cannot be read ({error.strerror}). Give the path of a CSV file."
         ) from error
     found: dict[str, list[tuple[int, str]]] = defaultdict(list)
     problems = []
-    # One ragged nucleus can be longer than the csv module's own limit of 131,072 characters.
+    # The RLE of one ragged nucleus can exceed the csv module's limit of 131,072 characters.
     csv.field_size_limit(sys.maxsize)
-    text = content.decode("utf-8-sig", errors="replace")  # as Excel marks what it saves
+    text = content.decode("utf-8-sig", errors="replace")  # Excel writes a byte order mark
     reader = csv.reader(io.StringIO(text, newline=""), strict=True)
     try:
         if tuple(next(reader, ())) != HEADER:
-            problems.append(SubmissionProblem(1, "", f"the header is not {','.join(HEADER)}"))
+            problems.append(SubmissionProblem(1, "", f"the header must be {','.join(HEADER)}"))
         for fields in reader:
             if len(fields) == 2:
                 found[fields[0]].append((reader.line_num, fields[1]))
             else:
-                what = f"{len(fields)} fields where there are two, an image id and its RLE"
+                what = f"{len(fields)} fields instead of two, an image id and an RLE"
                 problems.append(SubmissionProblem(reader.line_num, "", what))
     except csv.Error as error:
-        what = f"not a CSV from here on ({error}): the rest was not read"
+        what = f"not valid CSV ({error}); the rest of the file was not read"
         problems.append(SubmissionProblem(reader.line_num, "", what))
     return dict(found), problems

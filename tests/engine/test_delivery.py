@@ -15,7 +15,7 @@ def soon(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(delivery, "RETRY_S", 0.01)
 
 
-def test_calls_are_made_in_order_each_once_when_the_server_is_back() -> None:
+def test_after_an_outage_each_call_is_sent_once_and_in_order() -> None:
     said: list[str] = []
     made: list[int] = []
     away = iter([True, True, False])
@@ -31,12 +31,12 @@ def test_calls_are_made_in_order_each_once_when_the_server_is_back() -> None:
     calls.close()
     assert made == [0, 1, 2, 3]
     assert said == [
-        "MLflow does not answer; what it is to be told is kept: refused",
-        "MLflow answers again",
+        "MLflow is not responding; updates are queued until it is back: refused",
+        "MLflow is responding again",
     ]
 
 
-def test_what_is_put_waits_and_closing_gives_up() -> None:
+def test_put_never_blocks_and_close_gives_up_after_its_patience() -> None:
     def never() -> None:
         raise ConnectionError("refused")
 
@@ -47,7 +47,7 @@ def test_what_is_put_waits_and_closing_gives_up() -> None:
         calls.close(patience_s=0.1)
 
 
-def test_calls_see_the_context_of_who_made_it() -> None:
+def test_calls_see_the_context_variables_of_the_creating_thread() -> None:
     seen: list[str] = []
     WHERE.set("here")
     calls = Delivery("Prefect", lambda _: None)
@@ -56,7 +56,7 @@ def test_calls_see_the_context_of_who_made_it() -> None:
     assert seen == ["here"]
 
 
-def test_closing_does_not_wait_where_nothing_is_to_be_delivered() -> None:
+def test_closing_an_empty_queue_does_not_wait() -> None:
     said: list[str] = []
     before = set(threading.enumerate())
     Delivery("MLflow", said.append).close(patience_s=5)
@@ -64,7 +64,7 @@ def test_closing_does_not_wait_where_nothing_is_to_be_delivered() -> None:
     assert said == []
 
 
-def test_what_the_server_refuses_is_not_tried_again() -> None:
+def test_a_refused_call_is_not_retried() -> None:
     tried: list[int] = []
 
     def refuse() -> None:
@@ -83,7 +83,7 @@ def test_what_the_server_refuses_is_not_tried_again() -> None:
     assert tried == [1]
 
 
-def test_after_an_error_what_is_left_is_dropped() -> None:
+def test_an_error_in_the_block_drops_the_queued_calls() -> None:
     made: list[int] = []
     away = threading.Event()
 
@@ -108,10 +108,10 @@ def test_after_an_error_what_is_left_is_dropped() -> None:
     assert made == []
 
 
-def test_a_call_that_hangs_is_given_up() -> None:
+def test_close_does_not_wait_for_ever_for_a_call_that_hangs() -> None:
     hanging = threading.Event()
     calls = Delivery("Prefect", lambda _: None)
     calls.put(hanging.wait)
-    with pytest.raises(TimeoutError, match="Prefect does not answer"):
+    with pytest.raises(TimeoutError, match="Prefect is not responding"):
         calls.close(patience_s=0.1)
     hanging.set()

@@ -17,7 +17,7 @@ def test_each_event_is_read_once(tmp_path: Path) -> None:
     assert len(EventLog(tmp_path / "events.jsonl").new()) == 3
 
 
-def test_a_line_that_is_being_written_is_left_for_the_next_time(tmp_path: Path) -> None:
+def test_an_incomplete_line_is_read_once_it_is_complete(tmp_path: Path) -> None:
     path = tmp_path / "events.jsonl"
     reader = EventLog(path)
     path.write_text('{"event": "start"}\n{"event": "ep')
@@ -28,11 +28,11 @@ def test_a_line_that_is_being_written_is_left_for_the_next_time(tmp_path: Path) 
     assert reader.new() == [{"event": "epoch"}]
 
 
-def test_no_file_no_events(tmp_path: Path) -> None:
+def test_a_missing_file_has_no_events(tmp_path: Path) -> None:
     assert EventLog(tmp_path / "events.jsonl").new() == []
 
 
-def test_half_a_line_of_a_killed_writer_is_taken_away_and_writing_goes_on(tmp_path: Path) -> None:
+def test_the_incomplete_line_of_a_killed_writer_is_removed(tmp_path: Path) -> None:
     path = tmp_path / "events.jsonl"
     path.write_text('{"event": "start"}\n{"event": "ep')
     reader, log = EventLog(path), EventLog(path)
@@ -40,13 +40,13 @@ def test_half_a_line_of_a_killed_writer_is_taken_away_and_writing_goes_on(tmp_pa
     log.mend()
     log.tell("epoch")
     assert reader.new() == [{"event": "epoch"}]
-    log.mend()  # takes nothing from a whole one
+    log.mend()  # removes nothing from a complete line
     assert [event["event"] for event in EventLog(path).new()] == ["start", "epoch"]
     EventLog(tmp_path / "absent").mend()
     assert not (tmp_path / "absent").exists()
 
 
-def test_an_epoch_that_was_trained_again_counts_once() -> None:
+def test_an_epoch_that_was_trained_twice_counts_once() -> None:
     events = [
         {"event": "start"},
         {"event": "epoch", "epoch": 1, "seconds": 3},

@@ -41,9 +41,7 @@ def server() -> Iterator[str]:
         server.shutdown()
 
 
-def test_no_server_is_asked_where_none_is_named(
-    server: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_no_server_is_asked_if_none_is_set(server: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "sqlite:///nowhere.db")
     check_servers()
     assert Health.asked == []
@@ -59,26 +57,26 @@ def test_no_server_is_asked_where_none_is_named(
 @pytest.mark.parametrize(
     "address", ["ann:secret@h:4200", "h:5000", "htp://h:1", "http://h:a", "http://[::1"]
 )
-def test_what_is_no_address(
+def test_an_invalid_address(
     variable: str, example: str, address: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv(variable, address)
     with pytest.raises(NucleusError) as caught:
         check_servers()
-    assert str(caught.value) == f"{variable} is no address: give one as {example}"
+    assert str(caught.value) == f"{variable} is not a valid address. Use an address like {example}"
 
 
-def test_servers_that_answer(server: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_servers_that_respond(server: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PREFECT_API_URL", f"{server}/api")
     monkeypatch.setenv("MLFLOW_TRACKING_URI", f"{server}/")
     check_servers()
     assert Health.asked == ["/api/health", "/health"]
 
 
-def test_a_server_whose_certificate_is_of_the_team(
+def test_a_self_signed_certificate_is_accepted(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Both tools have settings of their own for it."""
+    """Prefect and MLflow verify certificates themselves, with their own settings."""
     key = ec.generate_private_key(ec.SECP256R1())
     name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "localhost")])
     today = datetime(2026, 1, 1, tzinfo=UTC)
@@ -101,27 +99,30 @@ def test_a_server_whose_certificate_is_of_the_team(
 
 
 @pytest.mark.parametrize("variable", ["PREFECT_API_URL", "MLFLOW_TRACKING_URI"])
-def test_a_server_that_does_not_answer(variable: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_server_that_does_not_respond(variable: str, monkeypatch: pytest.MonkeyPatch) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
     monkeypatch.setenv(variable, f"http://127.0.0.1:{port}")
-    with pytest.raises(NucleusError, match=f"^{variable}=http://127.0.0.1:{port} does not answer"):
+    with pytest.raises(NucleusError, match=f"^{variable}=http://127.0.0.1:{port} does not respond"):
         check_servers()
 
 
-def test_another_address_on_a_server_is_refused(
+def test_the_address_of_another_page_is_refused(
     server: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("PREFECT_API_URL", f"{server}/ui")
-    answer = r"is another server \(HTTP 404\): give one as http://HOST:4200/api$"
+    answer = (
+        r"is the address of another server or page \(HTTP 404\)\. "
+        r"Use an address like http://HOST:4200/api$"
+    )
     with pytest.raises(NucleusError, match=answer):
         check_servers()
 
 
-def test_one_server_is_looked_at_where_one_is_needed(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_only_the_named_servers_are_checked(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PREFECT_API_URL", "http://127.0.0.1:9/api")
     check_servers("MLFLOW_TRACKING_URI")
-    with pytest.raises(NucleusError, match=r"127\.0\.0\.1:9/api does not answer \(ConnectError\)"):
+    with pytest.raises(NucleusError, match=r"127\.0\.0\.1:9/api does not respond \(ConnectError\)"):
         check_servers()
 
 
@@ -129,5 +130,5 @@ def test_one_server_is_looked_at_where_one_is_needed(monkeypatch: pytest.MonkeyP
     ("status", "refused"),
     [(200, False), (400, True), (404, True), (408, False), (429, False), (499, True), (500, False)],
 )
-def test_an_answer_that_another_try_would_not_change(status: int, refused: bool) -> None:
+def test_answers_that_a_retry_would_not_change(status: int, refused: bool) -> None:
     assert is_refusal(status) == refused

@@ -115,7 +115,9 @@ def test_stopped_it_saves_and_leaves_nothing_running(
     (os.killpg if number == signal.SIGINT else os.kill)(process.pid, number)
     _, stderr = process.communicate(timeout=60)
     assert process.returncode != 0
-    [stopped] = set(re.findall(r"stopped after (\d+) steps, from where it goes on", stderr))
+    [stopped] = set(
+        re.findall(r"stopped after (\d+) steps\. Run the same command again to continue", stderr)
+    )
     assert "Traceback" not in stderr
     deadline = time.monotonic() + 30
     while processes_of(here.home) and time.monotonic() < deadline:

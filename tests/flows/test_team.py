@@ -160,20 +160,26 @@ def test_mlflow_does_not_start_without_its_stores() -> None:
     command = [str(DEPLOY / "mlflow-server.sh")]
     done = subprocess.run(command, env=settings, capture_output=True, text=True)
     assert done.returncode != 0
-    assert "MLFLOW_BACKEND_STORE_URI: the database" in done.stderr
+    assert "MLFLOW_BACKEND_STORE_URI: not set. Set the address of the database." in done.stderr
 
 
-@pytest.mark.parametrize("name", ["prefect", "mlflow"])
-def test_a_server_does_not_start_by_the_example_as_it_is(name: str) -> None:
+@pytest.mark.parametrize(
+    ("name", "secret"),
+    [
+        ("prefect", "PREFECT_SERVER_API_AUTH_STRING"),
+        ("mlflow", "MLFLOW_FLASK_SERVER_SECRET_KEY"),
+    ],
+)
+def test_a_server_does_not_start_with_the_example_secrets(name: str, secret: str) -> None:
     lines = (DEPLOY / "servers.env.example").read_text().splitlines()
     settings = dict(line.split("=", 1) for line in lines if line and not line.startswith("#"))
     command = [str(DEPLOY / f"{name}-server.sh")]
     done = subprocess.run(command, env=settings, capture_output=True, text=True)
     assert done.returncode == 2
-    assert done.stderr == "servers.env is to be filled in\n"
+    assert done.stderr == f"servers.env still has the example {secret}. Set your own.\n"
 
 
-def test_mlflow_does_not_start_by_the_example_of_its_users_as_it_is() -> None:
+def test_mlflow_does_not_start_with_the_example_passwords() -> None:
     users = str(DEPLOY / "mlflow-auth.ini.example")
     settings = {
         "HOST": "127.0.0.1",
@@ -183,7 +189,7 @@ def test_mlflow_does_not_start_by_the_example_of_its_users_as_it_is() -> None:
     command = [str(DEPLOY / "mlflow-server.sh")]
     done = subprocess.run(command, env=settings, capture_output=True, text=True)
     assert done.returncode == 2
-    assert done.stderr == f"{users} is to be filled in\n"
+    assert done.stderr == f"{users} still has the example PASSWORD. Set your own.\n"
 
 
 @pytest.mark.parametrize(
@@ -196,10 +202,11 @@ def test_mlflow_does_not_start_by_the_example_of_its_users_as_it_is() -> None:
         ("mlflow", "MLFLOW_FLASK_SERVER_SECRET_KEY"),
     ],
 )
-def test_a_server_starts_without_a_log_in_only_on_loopback_where_told(
+def test_a_server_without_logins_starts_only_on_loopback(
     name: str, secret: str, settings: dict[str, str]
 ) -> None:
     command = [str(DEPLOY / f"{name}-server.sh")]
     done = subprocess.run(command, env=settings, capture_output=True, text=True)
     assert done.returncode != 0
-    assert f"{secret}: needed, unless WITHOUT_LOGIN=1 on loopback" in done.stderr
+    expected = f"{secret}: not set. Set it, or use HOST=127.0.0.1 and WITHOUT_LOGIN=1."
+    assert expected in done.stderr

@@ -29,7 +29,7 @@ OFF: dict[str, Any] = {
 
 
 class Draws:
-    """Stands for a generator of which every draw is known."""
+    """A random generator with known draws."""
 
     def __init__(self, uniform: list[float], mirror: list[int]) -> None:
         self._uniform, self._mirror = uniform, mirror
@@ -50,13 +50,13 @@ def matrix(
     mirror: tuple[int, int] = (0, 0),
     **ranges: Any,
 ) -> NDArray[np.float64]:
-    """The matrix of given draws (x before y) with only the named ranges on."""
+    """The matrix for given draws (x before y); all ranges that are not named are off."""
     draws = Draws([turn, *shift, *zoom], list(mirror))
     return random_matrix(Augmentation(**(OFF | ranges)), cast(np.random.Generator, draws))
 
 
 def warped(labels: list[list[int]], transform: NDArray[np.float64]) -> list[list[int]]:
-    """A square warped, as image and as labels, which on whole pixels are the same."""
+    """Warp a square as image and as labels; for shifts by complete pixels both agree."""
     before = np.array(labels, np.uint16)
     image, after = warp_sample(
         np.repeat(before[..., None], 3, 2).astype(np.uint8), before, transform, len(labels)
@@ -73,7 +73,7 @@ def many(**ranges: Any) -> NDArray[np.float64]:
 
 
 def smooth(height: int, width: int, seed: int = 0) -> NDArray[np.uint8]:
-    """A random image without fine detail, of full contrast."""
+    """A random image with full contrast and without fine detail."""
     noise = np.random.default_rng(seed).random((height, width, 3))
     blurred = cv2.GaussianBlur(noise, (0, 0), 5, borderType=cv2.BORDER_REPLICATE)
     scaled = cv2.normalize(blurred, np.empty(0), 0, 255, cv2.NORM_MINMAX)
@@ -83,7 +83,7 @@ def smooth(height: int, width: int, seed: int = 0) -> NDArray[np.uint8]:
 NUMBERS = [[1, 2, 3], [4, 5, 6], [7, 8, 9]]
 
 
-def test_no_range_no_change() -> None:
+def test_without_ranges_nothing_changes() -> None:
     assert warped(NUMBERS, matrix(1, (1, 1), (1, 1), (1, 1))) == NUMBERS
 
 
@@ -96,7 +96,7 @@ def test_no_range_no_change() -> None:
         (0.5, 180, [[7, 4, 1], [8, 5, 2], [9, 6, 3]]),
     ],
 )
-def test_turns(turn: float, degrees: float, expected: list[list[int]]) -> None:
+def test_rotations(turn: float, degrees: float, expected: list[list[int]]) -> None:
     assert warped(NUMBERS, matrix(turn, rotation_range_deg=degrees)) == expected
 
 
@@ -131,7 +131,7 @@ def test_a_zoom_above_one_shows_more() -> None:
     assert less.tolist() == [[1] * 9] * 9
 
 
-def test_zoom_of_x_and_of_y_are_drawn_apart_in_one_plus_minus_the_range() -> None:
+def test_zooms_of_x_and_y_are_independent_and_uniform_in_1_plus_minus_the_range() -> None:
     x, y = many(zoom_range=0.1)[:, [0, 1], [0, 1]].T
     for zoom in (x, y):
         assert 0.9 <= zoom.min() < 0.901
@@ -140,7 +140,7 @@ def test_zoom_of_x_and_of_y_are_drawn_apart_in_one_plus_minus_the_range() -> Non
 
 
 @pytest.mark.parametrize(("key", "axis"), [("width_shift_range", 0), ("height_shift_range", 1)])
-def test_a_shift_is_uniform_in_plus_minus_a_share_of_the_side(key: str, axis: int) -> None:
+def test_a_shift_is_uniform_in_plus_minus_its_share_of_the_side(key: str, axis: int) -> None:
     shift = many(**{key: 0.2})[:, :2, 2]
     np.testing.assert_allclose(
         np.quantile(shift[:, axis], [0, 0.25, 0.5, 0.75, 1]), [-0.2, -0.1, 0, 0.1, 0.2], atol=0.01
@@ -148,7 +148,7 @@ def test_a_shift_is_uniform_in_plus_minus_a_share_of_the_side(key: str, axis: in
     assert not shift[:, 1 - axis].any()
 
 
-def test_a_rotation_is_uniform_in_plus_minus_the_degrees() -> None:
+def test_a_rotation_is_uniform_in_plus_minus_its_degrees() -> None:
     matrices = many(rotation_range_deg=90)
     degrees = np.rad2deg(np.arctan2(matrices[:, 0, 1], matrices[:, 0, 0]))
     np.testing.assert_allclose(
@@ -165,7 +165,7 @@ def test_a_flip_happens_half_of_the_time(key: str, axis: int) -> None:
     assert 0.47 < (diagonal[:, axis] < 0).mean() < 0.53
 
 
-def test_the_two_flips_are_drawn_apart() -> None:
+def test_the_two_flips_are_independent() -> None:
     x, y = many(horizontal_flip=True, vertical_flip=True)[:, [0, 1], [0, 1]].T
     assert abs(np.corrcoef(x, y)[0, 1]) < 0.06
 
@@ -177,28 +177,28 @@ def test_the_same_seed_gives_the_same_matrix(seed: int) -> None:
 
 
 @given(st.integers(0, 2**32))
-def test_a_range_that_is_off_moves_no_other_draw(seed: int) -> None:
+def test_switching_a_range_off_changes_no_other_draw(seed: int) -> None:
     def drawn(**changed: Any) -> NDArray[np.float64]:
         return random_matrix(Augmentation(**changed), np.random.default_rng(seed))
 
-    whole = drawn()
-    np.testing.assert_array_equal(drawn(zoom_range=0)[:, 2], whole[:, 2])
+    full = drawn()
+    np.testing.assert_array_equal(drawn(zoom_range=0)[:, 2], full[:, 2])
     np.testing.assert_array_equal(
-        drawn(width_shift_range=0, height_shift_range=0)[:2, :2], whole[:2, :2]
+        drawn(width_shift_range=0, height_shift_range=0)[:2, :2], full[:2, :2]
     )
     np.testing.assert_array_equal(
-        np.abs(drawn(horizontal_flip=False, vertical_flip=False)), np.abs(whole)
+        np.abs(drawn(horizontal_flip=False, vertical_flip=False)), np.abs(full)
     )
-    # A rotation on the left leaves all lengths and angles between columns.
+    # A rotation from the left keeps the lengths of the columns and the angles between them.
     upright = drawn(rotation_range_deg=0)
-    np.testing.assert_allclose((whole.T @ whole)[:2], (upright.T @ upright)[:2], atol=1e-12)
+    np.testing.assert_allclose((full.T @ full)[:2], (upright.T @ upright)[:2], atol=1e-12)
 
 
 @given(
     hnp.arrays(np.uint8, st.tuples(st.integers(2, 40), st.integers(2, 40), st.just(3))),
     st.integers(2, 40),
 )
-def test_the_identity_resizes(image: NDArray[np.uint8], size: int) -> None:
+def test_warping_by_the_identity_resizes(image: NDArray[np.uint8], size: int) -> None:
     by_warp = warp_sample(image, np.zeros(image.shape[:2], np.uint16), np.eye(3), size)[0]
     np.testing.assert_allclose(by_warp.astype(int), resize_image(image, size).astype(int), atol=1)
 
@@ -212,7 +212,7 @@ def test_the_identity_resizes(image: NDArray[np.uint8], size: int) -> None:
     st.integers(0, 2**32),
     st.integers(1, 30),
 )
-def test_no_label_is_made_up(labels: NDArray[np.integer], seed: int, size: int) -> None:
+def test_warping_creates_no_new_label(labels: NDArray[np.integer], seed: int, size: int) -> None:
     transform = random_matrix(Augmentation(), np.random.default_rng(seed))
     image = np.zeros((*labels.shape, 3), np.uint8)
     image, moved = warp_sample(image, labels, transform, size)
@@ -227,13 +227,13 @@ def test_image_and_labels_move_together(seed: int, shape: tuple[int, int]) -> No
     labels = (smooth(*shape, seed)[..., 0] > 127).astype(np.int32)
     image = np.repeat(labels[..., None] * 255, 3, 2).astype(np.uint8)
     image, moved = warp_sample(image, labels, random_matrix(Augmentation(), rng), 48)
-    # The nearest of the four pixels that bilinear takes weighs at least a quarter.
+    # The nearest of the four interpolated pixels has a weight of at least a quarter.
     assert (moved[image[..., 0] > 0.75 * 255 + 1] == 1).all()
     assert (moved[image[..., 0] < 0.25 * 255 - 1] == 0).all()
     assert ((image > 64) & (image < 191)).mean() < 0.2
 
 
-def test_an_oblong_image_is_turned_as_the_square_it_becomes() -> None:
+def test_a_rectangular_image_is_rotated_as_the_square_it_becomes() -> None:
     transform = random_matrix(Augmentation(), np.random.default_rng(3))
     image = smooth(60, 90)
     labels = np.zeros((60, 90), np.uint16)
@@ -245,8 +245,8 @@ def test_an_oblong_image_is_turned_as_the_square_it_becomes() -> None:
 
 
 @pytest.mark.parametrize("seed", range(4))
-def test_it_means_what_keras_image_data_generator_means(seed: int) -> None:
-    """Keras turns the other way (its axes were swapped after the notebook), in ± the same range."""
+def test_the_transform_agrees_with_keras_image_data_generator(seed: int) -> None:
+    """Keras now rotates the other way, because its axes were swapped; the range is ± the same."""
     from keras.src.legacy.preprocessing.image import ImageDataGenerator
 
     size, rng = 64, np.random.default_rng(seed)
@@ -298,26 +298,26 @@ def cropped(labels: NDArray[np.uint16], frame: NDArray[np.float64], size: int) -
 @pytest.mark.parametrize(
     ("place", "top", "left"), [((0, 0), 0, 0), ((1, 1), 6, 8), ((0.5, 0), 3, 0), ((0, 0.5), 0, 4)]
 )
-def test_a_window_is_a_piece_of_the_image(place: tuple[float, float], top: int, left: int) -> None:
+def test_a_crop_is_a_part_of_the_image(place: tuple[float, float], top: int, left: int) -> None:
     labels = numbered(10, 12)
     piece = cropped(labels, crop_matrix(labels.shape, 4, place=place), 4)
     np.testing.assert_array_equal(piece, labels[top : top + 4, left : left + 4])
 
 
-def test_a_window_larger_than_the_image_has_it_in_the_middle() -> None:
+def test_a_crop_larger_than_the_image_has_it_in_the_middle() -> None:
     labels = numbered(2, 8)
     piece = cropped(labels, crop_matrix(labels.shape, 4, place=(0.9, 0)), 4)
     np.testing.assert_array_equal(piece[1:3], labels[:, :4])
     np.testing.assert_array_equal(piece[[0, 3]], labels[[1, 0], :4])  # mirrored
 
 
-def test_a_window_magnifies() -> None:
+def test_a_crop_can_be_magnified() -> None:
     labels = numbered(6, 6)
     piece = cropped(labels, crop_matrix(labels.shape, 6, scale=3), 6)
     np.testing.assert_array_equal(piece, labels[2:4, 2:4].repeat(3, 0).repeat(3, 1))
 
 
-def test_random_windows_cover_the_range_and_stay_inside() -> None:
+def test_random_crops_cover_the_range_of_scales_and_stay_inside() -> None:
     rng, augmentation = np.random.default_rng(0), Augmentation(scale_range=(0.5, 2))
     corners = np.array([[-0.5, 0.5], [-0.5, 0.5], [1, 1]])
     scales = []
@@ -334,14 +334,14 @@ def test_random_windows_cover_the_range_and_stay_inside() -> None:
 # Intensities
 
 
-def test_without_a_range_the_stain_stays() -> None:
+def test_a_stain_range_of_0_changes_nothing() -> None:
     image = np.random.default_rng(0).integers(0, 256, (9, 9, 3), np.uint8)
     for seed in range(4):
         drawn = random_stain(image, 0, np.random.default_rng(seed))
         np.testing.assert_array_equal(drawn, image)
 
 
-def test_a_stain_is_drawn_by_seed() -> None:
+def test_the_same_seed_gives_the_same_stain() -> None:
     image = np.random.default_rng(0).integers(40, 200, (32, 32, 3), np.uint8)
     before = image.copy()
     first, again, other = (
@@ -354,7 +354,7 @@ def test_a_stain_is_drawn_by_seed() -> None:
     np.testing.assert_array_equal(image, before)
 
 
-def test_each_channel_is_stained_apart() -> None:
+def test_each_channel_gets_its_own_stain() -> None:
     gray = np.repeat(np.arange(256, dtype=np.uint8).reshape(16, 16, 1), 3, 2)
     for seed in range(20):
         drawn = random_stain(gray, 0.2, np.random.default_rng(seed)).astype(int)

@@ -15,7 +15,7 @@ from nucleus_unet.recipe import Recipe, load_recipe
 
 @pytest.fixture
 def machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
-    """Sets what the machine has: the capability of its GPU and the flags of its CPU."""
+    """Set the compute capability of the machine's GPU and the flags of its CPU."""
 
     def machine(capability: tuple[int, int] | None = None, flags: str | None = None) -> None:
         cpuinfo = tmp_path / "cpuinfo"
@@ -59,13 +59,13 @@ def test_resolve_replaces_auto(machine: Any, monkeypatch: pytest.MonkeyPatch) ->
     }
 
 
-def test_resolve_leaves_what_is_said(tiny: Recipe, machine: Any) -> None:
+def test_resolve_keeps_values_other_than_auto(tiny: Recipe, machine: Any) -> None:
     machine((9, 0))
     assert backend.resolve(tiny) == tiny
     assert backend.resolve(tiny).digest() == tiny.digest()
 
 
-def test_a_machine_without_the_driver(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_machine_without_a_driver_has_no_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
     def init() -> None:
         raise pynvml.NVMLError(pynvml.NVML_ERROR_LIBRARY_NOT_FOUND)
 
@@ -74,13 +74,16 @@ def test_a_machine_without_the_driver(monkeypatch: pytest.MonkeyPatch) -> None:
     assert backend.gpu_compute_capability() is None
 
 
-def test_a_backend_that_is_not_installed(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_backend_that_is_not_installed_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("KERAS_BACKEND", "torchlight")
-    with pytest.raises(NucleusError, match="KERAS_BACKEND=torchlight is not installed here"):
+    with pytest.raises(
+        NucleusError,
+        match=r"KERAS_BACKEND=torchlight is not installed\. Install it or unset KERAS_BACKEND\.$",
+    ):
         backend.device_kind()
 
 
-def test_what_bits_depend_on(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_device_kind_lists_what_changes_bits(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in backend.SWITCHES:
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setattr(backend, "gpu_name", lambda: "NVIDIA A30")
@@ -107,13 +110,13 @@ def test_what_bits_depend_on(monkeypatch: pytest.MonkeyPatch) -> None:
     assert "nvidia-cudnn-cu12" not in backend.device_kind()
 
 
-def test_usable_cores_are_those_of_this_process(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_usable_cores_are_the_cores_of_this_process(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(backend.os, "sched_getaffinity", lambda _: {2, 5, 6}, raising=False)
     assert backend.usable_cores() == 3
 
 
 def test_configure_seeds_and_sets_the_policy(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(keras.backend, "backend", lambda: "none that has threads to set")
+    monkeypatch.setattr(keras.backend, "backend", lambda: "a backend without threads")
     monkeypatch.setenv("XLA_FLAGS", "--other=1")
     before = keras.config.dtype_policy()
     try:
@@ -178,7 +181,7 @@ def test_the_first_visible_gpu_is_used(
     assert backend.gpu_name() == (used and f"NVIDIA {used}")
 
 
-def test_one_training_at_a_time_is_on_a_gpu(
+def test_one_training_at_a_time_holds_a_gpu(
     two_gpus: None, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     said, order = threading.Event(), []
@@ -201,7 +204,7 @@ def test_one_training_at_a_time_is_on_a_gpu(
     assert locks == {"GPU-a8932f93.lock", "GPU-b8932f93.lock"}
 
 
-def test_without_a_gpu_nobody_waits(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_a_gpu_no_training_waits(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(backend, "nvidia_gpus", list)
     waited: list[int] = []
     with backend.gpu_held(lambda: waited.append(1)), backend.gpu_held(lambda: waited.append(2)):

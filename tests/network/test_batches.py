@@ -22,19 +22,19 @@ PLAIN = [
 
 
 @pytest.mark.parametrize("threads", [1, 2, 9])
-def test_a_batch_does_not_depend_on_where_the_training_started_nor_on_threads(
+def test_a_batch_does_not_depend_on_the_first_step_or_on_the_threads(
     tiny: Recipe, samples: list[Sample], monkeypatch: pytest.MonkeyPatch, threads: int
 ) -> None:
-    whole = list(training_batches(tiny, samples))
-    assert len(whole) == 12
-    for images, masks in whole:
+    undisturbed = list(training_batches(tiny, samples))
+    assert len(undisturbed) == 12
+    for images, masks in undisturbed:
         assert (images.shape, images.dtype) == ((4, 32, 32, 3), np.uint8)
         assert (masks.shape, masks.dtype) == ((4, 32, 32, 1), np.float32)
         assert set(np.unique(masks)) == {0, 1}
     monkeypatch.setattr(module, "LOADING_THREADS", threads)
     late = list(training_batches(tiny, samples, first_step=4))
     assert len(late) == 8
-    for (a, b), (c, d) in zip(whole[4:], late, strict=True):
+    for (a, b), (c, d) in zip(undisturbed[4:], late, strict=True):
         np.testing.assert_array_equal(a, c)
         np.testing.assert_array_equal(b, d)
 
@@ -51,7 +51,7 @@ def test_draws_differ_by_seed_epoch_and_position(tiny: Recipe, samples: list[Sam
     assert len(set(drawn(1)) | set(drawn(2))) == 2 * 12 * 4
 
 
-def test_another_stain_moves_no_nucleus(tiny: Recipe, samples: list[Sample]) -> None:
+def test_a_stain_does_not_change_the_maps(tiny: Recipe, samples: list[Sample]) -> None:
     changed = tiny.with_overrides(["augmentation.stain_range=0.2"])
     for (a, b), (c, d) in zip(
         training_batches(tiny, samples), training_batches(changed, samples), strict=True
@@ -60,13 +60,15 @@ def test_another_stain_moves_no_nucleus(tiny: Recipe, samples: list[Sample]) -> 
         np.testing.assert_array_equal(b, d)
 
 
-def test_every_image_is_seen_once_in_a_turn(tiny: Recipe, samples: list[Sample]) -> None:
+def test_every_image_is_used_once_before_any_is_used_again(
+    tiny: Recipe, samples: list[Sample]
+) -> None:
     plain = tiny.with_overrides(PLAIN)
     known = {resize_image(np.asarray(s.load()[0]), 32).tobytes(): s.id for s in samples}
     seen: list[str] = []
     for images, masks in training_batches(plain, samples):
         for image, mask in zip(images, masks, strict=True):
-            # By the warp of the identity, which is a resize within one level.
+            # Warping by the identity differs from resizing by one grey level at most.
             error = {
                 id_: np.abs(np.frombuffer(k, np.uint8).astype(int) - image.ravel()).max()
                 for k, id_ in known.items()
@@ -123,11 +125,13 @@ def test_kinds_are_balanced(
         chosen = long.with_overrides([f"data.balance={balance}"])
         drawn = np.concatenate([images for images, _ in training_batches(chosen, samples)])
         assert len(drawn) == 3 * 500 * 4
-        assert np.mean(drawn == 6) == pytest.approx(share, abs=0.02)  # three deviations
+        assert np.mean(drawn == 6) == pytest.approx(share, abs=0.02)  # three standard deviations
 
 
-def test_crops_are_normalised_as_the_whole_image_is(crops: Recipe, tmp_path: Path) -> None:
-    # A ramp from 100 to 163 over 64 px: 16 of them span a quarter of what the whole does.
+def test_crops_are_normalised_by_the_table_of_the_complete_image(
+    crops: Recipe, tmp_path: Path
+) -> None:
+    # A ramp from 100 to 163 over 64 px: a crop of 16 px spans a quarter of the range.
     ramp = np.broadcast_to(np.arange(100, 164, dtype=np.uint8)[:, None], (64, 64, 3))
     np.save(tmp_path / "image.npy", ramp)
     np.save(tmp_path / "labels.npy", np.zeros((64, 64), np.uint16))
@@ -138,7 +142,7 @@ def test_crops_are_normalised_as_the_whole_image_is(crops: Recipe, tmp_path: Pat
             assert np.ptp(image) == pytest.approx(255 / 4, abs=6)
 
 
-def test_validation_crops_are_the_middle(crops: Recipe, samples: list[Sample]) -> None:
+def test_validation_crops_come_from_the_middle(crops: Recipe, samples: list[Sample]) -> None:
     images, maps = validation_arrays(crops, samples)
     assert (images.shape, maps.shape) == ((7, 16, 16, 3), (7, 16, 16, 2))
     for sample, image, map_ in zip(samples, images, maps, strict=True):

@@ -14,7 +14,7 @@ def save(folder: Path, *steps: int) -> list[Path]:
     return sorted(folder.iterdir())
 
 
-def test_what_was_saved_comes_back(tmp_path: Path) -> None:
+def test_a_saved_checkpoint_loads_unchanged(tmp_path: Path) -> None:
     [path] = save(tmp_path, 7)
     assert path.name.startswith("checkpoint-000000007-")
     found = checkpoints.load_checkpoint(tmp_path)
@@ -29,24 +29,24 @@ def test_the_last_two_are_kept(tmp_path: Path) -> None:
     assert checkpoints.load_checkpoint(tmp_path).step == 100
 
 
-def test_without_a_file_training_is_at_its_start(tmp_path: Path) -> None:
+def test_without_a_checkpoint_training_starts_at_step_0(tmp_path: Path) -> None:
     found = checkpoints.load_checkpoint(tmp_path)
     assert (found.step, dict(found.arrays), found.damaged) == (0, {}, ())
 
 
 @pytest.mark.parametrize("damage", ["cut", "empty", "flipped"])
-def test_a_damaged_file_is_passed_over_and_named(tmp_path: Path, damage: str) -> None:
+def test_a_damaged_checkpoint_is_skipped_and_listed(tmp_path: Path, damage: str) -> None:
     _, last = save(tmp_path, 1, 2)
     content = bytearray(last.read_bytes())
     content[300] ^= 1
     last.write_bytes({"cut": content[:-1], "empty": b"", "flipped": content}[damage])
     found = checkpoints.load_checkpoint(tmp_path)
     assert (found.step, found.damaged) == (1, (last.name,))
-    assert checkpoints.load_checkpoint(tmp_path).damaged == ()  # it is out of the way
+    assert checkpoints.load_checkpoint(tmp_path).damaged == ()  # it was renamed
     assert checkpoints.load_checkpoint(tmp_path).step == 1
 
 
-def test_the_next_one_takes_away_what_is_of_no_use_any_more(tmp_path: Path) -> None:
+def test_saving_deletes_damaged_and_incomplete_files(tmp_path: Path) -> None:
     _, last = save(tmp_path, 1, 2)
     last.write_bytes(b"")
     assert checkpoints.load_checkpoint(tmp_path).step == 1
@@ -55,7 +55,7 @@ def test_the_next_one_takes_away_what_is_of_no_use_any_more(tmp_path: Path) -> N
     assert names == ["checkpoint-000000001", "checkpoint-000000003"]
 
 
-def test_where_all_are_damaged_training_starts_again(tmp_path: Path) -> None:
+def test_if_all_checkpoints_are_damaged_training_starts_at_step_0(tmp_path: Path) -> None:
     paths = save(tmp_path, 1, 2)
     for path in paths:
         path.write_bytes(b"")
@@ -63,6 +63,6 @@ def test_where_all_are_damaged_training_starts_again(tmp_path: Path) -> None:
     assert (found.step, found.damaged) == (0, tuple(path.name for path in paths[::-1]))
 
 
-def test_an_object_is_not_unpickled(tmp_path: Path) -> None:
+def test_objects_cannot_be_saved(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="allow_pickle"):
         checkpoints.save_checkpoint(tmp_path, 1, {"weights": np.array([{}], dtype=object)})

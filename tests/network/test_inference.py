@@ -45,7 +45,7 @@ def batched(recipe: Recipe, batch_size: int) -> Recipe:
     return recipe.with_overrides([f"inference.batch_size={batch_size}"])
 
 
-def test_one_map_an_image_in_order(
+def test_each_image_gets_its_maps_in_order(
     model: keras.Model, images: list[NDArray[np.uint8]], recipe: Recipe
 ) -> None:
     found = list(predict_maps(model, images, recipe))
@@ -54,13 +54,15 @@ def test_one_map_an_image_in_order(
         assert (maps.shape, maps.dtype) == ((SIZE, SIZE, 1), np.float32)
     backwards = list(predict_maps(model, images[::-1], recipe))[::-1]
     np.testing.assert_allclose(found, backwards, atol=1e-6)
-    assert np.abs(found[0] - found[1]).max() > 0.01  # the order could have been seen
+    assert (
+        np.abs(found[0] - found[1]).max() > 0.01
+    )  # two images in the wrong order would be noticed
     alone = np.asarray(model(images[0][None]))[0]
     np.testing.assert_allclose(found[0], alone, atol=1e-6)
 
 
 @pytest.mark.parametrize("batch_size", [1, 2, 3, 5, 8])
-def test_the_batch_size_does_not_matter(
+def test_the_maps_do_not_depend_on_the_batch_size(
     model: keras.Model, images: list[NDArray[np.uint8]], recipe: Recipe, batch_size: int
 ) -> None:
     expected = list(predict_maps(model, images, batched(recipe, 4)))
@@ -69,19 +71,19 @@ def test_the_batch_size_does_not_matter(
     )
 
 
-def test_what_else_is_in_the_batch_does_not_move_a_bit(
+def test_the_other_images_of_a_batch_change_no_bit(
     model: keras.Model, images: list[NDArray[np.uint8]], recipe: Recipe
 ) -> None:
-    whole = list(predict_maps(model, images, batched(recipe, 4)))
+    all_maps = list(predict_maps(model, images, batched(recipe, 4)))
     np.testing.assert_array_equal(
-        list(predict_maps(model, images[:3], batched(recipe, 4))), whole[:3]
+        list(predict_maps(model, images[:3], batched(recipe, 4))), all_maps[:3]
     )
     np.testing.assert_array_equal(
-        list(predict_maps(model, images[4:], batched(recipe, 4))), whole[4:]
+        list(predict_maps(model, images[4:], batched(recipe, 4))), all_maps[4:]
     )
 
 
-def test_no_images_no_maps(model: keras.Model, recipe: Recipe) -> None:
+def test_without_images_there_are_no_maps(model: keras.Model, recipe: Recipe) -> None:
     assert list(predict_maps(model, [], recipe)) == []
 
 
@@ -100,14 +102,14 @@ def test_segment_labels_at_the_original_size(
         np.testing.assert_array_equal(found, expected)
 
 
-def test_maps_are_written_one_file_each(
+def test_the_maps_of_each_image_are_saved_in_a_file(
     model: keras.Model,
     recipe: Recipe,
     images: list[NDArray[np.uint8]],
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    threads: list[int] = []  # this process is set up already
+    threads: list[int] = []  # Keras is already configured in this process
     monkeypatch.setattr(inference.backend, "configure", threads.append)
     model.save(tmp_path / "model.keras")
     sources = [tmp_path / f"image{i}.npy" for i in range(5)]
@@ -121,12 +123,12 @@ def test_maps_are_written_one_file_each(
     )
 
 
-def test_a_model_is_read_once(model: keras.Model, tmp_path: Path) -> None:
+def test_a_model_is_loaded_once(model: keras.Model, tmp_path: Path) -> None:
     model.save(tmp_path / "model.keras")
     assert load_model(tmp_path / "model.keras") is load_model(tmp_path / "model.keras")
 
 
-# Whole images at their own resolution
+# Complete images at their own resolution
 
 
 @pytest.fixture(scope="module")
@@ -136,7 +138,7 @@ def native(crops: Recipe) -> Recipe:
 
 
 @pytest.fixture(scope="module")
-def whole(native: Recipe) -> keras.Model:
+def native_model(native: Recipe) -> keras.Model:
     keras.utils.set_random_seed(1)
     return build_segmenter(native.network, None)
 
@@ -150,18 +152,22 @@ def mosaic() -> NDArray[np.uint8]:
 
 @pytest.mark.parametrize("size", [(1, 1), (64, 64), (65, 130), (31, 320)])
 def test_maps_have_the_size_of_the_image(
-    whole: keras.Model, native: Recipe, mosaic: NDArray[np.uint8], size: tuple[int, int]
+    native_model: keras.Model, native: Recipe, mosaic: NDArray[np.uint8], size: tuple[int, int]
 ) -> None:
     image = mosaic[: size[0], : size[1]]
-    [maps] = predict_maps(whole, [image], native)
+    [maps] = predict_maps(native_model, [image], native)
     assert (maps.shape, maps.dtype) == ((*size, 2), np.float32)
     if size == (64, 64):
-        np.testing.assert_allclose(maps, np.asarray(whole(image[None]))[0], atol=1e-6)
+        np.testing.assert_allclose(maps, np.asarray(native_model(image[None]))[0], atol=1e-6)
 
 
-def test_tiles_leave_no_seam(whole: keras.Model, native: Recipe, mosaic: NDArray[np.uint8]) -> None:
-    [tiled] = predict_maps(whole, [mosaic], native)
-    [at_once] = predict_maps(whole, [mosaic], native.with_overrides(["inference.tile_px=960"]))
+def test_tiles_leave_no_seams(
+    native_model: keras.Model, native: Recipe, mosaic: NDArray[np.uint8]
+) -> None:
+    [tiled] = predict_maps(native_model, [mosaic], native)
+    [at_once] = predict_maps(
+        native_model, [mosaic], native.with_overrides(["inference.tile_px=960"])
+    )
     np.testing.assert_allclose(tiled, at_once, atol=1e-5)
     assert (np.ptp(at_once, axis=(0, 1)) > 0.05).all()
 
@@ -179,9 +185,9 @@ def test_every_tile_has_the_same_size(native: Recipe, mosaic: NDArray[np.uint8])
     assert shapes == {(1, 320, 320, 3)}
 
 
-def test_flips_and_turns_are_turned_back(native: Recipe, mosaic: NDArray[np.uint8]) -> None:
+def test_flips_and_rotations_are_undone(native: Recipe, mosaic: NDArray[np.uint8]) -> None:
     class Echo:
-        """Its maps are two channels of the image."""
+        """A model that returns two channels of the image as maps."""
 
         def predict_on_batch(self, batch: NDArray[np.uint8]) -> NDArray[np.float32]:
             return batch[..., :2].astype(np.float32) / 255
@@ -192,7 +198,7 @@ def test_flips_and_turns_are_turned_back(native: Recipe, mosaic: NDArray[np.uint
     np.testing.assert_allclose(maps, image[..., :2] / 255, atol=1e-6)
 
 
-def test_each_scale_has_its_maps_at_the_size_of_the_image(
+def test_the_maps_of_each_scale_have_the_size_of_the_image(
     native: Recipe, mosaic: NDArray[np.uint8]
 ) -> None:
     sides: list[int] = []
@@ -209,7 +215,7 @@ def test_each_scale_has_its_maps_at_the_size_of_the_image(
     assert sides == [192, 128, 320]  # multiples of 64
     assert maps.shape == (128, 192, 6)
     np.testing.assert_allclose(maps[..., :2], image[..., :2] / 255, atol=1e-6)
-    means = image[..., :2].reshape(64, 2, 96, 2, 2).mean((1, 3))  # of 2 × 2 pixels
+    means = image[..., :2].reshape(64, 2, 96, 2, 2).mean((1, 3))  # over 2 × 2 pixels
     np.testing.assert_allclose(maps[..., 2:4], resize_maps(means / 255, 128, 192), atol=0.005)
     [tiny] = predict_maps(
         Echo(), [image[:1, :1]], native.with_overrides(["inference.scales=[0.25]"])
@@ -217,7 +223,7 @@ def test_each_scale_has_its_maps_at_the_size_of_the_image(
     assert tiny.shape == (1, 1, 2)
 
 
-def test_flips_of_resized_images_too(
+def test_resized_images_are_flipped_too(
     model: keras.Model, recipe: Recipe, images: list[NDArray[np.uint8]]
 ) -> None:
     both = [images[0], np.rot90(images[0])]
@@ -227,30 +233,30 @@ def test_flips_of_resized_images_too(
     assert np.abs(np.rot90(maps) - turned).max() > 0.001
 
 
-def test_the_mean_over_flips_does_not_depend_on_how_the_image_lies(
-    whole: keras.Model, native: Recipe, mosaic: NDArray[np.uint8]
+def test_with_flips_the_maps_of_a_rotated_image_are_the_rotated_maps(
+    native_model: keras.Model, native: Recipe, mosaic: NDArray[np.uint8]
 ) -> None:
     flipped = native.with_overrides(["inference.flips=true"])
     image = mosaic[:64, :128]
-    [maps] = predict_maps(whole, [image], flipped)
-    [turned] = predict_maps(whole, [np.rot90(image)], flipped)
+    [maps] = predict_maps(native_model, [image], flipped)
+    [turned] = predict_maps(native_model, [np.rot90(image)], flipped)
     np.testing.assert_allclose(np.rot90(maps), turned, atol=1e-5)
 
 
-def test_images_are_normalised_whole(
-    whole: keras.Model, native: Recipe, mosaic: NDArray[np.uint8]
+def test_images_are_normalised_before_they_are_cut_into_tiles(
+    native_model: keras.Model, native: Recipe, mosaic: NDArray[np.uint8]
 ) -> None:
     normal = native.with_overrides(["data.normalize=true"])
     image = mosaic[:64, :64]
-    [maps] = predict_maps(whole, [image], normal)
+    [maps] = predict_maps(native_model, [image], normal)
     seen = apply_table(image, normalizing_table(image))
-    np.testing.assert_allclose(maps, np.asarray(whole(seen[None]))[0], atol=1e-6)
+    np.testing.assert_allclose(maps, np.asarray(native_model(seen[None]))[0], atol=1e-6)
 
 
 @pytest.mark.slow
-def test_a_mosaic_has_the_nuclei_of_one_pass_in_memory_that_stays_flat(tmp_path: Path) -> None:
+def test_tiles_give_the_nuclei_of_one_pass_in_less_memory(tmp_path: Path) -> None:
     recipe = load_recipe("best", ["network.base_filters=4", "training.threads=2"])
-    # Untrained, it is sure of nothing.
+    # An untrained network has low confidence everywhere.
     recipe = recipe.with_overrides(["inference.flips=false", "inference.min_confidence=0"])
     keras.utils.set_random_seed(3)
     build_segmenter(recipe.network, None).save(tmp_path / "model.keras")
@@ -284,6 +290,6 @@ def test_a_mosaic_has_the_nuclei_of_one_pass_in_memory_that_stays_flat(tmp_path:
     assert scoring.match_nuclei(expected, found).score == 1
     assert found.max() == expected.max()
     assert np.count_nonzero(found > 0) == pytest.approx(np.count_nonzero(expected > 0), rel=1e-5)
-    # What grows is the maps and the image themselves, not the network's work.
+    # Only the maps and the image grow with the size of the image, not the network's memory.
     assert peak - peak_of_a_quarter < grown
     assert peak_at_once - peak > 2 * grown

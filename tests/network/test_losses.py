@@ -17,7 +17,7 @@ def test_dice_by_hand() -> None:
     assert float(dice_coefficient(y_true, y_pred)) == pytest.approx((2 * 0.8 + 1) / (1 + 1.2 + 1))
 
 
-def test_dice_is_of_the_whole_batch_and_not_a_mean_over_images() -> None:
+def test_dice_is_computed_over_the_batch_and_not_averaged_over_images() -> None:
     y_true, y_pred = batch([[1, 1], [0, 0]]), batch([[1, 1], [1, 0]])
     assert float(dice_coefficient(y_true, y_pred)) == pytest.approx((2 * 2 + 1) / (2 + 3 + 1))
 
@@ -57,13 +57,13 @@ def test_the_loss_of_all_maps_by_hand() -> None:
     assert float(maps_loss(y_true[..., :1], y_pred[..., :1])) == pytest.approx(mask, abs=1e-5)
 
 
-def test_the_dice_of_all_maps_is_the_mask_s() -> None:
+def test_the_dice_of_several_maps_is_that_of_the_mask() -> None:
     y_true, y_pred = maps([[1, 0]], [[0, 1]]), maps([[0.8, 0.4]], [[0, 0]])
     assert float(mask_dice(y_true, y_pred)) == pytest.approx((2 * 0.8 + 1) / (1 + 1.2 + 1))
 
 
-def test_integer_truth_is_as_good() -> None:
+def test_truth_can_be_integer() -> None:
     y_pred = batch([[0.8, 0.4]])
     for function in (dice_coefficient, bce_dice_loss):
-        whole = function(batch([[1, 0]]).astype(np.uint8), y_pred)
-        assert float(whole) == float(function(batch([[1, 0]]), y_pred))
+        of_integers = function(batch([[1, 0]]).astype(np.uint8), y_pred)
+        assert float(of_integers) == float(function(batch([[1, 0]]), y_pred))

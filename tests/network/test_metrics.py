@@ -37,12 +37,12 @@ def test_by_hand_at_one_threshold() -> None:
     assert value == pytest.approx((1 / 3 + 2 / 4) / 2)
 
 
-def test_it_is_the_mean_over_thresholds() -> None:
+def test_the_result_is_the_mean_over_thresholds() -> None:
     # found above 0.5, 0.55 and 0.6, missed above the seven others: 1, or (0 + 1/2) / 2
     assert mean_iou([1, 0], [0.62, 0]) == pytest.approx((3 * 1 + 7 * 0.25) / 10)
 
 
-def test_equal_to_the_threshold_is_background() -> None:
+def test_a_probability_equal_to_the_threshold_is_background() -> None:
     for threshold in THRESHOLDS:
         assert mean_iou([1, 0], [threshold, 0], (threshold,)) == 0.25
         assert mean_iou([1, 0], [np.nextafter(np.float32(threshold), 1), 0], (threshold,)) == 1
@@ -54,7 +54,7 @@ def test_a_class_absent_from_both_is_left_out() -> None:
     assert mean_iou([0, 0, 0], [0.99, 0, 0]) == pytest.approx((0 + 2 / 3) / 2)
 
 
-def test_no_pixels_no_score() -> None:
+def test_without_pixels_the_score_is_0() -> None:
     assert float(ThresholdedMeanIoU().result()) == 0
 
 
@@ -68,9 +68,11 @@ def test_reset() -> None:
 
 @settings(max_examples=25)
 @given(batches())
-def test_it_equals_scikit_learn(batch: tuple[NDArray[np.float32], NDArray[np.float32]]) -> None:
+def test_the_result_equals_scikit_learn(
+    batch: tuple[NDArray[np.float32], NDArray[np.float32]],
+) -> None:
     y_true, y_pred = (array.ravel() for array in batch)
-    # By default the mean is over the classes that either of the two holds.
+    # By default, the mean is over the classes that occur in at least one of the two.
     expected = [
         jaccard_score(y_true > 0, y_pred > np.float32(t), average="macro") for t in THRESHOLDS
     ]
@@ -79,7 +81,7 @@ def test_it_equals_scikit_learn(batch: tuple[NDArray[np.float32], NDArray[np.flo
 
 @settings(max_examples=25)
 @given(batches(), st.integers(1, 4))
-def test_the_batches_do_not_matter(
+def test_the_result_does_not_depend_on_the_batches(
     batch: tuple[NDArray[np.float32], NDArray[np.float32]], size: int
 ) -> None:
     y_true, y_pred = batch
@@ -91,7 +93,7 @@ def test_the_batches_do_not_matter(
 
 @settings(max_examples=25)
 @given(batches())
-def test_it_equals_the_scores_by_counts(
+def test_the_result_equals_pixel_scores(
     batch: tuple[NDArray[np.float32], NDArray[np.float32]],
 ) -> None:
     y_true, y_pred = (array.reshape(-1, 4) for array in batch)
@@ -99,9 +101,9 @@ def test_it_equals_the_scores_by_counts(
     assert mean_iou(*batch) == pytest.approx(pixel_scores(counts).mean_iou, abs=1e-6)
 
 
-def test_counts_stay_exact_beyond_what_float32_and_int32_count() -> None:
+def test_counts_stay_exact_beyond_the_limits_of_float32_and_int32() -> None:
     metric = ThresholdedMeanIoU((0.5,))
-    # tp 2²⁴ - 1 and fp 2³² + 1: three more of each, one by one
+    # tp 2²⁴ - 1 and fp 2³² + 1; then add three to each, one by one
     metric.low.assign(np.array([[2**24 - 1], [1], [0], [0]], np.int32))
     metric.high.assign(np.array([[0], [2**8], [0], [0]], np.int32))
     for _ in range(3):
@@ -112,7 +114,7 @@ def test_counts_stay_exact_beyond_what_float32_and_int32_count() -> None:
 
 
 @pytest.mark.parametrize("precision", ["float32", "bfloat16"])
-def test_it_takes_predictions_of_any_precision(precision: str) -> None:
+def test_predictions_can_have_any_precision(precision: str) -> None:
     metric = ThresholdedMeanIoU((0.5,))
     metric.update_state(np.array([1.0, 0.0]), keras.ops.convert_to_tensor([0.75, 0.25], precision))
     assert float(metric.result()) == 1

@@ -5,7 +5,7 @@ from nucleus_unet.network.normalization import apply_table, normalizing_table
 
 
 def ramp(low: int, high: int, share_bright: float = 0.2) -> np.ndarray:
-    """Mostly `low`, a share of `high`, and a value halfway between."""
+    """An image of mostly `low`, a share of `high`, and a few values halfway between."""
     values = np.full((100, 100, 3), low, np.uint8)
     values[: round(100 * share_bright)] = high
     values[0, :10] = (low + high) // 2
@@ -13,7 +13,7 @@ def ramp(low: int, high: int, share_bright: float = 0.2) -> np.ndarray:
 
 
 @pytest.mark.parametrize(("low", "high"), [(2, 22), (40, 240), (0, 255)])
-def test_dark_ground_becomes_0_and_bright_nuclei_255(low: int, high: int) -> None:
+def test_a_dark_background_becomes_0_and_bright_nuclei_255(low: int, high: int) -> None:
     image = ramp(low, high)
     seen = apply_table(image, normalizing_table(image))
     assert (seen[50, 50] == 0).all()
@@ -21,7 +21,7 @@ def test_dark_ground_becomes_0_and_bright_nuclei_255(low: int, high: int) -> Non
     assert abs(int(seen[0, 0, 0]) - 127) <= 4
 
 
-def test_bright_ground_is_inverted() -> None:
+def test_a_bright_background_is_inverted() -> None:
     image = 255 - ramp(15, 215)
     seen = apply_table(image, normalizing_table(image))
     assert (seen[50, 50] == 0).all()
@@ -30,14 +30,12 @@ def test_bright_ground_is_inverted() -> None:
 
 @pytest.mark.parametrize("vignetting", [0, 10])
 @pytest.mark.parametrize("nuclei", [1, 10])
-def test_nuclei_are_bright_in_a_dark_field_that_is_nearly_empty(
-    nuclei: int, vignetting: float
-) -> None:
+def test_few_nuclei_on_a_dark_background_stay_bright(nuclei: int, vignetting: float) -> None:
     y, x = np.mgrid[-1:1:256j, -1:1:256j]
     ground = 30 - vignetting * (x**2 + y**2) ** 2 / 2
     image = np.rint(ground + np.random.default_rng(0).normal(0, 1.5, ground.shape))
     for k in range(nuclei):
-        image[20 * k + 20 : 20 * k + 26, 100:106] = 150  # each 0.05 % of the image
+        image[20 * k + 20 : 20 * k + 26, 100:106] = 150  # each covers 0.05 % of the image
     image = np.repeat(image[..., None].astype(np.uint8), 3, axis=2)
     for seen in (image, 255 - image):
         normal = apply_table(seen, normalizing_table(seen))
@@ -59,7 +57,7 @@ def test_padding_and_dead_pixels_do_not_invert_an_image(rows: int) -> None:
         assert np.median(normal) < 255
 
 
-def test_channels_are_stretched_apart() -> None:
+def test_each_channel_is_stretched_by_its_own_percentiles() -> None:
     image = np.stack([ramp(10, 60)[..., 0], ramp(0, 255)[..., 0], ramp(5, 25)[..., 0]], axis=-1)
     seen = apply_table(image, normalizing_table(image))
     assert (seen[50, 50] == 0).all()
@@ -72,9 +70,9 @@ def test_noise_is_not_stretched_to_the_full_range() -> None:
     assert np.ptp(seen) <= 255 / 8 + 1
 
 
-def test_the_table_of_the_whole_serves_a_piece() -> None:
+def test_the_table_of_an_image_also_normalises_its_crops() -> None:
     image = ramp(2, 22)
     table = normalizing_table(image)
     assert (table.dtype, table.shape) == (np.uint8, (256, 3))
-    whole = apply_table(image, table)
-    np.testing.assert_array_equal(apply_table(image[5:30, 7:9], table), whole[5:30, 7:9])
+    normalized = apply_table(image, table)
+    np.testing.assert_array_equal(apply_table(image[5:30, 7:9], table), normalized[5:30, 7:9])

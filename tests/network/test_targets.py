@@ -10,7 +10,9 @@ from nucleus_unet.network.targets import CHANNELS, border_map, training_targets
 label_images = hnp.arrays(
     np.int32, hnp.array_shapes(min_dims=2, max_dims=2, max_side=12), elements=st.integers(0, 3)
 )
-each_type = pytest.mark.parametrize("dtype", [np.uint16, np.int32, np.int64])  # uint16 as prepared
+each_type = pytest.mark.parametrize(
+    "dtype", [np.uint16, np.int32, np.int64]
+)  # prepared labels are uint16
 
 
 @each_type
@@ -22,8 +24,8 @@ def test_borders_by_hand(dtype: type) -> None:
     np.testing.assert_array_equal(border_map(touching), [[0, 1, 1, 1, 1, 0]])
 
 
-def test_borders_of_more_nuclei_than_16_bits_number() -> None:
-    labels = np.array([[1, 1, 1, 65_537, 65_537, 65_537]])  # 1 and 1, modulo 2¹⁶
+def test_borders_of_labels_above_16_bits() -> None:
+    labels = np.array([[1, 1, 1, 65_537, 65_537, 65_537]])  # equal modulo 2¹⁶
     np.testing.assert_array_equal(border_map(labels), [[0, 1, 1, 1, 1, 0]])
 
 
@@ -37,7 +39,7 @@ def test_maps_are_0_or_1(labels: NDArray[np.int32]) -> None:
 
 
 @given(label_images)
-def test_the_numbers_of_nuclei_do_not_matter(labels: NDArray[np.int32]) -> None:
+def test_the_maps_do_not_depend_on_the_numbers_of_the_nuclei(labels: NDArray[np.int32]) -> None:
     renamed = np.where(labels, 50 - 7 * labels, 0)
     np.testing.assert_array_equal(
         training_targets(labels, "borders"), training_targets(renamed, "borders")
@@ -45,5 +47,5 @@ def test_the_numbers_of_nuclei_do_not_matter(labels: NDArray[np.int32]) -> None:
 
 
 @pytest.mark.parametrize("outputs", CHANNELS)
-def test_channels(outputs: str) -> None:
+def test_the_number_of_channels(outputs: str) -> None:
     assert training_targets(np.eye(4, dtype=np.int32), outputs).shape == (4, 4, CHANNELS[outputs])

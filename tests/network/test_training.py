@@ -36,14 +36,14 @@ class Trained(NamedTuple):
 
 
 def run(function: str, recipe: Recipe, samples: list[Sample], folder: Path) -> Trained:
-    """Train on five samples as the flow does: in a process of its own, followed."""
+    """Train on five samples in a new process, as the flow does."""
     log = EventLog(folder / EVENTS)
     events = follow(function, recipe, samples[:5], samples[5:], folder, poll=log.new)
     return Trained(folder, list(events))
 
 
 def train_and_be_killed(*args: Any) -> None:
-    """As `train_network`; killed when the first checkpoint is written, before it is told."""
+    """Run `train_network`; kill the process after the first checkpoint, before its epoch event."""
     save = checkpoints.save_checkpoint
 
     def save_and_die(folder: Path, step: int, arrays: Any) -> None:
@@ -55,8 +55,7 @@ def train_and_be_killed(*args: Any) -> None:
 
 
 def train_and_be_killed_within_an_epoch(*args: Any) -> None:
-    """As `train_and_be_killed`, with a checkpoint after each step; killed after the second epoch's
-    third."""
+    """Run `train_network` with a checkpoint after each step; kill it after step 3 of epoch 2."""
     save = checkpoints.save_checkpoint
     journal.CHECKPOINT_S = 0
 
@@ -70,7 +69,7 @@ def train_and_be_killed_within_an_epoch(*args: Any) -> None:
 
 
 def train_and_be_asked_to_stop(*args: Any) -> None:
-    """As `train_network`; SIGTERM comes while the second batch is made."""
+    """Run `train_network`; send SIGTERM while the second batch is loaded."""
     load, calls = batches.training_view, itertools.count(1)
 
     def view(*given: Any) -> Any:
@@ -96,7 +95,7 @@ def undisturbed(
 
 @pytest.fixture
 def here(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Train in this process as in a fresh one; its threads cannot be set any more."""
+    """Let `train_network` run in this process, where the number of threads is already fixed."""
     keras.utils.clear_session()
     monkeypatch.setattr(
         training.backend, "configure", lambda _, seed, *__, **___: keras.utils.set_random_seed(seed)
@@ -104,7 +103,7 @@ def here(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def state(folder: Path) -> dict[str, NDArray[Any]]:
-    """All arrays of a checkpoint; of the history what does not depend on the clock."""
+    """All arrays of a checkpoint; the history without the values that depend on the clock."""
     found = dict(checkpoints.load_checkpoint(folder).arrays)
     clocks = {"seconds", "images_per_s"}
     history = [
@@ -128,32 +127,32 @@ def assert_equal(a: dict[str, NDArray[Any]], b: dict[str, NDArray[Any]]) -> None
 
 def test_events_come_in_order(undisturbed: Trained) -> None:
     names = [event["event"] for event in undisturbed.events if event["event"] != "step"]
-    # The estimate comes with the sixth step.
+    # The estimate is reported at step 6, which is in epoch 2.
     assert names == ["start", "epoch", "estimate", "epoch", "epoch", "end"]
     start, *_, end = undisturbed.events
     assert start["parameters"] == 467
     assert {"device", "backend", "cores"} <= start.keys()
     estimate = next(e for e in undisturbed.events if e["event"] == "estimate")
-    # Seven of twelve steps to come, in epochs of 4 and the validation: half a batch, at a third of a
-    # step's cost.
+    # 7 of 12 steps are left. An epoch costs 4 steps and its validation: half a batch, at a third of
+    # the cost of a step.
     left = (3 - 5 / 4) * (4 + 1 / 6)
     assert estimate["seconds"] == pytest.approx(left * estimate["seconds_per_step"])
-    # Two checkpoints of weights, best weights, Adam's two moments of each and its counter; the model.
+    # Two checkpoints (weights, best weights, two moments of Adam, its counter) and the model.
     assert estimate["disk_bytes"] == 4 * (2 * (2 * 467 + 2 * 467 + 1) + 467)
     assert end["peak_memory_bytes"] > 10**8
 
 
-def test_steps_that_compile_are_not_in_the_estimate(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_estimate_ignores_the_steps_that_compile(monkeypatch: pytest.MonkeyPatch) -> None:
     clock = iter([0, 100, 200, 300, 400, 402, 500])
     monkeypatch.setattr(journal, "time", SimpleNamespace(monotonic=lambda: next(clock)))
-    told: list[float] = []
-    callback: Any = SimpleNamespace(_step_started=[], _estimate=told.append)
+    estimates: list[float] = []
+    callback: Any = SimpleNamespace(_step_started=[], _estimate=estimates.append)
     for step in range(7):
         journal.Journal.on_train_batch_begin(callback, step)
-    assert told == [2.0]
+    assert estimates == [2.0]
 
 
-def test_what_is_known_of_an_epoch(undisturbed: Trained, tiny: Recipe) -> None:
+def test_the_fields_of_an_epoch(undisturbed: Trained, tiny: Recipe) -> None:
     epochs = undisturbed.epochs()
     assert [epoch["epoch"] for epoch in epochs] == [1, 2, 3]
     rates = [epoch["learning_rate"] for epoch in epochs]
@@ -166,7 +165,7 @@ def test_what_is_known_of_an_epoch(undisturbed: Trained, tiny: Recipe) -> None:
     assert [{"event": "epoch"} | epoch for epoch in history] == epochs
 
 
-def test_only_whole_files_are_left(undisturbed: Trained) -> None:
+def test_a_finished_training_leaves_two_checkpoints_and_the_model(undisturbed: Trained) -> None:
     names = sorted(re.sub("-[0-9a-f]{16}", "", path.name) for path in undisturbed.folder.iterdir())
     kept = ["checkpoint-000000008.npz", "checkpoint-000000012.npz"]
     assert names == [*kept, "events.jsonl", "model.keras"]
@@ -191,13 +190,13 @@ def test_the_model_scores_what_its_best_epoch_scored(
         (
             train_and_be_asked_to_stop,
             StoppedError,
-            r"stopped after \d+ steps?, from where it goes on",
+            r"stopped after \d+ steps\. Run the same command again to continue from there\.$",
             {1, 2, 3},
             0,
         ),
     ],
 )
-def test_interrupted_and_continued_it_is_the_same_to_the_bit(
+def test_an_interrupted_training_continues_to_the_same_bits(
     undisturbed: Trained,
     tiny: Recipe,
     samples: list[Sample],
@@ -209,12 +208,12 @@ def test_interrupted_and_continued_it_is_the_same_to_the_bit(
     steps: set[int],
     epochs: int,
 ) -> None:
-    monkeypatch.syspath_prepend(Path(__file__).parent)  # a new process gets it from this one
+    monkeypatch.syspath_prepend(Path(__file__).parent)  # new processes inherit it
     with pytest.raises(error, match=message):
         run(f"{Path(__file__).stem}:{interrupted.__name__}", tiny, samples, tmp_path)
-    told = [event["event"] for event in EventLog(tmp_path / EVENTS).new()]
-    assert (told.count("start"), told.count("epoch")) == (1, epochs)
-    # Nothing is left of a checkpoint that was being written.
+    recorded = [event["event"] for event in EventLog(tmp_path / EVENTS).new()]
+    assert (recorded.count("start"), recorded.count("epoch")) == (1, epochs)
+    # The incomplete file of a killed writer is deleted.
     (tmp_path / ".checkpoint-000000009.npz.x").touch()
     stopped = checkpoints.load_checkpoint(tmp_path).step
     assert stopped in steps
@@ -225,13 +224,13 @@ def test_interrupted_and_continued_it_is_the_same_to_the_bit(
     after = state(undisturbed.folder)
     assert any("seed_generator" in name for name in after)  # dropout's own state
     assert any(name.startswith("optimizer/") for name in after)
-    # An epoch that was broken off counts the loss and metrics of its first steps too.
+    # The metrics of an interrupted epoch include its first steps.
     assert_equal(state(tmp_path), after)
     assert_same_weights(tmp_path / "model.keras", undisturbed.folder / "model.keras")
     assert not list(tmp_path.glob(".*"))
 
 
-def test_a_damaged_checkpoint_is_told_and_the_one_before_it_taken(
+def test_a_damaged_checkpoint_is_reported_and_the_one_before_it_is_used(
     undisturbed: Trained, tiny: Recipe, samples: list[Sample], tmp_path: Path
 ) -> None:
     folder = tmp_path / "d"
@@ -246,7 +245,7 @@ def test_a_damaged_checkpoint_is_told_and_the_one_before_it_taken(
 
 
 @pytest.mark.usefixtures("here")
-def test_finished_it_does_not_train_again_and_holds_the_gpu_meanwhile(
+def test_a_finished_training_does_not_train_again_and_holds_the_gpu(
     undisturbed: Trained,
     tiny: Recipe,
     samples: list[Sample],
@@ -276,10 +275,10 @@ def test_finished_it_does_not_train_again_and_holds_the_gpu_meanwhile(
 
 
 @pytest.mark.usefixtures("here")
-def test_it_starts_from_given_weights_and_stops_when_nothing_gains(
+def test_a_training_starts_from_given_weights_and_stops_early(
     undisturbed: Trained, tiny: Recipe, samples: list[Sample], tmp_path: Path
 ) -> None:
-    # A rate that moves no float32: every epoch scores the same, and the first is the best.
+    # This rate changes no float32 weight: all epochs score the same, so the first is the best.
     still = tiny.with_overrides(
         [
             "training.optimizer=sgd",
@@ -309,7 +308,7 @@ def test_the_epoch_that_is_kept(
     monkeypatch: pytest.MonkeyPatch,
     keep: str,
 ) -> None:
-    # The first step leaves the weights as they are, the second wrecks them.
+    # The first step leaves the weights as they are, the second destroys them.
     rates = keras.optimizers.schedules.PiecewiseConstantDecay([0], [1e-30, 1e4])
     monkeypatch.setattr(training, "_optimizer", lambda _: keras.optimizers.SGD(rates))
     two_steps = tiny.with_overrides(
@@ -329,13 +328,15 @@ def test_the_epoch_that_is_kept(
 
 
 @pytest.mark.usefixtures("here")
-def test_a_training_that_diverges_ends_and_keeps_no_epoch_of_it(
+def test_a_training_that_diverges_fails_and_saves_nothing(
     undisturbed: Trained, tiny: Recipe, samples: list[Sample], tmp_path: Path
 ) -> None:
     wild = tiny.with_overrides(
         ["network.activation=elu", "training.optimizer=sgd", "training.learning_rate=1e38"]
     )
-    with pytest.raises(NucleusError, match=r"epoch 1: .*lower training\.learning_rate, .* 1e\+38"):
+    with pytest.raises(
+        NucleusError, match=r"epoch 1: .*Lower training\.learning_rate from 1e\+38\.$"
+    ):
         train_network(wild, samples[:5], samples[5:], tmp_path)
     assert {path.name for path in tmp_path.iterdir()} == {EVENTS}
 
@@ -353,20 +354,20 @@ def test_the_schedule(tiny: Recipe, schedule: str, rates: dict[int, float]) -> N
         assert float(optimizer.learning_rate) == pytest.approx(rate)
 
 
-def test_crops_train_are_killed_and_go_on_to_the_bit(
+def test_a_killed_training_on_crops_continues_to_the_same_bits(
     crops: Recipe, samples: list[Sample], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    whole = run("nucleus_unet.network.training:train_network", crops, samples, tmp_path / "a")
+    undisturbed = run("nucleus_unet.network.training:train_network", crops, samples, tmp_path / "a")
     monkeypatch.syspath_prepend(Path(__file__).parent)
     with pytest.raises(NucleusError, match="was killed"):
         run(f"{Path(__file__).stem}:train_and_be_killed", crops, samples, tmp_path / "b")
     run("nucleus_unet.network.training:train_network", crops, samples, tmp_path / "b")
-    after = state(whole.folder)
+    after = state(undisturbed.folder)
     assert_equal(state(tmp_path / "b"), after)
-    assert_same_weights(tmp_path / "b" / "model.keras", whole.folder / "model.keras")
+    assert_same_weights(tmp_path / "b" / "model.keras", undisturbed.folder / "model.keras")
 
 
-def test_what_is_validated_is_what_is_kept(
+def test_the_validation_scores_the_weights_that_are_kept(
     crops: Recipe, samples: list[Sample], tmp_path: Path
 ) -> None:
     one = crops.with_overrides(["training.epochs=1"])

@@ -39,13 +39,13 @@ def convolutions(model: keras.Model) -> list[keras.Layer]:
     return [layer for layer in model.layers if isinstance(layer, kinds)]
 
 
-def test_the_network_of_the_paper() -> None:
+def test_the_paper_s_network() -> None:
     network = load_recipe("paper").network.model_copy(update={"dropout": (0.0,) * 5})
     unet = build_unet(network, 572, outputs=2)
     assert unet.output_shape == (None, 388, 388, 2)
     assert len(convolutions(unet)) == 23
-    assert unet.count_params() == 31_030_658 + 2 * 9 * 64  # the paper's images are gray
-    # The figure of the paper: the size after each pair of convolutions, and the filters.
+    assert unet.count_params() == 31_030_658 + 2 * 9 * 64  # the paper's images have one channel
+    # Figure 1 of the paper: the size after each pair of convolutions, and the number of filters.
     sizes = {
         "down0b": (568, 64),
         "down1b": (280, 128),
@@ -62,7 +62,7 @@ def test_the_network_of_the_paper() -> None:
     assert {name: (s[1], s[3]) for name, s in found.items()} == sizes
 
 
-def test_the_network_of_the_seed() -> None:
+def test_the_seed_s_network() -> None:
     network = load_recipe("seed").network
     segmenter = build_segmenter(network, 256)
     assert segmenter.count_params() == 1_941_105
@@ -82,7 +82,7 @@ def test_the_network_of_the_seed() -> None:
     assert {layer.kernel_initializer.__class__.__name__ for layer in inner} == {"HeNormal"}
 
 
-def test_same_padding_has_as_many_parameters_and_needs_no_margin() -> None:
+def test_same_padding_needs_no_margin_and_no_more_parameters() -> None:
     network = load_recipe("seed", ["network.padding=same"]).network
     segmenter = build_segmenter(network, 256)
     assert segmenter.count_params() == 1_941_105
@@ -112,7 +112,7 @@ def test_input_sizes(padding: Any, depth: int, output: int, size: int) -> None:
 @pytest.mark.parametrize("padding", ["same", "valid"])
 @pytest.mark.parametrize("depth", [1, 2])
 @pytest.mark.parametrize("size", [24, 33])
-def test_the_segmenter_keeps_the_size(padding: str, depth: int, size: int) -> None:
+def test_the_maps_have_the_size_of_the_image(padding: str, depth: int, size: int) -> None:
     network = small(padding=padding, depth=depth, dropout=(0.0,) * (depth + 1))
     probability = np.asarray(build_segmenter(network, size)(images(size)))
     assert probability.shape == (2, size, size, 1)
@@ -124,24 +124,28 @@ def test_the_segmenter_keeps_the_size(padding: str, depth: int, size: int) -> No
 @pytest.mark.parametrize(
     ("padding", "depth", "size", "message"),
     [
-        ("same", 2, 30, r"30 px gives 15 px at level 1.*sizes that fit are 4 \+ a multiple of 4"),
-        ("valid", 1, 19, r"19 px gives 15 px at level 0.*sizes that fit are 18 \+ a multiple of 2"),
-        ("valid", 4, 570, r"570 px gives 279 px at level 1.*188 \+ a multiple of 16"),
+        ("same", 2, 30, r"30 px gives 15 px at level 1.*Use 4 \+ a multiple of 4\.$"),
+        ("valid", 1, 19, r"19 px gives 15 px at level 0.*Use 18 \+ a multiple of 2\.$"),
+        ("valid", 4, 570, r"570 px gives 279 px at level 1.*Use 188 \+ a multiple of 16\.$"),
     ],
 )
-def test_a_size_that_cannot_be_halved(padding: str, depth: int, size: int, message: str) -> None:
+def test_a_size_that_cannot_be_halved_is_refused(
+    padding: str, depth: int, size: int, message: str
+) -> None:
     with pytest.raises(ValueError, match=message):
         build_unet(small(padding=padding, depth=depth, dropout=(0.0,) * (depth + 1)), size)
 
 
-def test_an_image_smaller_than_its_mirrored_margin() -> None:
+def test_an_image_smaller_than_its_mirrored_margin_is_refused() -> None:
     network = load_recipe("seed").network
-    message = r"data\.image_size = 64: .* depth 4 mirror 94 px .* or network\.padding=same"
+    message = (
+        r"data\.image_size = 64 is too small: .* depth 4 .* 94 px.* or network\.padding=same\.$"
+    )
     with pytest.raises(NucleusError, match=message):
         build_segmenter(network, 64)
     assert np.asarray(build_segmenter(network, 96)(images(96, 1))).shape == (1, 96, 96, 1)
     deep = network.model_copy(update={"padding": "same", "depth": 6, "dropout": (0.0,) * 7})
-    with pytest.raises(NucleusError, match=r"same convolutions .* or a smaller network\.depth"):
+    with pytest.raises(NucleusError, match=r"same convolutions .* or a smaller network\.depth\.$"):
         build_segmenter(deep, 20)
 
 
@@ -173,10 +177,10 @@ def test_probabilities_are_float32_in_mixed_precision(padding: str) -> None:
     probability = np.asarray(segmenter(images(16)))
     assert probability.dtype == np.float32
     rounded = np.asarray(keras.ops.cast(keras.ops.cast(probability, "bfloat16"), "float32"))
-    assert (probability != rounded).mean() > 0.5  # finer than bfloat16 can say
+    assert (probability != rounded).mean() > 0.5  # finer than bfloat16
 
 
-def test_mirrored_without_the_border() -> None:
+def test_mirroring_does_not_repeat_the_border() -> None:
     x = np.array([[1, 2, 3], [4, 5, 6], [7, 8, 9]], np.float32).reshape(1, 3, 3, 1)
     assert np.asarray(MirrorPadding2D((1, 2))(x))[0, ..., 0].tolist() == [
         [5, 4, 5, 6, 5, 4],
@@ -190,7 +194,9 @@ def test_mirrored_without_the_border() -> None:
 
 
 @given(st.integers(1, 5), st.integers(1, 600))
-def test_the_valid_input_is_the_smallest_whose_output_covers(depth: int, output: int) -> None:
+def test_the_valid_input_size_is_the_smallest_that_covers_the_output(
+    depth: int, output: int
+) -> None:
     def run(size: int) -> int:
         for _ in range(depth):
             size -= 4

@@ -22,11 +22,11 @@ LABELS = np.array(
         [0, 0, 0, 0, 0, 0],
     ]
 )
-"""A ring, and two pixels at the image's right end."""
+"""A ring, and two pixels at the right edge of the image."""
 
 
 def filled(rings: list[NDArray[Any]], shape: tuple[int, ...]) -> NDArray[np.bool_]:
-    """The pixels whose middle is inside of the first ring and outside of the others."""
+    """Pixels whose centre is inside the first ring and outside all others."""
     inside = [grid_points_in_poly(shape, ring[:, ::-1] - 0.5) for ring in rings]
     return inside[0] & ~np.any([np.zeros(shape, bool), *inside[1:]], axis=0)
 
@@ -51,7 +51,7 @@ def test_measurements_by_hand() -> None:
     assert measurements(image[..., :1] * np.uint16(100), LABELS)[1]["mean_intensity"] == 2500
 
 
-def test_values_that_are_not_finite_are_left_out_of_intensities() -> None:
+def test_intensities_ignore_values_that_are_not_finite() -> None:
     image = np.full((4, 6, 2), 5.0)
     image[1, 5], image[2, 5] = (np.nan, 7), np.inf
     assert measurements(image, LABELS)[1]["mean_intensity"] == 7
@@ -61,7 +61,7 @@ def test_values_that_are_not_finite_are_left_out_of_intensities() -> None:
     assert np.isnan(pair["mean_intensity"])
 
 
-def test_small_and_large_numbers_of_a_table() -> None:
+def test_the_table_has_seven_significant_digits() -> None:
     image = np.full((4, 6, 1), 3.456e-5)
     _, pair = nuclei_csv(
         [{"image": "a", **row} for row in measurements(image, LABELS)[1:]]
@@ -75,7 +75,7 @@ def test_outlines_by_hand() -> None:
     found = outlines(LABELS)
     assert [len(found[1]), len(found[2])] == [2, 1]
     [pair] = found[2]
-    # The middles of the pixels are at (5.5, 1.5) and (5.5, 2.5).
+    # The centres of the pixels are at (5.5, 1.5) and (5.5, 2.5).
     points = {(5.5, 1.0), (6.0, 1.5), (6.0, 2.5), (5.5, 3.0), (5.0, 2.5), (5.0, 1.5)}
     assert {tuple(point) for point in pair.tolist()} == points
     np.testing.assert_array_equal(pair[0], pair[-1])
@@ -83,13 +83,13 @@ def test_outlines_by_hand() -> None:
 
 
 @given(arrays(np.bool_, st.tuples(st.integers(1, 12), st.integers(1, 12))))
-def test_what_is_inside_of_an_outline_is_the_nucleus(mask: NDArray[np.bool_]) -> None:
+def test_an_outline_contains_exactly_its_nucleus(mask: NDArray[np.bool_]) -> None:
     labels = label(mask, connectivity=1)
     for number, rings in outlines(labels).items():
         np.testing.assert_array_equal(filled(rings, labels.shape), labels == number)
 
 
-def test_of_a_nucleus_in_several_pieces_the_largest_is_outlined() -> None:
+def test_only_the_largest_piece_of_a_nucleus_is_outlined() -> None:
     labels = np.zeros((40, 40), int)
     labels[2:20, 2:20] = 1
     labels[25:32, 25:32] = 1

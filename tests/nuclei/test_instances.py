@@ -23,7 +23,7 @@ def components(above: list[list[int]]) -> NDArray[np.int32]:
     return connected_components(np.array(above, np.float32), 0.5)
 
 
-def test_upsample_is_bilinear_between_pixel_centres() -> None:
+def test_resizing_is_bilinear_between_pixel_centres() -> None:
     maps = np.array([[[0, 1], [1, 0]]], np.float32)
     result = resize_maps(maps, 2, 4)
     assert result.dtype == np.float32
@@ -31,23 +31,23 @@ def test_upsample_is_bilinear_between_pixel_centres() -> None:
     np.testing.assert_allclose(result[..., 1], [[1, 0.75, 0.25, 0]] * 2)
 
 
-def test_upsample_to_the_same_size_changes_nothing() -> None:
+def test_resizing_to_the_same_size_changes_nothing() -> None:
     maps = np.array([[0.1, 0.2, 0.3], [0.4, 0.5, 0.6]], np.float32)[..., None]
     np.testing.assert_array_equal(resize_maps(maps, 2, 3), maps)
 
 
-def test_upsample_also_shrinks() -> None:
+def test_maps_can_be_made_smaller() -> None:
     maps = np.array([[0, 0, 1, 1]], np.float32)[..., None]
     np.testing.assert_allclose(resize_maps(maps, 1, 2)[..., 0], [[0, 1]])
 
 
-def test_equal_to_the_cutoff_is_background() -> None:
+def test_a_probability_equal_to_the_cutoff_is_background() -> None:
     labels = connected_components(np.array([[0.5, 0.5000001, 0.4]], np.float32), 0.5)
     assert labels.dtype == np.int32
     np.testing.assert_array_equal(labels, [[0, 1, 0]])
 
 
-def test_nothing_above_the_cutoff() -> None:
+def test_without_a_pixel_above_the_cutoff_all_is_background() -> None:
     np.testing.assert_array_equal(components([[0, 0], [0, 0]]), np.zeros((2, 2)))
 
 
@@ -58,11 +58,11 @@ def test_one_pixel_is_a_nucleus_and_corners_connect() -> None:
     )
 
 
-def test_opposite_borders_do_not_touch() -> None:
+def test_opposite_edges_of_the_image_do_not_touch() -> None:
     np.testing.assert_array_equal(components([[1, 0, 1]]), [[1, 0, 2]])
 
 
-def test_numbered_by_first_pixel_row_by_row() -> None:
+def test_nuclei_are_numbered_by_their_first_pixel_row_by_row() -> None:
     np.testing.assert_array_equal(
         components([[0, 0, 0, 1], [0, 0, 0, 0], [0, 1, 0, 0]]),
         [[0, 0, 0, 1], [0, 0, 0, 0], [0, 2, 0, 0]],
@@ -72,14 +72,18 @@ def test_numbered_by_first_pixel_row_by_row() -> None:
 
 
 @given(probabilities, st.integers(1, 30), st.integers(1, 30))
-def test_upsample_stays_in_range(probability: NDArray[np.float32], height: int, width: int) -> None:
+def test_resized_maps_stay_in_0_to_1(
+    probability: NDArray[np.float32], height: int, width: int
+) -> None:
     result = resize_maps(probability[..., None], height, width)
     assert result.shape == (height, width, 1)
     assert 0 <= result.min() <= result.max() <= 1
 
 
 @given(probabilities, st.floats(0, 1))
-def test_same_partition_as_opencv(probability: NDArray[np.float32], cutoff: float) -> None:
+def test_the_components_are_those_of_opencv(
+    probability: NDArray[np.float32], cutoff: float
+) -> None:
     labels = connected_components(probability, cutoff)
     count, other = cv2.connectedComponents((probability > cutoff).astype(np.uint8), connectivity=8)
     pairs = set(zip(labels.ravel().tolist(), other.ravel().tolist(), strict=True))
@@ -90,7 +94,7 @@ def test_same_partition_as_opencv(probability: NDArray[np.float32], cutoff: floa
 
 
 def discs(*centres: tuple[int, int], radius: int = 6) -> NDArray[np.int32]:
-    """Discs of which the later one covers the earlier."""
+    """Labels of discs; later discs cover earlier ones."""
     y, x = np.mgrid[:40, :60]
     labels = np.zeros((40, 60), np.int32)
     for number, (cy, cx) in enumerate(centres, 1):
@@ -98,7 +102,7 @@ def discs(*centres: tuple[int, int], radius: int = 6) -> NDArray[np.int32]:
     return labels
 
 
-def test_touching_nuclei_come_back_from_their_own_maps() -> None:
+def test_touching_nuclei_are_recovered_from_their_target_maps() -> None:
     labels = discs((20, 12), (20, 23), (30, 40), (8, 50))
     found = separate_nuclei(training_targets(labels, "borders"), Inference())
     assert found.dtype == np.int32
@@ -114,11 +118,11 @@ def test_touching_nuclei_come_back_from_their_own_maps() -> None:
 @pytest.mark.parametrize(
     ("border", "seed_cutoff", "count"), [(0, 0.5, 1), (0.3, 0.5, 1), (0.6, 0.5, 2), (0.3, 0.7, 2)]
 )
-def test_a_border_parts_what_the_mask_does_not(
+def test_a_border_separates_nuclei_that_touch_in_the_mask(
     border: float, seed_cutoff: float, count: int
 ) -> None:
     maps = np.full((4, 9, 2), (0.9, 0), np.float32)
-    maps[:, 4, 1] = border  # 0.9 * (1 - border) is above the cutoff or not
+    maps[:, 4, 1] = border  # 0.9 * (1 - border) is above or below the cutoff
     found = separate_nuclei(maps, Inference(seed_cutoff=seed_cutoff))
     assert np.unique(found).tolist() == [*range(1, count + 1)]
     assert len(np.unique(found[:, :4])) == len(np.unique(found[:, 5:])) == 1
@@ -133,8 +137,8 @@ def test_a_mask_without_a_seed_is_one_nucleus() -> None:
 @pytest.mark.parametrize(
     ("side", "cutoff"), [(10, 0.6), (14, 0.6), (20, 0.5), (29, 0.4), (40, 0.4)]
 )
-def test_large_nuclei_have_a_cutoff_of_their_own(side: int, cutoff: float) -> None:
-    # 20² is 400, by factors half-way from 200 to 800.
+def test_large_nuclei_have_their_own_cutoff(side: int, cutoff: float) -> None:
+    # 20² is 400, the geometric mean of 200 and 800.
     for step in (-0.01, 0.01):
         maps = np.full((side, side, 2), (0.9, 0), np.float32)
         maps[0, :, 0] = cutoff + step
@@ -143,7 +147,7 @@ def test_large_nuclei_have_a_cutoff_of_their_own(side: int, cutoff: float) -> No
         assert (found[1:] == 1).all()
 
 
-def test_a_nucleus_that_its_own_cutoff_parts_is_two() -> None:
+def test_a_nucleus_that_its_cutoff_divides_becomes_two() -> None:
     maps = np.full((3, 9, 2), (0.9, 0), np.float32)
     maps[:, 4, 0] = 0.5
     assert separate_nuclei(maps, Inference(cutoff=0.4, seed_cutoff=0.4)).max() == 1
@@ -151,7 +155,7 @@ def test_a_nucleus_that_its_own_cutoff_parts_is_two() -> None:
     assert parted[0].tolist() == [1, 1, 1, 1, 0, 2, 2, 2, 2]
 
 
-def test_pieces_of_mask_that_do_not_touch_are_apart() -> None:
+def test_parts_of_the_mask_that_touch_at_a_corner_are_separate() -> None:
     mask = np.array([[1, 0, 0], [0, 1, 0], [0, 0, 0]], np.float32)
     maps = np.stack([mask, 0 * mask], axis=-1)
     np.testing.assert_array_equal(
@@ -160,7 +164,7 @@ def test_pieces_of_mask_that_do_not_touch_are_apart() -> None:
 
 
 @pytest.mark.parametrize("channels", [1, 2])
-def test_nothing_is_found_in_nothing(channels: int) -> None:
+def test_empty_maps_have_no_nuclei(channels: int) -> None:
     assert not separate_nuclei(np.zeros((5, 4, channels), np.float32), Inference()).any()
 
 
@@ -173,25 +177,25 @@ def test_small_nuclei_are_left_out(least: int, kept: list[int]) -> None:
 
 
 @pytest.mark.parametrize(("least", "kept"), [(0, [1, 2]), (0.74, [1, 2]), (0.75, [1]), (0.9, [])])
-def test_doubtful_nuclei_are_left_out(least: float, kept: list[int]) -> None:
-    # Means of 0.875 and of 0.75, which is not above itself; background does not count.
+def test_nuclei_of_low_confidence_are_left_out(least: float, kept: list[int]) -> None:
+    # The means are 0.875 and 0.75; 0.75 is not greater than 0.75. Background does not count.
     mask = np.array([[1, 0.75, 0, 1], [0.2, 0, 0, 0.5]], np.float32)[..., None]
     found = separate_nuclei(mask, Inference(cutoff=0.25, min_confidence=least))
     expected = np.array([[1, 1, 0, 2], [0, 0, 0, 2]])
     np.testing.assert_array_equal(found, np.where(np.isin(expected, kept), expected, 0))
 
 
-def test_a_later_scale_adds_nuclei_where_there_are_none() -> None:
+def test_a_later_scale_adds_nuclei_in_free_places() -> None:
     first = [[0, 1, 0, 0, 0, 0, 0, 0], [0, 0, 0, 0, 0, 0, 0, 0]]
     second = [[0.6, 0.6, 0, 1, 1, 0, 0, 1], [0, 0, 0, 1, 1, 0, 0, 0]]
     maps = np.array([first, second], np.float32).transpose(1, 2, 0)
     both = Inference(scales=(1, 0.5))
-    # Half of its first one is a nucleus already, of which the first scale is surer.
+    # Half of its first nucleus is covered by a nucleus of the first scale with a higher mean.
     assert separate_nuclei(maps, both).tolist() == [
         [0, 1, 0, 2, 2, 0, 0, 3],
         [0, 0, 0, 2, 2, 0, 0, 0],
     ]
-    # A pixel of the second scale is four of the image.
+    # A pixel of the second scale is four pixels of the image.
     small = both.model_copy(update={"min_area_px": 1})
     assert separate_nuclei(maps, small).tolist() == [
         [0, 1, 0, 2, 2, 0, 0, 0],
@@ -200,7 +204,9 @@ def test_a_later_scale_adds_nuclei_where_there_are_none() -> None:
 
 
 @pytest.mark.parametrize(("size", "covered", "found"), [(12, 4, 2), (12, 5, 1), (9, 3, 2)])
-def test_a_nucleus_may_be_covered_by_a_third(size: int, covered: int, found: int) -> None:
+def test_a_nucleus_is_kept_if_at_most_a_third_of_it_is_covered(
+    size: int, covered: int, found: int
+) -> None:
     maps = np.zeros((1, size, 2), np.float32)
     maps[0, :covered, 0] = 1
     maps[..., 1] = 0.6
@@ -213,7 +219,7 @@ def test_a_nucleus_may_be_covered_by_a_third(size: int, covered: int, found: int
 @pytest.mark.parametrize(
     ("first", "kept"), [(3, slice(6, 12)), (5, slice(0, 5)), (4, slice(7, 12)), (9, slice(0, 9))]
 )
-def test_a_nucleus_that_another_parts_keeps_its_largest_piece(first: int, kept: slice) -> None:
+def test_a_nucleus_that_another_divides_keeps_its_largest_piece(first: int, kept: slice) -> None:
     maps = np.zeros((1, 12, 2), np.float32)
     maps[0, first : first + 3, 0] = 1
     maps[..., 1] = 0.6
@@ -225,13 +231,13 @@ def test_a_nucleus_that_another_parts_keeps_its_largest_piece(first: int, kept: 
 @pytest.mark.parametrize(
     ("area", "gain"),
     [
-        (100, -0.03 * math.log(4)),  # a quarter of the usual 400 px, a sixteenth at half the size
-        (800, 0),  # twice, and half
-        (1600, 0.03 * math.log(4)),  # four times, and as usual
+        (100, -0.03 * math.log(4)),  # 1/4 of the usual 400 px, 1/16 at half the scale
+        (800, 0),  # twice the usual area, half of it at half the scale
+        (1600, 0.03 * math.log(4)),  # four times the usual area, the usual area at half the scale
     ],
 )
-def test_of_two_scales_the_surer_is_preferred_and_the_usual_size(area: int, gain: float) -> None:
-    """The later scale finds the nucleus of the first with a pixel more."""
+def test_higher_means_and_usual_areas_are_preferred(area: int, gain: float) -> None:
+    """The second scale finds the nucleus of the first scale with one more pixel."""
     for more, preferred in ((-0.001, 1), (0.001, 2)):
         maps = np.zeros((1, area + 2, 2), np.float32)
         maps[0, 2:, 0] = 0.8
@@ -242,9 +248,9 @@ def test_of_two_scales_the_surer_is_preferred_and_the_usual_size(area: int, gain
 
 
 @pytest.mark.parametrize("scales", [(1, 0.5), (0.5, 1)])
-def test_of_equals_that_of_the_earlier_scale_is_preferred(scales: tuple[float, float]) -> None:
+def test_of_equal_nuclei_the_earlier_scale_is_preferred(scales: tuple[float, float]) -> None:
     maps = np.full((1, 801, 2), 0.8, np.float32)
-    maps[0, 800, 0] = maps[0, 0, 1] = 0  # 800 px each: twice as large as usual, and half as large
+    maps[0, 800, 0] = maps[0, 0, 1] = 0  # 800 px each: twice and half the usual area
     assert separate_nuclei(maps, Inference(scales=scales)).tolist() == [[1] * 800 + [0]]
 
 

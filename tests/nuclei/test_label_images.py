@@ -13,7 +13,7 @@ from nucleus_unet.nuclei.label_images import decode_label_image, encode_label_im
         (2**31 - 1, ".tif", b"II*\0", np.uint32),
     ],
 )
-def test_label_images_keep_the_values(largest: int, suffix: str, start: bytes, dtype: type) -> None:
+def test_label_images_are_lossless(largest: int, suffix: str, start: bytes, dtype: type) -> None:
     labels = (
         np.array([[0, 1, 300], [largest, 2, 0]], np.int32) if largest else np.zeros((2, 3), int)
     )

@@ -18,7 +18,7 @@ from nucleus_unet.nuclei.scoring import (
 
 shapes = st.shared(hnp.array_shapes(min_dims=2, max_dims=2, min_side=0, max_side=7), key="shape")
 truths = hnp.arrays(np.int32, shapes, elements=st.integers(0, 3))
-# The thresholds themselves are drawn often: there > and >= differ.
+# Values equal to a threshold are drawn often, because > and >= differ there.
 probabilities = hnp.arrays(
     np.float32,
     shapes,
@@ -72,14 +72,14 @@ def test_scores_by_hand() -> None:
     assert scores.dice == pytest.approx(2 * 2 / (2 * 2 + 1 + 1))
 
 
-def test_a_class_absent_from_both_is_left_out() -> None:
+def test_a_class_that_is_absent_from_both_is_left_out() -> None:
     background_only = pixel_scores(np.tile([0, 0, 0, 9], (10, 1)))
     assert (background_only.mean_iou, background_only.iou, background_only.dice) == (1, 1, 1)
     nuclei_only = pixel_scores(np.tile([9, 0, 0, 0], (10, 1)))
     assert (nuclei_only.mean_iou, nuclei_only.iou, nuclei_only.dice) == (1, 1, 1)
 
 
-def test_nothing_right_scores_nothing() -> None:
+def test_without_a_correct_pixel_the_scores_are_0() -> None:
     scores = pixel_scores(np.tile([0, 4, 4, 0], (10, 1)))
     assert (scores.mean_iou, scores.iou, scores.dice) == (0, 0, 0)
 
@@ -87,9 +87,9 @@ def test_nothing_right_scores_nothing() -> None:
 def test_counts_of_images_add_up() -> None:
     rng = np.random.default_rng(0)
     y_true, probability = rng.integers(0, 2, (6, 8)), rng.random((6, 8), np.float32)
-    whole = pixel_counts(y_true, probability)
+    together = pixel_counts(y_true, probability)
     parts = pixel_counts(y_true[:2], probability[:2]) + pixel_counts(y_true[2:], probability[2:])
-    np.testing.assert_array_equal(whole, parts)
+    np.testing.assert_array_equal(together, parts)
 
 
 # Nuclei
@@ -98,7 +98,7 @@ label_images = hnp.arrays(np.int32, shapes, elements=st.integers(0, 4))
 
 
 def plain_match(y_true: NDArray[np.int32], y_pred: NDArray[np.int32]) -> dict[str, Any]:
-    """By definition, pair by pair, in whole numbers: the IoU above k / 20."""
+    """Match by definition, pair by pair, in integers: an IoU greater than k / 20."""
     true = [y_true == n for n in np.unique(y_true) if n]
     predicted = [y_pred == n for n in np.unique(y_pred) if n]
     tp = [
@@ -112,7 +112,7 @@ def plain_match(y_true: NDArray[np.int32], y_pred: NDArray[np.int32]) -> dict[st
 
 
 @given(label_images, label_images)
-def test_matches_equal_the_definition(y_true: NDArray[Any], y_pred: NDArray[Any]) -> None:
+def test_matches_agree_with_the_definition(y_true: NDArray[Any], y_pred: NDArray[Any]) -> None:
     found = match_nuclei(y_true, y_pred)
     assert found.tp.tolist() == plain_match(y_true, y_pred).pop("tp")
     assert (
@@ -127,13 +127,13 @@ def test_matches_equal_the_definition(y_true: NDArray[Any], y_pred: NDArray[Any]
 
 
 @given(label_images)
-def test_an_image_matches_itself_whatever_its_numbers(y_true: NDArray[Any]) -> None:
+def test_an_image_matches_itself_with_any_numbers(y_true: NDArray[Any]) -> None:
     found = match_nuclei(y_true, np.where(y_true, 70 - 10 * y_true, 0))
     assert found.tp.tolist() == [found.true] * 10
     assert (found.score, found.split, found.merged) == (1.0, 0, 0)
 
 
-def test_an_iou_at_the_threshold_is_no_match() -> None:
+def test_an_iou_equal_to_the_threshold_is_no_match() -> None:
     y_true = np.array([[1] * 20])
     for k, threshold in enumerate(THRESHOLDS):
         y_pred = np.array([[1] * (10 + k) + [0] * (10 - k)])  # IoU = threshold, exactly
@@ -168,18 +168,20 @@ def test_splits_and_merges_by_hand() -> None:
     assert match_nuclei(np.array([[1, 1, 0, 0]]), np.array([[1, 2, 2, 0]])).split == 0
 
 
-def test_what_is_wrong_is_named_by_nucleus() -> None:
+def test_wrong_nuclei_are_listed_by_label() -> None:
     y_true = np.array([[1, 1, 1, 1, 0, 2, 2, 3, 3, 3, 0, 4, 4, 0, 0]])
     y_pred = np.array([[1, 1, 2, 2, 2, 4, 4, 4, 4, 0, 0, 6, 6, 0, 8]])
     found = nucleus_errors(y_true, y_pred)
     assert found.split.tolist() == [1]
     assert found.merged.tolist() == [4]
-    assert found.missed.tolist() == [1, 2, 3]  # no IoU above 0.5 but that of 4 with 6
+    assert found.missed.tolist() == [1, 2, 3]  # the only IoU above 0.5 is between 4 and 6
     assert found.invented.tolist() == [1, 2, 8]  # 4 is not invented but merged
 
 
-def test_sizes_that_differ_are_refused() -> None:
-    with pytest.raises(ValueError, match=r"truth is \(1, 2\), prediction \(2, 1\)"):
+def test_different_shapes_are_refused() -> None:
+    with pytest.raises(
+        ValueError, match=r"y_true has the shape \(1, 2\) but y_pred has the shape \(2, 1\)\. Both"
+    ):
         match_nuclei(np.zeros((1, 2), int), np.zeros((2, 1), int))
 
 
@@ -188,7 +190,7 @@ def test_scores_of_many_images_by_hand() -> None:
     y_pred = np.array([[1, 1, 1, 1, 1, 0, 0, 2]])
     nothing = np.zeros((1, 1), int)
     scores = instance_scores([match_nuclei(y_true, y_pred), match_nuclei(nothing, nothing)])
-    assert scores.score == pytest.approx((0.2 + 1) / 2)  # an image counts as one, large or empty
+    assert scores.score == pytest.approx((0.2 + 1) / 2)  # each image has the same weight
     np.testing.assert_allclose(scores.average_precision, [2 / 3] * 6 + [1 / 2] * 4)
     np.testing.assert_allclose(scores.precision, [1 / 2] * 6 + [0] * 4)
     np.testing.assert_allclose(scores.recall, [1 / 2] * 6 + [0] * 4)
@@ -196,7 +198,7 @@ def test_scores_of_many_images_by_hand() -> None:
     assert (scores.true, scores.predicted, scores.split, scores.merged) == (2, 2, 0, 0)
 
 
-def test_scores_where_there_is_nothing_to_find() -> None:
+def test_scores_of_images_without_nuclei() -> None:
     nothing = np.zeros((2, 2), int)
     scores = instance_scores([match_nuclei(nothing, nothing)])
     assert scores.score == 1.0

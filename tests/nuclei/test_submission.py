@@ -38,7 +38,7 @@ def test_an_image_without_nuclei_has_one_empty_row() -> None:
     assert submission_rows("b", np.zeros((4, 4), np.int32)) == [("b", "")]
 
 
-def test_written_bytes(tmp_path: Path) -> None:
+def test_the_bytes_of_a_submission(tmp_path: Path) -> None:
     path = tmp_path / "submission.csv"
     write_submission(path, [("a", "1 2 5 1"), ("a", "3 1"), ("b", "")])
     assert path.read_bytes() == VALID.encode()
@@ -49,10 +49,10 @@ def test_written_bytes(tmp_path: Path) -> None:
 def test_read(csv: Callable[[str | bytes], Path]) -> None:
     found = {"a": ["1 2 5 1", "3 1"], "b": []}
     assert read_submission(csv(VALID)) == found
-    assert read_submission(csv("\ufeff" + VALID)) == found  # as Excel saves it
+    assert read_submission(csv("\ufeff" + VALID)) == found  # Excel writes a byte order mark
 
 
-def test_ids_as_in_the_data(tmp_path: Path) -> None:
+def test_ids_with_commas_quotes_and_umlauts(tmp_path: Path) -> None:
     written = [('slide 3, "left"', "1 1"), ("größe", ""), ("NA", "1 1")]
     path = tmp_path / "submission.csv"
     write_submission(path, written)
@@ -60,14 +60,16 @@ def test_ids_as_in_the_data(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("image_id", ["a\nb", "a\r", "a\udcff"])
-def test_ids_that_no_csv_can_hold(tmp_path: Path, image_id: str) -> None:
+def test_ids_that_cannot_be_printed_are_refused(tmp_path: Path, image_id: str) -> None:
     with pytest.raises(NucleusError) as error:
         write_submission(tmp_path / "submission.csv", [(image_id, "")])
-    assert str(error.value) == (f"image id {image_id!r} cannot be printed: rename the image's file")
+    assert str(error.value) == (
+        f"image id {image_id!r} contains a character that cannot be printed. Rename the image file."
+    )
     assert not list(tmp_path.iterdir())
 
 
-def test_one_nucleus_longer_than_the_csv_module_allows(tmp_path: Path) -> None:
+def test_an_rle_can_exceed_the_limit_of_the_csv_module(tmp_path: Path) -> None:
     checkerboard = np.indices((500, 501)).sum(axis=0) % 2
     path = tmp_path / "submission.csv"
     write_submission(path, submission_rows("a", checkerboard))
@@ -81,24 +83,36 @@ def test_one_nucleus_longer_than_the_csv_module_allows(tmp_path: Path) -> None:
         (
             "a,1 1\nb,\n",
             [
-                (1, "", "the header is not ImageId,EncodedPixels"),
-                (0, "a", "has no row: an image without nuclei needs one, with nothing encoded"),
+                (1, "", "the header must be ImageId,EncodedPixels"),
+                (
+                    0,
+                    "a",
+                    "has no row; an image without nuclei needs a row with an empty EncodedPixels",
+                ),
             ],
         ),
         (
             "",
             [
-                (1, "", "the header is not ImageId,EncodedPixels"),
-                (0, "a", "has no row: an image without nuclei needs one, with nothing encoded"),
-                (0, "b", "has no row: an image without nuclei needs one, with nothing encoded"),
+                (1, "", "the header must be ImageId,EncodedPixels"),
+                (
+                    0,
+                    "a",
+                    "has no row; an image without nuclei needs a row with an empty EncodedPixels",
+                ),
+                (
+                    0,
+                    "b",
+                    "has no row; an image without nuclei needs a row with an empty EncodedPixels",
+                ),
             ],
         ),
-        (VALID + "c,1 1\n", [(5, "c", "is not an image of this set")]),
+        (VALID + "c,1 1\n", [(5, "c", "is not the id of any image")]),
         (
             VALID + "b,1 1,2\n\n",
             [
-                (5, "", "3 fields where there are two, an image id and its RLE"),
-                (6, "", "0 fields where there are two, an image id and its RLE"),
+                (5, "", "3 fields instead of two, an image id and an RLE"),
+                (6, "", "0 fields instead of two, an image id and an RLE"),
             ],
         ),
         (
@@ -107,7 +121,7 @@ def test_one_nucleus_longer_than_the_csv_module_allows(tmp_path: Path) -> None:
                 (
                     4,
                     "b",
-                    "has an empty row, which says that nothing was found, beside other rows",
+                    "has an empty row, which means no nuclei, but also rows with nuclei",
                 )
             ],
         ),
@@ -153,11 +167,11 @@ def test_one_nucleus_longer_than_the_csv_module_allows(tmp_path: Path) -> None:
         ),
         (
             VALID + '"b',
-            [(5, "", "not a CSV from here on (unexpected end of data): the rest was not read")],
+            [(5, "", "not valid CSV (unexpected end of data); the rest of the file was not read")],
         ),
     ],
 )
-def test_problems_by_line(
+def test_problems_are_listed_by_line(
     csv: Callable[[str | bytes], Path], text: str, problems: list[tuple[int, str, str]]
 ) -> None:
     assert validate_submission(csv(text), SIZES) == [
@@ -165,7 +179,7 @@ def test_problems_by_line(
     ]
 
 
-def test_lines_count_as_in_an_editor(csv: Callable[[str | bytes], Path]) -> None:
+def test_lines_are_numbered_as_in_an_editor(csv: Callable[[str | bytes], Path]) -> None:
     text = 'ImageId,EncodedPixels\r\n"a\nb",1 1\r\nc,\r\n'
     assert [problem.row for problem in validate_submission(csv(text), {})] == [3, 4]
 
@@ -174,16 +188,16 @@ def test_read_refuses_what_is_not_a_submission(csv: Callable[[str | bytes], Path
     path = csv("id,rle\n")
     with pytest.raises(NucleusError) as error:
         read_submission(path)
-    assert str(error.value) == f"{path}, line 1: the header is not ImageId,EncodedPixels"
+    assert str(error.value) == f"{path}, line 1: the header must be ImageId,EncodedPixels"
 
 
 @pytest.mark.parametrize("reader", [read_submission, lambda path: validate_submission(path, SIZES)])
-def test_no_file(tmp_path: Path, reader: Callable[[Path], object]) -> None:
+def test_a_missing_file_is_refused(tmp_path: Path, reader: Callable[[Path], object]) -> None:
     with pytest.raises(NucleusError) as error:
         reader(tmp_path / "none.csv")
     assert str(error.value) == (
-        f"submission {tmp_path / 'none.csv'} cannot be read (No such file or directory): "
-        "name a CSV file"
+        f"submission {tmp_path / 'none.csv'} cannot be read (No such file or directory). "
+        "Give the path of a CSV file."
     )
 
 

@@ -232,7 +232,7 @@ def test_a_server_that_wants_a_log_in(
 ) -> None:
     done = place.nucleus(*command, **{name: guarded})
     said = done.stderr.removeprefix("Starting Prefect and MLflow ...\n")
-    assert said == f"Error: {name}={guarded} refuses the log-in: set {where}\n"
+    assert said == f"Error: {name}={guarded} rejected the login. Set {where}\n"
     assert done.returncode == 2
 
 
@@ -242,7 +242,10 @@ def test_a_server_that_wants_a_log_in(
 )
 def test_a_server_of_another_tool(place: Any, another: str, command: list[str], name: str) -> None:
     done = place.nucleus(*command, **{name: another})
-    assert f"Error: {name}={another} is another server (HTTP 404): give one as " in done.stderr
+    assert (
+        f"Error: {name}={another} is the address of another server or page (HTTP 404). "
+        "Use an address like "
+    ) in done.stderr
     assert len(done.stderr.splitlines()) == 1
     assert done.returncode == 2
 
@@ -294,8 +297,8 @@ def test_a_server_that_does_not_answer(
 ) -> None:
     monkeypatch.setenv(variable, "http://127.0.0.1:9/api")
     line = refused("retrain")
-    assert f"{variable}=http://127.0.0.1:9/api does not answer" in line
-    assert "start that server, or unset it" in line
+    assert f"{variable}=http://127.0.0.1:9/api does not respond" in line
+    assert f"Start this server or unset {variable}." in line
 
 
 def test_an_unknown_run(

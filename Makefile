@@ -1,10 +1,12 @@
 # make run and make test do all the set-up themselves; every target can be repeated.
-PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
+# make PYTHON=python3.13 chooses another Python; without it, the one that is installed stays.
+PYTHON ?= $(if $(wildcard $(BIN)/python),$(BIN)/python,python3)
+VERSION := $(shell $(PYTHON) -c 'import sys; print("%d.%d" % sys.version_info[:2])')
 # A machine with an NVIDIA driver gets TensorFlow's CUDA libraries too.
 LOCK := requirements/$(shell command -v nvidia-smi >/dev/null 2>&1 && echo cuda || echo cpu).lock
-INSTALLED := $(VENV)/installed-$(notdir $(LOCK))
+INSTALLED := $(VENV)/installed-$(VERSION)-$(notdir $(LOCK))
 
 .PHONY: install run test test-all lint lock worker docs
 
@@ -14,6 +16,7 @@ install: $(INSTALLED)
 $(INSTALLED): $(LOCK) pyproject.toml
 	@echo "Setting up $(VENV): some 4 GB, with CUDA more; a few minutes"
 	@$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info < (3, 14) and "Python 3.11 to 3.13 is needed: make PYTHON=python3.13")'
+	@[ -d $(VENV)/lib/python$(VERSION) ] || rm -rf $(VENV)
 	$(PYTHON) -m venv $(VENV)
 	rm -f $(VENV)/installed-*
 	$(BIN)/pip install --quiet --disable-pip-version-check --no-deps --require-hashes --requirement $(LOCK)
@@ -37,7 +40,7 @@ worker: install
 lint: install
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
-	$(BIN)/mypy nucleus_cli flows tasks nucleus_unet benchmarks docs
+	$(BIN)/mypy nucleus_cli flows tasks nucleus_unet benchmarks docs tests
 
 # The manual as a site, in site/; a broken link is an error.
 docs: install

@@ -19,8 +19,8 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from nucleus_unet.engine.home import prepare_environment
-from nucleus_unet.network.backend import resolve
+from nucleus_unet.engine import prepare_environment
+from nucleus_unet.network import resolve
 from nucleus_unet.recipe import load_recipe
 
 EXPERIMENT = "ablation"
@@ -102,7 +102,7 @@ def table(runs: list[Any]) -> str:
     lines = [f"| {' | '.join(head)} |", "|---" * len(head) + "|"]
     for one in runs:
         metrics, params = one.data.metrics, one.data.params
-        history = MlflowClient().get_metric_history(one.info.run_id, "seconds")
+        history = MlflowClient().get_metric_history(one.info.run_id, "by epoch/seconds")
         seconds = sum(point.value for point in history)
         cells = [_changes(runs[0].data.params, params), f"{metrics['validation/score']:.4f}"]
         of_kinds = [metrics.get(kind, float("nan")) for kind in kinds]

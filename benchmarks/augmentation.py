@@ -15,7 +15,7 @@ from time import perf_counter
 import numpy as np
 from numpy.typing import NDArray
 
-from nucleus_unet.network.augment import random_matrix, warp_sample
+from nucleus_unet.network import random_matrix, warp_sample
 from nucleus_unet.recipe import Augmentation
 
 SIZE, BATCH, IMAGES = 256, 32, 128

@@ -33,25 +33,23 @@ from typing import Any
 import cv2
 import numpy as np
 
-from nucleus_unet.data.kinds import imaging_kind
-from nucleus_unet.data.prepared import (
+from nucleus_unet.data import (
+    SIDES,
+    Sample,
+    group_by_slide,
+    imaging_kind,
     in_threads,
     load_image,
     load_labels,
+    make_split,
     prepare_images,
     prepare_labels,
 )
-from nucleus_unet.data.sample import Sample
-from nucleus_unet.data.slides import group_by_slide
-from nucleus_unet.data.split import split_ids
-from nucleus_unet.engine.events import EVENTS, EventLog, epochs
-from nucleus_unet.engine.isolation import follow, run_in_worker
-from nucleus_unet.engine.stages import code_digest
+from nucleus_unet.engine import EVENTS, EventLog, code_digest, epochs, follow, run_in_worker
 from nucleus_unet.files import sha256_file
-from nucleus_unet.network import batches
-from nucleus_unet.network.backend import resolve
+from nucleus_unet.network import batches, resolve
 from nucleus_unet.recipe import Inference, Recipe, digest_of, load_recipe
-from nucleus_unet.reports import evaluation
+from nucleus_unet.reports import evaluation, tuning
 
 # Recipe, precision, batch size.
 WAYS = [
@@ -160,14 +158,14 @@ def train(
         by_size.setdefault("{}x{}".format(*sample.load()[1].shape), []).append(sample)
     left_out = {size: by_size.pop(size) for size in without}
     by_id = {sample.id: sample for of_size in by_size.values() for sample in of_size}
-    sides = split_ids({id_: slide_of[id_] for id_ in by_id}, recipe.data)
-    training, validation = ([by_id[id_] for id_ in side] for side in sides)
+    split = make_split([(id_, one.kind, slide_of[id_]) for id_, one in by_id.items()], recipe.data)
+    training, validation = ([by_id[image.id] for image in split.side(side)] for side in SIDES)
     start, history = trained(recipe, training, validation, folder)
     training_ended = perf_counter()
     maps = predicted(recipe, validation, folder)
     inference = recipe.inference
     if inference.tune:
-        inference = evaluation.tune_inference(validation, maps, inference, lambda done, total: None)
+        inference = tuning.tune_inference(validation, maps, inference, lambda done, total: None)
     row = {
         "device": f"{start['backend']} on {start['device']}",
         "parameters": start["parameters"],
@@ -175,7 +173,7 @@ def train(
         "epochs, s": round(sum(epoch["seconds"] for epoch in history), 1),
         "images/s": history[-1]["images_per_s"],
         "loss": round(history[-1]["loss"], 4),
-        "tuned": inference.model_dump(include=set(evaluation.GRID)),
+        "tuned": inference.model_dump(include=set(tuning.GRID)),
         **scored(validation, maps, inference, "validation"),
         "prediction and tuning, s": round(perf_counter() - training_ended, 1),
     }

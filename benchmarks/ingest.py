@@ -20,7 +20,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from nucleus_unet.data.prepared import (
+from nucleus_unet.data import (
     Images,
     Labels,
     load_image,

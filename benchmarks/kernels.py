@@ -11,8 +11,7 @@ from typing import Any
 
 from turns import step_seconds, timed
 
-from nucleus_unet.network.backend import best_precision, configure, usable_cores
-from nucleus_unet.network.targets import CHANNELS
+from nucleus_unet.network import CHANNELS, best_precision, configure, usable_cores
 from nucleus_unet.recipe import load_recipe
 
 WAYS = ("deterministic", "any", "without oneDNN")
@@ -29,8 +28,7 @@ def compiled(way: str) -> Any:
     configure(usable_cores(), 10, best_precision(), deterministic=way != "any")
     import keras
 
-    from nucleus_unet.network.losses import maps_loss
-    from nucleus_unet.network.unet import build_segmenter
+    from nucleus_unet.network import build_segmenter, maps_loss
 
     model = build_segmenter(recipe.network, None)
     model.compile(keras.optimizers.Adam(recipe.training.learning_rate), maps_loss)

@@ -16,7 +16,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from nucleus_unet.data.rle import decode_rle, encode_rle
+from nucleus_unet.data import decode_rle, encode_rle
 
 CASES = ((520, 696, 100), (1040, 1388, 300))
 

@@ -3,7 +3,7 @@
 import argparse
 from typing import Any
 
-from nucleus_unet.engine.home import prepare_environment
+from nucleus_unet.engine import prepare_environment
 
 STAGES = ("ingest", "merge_masks", "evaluate", "predict", "upsample", "encode")
 
@@ -24,9 +24,11 @@ def main() -> None:
     for stage in STAGES:
         rows[f"{stage}, s"] = [_number(run, f"seconds/{stage}", ".1f") for run in runs]
     # Includes all attempts of a training that was interrupted.
-    rows["all epochs, s"] = [f"{sum(_history(run, 'seconds')):.0f}" for run in runs]
-    rows["peak memory of training, GB"] = [_number(run, "peak_memory_gb", ".1f") for run in runs]
-    rows["kept epoch"] = [_number(run, "kept_epoch", ".0f") for run in runs]
+    rows["all epochs, s"] = [f"{sum(_history(run, 'by epoch/seconds')):.0f}" for run in runs]
+    rows["peak memory of training, GB"] = [
+        _number(run, "training/peak_memory_gb", ".1f") for run in runs
+    ]
+    rows["kept epoch"] = [_number(run, "training/kept_epoch", ".0f") for run in runs]
     rows["validation mean IoU, original size"] = [
         _number(run, "validation/mean_iou", ".3f") for run in runs
     ]
@@ -39,7 +41,7 @@ def main() -> None:
         if name == "recipe":
             print("|---" * (len(runs) + 1) + "|")
     for run in runs:
-        curve = " ".join(f"{value:.3f}" for value in _history(run, "val_mean_iou"))
+        curve = " ".join(f"{value:.3f}" for value in _history(run, "by epoch/val_mean_iou"))
         print(f"\n{run.data.tags['recipe']}, validation mean IoU by epoch: {curve}")
 
 

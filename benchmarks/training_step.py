@@ -15,7 +15,7 @@ from typing import Any
 
 from turns import step_seconds, timed
 
-from nucleus_unet.network.backend import configure, usable_cores
+from nucleus_unet.network import configure, usable_cores
 from nucleus_unet.recipe import load_recipe
 
 WARM_UP = 1
@@ -61,8 +61,7 @@ def compiled(precision: str, convolutions: str) -> Any:
     configure(usable_cores(), seed=10, precision=precision)
     import keras
 
-    from nucleus_unet.network.losses import bce_dice_loss
-    from nucleus_unet.network.unet import build_segmenter
+    from nucleus_unet.network import bce_dice_loss, build_segmenter
 
     if convolutions == "notebook":
         model = keras.Model(*plain_unet(256))

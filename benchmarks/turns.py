@@ -5,7 +5,7 @@ from statistics import median
 from time import perf_counter
 from typing import Any
 
-from nucleus_unet.engine.isolation import new_process
+from nucleus_unet.engine import new_process
 
 
 def step_seconds(

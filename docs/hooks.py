@@ -1,6 +1,6 @@
 """MkDocs calls this file: it writes the tables of recipe keys into reference/recipe.md."""
 
-from nucleus_unet.recipe import Recipe, load_recipe, meanings, recipe_names
+from nucleus_unet.recipe import Recipe, key_descriptions, load_recipe, recipe_names
 
 PLACE = "<!-- every key -->"
 
@@ -11,7 +11,7 @@ def recipe_tables() -> str:
     recipes = {name: load_recipe(name).flat() for name in recipe_names()}
     lines: list[str] = []
     last = ""
-    for key, meaning in meanings().items():
+    for key, meaning in key_descriptions().items():
         if (part := key.partition(".")[0]) != last:
             lines += [
                 "",

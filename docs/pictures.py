@@ -6,8 +6,8 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from nucleus_unet.data.synthetic import generate
-from nucleus_unet.reports.figures import overlay
+from nucleus_unet.data.synthetic import draw_synthetic
+from nucleus_unet.reports.overlays import overlay
 
 FOLDER = Path(__file__).parent / "images"
 SEEDS = {"fluorescence": 8, "stained": 1}
@@ -19,7 +19,7 @@ def nuclei() -> NDArray[np.uint8]:
     gap = np.full((SIDE_PX, GAP_PX, 3), 255, np.uint8)
     tiles = []
     for kind, seed in SEEDS.items():
-        image, labels = generate(kind, np.random.default_rng(seed))
+        image, labels = draw_synthetic(kind, np.random.default_rng(seed))
         image, labels = image[:CORNER_PX, :CORNER_PX], labels[:CORNER_PX, :CORNER_PX]
         for outlined in (np.zeros_like(labels), labels):
             tiles += [overlay(image, outlined, side_px=SIDE_PX), gap]

@@ -1,4 +1,4 @@
-"""New images in; submission, label images and overlays out."""
+"""Predict: new images in; submission, label images, overlays and a table out."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -9,29 +9,30 @@ from prefect import flow
 from pydantic import Field
 
 from flows.running import Work, prepare, task_runner, tracked
-from nucleus_unet.data.raw import reads
-from nucleus_unet.engine.stages import Stage
-from nucleus_unet.errors import NucleusError
+from nucleus_unet.data import read_images, require_outside
+from nucleus_unet.engine import Stage, home_folder
 from nucleus_unet.files import make_folder
-from nucleus_unet.network import backend
-from nucleus_unet.nuclei.exports import Outlines
+from nucleus_unet.network import resolve
+from nucleus_unet.nuclei import Outlines
 from nucleus_unet.recipe import Recipe
-from nucleus_unet.runs import records, registry, tracking
-from nucleus_unet.runs.registry import CHAMPION
+from nucleus_unet.runs import CHAMPION, records, registry, tracking
 from tasks.encode import encode
 from tasks.ingest import ingest
 from tasks.predict import predict as predict_shard
 from tasks.predict import shards
-from tasks.publish import Submission, publish_dataset, publish_nuclei, publish_submission
+from tasks.publish_nuclei import publish_nuclei
+from tasks.publish_submission import Submission, publish_submission
+from tasks.reporting import stage_of
 from tasks.upsample import upsample
 
 
 @dataclass(frozen=True)
 class Predicted:
-    """What a prediction made, and the run of the model that made it."""
+    """What a prediction made."""
 
     run: tracking.Run
     model_run_id: str
+    """The run that trained the model."""
     submission: Submission
 
 
@@ -42,45 +43,38 @@ def predict(
     model: str = CHAMPION,
     outlines: Sequence[Outlines] = (),
 ) -> Predicted:
-    """Find the nuclei of images with a logged model.
+    """Find the nuclei in images with a trained model.
 
     Args:
         images: Folders, zips or image files.
-        out: Folder for ``submission.csv``, ``nuclei.csv``, ``labels/<id>.png`` (from 65,536 nuclei
-            ``.tif``) and ``overlays/<id>.png``.
-        model: MLflow run that logged the model; ``champion`` for that of the registry.
-        outlines: More to write there: ``geojson`` for QuPath, ``imagej`` for its ROI manager,
-            ``coco``.
+        out: Folder for the results: submission.csv, nuclei.csv, labels/ and overlays/.
+        model: Id of the MLflow run that trained the model, or champion.
+        outlines: Outlines to write in addition: geojson for QuPath, imagej for ImageJ's ROI manager,
+            coco for COCO JSON.
     """
-    made = [out / name for name in ("labels", "overlays", *["outlines"] * bool(outlines))]
-    for path in images:
-        folder = path if path.is_dir() else path.parent
-        if reads(path, out) or folder.resolve() in [place.resolve() for place in made]:
-            raise NucleusError(
-                f"{out}: what is made there would be read as images of {path}, or written over them: "
-                "name a folder elsewhere"
-            )
+    require_outside(images, out)
     prepare()
-    run_id = registry.run_of(model)
+    run_id, home = registry.run_of(model), home_folder()
     recipe, network = records.fetch_model(run_id)
-    recipe = backend.resolve(recipe)
-    for place in made:
-        make_folder(place, "name another folder for what is made")
+    recipe = resolve(recipe)
+    drawn = ["outlines"] if {"geojson", "imagej"} & set(outlines) else []
+    for name in ("labels", "overlays", *drawn):
+        make_folder(out / name, "Choose another folder with --out.")
     with tracked(Work("predict", recipe, images, {"model.run_id": run_id})) as run:
-        prepared = ingest.submit(images, annotated=False).result()
-        publish_dataset(run, "test", images, prepared)
-        found = find_nuclei(recipe, network, prepared)
-        submission = publish_submission(prepared, found, run, out)
-        publish_nuclei(images, prepared, [stages[-1] for stages in found], outlines, out)
+        new = stage_of(ingest.submit(home, images, "new"))
+        tracking.log_dataset(run, "test", images, read_images(new.folder), None)
+        found = find_nuclei(recipe, network, new)
+        submission = publish_submission(new, found, run, out)
+        publish_nuclei(images, new, [stages[-1] for stages in found], outlines, out)
     return Predicted(run, run_id, submission)
 
 
 def find_nuclei(recipe: Recipe, network: Path, images: Stage) -> list[list[Stage]]:
-    """Predict, upsample and encode images, shard by shard; the three stages of each shard."""
+    """Predict, upsample and encode images, shard by shard; returns the three stages of each shard."""
     futures = []
     for shard in shards(images):
         maps = predict_shard.submit(recipe, network, images, shard)
         larger = upsample.submit(images, shard, maps)
         encoded = encode.submit(images, shard, larger, recipe.inference)
         futures.append([maps, larger, encoded])
-    return [[future.result() for future in stages] for stages in futures]
+    return [[stage_of(future) for future in stages] for stages in futures]

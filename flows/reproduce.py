@@ -1,4 +1,4 @@
-"""A logged run's submission made again, and compared."""
+"""Reproduce: make the submission of a logged run again, and compare."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -6,64 +6,69 @@ from pathlib import Path
 from prefect import flow
 
 from flows.predict import find_nuclei
-from flows.retrain import retrain as retrain_flow
+from flows.retrain import Retrained, Retraining, train_and_score
 from flows.running import Work, prepare, threads, tracked
-from nucleus_unet.engine.home import fresh_home, home_folder
+from nucleus_unet.data import dataset_files, read_images, read_labels
+from nucleus_unet.engine import fresh_home, home_folder
 from nucleus_unet.errors import NucleusError
-from nucleus_unet.runs import records, tracking
-from nucleus_unet.runs.reproduction import Record
-from tasks.compare import Answer, compare, require_data
+from nucleus_unet.recipe import Recipe
+from nucleus_unet.runs import Record, Reproduction, records, require_same_data, tracking
+from tasks.compare import compare
 from tasks.ingest import ingest
 from tasks.merge_masks import merge_masks
-from tasks.publish import publish_dataset, publish_submission
+from tasks.publish_submission import publish_submission
+from tasks.reporting import stage_of
 
 
-# In threads, as other processes would not see that the home is another.
+# In threads, because other processes would not see the fresh home.
 @flow(flow_run_name="reproduce {run_id}", task_runner=threads())
 def reproduce(
     run_id: str,
     retrain: bool = False,
     training_data: list[Path] | None = None,
     test_data: list[Path] | None = None,
-) -> Answer:
-    """Make the submission of a logged run again, in a home of its own, and compare.
+) -> Reproduction:
+    """Make the submission of a logged run again, from an empty home, and compare the two.
 
     Args:
-        run_id: MLflow run that made a submission.
-        retrain: Train again from the raw data; otherwise the logged model predicts.
-        training_data: The run's raw training data, where they are not at the paths that it logged
-            any more.
-        test_data: The run's test images, in the same way.
+        run_id: Id of the MLflow run that made the submission.
+        retrain: Train the model again from the raw data. If not, the logged model predicts.
+        training_data: Where the raw training data of the run are now, if they were moved.
+        test_data: Where the test images of the run are now, if they were moved.
     """
     prepare()
     if training_data and not retrain:
-        raise NucleusError("training data go with retrain: the logged model needs none")
+        raise NucleusError(
+            "Training data are used only with retrain, because the logged model needs none. Leave them "
+            "out, or set retrain."
+        )
     record = records.fetch_record(run_id)
     recipe = records.recipe_of(run_id, record.recipe)
     test = _paths(record, "test", test_data)
     training = _paths(record, "training", training_data) if retrain else []
     if retrain and len(test) > 1:
-        raise NucleusError("--retrain takes the test images from one place: name one --test")
+        raise NucleusError("A retraining has one set of test images. Give one path with --test.")
     made = home_folder() / "runs"
-    with (
-        tracked(Work("reproduce", recipe, test, {"reproduces": run_id}, training)) as run,
-        fresh_home(run.id),
-    ):
-        images = ingest.submit(test, annotated=False).result()
-        require_data(record, "test", images, None)
-        publish_dataset(run, "test", test, images)
+    work = Work("reproduce", recipe, test, {"reproduces": run_id}, training)
+    with tracked(work) as run, fresh_home(run.id):
+        home = home_folder()
+        images = stage_of(ingest.submit(home, test, "test"))
+        index = read_images(images.folder)
+        require_same_data(record, "test", dataset_files(index, None))
+        tracking.log_dataset(run, "test", test, index, None)
         weights = None
         if retrain:
-            training_images = ingest.submit(training, annotated=True).result()
-            labels = merge_masks.submit(training, training_images).result()
-            require_data(record, "training", training_images, labels)
-            publish_dataset(run, "training", training, training_images, labels)
-            again = retrain_flow.with_options(task_runner=threads())
-            retrained = again(training, test[0], recipe, registry=False)
+            annotated = stage_of(ingest.submit(home, training, "training"))
+            labels = stage_of(merge_masks.submit(training, annotated))
+            indices = read_images(annotated.folder), read_labels(labels.folder)
+            require_same_data(record, "training", dataset_files(*indices))
+            tracking.log_dataset(run, "training", training, *indices)
+            retrained = retrain_again(training, test[0], recipe)
             submission = retrained.submission
-            tags = records.require_run(retrained.run.id)
+            assert submission
             tracking.log_tags(run, {"retrained": retrained.run.id})
-            weights = record.tags["weights.sha256"], tags["weights.sha256"]
+            digests = record.tags, records.require_run(retrained.run.id)
+            weights = digests[0]["weights.sha256"], digests[1]["weights.sha256"]
         else:
             tuned, network = records.fetch_model(record.tags.get("model.run_id", run_id))
             found = find_nuclei(tuned, network, images)
@@ -71,26 +76,32 @@ def reproduce(
         return compare(record, submission, images, test, weights, run)
 
 
-def _paths(record: Record, context: str, given: Sequence[Path] | None) -> Sequence[Path]:
-    """Where a run's data are now: where it had them, unless another place is given.
+@flow(flow_run_name="retrain {recipe.name} again", task_runner=threads(), persist_result=False)
+def retrain_again(training_data: list[Path], test_data: Path, recipe: Recipe) -> Retrained:
+    """Train again with a logged recipe, as a part of a reproduction."""
+    return train_and_score(Retraining(training_data, test_data, recipe, registry=False))
+
+
+def _paths(record: Record, context: str, given: Sequence[Path] | None) -> list[Path]:
+    """Where the data of a run are: at the given paths or, without any, where they were.
 
     Raises
     ------
     NucleusError
-        It had none of the kind, or they are gone.
+        If the run had no data of this kind, or if they were moved.
     """
     if context not in record.data or "submission.sha256" not in record.tags:
         raise NucleusError(
-            f"run {record.run_id} made no submission from {context} data: choose one that did"
+            f"Run {record.run_id} made no submission from {context} data. Choose a run that did."
         )
     if given:
-        return given
+        return list(given)
     paths = [Path(path) for path in record.data[context].paths]
     for path in paths:
         if not path.exists():
             option = "--train" if context == "training" else "--test"
             raise NucleusError(
-                f"{path}: the {context} data of run {record.run_id} are gone; say with {option} "
-                "where they are now"
+                f"The {context} data of run {record.run_id} are no longer at {path}. Say where they are "
+                f"with {option}."
             )
     return paths

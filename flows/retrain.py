@@ -1,102 +1,139 @@
-"""A whole retraining run: raw data in, model, scores and submission out."""
+"""Retrain: raw data in; model, scores and submission out."""
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 from prefect import State, flow
 from prefect.states import Completed
 
 from flows.predict import find_nuclei
-from flows.running import INPUTS, SKIPPED, Work, prepare, sample_data, task_runner, tracked
-from nucleus_unet.engine.home import home_folder
+from flows.running import (
+    INPUTS,
+    SKIPPED,
+    Work,
+    is_automatic,
+    prepare,
+    sample_data,
+    task_runner,
+    tracked,
+)
+from nucleus_unet.data import read_images, read_labels, shared_images
+from nucleus_unet.engine import home_folder
 from nucleus_unet.errors import NucleusError
-from nucleus_unet.network import backend
+from nucleus_unet.network import resolve
 from nucleus_unet.recipe import Recipe, load_recipe
-from nucleus_unet.runs import tracking
+from nucleus_unet.runs import fetch_start_weights, run_url, tracking
 from tasks.evaluate import evaluate, scores_of, tuned_by
 from tasks.ingest import ingest
 from tasks.merge_masks import merge_masks
-from tasks.publish import Submission, Trained, publish_dataset, publish_model, publish_submission
+from tasks.publish_model import Trained, publish_model
+from tasks.publish_submission import Submission, publish_submission
 from tasks.rank import rank
+from tasks.reporting import stage_of, warn_of_leaks
 from tasks.split import split
-from tasks.train import NETWORK_FILE, start_weights_of, train
+from tasks.train import NETWORK_FILE, train
 
-BEST = load_recipe("best")
+RecipeName = Literal["best", "paper", "quick", "seed"]
+"""The recipes that come with the package, as a menu in Prefect's form."""
+
+
+@dataclass(frozen=True)
+class Retraining:
+    """What to train on, and how."""
+
+    training_data: list[Path]
+    test_data: Path | None
+    recipe: Recipe
+    """Resolved."""
+    registry: bool = True
+    """Whether the model is registered and may become the champion."""
+    parent: str | None = None
+    """The run in MLflow that this training is a part of, for example of a sweep."""
+
+    def work(self) -> Work:
+        """What decides the results."""
+        tags = {"registry": str(self.registry).lower()}
+        tags |= {tracking.PARENT: self.parent} if self.parent else {}
+        tests = [self.test_data] if self.test_data else []
+        return Work("retrain", self.recipe, self.training_data, tags, tests)
 
 
 @dataclass(frozen=True)
 class Retrained:
-    """What a retraining run made."""
+    """What a training made."""
 
     run: tracking.Run
     scores: dict[str, float]
+    pictures: Path
+    """Folder with pictures of the worst and best validation images."""
     submission: Submission | None
 
 
-def decided_by(registry: bool, parent: str | None) -> dict[str, str]:
-    """Tags of a run for what decides what it makes, besides recipe and data."""
-    return {"registry": str(registry).lower()} | ({tracking.PARENT: parent} if parent else {})
-
-
-# Of a sweep that goes on, Prefect would take the kept result of its first trial for a later one's.
-@flow(flow_run_name="retrain {recipe.name}", task_runner=task_runner(), persist_result=False)
+@flow(flow_run_name="retrain {recipe}", task_runner=task_runner())
 def retrain(
     training_data: list[Path] | None = None,
     test_data: Path | None = None,
-    recipe: Recipe = BEST,
-    only_if_changed: bool = False,
+    recipe: RecipeName = "best",
+    recipe_file: Path | None = None,
+    overrides: list[str] | None = None,
     registry: bool = True,
-    parent: str | None = None,
 ) -> Retrained | State[None]:
-    """Retrain from raw data.
+    """Train a model on annotated images, score it, and predict the test images.
 
     Args:
-        training_data: Raw data sets in Kaggle's layout, folders or zips. Without any: the
-            built-in sample, and its test set.
-        test_data: Images to predict. Without them the run ends with the model and its validation.
-        recipe: Every choice of the run.
-        only_if_changed: End at once, in a state called Skipped, where data, recipe, source and
-            packages are those of a retraining that has finished.
-        registry: Add the model to the registry, and make it the champion where it is better than
-            that one.
-        parent: MLflow run of which this is a part, as of a sweep.
+        training_data: Folders or zips with annotated images. Without any, the built-in sample is used,
+            which has test images of its own.
+        test_data: A folder or zip of images to predict. Without it the run ends with the scores.
+        recipe: Name of the recipe, which holds every choice of the training.
+        recipe_file: A recipe of your own as a TOML file on the worker, instead of a named recipe.
+        overrides: Changes of the recipe, for example training.epochs=30.
+        registry: Register the model, and make it the champion if it is better than the champion.
     """
     prepare()
-    recipe = backend.resolve(recipe)
+    chosen = load_recipe(str(recipe_file) if recipe_file else recipe, overrides or [])
     if test_data and not training_data:
         raise NucleusError(
-            "test data go with training data: the built-in sample has test images of its own"
+            "Test data need training data, because the built-in sample has test images of its own. Give "
+            "training data too."
         )
     if not training_data:
         training, test_data = sample_data()
         training_data = [training]
-    start_weights = start_weights_of(recipe)
-    tests = [test_data] if test_data else []
-    tags = decided_by(registry, parent)
-    work = Work("retrain", recipe, training_data, tags, tests)
-    if only_if_changed and (before := tracking.first_finished_run(INPUTS, work.inputs())):
-        same = f"data, recipe, source and packages are those of {tracking.run_url(before)}"
-        return Completed(name=SKIPPED, message=f"nothing to do: {same}")
-    with tracked(work) as run:
-        images = ingest.submit(training_data, annotated=True)
-        # Before the long work: a damaged test image would be found too late.
-        test_images = ingest.submit([test_data], annotated=False).result() if test_data else None
-        labels = merge_masks.submit(training_data, images)
-        sides = split.submit(images, recipe.data)
-        model = train.submit(recipe, images, labels, sides, start_weights, run)
-        scores = evaluate.submit(recipe, images, labels, sides, model)
-        # The first to fail is the reason.
-        made = Trained(*(stage.result() for stage in (images, labels, sides, model, scores)))
-        publish_dataset(run, "training", training_data, made.images, made.labels)
+    plan = Retraining(training_data, test_data, resolve(chosen), registry)
+    if is_automatic() and (before := tracking.first_finished_run(INPUTS, plan.work().inputs())):
+        unchanged = f"nothing changed since {run_url(before)}"
+        return Completed(name=SKIPPED, message=f"{unchanged}: data, recipe, source and packages")
+    return train_and_score(plan)
+
+
+def train_and_score(plan: Retraining) -> Retrained:
+    """The steps of a training, within a flow run."""
+    recipe, home = plan.recipe, home_folder()
+    start_weights = fetch_start_weights(recipe)
+    with tracked(plan.work()) as run:
+        training = ingest.submit(home, plan.training_data, "training")
+        # Before the long work, so that a damaged test image is found at once.
+        tests = None
+        if plan.test_data:
+            tests = stage_of(ingest.submit(home, [plan.test_data], "test"))
+        labels = merge_masks.submit(plan.training_data, training)
+        sides = split.submit(training, recipe.data)
+        model = train.submit(recipe, training, labels, sides, start_weights, run)
+        scores = evaluate.submit(recipe, training, labels, sides, model)
+        # The first future that fails is the cause.
+        made = Trained(*map(stage_of, (training, labels, sides, model, scores)))
+        images = read_images(made.images.folder), read_labels(made.labels.folder)
+        tracking.log_dataset(run, "training", plan.training_data, *images)
         recipe = tuned_by(made.scores, recipe)
-        model_id = publish_model(recipe, training_data, made, run)
-        if registry:
-            rank(recipe, made, model_id, run)
+        logged = publish_model(recipe, plan.training_data, made, run)
+        if plan.registry:
+            rank(recipe, made, logged, run)
         submission = None
-        if test_data and test_images:
-            publish_dataset(run, "test", [test_data], test_images)
-            found = find_nuclei(recipe, made.model.folder / NETWORK_FILE, test_images)
-            submission = publish_submission(
-                test_images, found, run, home_folder() / "runs" / run.id
-            )
-    return Retrained(run, scores_of(made.scores), submission)
+        if plan.test_data and tests:
+            new = read_images(tests.folder)
+            tracking.log_dataset(run, "test", [plan.test_data], new, None)
+            warn_of_leaks(shared_images(images[0], new, home))
+            found = find_nuclei(recipe, made.model.folder / NETWORK_FILE, tests)
+            submission = publish_submission(tests, found, run, home / "runs" / run.id)
+    return Retrained(run, scores_of(made.scores), home / "runs" / run.id, submission)

@@ -1,4 +1,4 @@
-"""What every flow run has: its home, its task runner, its run in MLflow."""
+"""What the flows share: the home, the task runner and the run in MLflow."""
 
 import logging
 import os
@@ -10,57 +10,54 @@ from typing import Any
 
 from prefect.artifacts import create_link_artifact
 from prefect.client.orchestration import get_client
+from prefect.context import FlowRunContext
 from prefect.exceptions import PrefectHTTPStatusError
 from prefect.logging import get_run_logger
 from prefect.runtime import flow_run
 from prefect.settings import PREFECT_UI_URL
-from prefect.task_runners import ThreadPoolTaskRunner
+from prefect.task_runners import TaskRunner, ThreadPoolTaskRunner
 
-from nucleus_unet.data.fingerprint import fingerprint
-from nucleus_unet.data.raw import dataset_name
-from nucleus_unet.data.synthetic import write_synthetic
-from nucleus_unet.engine.home import home_folder, home_id, prepare_environment, ui_url
-from nucleus_unet.engine.isolation import abandoned_on_error
-from nucleus_unet.engine.servers import raise_if_refused
-from nucleus_unet.engine.stages import code_digest
+from nucleus_unet.data import SAMPLE_NAMES, dataset_name, fingerprint, write_synthetic
+from nucleus_unet.engine import (
+    abandoned_on_error,
+    code_digest,
+    home_folder,
+    home_id,
+    kernel_switches,
+    prepare_environment,
+    raise_if_refused,
+    ui_url,
+)
 from nucleus_unet.errors import NucleusError
 from nucleus_unet.files import locked
-from nucleus_unet.network.backend import device_kind
+from nucleus_unet.network import device_kind
 from nucleus_unet.recipe import Recipe, digest_of
-from nucleus_unet.runs import tracking
-from nucleus_unet.runs.source import checkout_source, installed_packages
+from nucleus_unet.runs import checkout_source, installed_packages, make_database, tracking
 
 SHARDS_AT_ONCE = 2
 INPUTS = "inputs"
-"""Tag of a run: the digest of all that decides what it makes."""
+"""Tag of a run in MLflow: the digest of everything that decides what it makes."""
 SKIPPED = "Skipped"
-"""State of a flow run that ended at once, as nothing had changed."""
+"""State of a flow run that ended at once because nothing had changed."""
 TAG = "nucleus-unet"
-"""Of our deployments in prefect.yaml and of the trials of a sweep: what our automations are about."""
+"""Tag in Prefect of our deployments and of the trials of a sweep, which our automations act on."""
 MOST_ATTEMPTS = 10
-"""Of a flow run that crashes and is taken up again by the server."""
-
-
-def run_flow(flow: Any, *args: Any, **kwargs: Any) -> Any:
-    """Run a flow in this process; what the user can mend is logged as one line, not as a traceback."""
-    for name in ("prefect.flow_runs", "prefect.task_runs"):
-        logging.getLogger(name).addFilter(_one_line)
-    return flow(*args, **kwargs)
+"""How often a flow run that crashes is started again."""
 
 
 def prepare() -> None:
-    """What a flow does first: it may be run by a worker, in a home where nothing was yet."""
+    """What a flow does first, because a worker may run it in a home that is still empty."""
     prepare_environment()
-    tracking.make_database()
+    make_database()
 
 
 def require_prefect() -> None:
-    """See that Prefect lets us in.
+    """Make sure that the Prefect server accepts us.
 
     Raises
     ------
     NucleusError
-        Its server refuses the log-in, asks for one, or is another.
+        If the server refuses the login or asks for one, or if another server answers.
     """
     try:
         with get_client(sync_client=True) as client:
@@ -70,33 +67,34 @@ def require_prefect() -> None:
         raise
 
 
-def _one_line(record: logging.LogRecord) -> bool:
-    if record.exc_info and isinstance(record.exc_info[1], NucleusError):
-        record.msg, record.args, record.exc_info = "%s", (record.exc_info[1],), None
-    return True
+def without_our_errors(record: logging.LogRecord) -> bool:
+    """Filter of the terminal's log: the command prints our errors once, at the end."""
+    error, message = record.exc_info[1] if record.exc_info else None, record.getMessage()
+    repeated = any(text in message for text in ("NucleusError:", "in state NotReady"))
+    return not isinstance(error, NucleusError) and not repeated
 
 
-def task_runner() -> Any:
-    """What shards run on: threads, or Dask's local processes where NUCLEUS_TASK_RUNNER is ``dask``.
+def task_runner() -> TaskRunner[Any]:
+    """What runs the shards: threads, or Dask if ``NUCLEUS_TASK_RUNNER=dask``.
 
-    For a Dask cluster, give its address in DASK_SCHEDULER_ADDRESS. Keras runs in processes of its
-    own, which a worker may start only if it is not a daemon.
+    ``DASK_SCHEDULER_ADDRESS`` names a Dask cluster; without it Dask starts local processes. Keras runs
+    in processes of its own, which a Dask worker can start only if it is not a daemon.
 
     Raises
     ------
     NucleusError
-        Something else is asked for; or Dask without a Prefect server: each worker would start one
-        of its own, and leave it behind.
+        If another value is set, or if Dask is used without a Prefect server, because each worker would
+        start a server of its own and leave it running.
     """
     asked = os.environ.get("NUCLEUS_TASK_RUNNER", "threads")
     if asked == "threads":
         return threads()
     if asked != "dask":
-        raise NucleusError(f"NUCLEUS_TASK_RUNNER={asked} is unknown: set threads or dask")
+        raise NucleusError(f"NUCLEUS_TASK_RUNNER={asked} is unknown. Set it to threads or dask.")
     if "PREFECT_API_URL" not in os.environ:
         raise NucleusError(
-            "NUCLEUS_TASK_RUNNER=dask needs a Prefect server for its workers: start one and set "
-            "PREFECT_API_URL, or unset it"
+            "NUCLEUS_TASK_RUNNER=dask needs a Prefect server that its workers can reach. Start one and "
+            "set PREFECT_API_URL, or unset NUCLEUS_TASK_RUNNER."
         )
     import dask
     from prefect_dask import DaskTaskRunner
@@ -108,55 +106,74 @@ def task_runner() -> Any:
     return DaskTaskRunner(cluster_kwargs=local)
 
 
-def threads() -> Any:
+def threads() -> TaskRunner[Any]:
     """Shards run in threads of this process."""
     return ThreadPoolTaskRunner(max_workers=SHARDS_AT_ONCE)
 
 
 def sample_data() -> tuple[Path, Path]:
-    """The built-in sample as (training set, test set), written at first use."""
-    folder = home_folder() / "sample" / code_digest("data.synthetic")[:12]
-    with locked(home_folder() / "locks" / "sample"):
+    """The built-in sample as (training set, test set). It is written at first use."""
+    home = home_folder()
+    folder = home / "sample" / code_digest("data.synthetic")[:12]
+    train, test = SAMPLE_NAMES
+    with locked(home / "locks" / "sample"):
         if folder.exists():
-            return folder / "stage1_train", folder / "stage1_test"
-        return write_synthetic(folder)
+            return folder / train, folder / test
+        return write_synthetic(folder, names=(train, test))
+
+
+def is_automatic() -> bool:
+    """Whether a schedule or an automation started the current flow run, and not a person."""
+    context = FlowRunContext.get()
+    if not (context and context.flow_run):
+        return False
+    origin = context.flow_run.created_by
+    return context.flow_run.auto_scheduled or bool(origin and origin.type == "AUTOMATION")
 
 
 @dataclass(frozen=True)
 class Work:
-    """What a flow run is to do."""
+    """What a flow run is going to do."""
 
     kind: str
-    """Of the flow: ``retrain``, ``predict``."""
+    """Kind of flow: ``retrain``, ``predict``, ``reproduce`` or ``sweep``."""
     recipe: Recipe
     """Resolved."""
     raws: Sequence[Path]
-    """The raw data sets that it is about; its MLflow run is named by them."""
+    """The raw data sets that the run in MLflow is named after."""
     tags: Mapping[str, str]
-    """More that decides what it makes."""
+    """Tags of the run, which also decide what it makes."""
     also: Sequence[Path] = ()
     """Other raw data sets that it reads."""
 
     def inputs(self) -> str:
-        """Digest of all that decides what it logs: this, the data, device, source and packages.
+        """Digest of everything that decides the results: this, data, device, source and packages.
 
-        The data count by name, size and time of change.
+        The data count by name, size and modification time.
         """
         code, choices = checkout_source(), self.recipe.model_dump(mode="json")
         data, device = [fingerprint(self.raws), fingerprint(self.also)], device_kind()
-        made_by = [device, code.commit, code.diff, installed_packages()]
+        made_by = [device, kernel_switches(), code.commit, code.diff, installed_packages()]
         return digest_of([self.kind, choices, data, dict(self.tags), made_by])
 
 
 @contextmanager
 def tracked(work: Work) -> Iterator[tracking.Run]:
-    """An MLflow run for this flow run, each linked to the other.
+    """Open a run in MLflow for the current flow run, each linked to the other.
 
-    It is the run of an earlier attempt at the same work in this home that did not finish, where there
-    is one. One process at a time is at the same work; another waits.
+    If an earlier attempt at the same work in this home did not finish, its run is continued. Only one
+    process at a time does the same work; another one waits.
+
+    Raises
+    ------
+    NucleusError
+        If the flow run has crashed too often.
     """
     if flow_run.run_count > MOST_ATTEMPTS:
-        raise NucleusError(f"crashed {MOST_ATTEMPTS} times: see its logs, and start it anew")
+        raise NucleusError(
+            f"This flow run has crashed {MOST_ATTEMPTS} times. Read its logs, fix the cause and start a "
+            "new run."
+        )
     inputs = work.inputs()
     here = digest_of([home_id(), inputs])
     ui = PREFECT_UI_URL.value() or ui_url("prefect")
@@ -164,9 +181,10 @@ def tracked(work: Work) -> Iterator[tracking.Run]:
     from_prefect = {"prefect.flow_run_id": str(flow_run.id), "prefect.url": url}
     run_tags = {**work.tags, **from_prefect, INPUTS: inputs}
     note = f"[{flow_run.name}, this run in Prefect]({url})"
+    logger = get_run_logger()
 
     def wait() -> None:
-        get_run_logger().warning("another process is at the same work: waiting until it has ended")
+        logger.warning("waiting for another process that does the same work")
 
     with (
         locked(home_folder() / "locks" / f"work-{here[:20]}", wait),
@@ -176,8 +194,8 @@ def tracked(work: Work) -> Iterator[tracking.Run]:
         abandoned_on_error(),
     ):
         if run.attempt > 1:
-            get_run_logger().info("attempt %d of %s", run.attempt, run.url)
+            logger.info("continuing an unfinished run, attempt %d: %s", run.attempt, run.url)
         create_link_artifact(
-            run.url, key="mlflow-run", link_text="This run in MLflow", description="MLflow run"
+            run.url, key="mlflow-run", link_text="This run in MLflow", description="Run in MLflow"
         )
         yield run

@@ -1,4 +1,4 @@
-"""Many recipes tried on the same data; the hopeless ones are given up early."""
+"""Sweep: try many recipes on the same data, and stop the bad ones early."""
 
 import json
 from collections.abc import Sequence
@@ -11,17 +11,17 @@ from prefect import flow, tags
 from prefect.logging import get_run_logger
 from pydantic import Field
 
-from flows.retrain import BEST, Retrained, decided_by, retrain
-from flows.running import INPUTS, TAG, Work, prepare, threads, tracked
-from nucleus_unet.engine.interruption import StoppedError
-from nucleus_unet.network import backend
-from nucleus_unet.recipe import Recipe
-from nucleus_unet.runs import records, tracking
-from nucleus_unet.runs.sweep import EPOCHS, Trial, best_half, best_of, candidates
-from tasks.publish import publish_sweep
+from flows.retrain import RecipeName, Retrained, Retraining, train_and_score
+from flows.running import INPUTS, TAG, Work, prepare, task_runner, threads, tracked
+from nucleus_unet.engine import StoppedError
+from nucleus_unet.network import resolve
+from nucleus_unet.recipe import Recipe, load_recipe
+from nucleus_unet.runs import EPOCHS, Trial, best_half, best_of, candidates, records, tracking
+from tasks.publish_sweep import publish_sweep
 
 OUTAGES = (tracking.MlflowException, HTTPError, OSError)
-"""No fault of a recipe, as a full disk is: the sweep ends, and goes on when it is started again."""
+"""Errors that are not the recipe's fault, for example a full disk. They end the sweep, and it continues
+when it is started again."""
 
 
 @dataclass(frozen=True)
@@ -30,50 +30,54 @@ class Swept:
 
     run: tracking.Run
     trials: Sequence[Trial]
-    """In the order in which they were made."""
+    """In the order in which they ran."""
     winner: Recipe
 
 
-# It submits nothing itself.
-@flow(flow_run_name="sweep {recipe.name}", task_runner=threads())
+# The sweep submits no tasks itself.
+@flow(flow_run_name="sweep {recipe}", task_runner=threads())
 def sweep(
     training_data: Annotated[list[Path], Field(min_length=1)],
     over: dict[str, list[Any]],
-    recipe: Recipe = BEST,
+    recipe: RecipeName = "best",
+    recipe_file: Path | None = None,
+    overrides: list[str] | None = None,
     halvings: Annotated[int, Field(ge=0)] = 2,
     draws: Annotated[int, Field(ge=1)] | None = None,
     seed: int = 0,
 ) -> Swept:
-    """Retrain with every combination of values, one after the other: each takes the whole device.
+    """Train with every combination of values, one after the other, and find the best recipe.
 
-    All are trained for few epochs, the better half of them for twice as many, and so on (successive
-    halving, Jamieson and Talwalkar 2016): the hopeless ones cost little.
+    All combinations train for few epochs. The better half trains again for twice as many epochs, and so
+    on (successive halving, Jamieson and Talwalkar 2016), so that bad recipes cost little.
 
     Args:
-        training_data: Raw data sets in Kaggle's layout, folders or zips.
-        over: Key of the recipe to the values that are tried, as ``training.optimizer: [sgd,
-            adam]``.
-        recipe: All other choices; its epochs are those of the last round.
-        halvings: Rounds before the last one, with half as many epochs each and twice as many
-            recipes.
-        draws: Try so many combinations, drawn at random, and not all.
-        seed: Of the draw.
+        training_data: Folders or zips with annotated images.
+        over: Keys of the recipe and the values to try, for example training.optimizer with sgd and adam.
+        recipe: Name of the recipe that holds all other choices. Its epochs are those of the last round.
+        recipe_file: A recipe of your own as a TOML file on the worker, instead of a named recipe.
+        overrides: Changes of the recipe, for example training.epochs=30.
+        halvings: Number of rounds before the last one. Each has half as many epochs as the next one and
+            twice as many recipes.
+        draws: Try this many combinations, drawn at random, instead of all.
+        seed: Seed of the draw.
     """
     prepare()
-    recipes = candidates(recipe, over, draws, seed)  # all are refused before the first trains
+    chosen = load_recipe(str(recipe_file) if recipe_file else recipe, overrides or [])
+    recipes = candidates(chosen, over, draws, seed)  # refuses bad values before the first training
     left = [*recipes]
     trials: list[Trial] = []
     asked = json.dumps({"over": over, "halvings": halvings, "draws": draws, "seed": seed})
-    work = Work("sweep", backend.resolve(recipe), training_data, {"sweep": asked})
-    with tracked(work) as run:
+    with tracked(Work("sweep", resolve(chosen), training_data, {"sweep": asked})) as run:
         for rung in range(halvings, -1, -1):
             if rung and len(left) == 1:
-                continue  # nothing to choose between
-            epochs = max(1, recipe.training.epochs >> rung)
+                continue  # there is nothing to choose
+            epochs = max(1, chosen.training.epochs >> rung)
             tried = []
             for one in left:
-                short = recipes[one].with_overrides([f"{EPOCHS}={epochs}"])
-                tried.append(_trial(one, training_data, backend.resolve(short), run))
+                short = resolve(recipes[one].with_overrides([f"{EPOCHS}={epochs}"]))
+                plan = Retraining(training_data, None, short, registry=False, parent=run.id)
+                tried.append(_run_trial(one, plan))
             trials += tried
             left = best_half(tried)
         best = best_of(trials)
@@ -82,24 +86,28 @@ def sweep(
     return Swept(run, trials, winner)
 
 
-def _trial(
-    changes: tuple[str, ...], training_data: list[Path], recipe: Recipe, parent: tracking.Run
-) -> Trial:
-    """Retrain with one recipe, unless this sweep did so before it was cut short."""
-    work = Work("retrain", recipe, training_data, decided_by(False, parent.id))
-    run_id = tracking.first_finished_run(INPUTS, work.inputs())
+# Results are not persisted: when a sweep resumes, Prefect would reuse the first result for all.
+@flow(flow_run_name="trial {changes}", task_runner=task_runner(), persist_result=False)
+def trial(changes: str, training_data: list[Path], recipe: Recipe, parent: str | None) -> Retrained:
+    """Train with one recipe of a sweep."""
+    return train_and_score(Retraining(training_data, None, recipe, False, parent))
+
+
+def _run_trial(changes: tuple[str, ...], plan: Retraining) -> Trial:
+    """Train with one recipe, unless this sweep did so before it was interrupted."""
+    run_id = tracking.first_finished_run(INPUTS, plan.work().inputs())
+    epochs = plan.recipe.training.epochs
     try:
         if not run_id:
             with tags(TAG):
-                made = retrain(training_data, None, recipe, registry=False, parent=parent.id)
-            assert isinstance(made, Retrained)  # it skips only where it is asked to
+                made = trial(" ".join(changes), plan.training_data, plan.recipe, plan.parent)
             run_id = made.run.id
     except StoppedError:
         raise
-    except Exception as error:  # it diverged or took too much memory, as some in a sweep do
+    except Exception as error:  # some recipes of a sweep diverge or need too much memory
         if any(isinstance(one, OUTAGES) for one in (error, error.__cause__)):
             raise
-        get_run_logger().warning("%s failed: %s", " ".join(changes), error)
-        return Trial(changes, recipe.training.epochs, float("-inf"), None)
+        get_run_logger().warning("the trial with %s failed: %s", " ".join(changes), error)
+        return Trial(changes, epochs, float("-inf"), None)
     score = records.metric(run_id, "validation/score")
-    return Trial(changes, recipe.training.epochs, score, run_id)
+    return Trial(changes, epochs, score, run_id)

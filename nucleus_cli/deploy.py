@@ -1,11 +1,11 @@
-"""What a Prefect server is given before flows are scheduled on it: pool, automations, deployments.
+"""Set up a Prefect server for a team: work pool, automations, deployments and schedule.
 
-It can be given again at any time: what is missing is made, what is other than wanted is changed.
+It can be repeated at any time. What is missing is created, and what differs is updated.
 """
 
 import subprocess
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
@@ -34,33 +34,32 @@ from prefect.exceptions import ObjectNotFound
 
 from flows.running import SKIPPED, TAG
 from nucleus_unet.errors import NucleusError
-from nucleus_unet.recipe import Recipe
 from tasks.rank import NEW_CHAMPION
 
 POOL = "nucleus"
 CHECKOUT = Path(__file__).parents[1]
 LOST_S = 90
-"""Three heartbeats of a flow run that do not come, as prefect.yaml sets them."""
+"""Seconds without a heartbeat after which a flow run counts as crashed: three heartbeats."""
 RUNS = "prefect.flow-run"
-BROKEN_OFF = "*status code* 1. *"
-"""What a worker says of a run that ended outside its flow: it could not be loaded, or told no end."""
+EXITED = "*status code* 1. *"
+"""How a worker reports a run that ended outside its flow, for example because it cannot be loaded."""
 SLUG = "retrain"
 NEW_DATA = "nucleus.data.changed"
-"""Event after which the scheduled retraining is run at once."""
+"""Event that starts the scheduled retraining at once."""
 
 
 def automations() -> list[AutomationCore]:
-    """Runs of our deployments that do not beat any more have crashed; what crashed is scheduled again.
+    """Mark flow runs that send no heartbeats as crashed, and schedule crashed flow runs again.
 
-    A run that was stopped by SIGTERM, as on a spot machine, has crashed as well. One that broke
-    off outside its flow, as it cannot be loaded, would do so each time, and is left.
+    A flow run that SIGTERM stopped, for example on a spot machine, has crashed too. A flow run that
+    ended outside its flow would do so each time, so it is not scheduled again.
     """
     ends = {f"{RUNS}.{state}" for state in ("Completed", SKIPPED, "Failed", "Cancelled", "Crashed")}
     beat = f"{RUNS}.heartbeat"
     return [
         AutomationCore(
-            name="nucleus: a run that is lost has crashed",
-            description="Its machine died, or cannot be reached.",
+            name="nucleus: mark lost runs as crashed",
+            description="The machine of the run died or cannot be reached.",
             trigger=EventTrigger(
                 after={beat},
                 expect={beat, *ends},
@@ -73,12 +72,12 @@ def automations() -> list[AutomationCore]:
             actions=[ChangeFlowRunState(state=StateType.CRASHED, message="no heartbeat")],
         ),
         AutomationCore(
-            name="nucleus: a run that crashed is taken up again",
-            description="It goes on where it was, on a machine of its kind with the same home.",
-            trigger=_on(f"{RUNS}.Crashed", **_of_ours(f"!{BROKEN_OFF}")),
+            name="nucleus: retry crashed runs",
+            description="The run continues on a machine of the same kind with the same home.",
+            trigger=_on(f"{RUNS}.Crashed", **_of_ours(f"!{EXITED}")),
             actions=[
                 ChangeFlowRunState(
-                    state=StateType.SCHEDULED, name="AwaitingRetry", message="taken up again"
+                    state=StateType.SCHEDULED, name="AwaitingRetry", message="retried after a crash"
                 )
             ],
         ),
@@ -86,26 +85,26 @@ def automations() -> list[AutomationCore]:
 
 
 def notifications(block_id: UUID) -> list[AutomationCore]:
-    """Failed runs, those that broke off, and new champions are told by a notification block."""
+    """Send failed runs, runs that ended unexpectedly and new champions to a notification block."""
     told = (
         (
-            "a failed run",
-            "With what is to be done.",
+            "notify of failed runs",
+            "The message says why the run failed and what to do.",
             _on(f"{RUNS}.Failed", **_of_ours()),
             "nucleus: {{ flow_run.name }} failed",
             "{{ flow_run.state.message }}\n{{ flow_run|ui_url }}",
         ),
         (
-            "a run that broke off",
-            "Its log says why.",
-            _on(f"{RUNS}.Crashed", **_of_ours(BROKEN_OFF)),
-            "nucleus: {{ flow_run.name }} broke off",
-            "It could not be loaded, or lost its server: see its log, mend it, and run it again.\n"
+            "notify of runs that ended unexpectedly",
+            "The log of the run says why.",
+            _on(f"{RUNS}.Crashed", **_of_ours(EXITED)),
+            "nucleus: {{ flow_run.name }} ended unexpectedly",
+            "The run could not be loaded or lost its server. Read its log and fix the cause.\n"
             "{{ flow_run|ui_url }}",
         ),
         (
-            "a new champion",
-            "One that a retraining made.",
+            "notify of new champions",
+            "A retraining made a model that is better than the champion.",
             _on(NEW_CHAMPION),
             "nucleus: a new champion",
             "{{ event.payload.said }}\n{{ event.payload.url }}",
@@ -113,7 +112,7 @@ def notifications(block_id: UUID) -> list[AutomationCore]:
     )
     return [
         AutomationCore(
-            name=f"nucleus: {what} is told",
+            name=f"nucleus: {what}",
             description=description,
             trigger=trigger,
             actions=[SendNotification(block_document_id=block_id, subject=subject, body=body)],
@@ -124,58 +123,61 @@ def notifications(block_id: UUID) -> list[AutomationCore]:
 
 @dataclass(frozen=True)
 class Schedule:
-    """When to retrain, and on what; a run for which nothing changed ends at once."""
+    """When to retrain, and on what. A scheduled run ends at once if nothing has changed."""
 
     cron: str
     """In UTC."""
     training_data: Sequence[Path]
     test_data: Path | None
-    recipe: Recipe
+    recipe: Mapping[str, Any]
+    """The parameters of the flow `retrain` that choose the recipe."""
 
     def in_prefect(self) -> CronSchedule:
-        """As Prefect has it.
+        """The schedule as Prefect's type.
 
         Raises
         ------
         NucleusError
-            It is no cron expression.
+            If it is not a cron expression.
         """
         try:
             return CronSchedule(cron=self.cron, timezone="UTC")
         except ValueError as error:
             raise NucleusError(
-                f"--cron {self.cron}: not a cron expression, which has five fields: 0 2 * * * is each "
-                "night at two"
+                f"--cron {self.cron} is not a cron expression. It has five fields; 0 2 * * * means each "
+                "night at two."
             ) from error
 
     def parameters(self) -> dict[str, Any]:
-        """Of the flow `retrain`."""
+        """The parameters of the flow `retrain`, which become the defaults of its form."""
+        recipe = {k: str(v) if isinstance(v, Path) else v for k, v in self.recipe.items()}
         return {
             "training_data": [str(path) for path in self.training_data],
             "test_data": self.test_data and str(self.test_data),
-            "recipe": self.recipe.model_dump(mode="json"),
-            "only_if_changed": True,
+            **recipe,
         }
 
 
 def set_up_server(
     schedule: Schedule | None, notify: str | None, say: Callable[[str], object]
 ) -> None:
-    """Give the server what it lacks, change what is other, and say so.
-
-    Without a schedule, or notifications, those that are there stay.
+    """Create what the server lacks, update what differs, and report each item.
 
     Parameters
     ----------
+    schedule : Schedule, optional
+        Without it, an existing schedule stays.
     notify : str, optional
-        The notification block of Prefect's that tells of failures and new champions, as
-        ``slack-webhook/team``.
+        Type and name of a notification block in Prefect, for example ``slack-webhook/team``. Without it,
+        existing notifications stay.
+    say : callable
+        Takes one line for each item.
 
     Raises
     ------
     NucleusError
-        The schedule is none, there is no such block, the work pool is of another type, or the
-        deployments of ``prefect.yaml`` are refused.
+        If the cron expression or the block is wrong, if the work pool has another type, or if the server
+        refuses the deployments of ``prefect.yaml``.
     """
     if schedule:
         schedule.in_prefect()
@@ -183,11 +185,12 @@ def set_up_server(
         try:
             if (kind := client.read_work_pool(POOL).type) != "process":
                 raise NucleusError(
-                    f"the work pool {POOL} is there, of type {kind}: rename or remove it"
+                    f"The work pool {POOL} exists with the type {kind} instead of process. Delete it in "
+                    "Prefect, or use another server."
                 )
         except ObjectNotFound:
             client.create_work_pool(WorkPoolCreate(name=POOL, type="process"))
-            say(f"work pool {POOL}: made")
+            say(f"work pool {POOL}: created")
         told = notifications(_block_id(client, notify)) if notify else []
         for wanted in [*automations(), *told]:
             say(f"automation {wanted.name}: {_create_or_update(client, wanted)}")
@@ -202,20 +205,24 @@ def set_up_server(
     )
     if done.returncode:
         reason = " ".join(done.stdout.split())[-1000:]
-        raise NucleusError(f"the deployments of prefect.yaml are refused: {reason}")
+        raise NucleusError(f"The server refuses the deployments of prefect.yaml: {reason}")
     with get_client(sync_client=True) as client:
+        kept = before.get("retrain", {}).get("parameters")
+        retrain = client.read_deployment_by_name("retrain/retrain")
+        # Deploying reset the defaults of the form to those of prefect.yaml.
+        if parameters := schedule.parameters() if schedule else kept:
+            client.update_deployment(retrain.id, DeploymentUpdate(parameters=parameters))
         for name, now in _deployed(client).items():
-            there = "there" if before.get(name) == now else "changed"
-            say(f"deployment {name}: {there if name in before else 'made'}")
+            known = "unchanged" if before.get(name) == now else "updated"
+            say(f"deployment {name}: {known if name in before else 'created'}")
         if schedule:
-            retrain = client.read_deployment_by_name("retrain/retrain")
-            wanted = _on_new_data(retrain.id, schedule)
+            wanted = _on_new_data(retrain.id)
             say(f"schedule of retrain: {_schedule(client, retrain, schedule)}")
             say(f"automation {wanted.name}: {_create_or_update(client, wanted)}")
 
 
 def _deployed(client: SyncPrefectClient) -> dict[str, dict[str, object]]:
-    """What decides the runs of each deployment of our pool, by its name."""
+    """For each deployment in our pool, by name: everything that decides its runs."""
     decides = {
         *("entrypoint", "path", "pull_steps", "job_variables", "description"),
         *("parameters", "parameter_openapi_schema", "concurrency_options", "tags"),
@@ -234,67 +241,64 @@ def _block_id(client: SyncPrefectClient, notify: str) -> UUID:
         block = client.read_block_document_by_name(name, kind)
     except ObjectNotFound:
         raise NucleusError(
-            f"--notify {notify}: no such block; make one on the server's page Blocks, and give its "
-            "type and name: slack-webhook/team"
+            f"--notify {notify}: the Prefect server has no such block. Create one on its page Blocks "
+            "and give its type and name, for example slack-webhook/team."
         ) from None
     if not block.block_schema or "notify" not in block.block_schema.capabilities:
-        raise NucleusError(f"--notify {notify}: not a block for notifications")
+        raise NucleusError(
+            f"--notify {notify}: this block sends no notifications. Choose one that does."
+        )
     return block.id
 
 
 def _schedule(client: SyncPrefectClient, retrain: DeploymentResponse, schedule: Schedule) -> str:
-    """Make the deployment's schedule, or change it where it is another."""
+    """Create or update the schedule of a deployment; returns what was done."""
     wanted = DeploymentScheduleUpdate(
         slug=SLUG,
         schedule=schedule.in_prefect(),
         active=True,
-        parameters=schedule.parameters(),
     )
     there = [each for each in retrain.schedules if each.slug == SLUG]
-    fields = {"schedule", "active", "parameters"}
+    fields = {"schedule", "active"}
     if there and there[0].model_dump(include=fields) == wanted.model_dump(include=fields):
-        return "there"
+        return "unchanged"
     others = [
         DeploymentScheduleUpdate.model_validate(each, from_attributes=True)
         for each in retrain.schedules
         if each.slug != SLUG
     ]
     client.update_deployment(retrain.id, DeploymentUpdate(schedules=[*others, wanted]))
-    return "changed" if there else "made"
+    return "updated" if there else "created"
 
 
-def _on_new_data(deployment_id: UUID, schedule: Schedule) -> AutomationCore:
+def _on_new_data(deployment_id: UUID) -> AutomationCore:
     return AutomationCore(
-        name="nucleus: new data are trained on",
-        description=f"Whoever adds data says so: prefect event emit {NEW_DATA} --resource-id data",
+        name="nucleus: retrain on new data",
+        description=f"After adding data: prefect event emit {NEW_DATA} --resource-id data",
         trigger=_on(NEW_DATA),
-        actions=[
-            RunDeployment(
-                source="selected", deployment_id=deployment_id, parameters=schedule.parameters()
-            )
-        ],
+        actions=[RunDeployment(source="selected", deployment_id=deployment_id)],
     )
 
 
 def _create_or_update(client: SyncPrefectClient, wanted: AutomationCore) -> str:
-    """Make an automation, or change it where it is another."""
+    """Create or update an automation; returns what was done."""
     there = client.read_automations_by_name(wanted.name)
     if not there:
         client.create_automation(wanted)
-        return "made"
+        return "created"
     if _comparable(there[0]) == _comparable(wanted):
-        return "there"
+        return "unchanged"
     client.update_automation(there[0].id, wanted)
-    return "changed"
+    return "updated"
 
 
 def _on(event: str, **of: Any) -> EventTrigger:
-    """Each time that an event happens."""
+    """A trigger that fires each time an event happens."""
     return EventTrigger(expect={event}, posture=Posture.Reactive, threshold=1, **of)
 
 
 def _of_ours(message: str | None = None, *, deployed: bool = True) -> dict[str, Any]:
-    """Runs with our tag; by what their state says, and of deployments alone, which can run again."""
+    """Flow runs with our tag, by the message of their state; by default only those of deployments."""
     of_run: dict[str, str | list[str]] = {"prefect.resource.id": f"{RUNS}.*"}
     if message:
         of_run["prefect.state-message"] = message
@@ -305,7 +309,7 @@ def _of_ours(message: str | None = None, *, deployed: bool = True) -> dict[str, 
 
 
 def _comparable(automation: AutomationCore) -> dict[str, object]:
-    """What was asked for, without what the server adds."""
+    """An automation without what the server adds."""
     return automation.model_dump(
         include={"name", "description", "trigger", "actions"},
         exclude={"trigger": {"id"}},

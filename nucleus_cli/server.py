@@ -1,7 +1,8 @@
-"""A Prefect server for one command where none is named: on loopback, over the home's database.
+"""A Prefect server for one command, on loopback, with the database in the home.
 
-The server that Prefect would start by itself outlives a command that is killed, and is ended by a
-Ctrl-C that is meant for the command. This one ends with the command, and with nothing else.
+It is used if PREFECT_API_URL names no server. The server that Prefect would start by itself outlives a
+command that is killed, and a Ctrl-C that is meant for the command ends it. This server ends with the
+command and never before.
 """
 
 import os
@@ -13,19 +14,18 @@ from pathlib import Path
 
 import httpx
 
-from nucleus_unet.engine.home import home_folder, ui_url
-from nucleus_unet.engine.isolation import end_with
+from nucleus_unet.engine import end_with, home_folder, ui_url
 from nucleus_unet.errors import NucleusError
 
 HOST = "127.0.0.1"
 START_TIMEOUT_S = 120.0
-"""A first start on a slow disk makes the database."""
+"""Time that a server has to start; the first start makes the database, perhaps on a slow disk."""
 GRACE_S = 5.0
 
 
 def start_server() -> tuple[str, subprocess.Popen[bytes]]:
-    """Start a server that ends with this process; the address of its API, and its process."""
-    # Bound here and handed over, so that no other process can take the port meanwhile.
+    """Start a server that ends with this process; returns the address of its API and its process."""
+    # The socket is bound here and handed over, so that no other process can take the port.
     with socket.create_server((HOST, 0)) as listening, log_path().open("ab") as log:
         process = subprocess.Popen(
             [sys.executable, "-m", "nucleus_cli.server", str(listening.fileno()), str(os.getpid())],
@@ -39,17 +39,17 @@ def start_server() -> tuple[str, subprocess.Popen[bytes]]:
 
 
 def own_pages() -> str:
-    """The pages that may call a server of ours; Prefect lets those of any site."""
+    """The pages that may call our server. By default Prefect allows the pages of any site."""
     return f"{ui_url('prefect')},{ui_url('prefect').replace(HOST, 'localhost')}"
 
 
 def wait_for(url: str, process: subprocess.Popen[bytes], log: Path) -> None:
-    """Return when a server answers.
+    """Wait until a server responds.
 
     Raises
     ------
     NucleusError
-        It has ended, or does not answer for `START_TIMEOUT_S`.
+        If it ended, or did not respond within `START_TIMEOUT_S`.
     """
     deadline = time.monotonic() + START_TIMEOUT_S
     while process.poll() is None and time.monotonic() < deadline:
@@ -59,7 +59,7 @@ def wait_for(url: str, process: subprocess.Popen[bytes], log: Path) -> None:
         except httpx.HTTPError:
             time.sleep(0.1)
     process.kill()
-    raise NucleusError(f"the server of {url} ended or does not answer: see {log}")
+    raise NucleusError(f"The server at {url} ended or does not respond. See {log}.")
 
 
 def serve_api(descriptor: int, parent: int) -> None:
@@ -74,7 +74,7 @@ def serve_api(descriptor: int, parent: int) -> None:
 
 
 def log_path() -> Path:
-    """What the server of `start_server` says."""
+    """Log of the server that `start_server` starts."""
     return home_folder() / "own-prefect-server.log"
 
 

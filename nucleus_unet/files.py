@@ -7,7 +7,7 @@ import os
 import re
 import time
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import IO
 
@@ -21,6 +21,12 @@ Python represents file names that are not UTF-8.
 """
 
 _POLL_S = 0.2
+
+
+def first_names(names: Sequence[str]) -> str:
+    """The first three names, and how many more there are."""
+    more = f" and {len(names) - 3} more" if len(names) > 3 else ""
+    return f"{', '.join(names[:3])}{more}"
 
 
 def sha256_bytes(content: bytes) -> str:
@@ -41,7 +47,7 @@ def make_folder(folder: Path, advice: str) -> None:
     ----------
     folder : Path
     advice : str
-        What the user can do if this fails, for the error message.
+        What the user can do if this fails: a sentence, which ends the error message.
 
     Raises
     ------
@@ -51,9 +57,9 @@ def make_folder(folder: Path, advice: str) -> None:
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise NucleusError(f"{folder}: cannot be created ({error.strerror}); {advice}") from error
+        raise NucleusError(f"{folder} cannot be created ({error.strerror}). {advice}") from error
     if not os.access(folder, os.W_OK):
-        raise NucleusError(f"{folder}: not writable; {advice}")
+        raise NucleusError(f"{folder} is not writable. {advice}")
 
 
 @contextlib.contextmanager
@@ -65,7 +71,7 @@ def writing(path: Path, advice: str) -> Iterator[None]:
     path : Path
         The file that is written, for the error message.
     advice : str
-        What the user can do if this fails, for the error message.
+        What the user can do if this fails: a sentence, which ends the error message.
 
     Raises
     ------
@@ -75,7 +81,7 @@ def writing(path: Path, advice: str) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        raise NucleusError(f"{path}: cannot be written ({error.strerror}): {advice}") from error
+        raise NucleusError(f"{path} cannot be written ({error.strerror}). {advice}") from error
 
 
 def write_atomically(path: Path, content: bytes | str) -> None:

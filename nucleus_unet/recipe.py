@@ -2,10 +2,10 @@
 
 import json
 import tomllib
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from importlib import resources
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, Literal, Self, get_args
 
 from pydantic import (
     BaseModel,
@@ -15,6 +15,7 @@ from pydantic import (
     ValidationError,
     model_validator,
 )
+from pydantic.fields import FieldInfo
 
 from nucleus_unet.errors import NucleusError
 from nucleus_unet.files import sha256_bytes
@@ -408,8 +409,8 @@ class Recipe(Part):
             for part in parts:
                 table = table.get(part) if isinstance(table, dict) else None
             if not isinstance(table, dict) or last not in table:
-                raise NucleusError(f"{override}: unknown key; {_nearest(key, self.flat())}")
-            table[last] = _toml_value(text.strip())
+                raise NucleusError(f"{override}: unknown key. {_nearest(key, self.flat())}")
+            table[last] = _value(text.strip(), is_text=key.strip() in _text_keys())
         return parse_recipe(values, " ".join(overrides))
 
 
@@ -500,7 +501,7 @@ def parse_recipe(values: dict[str, Any], origin: str) -> Recipe:
         key = ".".join(str(part) for part in first["loc"][:2])
         if first["type"] == "extra_forbidden":
             known = {*Recipe.model_fields, *Recipe(name="").flat()}
-            raise NucleusError(f"{origin}: unknown key {key}; {_nearest(key, known)}") from None
+            raise NucleusError(f"{origin}: unknown key {key}. {_nearest(key, known)}") from None
         # If several keys contradict each other, the input is a table and too long for a message.
         value = "" if isinstance(first["input"], dict) else f" = {first['input']!r}"
         why = first["msg"].removeprefix("Value error, ")
@@ -509,12 +510,7 @@ def parse_recipe(values: dict[str, Any], origin: str) -> Recipe:
 
 def key_descriptions() -> dict[str, str]:
     """The description of each key of a recipe, by dotted key."""
-    return {
-        f"{name}.{key}": field.description or ""
-        for name, part in Recipe(name="")
-        if isinstance(part, Part)
-        for key, field in type(part).model_fields.items()
-    }
+    return {key: field.description or "" for key, field in _fields()}
 
 
 def recipe_differences(a: Recipe, b: Recipe) -> list[tuple[str, Any, Any]]:
@@ -524,18 +520,34 @@ def recipe_differences(a: Recipe, b: Recipe) -> list[tuple[str, Any, Any]]:
 
 
 def _nearest(key: str, known: Iterable[str]) -> str:
-    """A hint with the most similar of the known keys, if one is similar."""
+    """A hint with the most similar of the known keys, if there is one."""
     import difflib
 
+    where = "'nucleus recipe show NAME' lists all keys."
     for close in difflib.get_close_matches(key, list(known), n=1):
-        return f"did you mean {close}? ('nucleus recipe show NAME' lists all keys)"
-    return "'nucleus recipe show NAME' lists all keys"
+        return f"Did you mean {close}? {where}"
+    return where
 
 
-def _toml_value(text: str) -> Any:
+def _text_keys() -> set[str]:
+    """Dotted keys whose values are free text."""
+    return {key for key, field in _fields() if str in get_args(field.annotation)}
+
+
+def _fields() -> Iterator[tuple[str, FieldInfo]]:
+    """Each dotted key with its field."""
+    for name, part in Recipe(name=""):
+        if isinstance(part, Part):
+            for key, field in type(part).model_fields.items():
+                yield f"{name}.{key}", field
+
+
+def _value(text: str, *, is_text: bool) -> Any:
     """Parse a TOML value; ``none`` is None, and what is not TOML is a string."""
     if text.lower() == "none":
         return None
+    if is_text:  # a run id of 32 decimal digits is not a number
+        return text.strip("\"'")
     try:
         return tomllib.loads(f"v = {text}")["v"]
     except tomllib.TOMLDecodeError:

@@ -1,7 +1,7 @@
-"""What a run made, beside what it is to be the same as."""
+"""Compare a reproduced submission with the logged one."""
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 
 from prefect import task
@@ -9,70 +9,23 @@ from prefect.artifacts import create_markdown_artifact
 from prefect.cache_policies import NO_CACHE
 from prefect.logging import get_run_logger
 
-from nucleus_unet.data.raw import open_raw
-from nucleus_unet.data.truth import read_truth
-from nucleus_unet.engine.home import home_folder
-from nucleus_unet.engine.stages import Stage
-from nucleus_unet.errors import NucleusError
-from nucleus_unet.nuclei.scoring import instance_scores
-from nucleus_unet.reports.card import markdown_table
-from nucleus_unet.reports.evaluation import match_submission
-from nucleus_unet.runs import records, tracking
-from nucleus_unet.runs.reproduction import (
+from nucleus_unet.data import read_images
+from nucleus_unet.engine import Stage
+from nucleus_unet.runs import (
     ImageDifference,
     Record,
+    Reproduction,
     compare_submissions,
-    data_changes,
+    records,
     run_differences,
+    submission_scores,
+    tracking,
 )
-from tasks.ingest import images_of
-from tasks.publish import Submission, files_of
+from tasks.publish_submission import Submission
 from tasks.reporting import progress
 
-MOST_IMAGES = 20
-"""That are in the report by name."""
 
-
-def require_data(record: Record, context: str, images: Stage, labels: Stage | None) -> None:
-    """See that a data set is that of a logged run.
-
-    Raises
-    ------
-    NucleusError
-        It is not; names the files.
-    """
-    if found := data_changes(record.data[context].files, files_of(images, labels)):
-        more = f" and {len(found) - 5} more" if len(found) > 5 else ""
-        raise NucleusError(
-            f"the {context} data are not those of run {record.run_id}: {', '.join(found[:5])}{more}; "
-            f"name those it had with --{'train' if context == 'training' else 'test'}"
-        )
-
-
-@dataclass(frozen=True)
-class Answer:
-    """Whether a reproduction made the same as the run it reproduces; if not, what differs and why."""
-
-    run: tracking.Run
-    reproduces: str
-    identical: bool
-    sha256: tuple[str, str]
-    """Of the two submissions, the logged one first."""
-    images: Sequence[ImageDifference]
-    weights_equal: bool | None
-    """Of the model; None where it was not trained again."""
-    scores: tuple[float, float] | None
-    """Of the two submissions, where the test data have masks."""
-    causes: Sequence[str]
-    """In what the two runs differ, the likeliest first."""
-
-    @property
-    def outcome(self) -> str:
-        """``identical`` or ``different``."""
-        return "identical" if self.identical else "different"
-
-
-@task(cache_policy=NO_CACHE)
+@task(cache_policy=NO_CACHE, task_run_name="compare with run {record.run_id}")
 def compare(
     record: Record,
     submission: Submission,
@@ -80,67 +33,33 @@ def compare(
     test_data: Sequence[Path],
     weights: tuple[str, str] | None,
     run: tracking.Run,
-) -> Answer:
-    """Compare a submission, and the digests of weights, with a logged run's; log the report."""
+) -> Reproduction:
+    """Compare a submission, and the digests of weights if there are any, and log the report."""
     logged = record.tags["submission.sha256"]
     differences: Sequence[ImageDifference] = ()
     scores = None
     if logged != submission.sha256:
-        before = records.fetch_submission(record)
-        sizes = {entry.id: (entry.height, entry.width) for entry in images_of(images.folder)}
-        differences = compare_submissions(before, submission.path, sizes)
-        scores = _scores(test_data, before, submission.path)
-    answer = Answer(
-        run,
+        both = records.fetch_submission(record), submission.path
+        entries = read_images(images.folder).entries
+        differences = compare_submissions(*both, {e.id: (e.height, e.width) for e in entries})
+        report = progress("reading the annotation", "files")
+        scores = submission_scores(both, test_data, images.home, report)
+    same_weights = weights and weights[0] == weights[1]
+    result = Reproduction(
+        run.id,
         record.run_id,
-        identical=logged == submission.sha256 and (weights is None or weights[0] == weights[1]),
+        identical=logged == submission.sha256 and same_weights is not False,
         sha256=(logged, submission.sha256),
         images=differences,
-        weights_equal=weights and weights[0] == weights[1],
-        scores=scores,
+        weights_equal=same_weights,
+        scores=(scores[0], scores[1]) if scores else None,
         causes=run_differences(record, records.fetch_record(run.id)),
     )
-    page = report(answer)
+    page = result.report()
     create_markdown_artifact(page, key="reproduction", description="What was reproduced")
     tracking.log_bytes(run, "reproduction.md", page.encode())
-    tracking.log_json(run, "reproduction.json", asdict(answer))
+    tracking.log_json(run, "reproduction.json", asdict(result))
     tracking.describe(run.id, page)
-    tracking.log_tags(run, {"outcome": answer.outcome})
-    get_run_logger().info("%s: %s", answer.outcome, run.url)
-    return answer
-
-
-def report(answer: Answer) -> str:
-    """The answer as a page, in markdown; ``reproduction.json`` has all of it."""
-    lines = [
-        f"# Reproduction of {answer.reproduces}: {answer.outcome}",
-        f"submission.csv: logged {answer.sha256[0]}, made {answer.sha256[1]}.",
-    ]
-    if answer.weights_equal is not None:
-        lines.append(f"Weights: {'identical' if answer.weights_equal else 'different'}.")
-    if answer.scores:
-        lines.append(f"Score {answer.scores[0]:.4f} → {answer.scores[1]:.4f}.")
-    if not answer.identical:
-        causes = answer.causes or ["none that the two runs logged"]
-        lines.append("Likely causes, in order:\n\n" + "\n".join(f"1. {cause}" for cause in causes))
-    if answer.images:
-        lines.append(f"{len(answer.images)} images differ:")
-        worst = answer.images[:MOST_IMAGES]
-        head = ["image", "nuclei gained", "lost", "pixels changed"]
-        lines.append(markdown_table(head, [(d.id, d.gained, d.lost, d.pixels) for d in worst]))
-    return "\n\n".join(lines)
-
-
-def _scores(test_data: Sequence[Path], *submissions: Path) -> tuple[float, float] | None:
-    """Of two submissions, where every image of one data set is annotated."""
-    with open_raw(test_data[0]) as raw:
-        if len(test_data) > 1 or not all(sample.annotated for sample in raw.samples):
-            return None
-    matched = (
-        match_submission(
-            path, read_truth(test_data[0], home_folder(), progress("reading the truth", "files"))
-        )
-        for path in submissions
-    )
-    before, after = (instance_scores(list(matches.values())).score for matches in matched)
-    return before, after
+    tracking.log_tags(run, {"outcome": result.outcome})
+    get_run_logger().info("the submission is %s", result.outcome)
+    return result

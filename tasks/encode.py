@@ -1,30 +1,31 @@
-"""Nuclei told apart, as label images and as rows of the submission."""
+"""Separate the nuclei, and encode them as label images and as rows of the submission."""
 
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from prefect import task
 from prefect.cache_policies import NO_CACHE
 
-from nucleus_unet.engine.interruption import raise_if_abandoned
-from nucleus_unet.engine.stages import Stage
+from nucleus_unet.engine import Stage, raise_if_abandoned
 from nucleus_unet.files import write_atomically
-from nucleus_unet.nuclei import label_images, submission
-from nucleus_unet.nuclei.instances import separate_nuclei
+from nucleus_unet.nuclei import (
+    encode_label_image,
+    read_submission,
+    separate_nuclei,
+    submission_rows,
+    write_submission,
+)
 from nucleus_unet.recipe import Inference
 from tasks.predict import images_in
-from tasks.reporting import stage_in_home, state_of
+from tasks.reporting import StageResult, cached_stage, finished, shard_name
 
 ROWS = "rows.csv"
+"""File of a shard: a submission of its images alone."""
 
 
-@task(cache_policy=NO_CACHE, task_run_name="encode {shard.start}-{shard.stop}")
-def encode(images: Stage, shard: range, maps: Stage, inference: Inference) -> Any:
-    """Tell the nuclei of a shard apart and encode them; returns the `Stage`.
-
-    Its folder holds ``rows.csv``, a submission of these images alone, and a label image for each.
-    """
+@task(cache_policy=NO_CACHE, task_run_name=shard_name("encode"))
+def encode(images: Stage, shard: range, maps: Stage, inference: Inference) -> StageResult:
+    """Separate the nuclei of a shard of images and write `ROWS` and a label image for each image."""
     entries = images_in(images, shard)
 
     def build(folder: Path) -> None:
@@ -32,17 +33,18 @@ def encode(images: Stage, shard: range, maps: Stage, inference: Inference) -> An
         for entry in entries:
             raise_if_abandoned()
             labels = separate_nuclei(np.load(maps.folder / f"{entry.id}.npy"), inference)
-            rows += submission.submission_rows(entry.id, labels)
-            suffix, content = label_images.encode_label_image(labels)
+            rows += submission_rows(entry.id, labels)
+            suffix, content = encode_label_image(labels)
             write_atomically(folder / f"{entry.id}{suffix}", content)
-        submission.write_submission(folder / ROWS, rows)
+        write_submission(folder / ROWS, rows)
 
-    return state_of(
-        stage_in_home(
-            "encode",
-            {"maps": maps.digest, "inference": inference.model_dump(mode="json")},
-            build,
-            code=["nuclei.instances", "nuclei.submission", "nuclei.label_images", __name__],
-            libraries=["numpy", "opencv-python-headless", "scikit-image", "scipy"],
-        )
+    stage = cached_stage(
+        images.home,
+        "encode",
+        {"maps": maps.digest, "inference": inference.model_dump(mode="json")},
+        build,
+        code=["nuclei.instances", "nuclei.submission", "nuclei.exports", __name__],
+        libraries=["numpy", "opencv-python-headless", "scikit-image", "scipy"],
     )
+    nuclei = sum(map(len, read_submission(stage.folder / ROWS).values()))
+    return finished(stage, f"found {nuclei:,} nuclei in {len(entries)} images")

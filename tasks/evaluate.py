@@ -1,53 +1,51 @@
-"""Scores on the validation images, at their original size."""
+"""Score the model on the validation images, at their original size."""
 
 import json
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any
 
 from prefect import task
 from prefect.artifacts import create_table_artifact
 from prefect.cache_policies import NO_CACHE
 
-from nucleus_unet.data.sample import Sample
-from nucleus_unet.engine.stages import Stage
+from nucleus_unet.data import SPLIT_FILE, read_images, read_labels, read_split
+from nucleus_unet.engine import Stage
 from nucleus_unet.files import sha256_file, write_atomically
+from nucleus_unet.network import KERAS_LIBRARIES, prediction_key
 from nucleus_unet.recipe import Inference, Recipe
-from nucleus_unet.reports import evaluation
-from tasks.predict import prediction_key, write_maps
-from tasks.reporting import progress, short, show, stage_in_home, state_of
-from tasks.split import SPLIT_FILE, samples
-from tasks.train import LIBRARIES as TRAINING_LIBRARIES
+from nucleus_unet.reports import evaluate_model, pictures
+from tasks.reporting import StageResult, cached_stage, finished, progress, short, show
 from tasks.train import NETWORK_FILE
 
 SCORES = "scores.json"
 BY_IMAGE = "scores_by_image.json"
 TUNED = "inference.json"
-LIBRARIES = (*TRAINING_LIBRARIES, "scikit-image", "scipy", "matplotlib")
+EVALUATION_LIBRARIES = (*KERAS_LIBRARIES, "scikit-image", "scipy", "matplotlib")
 """Distributions whose version changes what a model finds, how it scores, or how that is drawn."""
 
 
-@task(cache_policy=NO_CACHE)
-def evaluate(recipe: Recipe, images: Stage, labels: Stage, split: Stage, model: Stage) -> Any:
-    """Tune the model where the recipe says so, score it, draw the best and worst; the `Stage`."""
-    validation = samples(split, images, labels, "validation")
+@task(cache_policy=NO_CACHE, task_run_name="evaluate {recipe.name} on validation images")
+def evaluate(
+    recipe: Recipe, images: Stage, labels: Stage, split: Stage, model: Stage
+) -> StageResult:
+    """Tune the model if the recipe says so, score it, and draw its best and worst images."""
+    indices = read_images(images.folder), read_labels(labels.folder)
+    validation = read_split(split.folder).samples("validation", *indices, images.home)
     network = model.folder / NETWORK_FILE
 
     def build(folder: Path) -> None:
         with TemporaryDirectory(dir=folder, ignore_cleanup_errors=True) as maps:
-            judged = judge(recipe, network, validation, recipe.inference.tune, Path(maps))
-            scores, inference = dict(judged.scores), judged.inference
-            by_image = scores.pop("by_image")
-            sheets = evaluation.pictures(validation, judged.maps, inference, by_image)
+            made = evaluate_model(recipe, network, validation, Path(maps), progress)
+            sheets = pictures(validation, made)
+        scores = dict(made.scores)
+        write_atomically(folder / BY_IMAGE, json.dumps(scores.pop("by_image"), indent=1))
+        write_atomically(folder / SCORES, json.dumps(scores, indent=1))
+        write_atomically(folder / TUNED, made.inference.model_dump_json(indent=1))
         for name, png in sheets.items():
             write_atomically(folder / f"validation_{name}.png", png)
-        write_atomically(folder / BY_IMAGE, json.dumps(by_image, indent=1))
-        write_atomically(folder / SCORES, json.dumps(scores, indent=1))
-        write_atomically(folder / TUNED, inference.model_dump_json(indent=1))
 
-    stage = stage_in_home(
+    stage = cached_stage(
+        images.home,
         "evaluate",
         prediction_key(recipe, network)
         | {
@@ -56,8 +54,8 @@ def evaluate(recipe: Recipe, images: Stage, labels: Stage, split: Stage, model: 
             "inference": recipe.inference.model_dump(mode="json"),
         },
         build,
-        code=["network.inference", "reports.evaluation", "tasks.predict", __name__],
-        libraries=LIBRARIES,
+        code=["reports.evaluation", "data.split", "data.prepared", __name__],
+        libraries=EVALUATION_LIBRARIES,
     )
     by_image = json.loads((stage.folder / BY_IMAGE).read_text())
     scores = scores_of(stage)
@@ -65,48 +63,17 @@ def evaluate(recipe: Recipe, images: Stage, labels: Stage, split: Stage, model: 
     create_table_artifact(
         [short(row) for row in by_image],
         key="scores-by-image",
-        description="Scores by validation image, worst first",
+        description="Scores of each validation image, worst first",
     )
     for name in ("worst", "best"):
         picture = (stage.folder / f"validation_{name}.png").read_bytes()
-        show(picture, f"{name}-images", f"The {name} validation images: annotated beside predicted")
-    return state_of(stage)
-
-
-@dataclass(frozen=True)
-class Judged:
-    """What a model finds on images whose nuclei are known, and how it scores."""
-
-    maps: Sequence[Path]
-    inference: Inference
-    """With the cutoffs that were tuned."""
-    scores: Mapping[str, Any]
-    """As `evaluation.score_maps` returns them."""
-
-    @property
-    def by_id(self) -> dict[str, float]:
-        """The score of each image."""
-        return {row["id"]: row["score"] for row in self.scores["by_image"]}
-
-
-def judge(
-    recipe: Recipe, network: Path, samples: Sequence[Sample], tune: bool, folder: Path
-) -> Judged:
-    """Predict samples, tune the cutoffs by them where asked, and score them; maps go to the folder."""
-    folder.mkdir(exist_ok=True)
-    maps = write_maps(recipe, network, {sample.id: sample.image for sample in samples}, folder)
-    inference = recipe.inference
-    if tune:
-        inference = evaluation.tune_inference(
-            samples, maps, inference, progress("tuning", "settings")
-        )
-    return Judged(
-        maps, inference, evaluation.score_maps(samples, maps, inference, progress("scoring"))
-    )
+        description = f"The {name} validation images: annotated nuclei left, predicted right"
+        show(picture, f"{name}-images", description)
+    return finished(stage, f"score {scores['score']:.4f} on {len(by_image)} validation images")
 
 
 def scores_of(stage: Stage) -> dict[str, float]:
-    """The scores of an evaluate stage over all its images, by name, and by imaging kind."""
+    """The scores over all validation images, by name, and the score of each imaging kind."""
     scores = json.loads((stage.folder / SCORES).read_text())
     by_threshold, by_kind = scores.pop("by_threshold"), scores.pop("by_kind")
     names = {"true": "annotated", "predicted": "predicted", "split": "split", "merged": "merged"}
@@ -117,6 +84,6 @@ def scores_of(stage: Stage) -> dict[str, float]:
 
 
 def tuned_by(stage: Stage, recipe: Recipe) -> Recipe:
-    """The recipe with the cutoffs that the evaluate stage chose."""
+    """The recipe with the inference settings that the evaluation chose."""
     tuned = Inference.model_validate_json((stage.folder / TUNED).read_bytes())
     return recipe.model_copy(update={"inference": tuned})

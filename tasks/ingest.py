@@ -1,81 +1,67 @@
-"""Images of raw data sets, decoded once and kept as arrays on disk."""
+"""Decode the images of raw data sets."""
 
-from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Literal
 
 from prefect import task
 from prefect.cache_policies import NO_CACHE
 from prefect.logging import get_run_logger
 
-from nucleus_unet.data import prepared
-from nucleus_unet.data.check import first_few
-from nucleus_unet.data.provenance import images_code
-from nucleus_unet.data.raw import open_raw
-from nucleus_unet.engine.home import home_folder
-from nucleus_unet.engine.stages import Stage, is_whole
-from nucleus_unet.errors import NucleusError
-from tasks.reporting import progress, stage_in_home, state_of
+from nucleus_unet.data import (
+    DECODERS,
+    damaged_entries,
+    dataset_name,
+    images_code,
+    open_raw,
+    prepare_images,
+    raw_digests,
+    read_images,
+    require_unchanged,
+    write_index,
+)
+from nucleus_unet.engine import Stage, damaged_files
+from nucleus_unet.files import first_names
+from tasks.reporting import StageResult, cached_stage, finished, progress
 
-IMAGES_INDEX = "images.json"
+Role = Literal["training", "test", "new"]
+"""What images are for. Training images must be annotated."""
 
 
-@task(cache_policy=NO_CACHE)
-def ingest(raws: list[Path], annotated: bool) -> Any:
-    """Decode the images of raw data sets that are not decoded yet; returns the `Stage`."""
-    return state_of(ingest_stage(raws, annotated))
+@task(cache_policy=NO_CACHE, task_run_name="ingest {role} images")
+def ingest(home: Path, raws: list[Path], role: Role) -> StageResult:
+    """Decode images into the home, except those that are there already."""
+    stage = ingest_stage(home, raws, annotated=role == "training")
+    count = len(read_images(stage.folder).entries)
+    return finished(stage, f"read {count:,} {role} images from {dataset_name(raws)}")
 
 
-def ingest_stage(raws: list[Path], annotated: bool) -> Stage:
-    """The images of raw data sets as an index over the store."""
-    found = digests(raws)
+def ingest_stage(home: Path, raws: list[Path], annotated: bool) -> Stage:
+    """The decoded images of raw data sets, as a list of entries in the store of the home."""
+    digests = raw_digests(raws)
     for path in raws:
         with open_raw(path) as raw:
             if raw.unread:
                 get_run_logger().warning(
-                    "%s: %s: not read, as no image", path, first_few(raw.unread)
+                    "%s: %d files were not read, because they are not images: %s",
+                    *(path, len(raw.unread), first_names(raw.unread)),
                 )
 
     def build(folder: Path) -> None:
-        images = prepared.prepare_images(
-            raws, home_folder(), images_code(), progress("decoding images"), annotated=annotated
-        )
-        prepared.write_index(folder / IMAGES_INDEX, images)
-        check_unchanged(raws, found)
+        report = progress("decoding images")
+        images = prepare_images(raws, home, images_code(), report, annotated=annotated)
+        write_index(folder, images)
+        require_unchanged(raws, digests)
 
-    return stage_in_home(
+    def damage(folder: Path) -> list[str]:
+        damaged = damaged_files(folder)
+        return damaged or damaged_entries(home, read_images(folder).entries)
+
+    return cached_stage(
+        home,
         "ingest",
-        {"raws": found, "annotated": annotated},
+        {"raws": digests, "annotated": annotated},
         build,
-        code=["data.prepared", __name__],
-        libraries=prepared.DECODERS,
-        whole=lambda folder: (
-            is_whole(folder) and not prepared.damaged_entries(home_folder(), images_of(folder))
-        ),
+        code=["data.identity", "data.prepared", __name__],
+        libraries=DECODERS,
+        damage=damage,
     )
-
-
-def images_of(folder: Path) -> tuple[prepared.ImageEntry, ...]:
-    """The entries of an ingest stage, sorted by id."""
-    return prepared.read_index(folder / IMAGES_INDEX, prepared.Images).entries
-
-
-def identities(entries: Sequence[prepared.Entry]) -> list[list[str]]:
-    """Id of each entry, and the digest of its content and of the code and libraries that read it."""
-    return [[entry.id, entry.digest] for entry in entries]
-
-
-def digests(raws: list[Path]) -> list[str]:
-    """Content digest of raw data sets, wherever they lie."""
-    found = []
-    for path in raws:
-        with open_raw(path) as raw:
-            found.append(raw.digest())
-    return found
-
-
-def check_unchanged(raws: list[Path], found: list[str]) -> None:
-    """Refuse to keep under the digests of raw data sets what may have been read of others."""
-    for path, before, after in zip(raws, found, digests(raws), strict=True):
-        if before != after:
-            raise NucleusError(f"{path}: changed while it was read: start again")

@@ -1,72 +1,68 @@
-"""One mask file a nucleus, merged into one label image an image."""
+"""Merge the masks of each image, one file for each nucleus, into one label image."""
 
 from collections import Counter
 from pathlib import Path
-from typing import Any
 
 from prefect import task
 from prefect.artifacts import create_table_artifact
 from prefect.cache_policies import NO_CACHE
 from prefect.logging import get_run_logger
 
-from nucleus_unet.data import prepared
-from nucleus_unet.data.provenance import labels_code
-from nucleus_unet.engine.home import home_folder
-from nucleus_unet.engine.stages import Stage, is_whole
-from tasks.ingest import IMAGES_INDEX as IMAGES
-from tasks.ingest import check_unchanged, digests
-from tasks.reporting import progress, stage_in_home, state_of
+from nucleus_unet.data import (
+    DECODERS,
+    damaged_entries,
+    labels_code,
+    prepare_labels,
+    raw_digests,
+    read_images,
+    read_labels,
+    require_unchanged,
+    write_index,
+)
+from nucleus_unet.engine import Stage, damaged_files
+from tasks.reporting import StageResult, cached_stage, finished, progress
 
-LABELS_INDEX = "labels.json"
+MOST_ROWS = 1000
+"""Largest number of problems that the table in Prefect lists."""
 
 
-@task(cache_policy=NO_CACHE)
-def merge_masks(raws: list[Path], images: Stage) -> Any:
-    """Merge the masks that are not merged yet; returns the `Stage`, and reports what was wrong."""
-    found = digests(raws)
+@task(cache_policy=NO_CACHE, task_run_name="merge masks of training images")
+def merge_masks(raws: list[Path], images: Stage) -> StageResult:
+    """Merge masks into the home, except those that are there already, and report their problems."""
+    digests = raw_digests(raws)
 
     def build(folder: Path) -> None:
-        index = prepared.read_index(images.folder / IMAGES, prepared.Images)
-        labels = prepared.prepare_labels(
-            raws, index, home_folder(), labels_code(), progress("merging masks")
-        )
-        prepared.write_index(folder / LABELS_INDEX, labels)
-        check_unchanged(raws, found)
+        index = read_images(images.folder)
+        labels = prepare_labels(raws, index, images.home, labels_code(), progress("merging masks"))
+        write_index(folder, labels)
+        require_unchanged(raws, digests)
 
-    stage = stage_in_home(
+    def damage(folder: Path) -> list[str]:
+        damaged = damaged_files(folder)
+        return damaged or damaged_entries(images.home, read_labels(folder).entries)
+
+    stage = cached_stage(
+        images.home,
         "merge_masks",
-        {"raws": found, "images": images.digest},
+        {"raws": digests, "images": images.digest},
         build,
-        code=["data.prepared", __name__],
-        libraries=prepared.DECODERS,
-        whole=lambda folder: (
-            is_whole(folder) and not prepared.damaged_entries(home_folder(), labels_of(folder))
-        ),
+        code=["data.identity", "data.prepared", __name__],
+        libraries=DECODERS,
+        damage=damage,
     )
-    problems = prepared.read_index(stage.folder / LABELS_INDEX, prepared.Labels).problems
-    if problems:
+    labels = read_labels(stage.folder)
+    if problems := labels.problems:
         kinds = Counter(problem.kind for problem in problems)
         get_run_logger().warning(
-            "problems in the masks, decided by rule and listed by file in the artifact "
-            "mask-problems: %s",
-            ", ".join(f"{kind} {count}" for kind, count in kinds.items()),
+            "%d problems in the masks (%s): see the table mask-problems of this run",
+            len(problems),
+            ", ".join(f"{count} {kind}" for kind, count in kinds.items()),
         )
+        rows = [{"problem": p.kind, "detail": p.detail, "file": p.file} for p in problems]
         create_table_artifact(
-            [{"problem": p.kind, "detail": p.detail, "file": p.file} for p in problems[:1000]],
+            rows[:MOST_ROWS],
             key="mask-problems",
-            description=f"{len(problems)} problems in the masks (`nucleus check` lists all)",
+            description=f"{len(problems)} problems in the masks; `nucleus check` lists all of them",
         )
-    return state_of(stage)
-
-
-def dataset_of(images: Stage, labels: Stage | None) -> str:
-    """Digest of a data set's ids and contents, whatever holds them."""
-    return prepared.dataset_digest(
-        prepared.read_index(images.folder / IMAGES, prepared.Images),
-        prepared.read_index(labels.folder / LABELS_INDEX, prepared.Labels) if labels else None,
-    )
-
-
-def labels_of(folder: Path) -> tuple[prepared.LabelsEntry, ...]:
-    """The entries of a merge_masks stage, sorted by id."""
-    return prepared.read_index(folder / LABELS_INDEX, prepared.Labels).entries
+    nuclei = sum(entry.nuclei for entry in labels.entries)
+    return finished(stage, f"found {nuclei:,} annotated nuclei in {len(labels.entries):,} images")

@@ -1,22 +1,25 @@
-"""How long work shows itself: a bar in a terminal, plain lines in a log, artifacts in Prefect."""
+"""How tasks report: one line in the log, progress, tables and pictures in Prefect."""
 
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from prefect.artifacts import create_image_artifact
+from prefect.artifacts import create_image_artifact, create_table_artifact
+from prefect.futures import PrefectFuture
 from prefect.logging import get_run_logger
+from prefect.runtime import task_run
 from prefect.states import Completed, State
 
-from nucleus_unet.engine import stages
-from nucleus_unet.engine.home import home_folder
-from nucleus_unet.engine.interruption import raise_if_abandoned
-from nucleus_unet.engine.progress import reporter
-from nucleus_unet.engine.stages import Stage
-from nucleus_unet.reports import figures
+from nucleus_unet.engine import Stage, damaged_files, raise_if_abandoned, reporter, run_stage
+from nucleus_unet.files import first_names
+from nucleus_unet.reports import data_uri
+
+StageResult = Stage | State[Stage]
+"""What a task of a stage returns: the stage, in a state named Cached if nothing had to be done."""
 
 
-def stage_in_home(
+def cached_stage(
+    home: Path,
     name: str,
     inputs: Mapping[str, Any],
     build: Callable[[Path], None],
@@ -24,40 +27,72 @@ def stage_in_home(
     code: Sequence[str],
     libraries: Sequence[str] = (),
     resumable: bool = False,
-    whole: Callable[[Path], bool] = stages.is_whole,
+    damage: Callable[[Path], Sequence[str]] = damaged_files,
 ) -> Stage:
-    """`stages.run_stage` in our home; where it has to wait for another process it says so."""
-
-    def wait() -> None:
-        get_run_logger().warning("the same %s is under way in another process: waiting", name)
-
-    return stages.run_stage(
-        home_folder(),
+    """`run_stage`, which logs if it waits for another process or rebuilds a damaged output."""
+    warn = get_run_logger().warning
+    return run_stage(
+        home,
         name,
         inputs,
         build,
         code=code,
         libraries=libraries,
         resumable=resumable,
-        whole=whole,
-        on_wait=wait,
+        damage=damage,
+        on_wait=lambda: warn("waiting for another process that computes the same %s", name),
+        on_damage=lambda names: warn(
+            "rebuilding the result of %s, because it is damaged: %s", name, first_names(names)
+        ),
     )
 
 
-def state_of(stage: Stage) -> Stage | State[Stage]:
-    """What a task returns for a stage: itself, in a state named Cached where nothing was done."""
+def finished(stage: Stage, summary: str) -> StageResult:
+    """Log what a stage found, and return what its task returns."""
     logger = get_run_logger()
     if stage.cached:
-        logger.info("%s is there already: %s", stage.name, stage.folder)
-        return Completed(name="Cached", data=stage, message=f"nothing to do: {stage.digest[:20]}")
-    logger.info("%s took %.1f s: %s", stage.name, stage.seconds, stage.folder)
+        logger.info("%s (done before)", summary)
+        return Completed(name="Cached", data=stage, message="nothing to do: it was done before")
+    logger.info("%s in %.1f s", summary, stage.seconds)
     return stage
 
 
-def progress(what: str, unit: str = "images") -> Callable[[int, int | None], None]:
-    """A callable for (done, total): moves a bar in a terminal, logs a line now and then.
+def stage_of(future: PrefectFuture[StageResult]) -> Stage:
+    """Wait for the stage of a submitted task; raises what the task raised."""
+    stage = future.result()
+    assert isinstance(stage, Stage)
+    return stage
 
-    It raises `StoppedError` where the flow run has ended: by Ctrl-C, SIGTERM or a failed task.
+
+def warn_of_leaks(shared: Sequence[tuple[str, str]]) -> None:
+    """Report test images that the model was trained on or validated on."""
+    if not shared:
+        return
+    get_run_logger().warning(
+        "%d test images are also in the training data, so scores on them are too high: %s",
+        *(len(shared), first_names([test_id for test_id, _ in shared])),
+    )
+    create_table_artifact(
+        [{"test image": test_id, "training image": id_} for test_id, id_ in shared],
+        key="leaked-images",
+        description="Test images that are also in the training data",
+    )
+
+
+def shard_name(verb: str) -> Callable[[], str]:
+    """Name task runs by what they do with which images, for example ``predict images 1-32``."""
+
+    def name() -> str:
+        shard = task_run.parameters["shard"]
+        return f"{verb} images {shard.start + 1}-{shard.stop}"
+
+    return name
+
+
+def progress(what: str, unit: str = "images") -> Callable[[int, int | None], None]:
+    """A function of (done, total) that moves a bar in a terminal, or logs a line now and then.
+
+    It raises `StoppedError` if the run has failed or was stopped.
     """
     move = reporter(what, unit, get_run_logger().info)
 
@@ -69,10 +104,10 @@ def progress(what: str, unit: str = "images") -> Callable[[int, int | None], Non
 
 
 def show(png: bytes, key: str, description: str) -> None:
-    """Show a picture in Prefect's UI, which draws only what is at an address."""
-    create_image_artifact(figures.data_uri(png), key=key, description=description)
+    """Show a picture in Prefect, whose pages draw only pictures that have an address."""
+    create_image_artifact(data_uri(png), key=key, description=description)
 
 
-def short(row: dict[str, Any]) -> dict[str, Any]:
-    """A table's row with its numbers at four digits."""
+def short(row: Mapping[str, Any]) -> dict[str, Any]:
+    """A row of a table with four digits for each number."""
     return {k: float(f"{v:.4g}") if isinstance(v, float) else v for k, v in row.items()}

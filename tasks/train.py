@@ -1,9 +1,11 @@
-"""Training, in a process of its own, followed into Prefect and MLflow as it goes."""
+"""Train the network in a process of its own, and report its progress to Prefect and MLflow."""
 
 import time
+from collections.abc import Mapping, Sequence
 from contextlib import closing
 from pathlib import Path
 from typing import Any
+from uuid import UUID
 
 from httpx import HTTPStatusError
 from prefect import task
@@ -16,28 +18,21 @@ from prefect.cache_policies import NO_CACHE
 from prefect.exceptions import ObjectNotFound
 from prefect.logging import get_run_logger
 
-from nucleus_unet.engine.delivery import Delivery
-from nucleus_unet.engine.events import EVENTS, EventLog
-from nucleus_unet.engine.isolation import follow
-from nucleus_unet.engine.progress import reporter
-from nucleus_unet.engine.servers import is_refusal
-from nucleus_unet.engine.stages import Stage
-from nucleus_unet.errors import NucleusError
+from nucleus_unet.data import SIDES, SPLIT_FILE, identities, read_images, read_labels, read_split
+from nucleus_unet.engine import EVENTS, Delivery, EventLog, Stage, follow, is_refusal, reporter
 from nucleus_unet.files import sha256_file
-from nucleus_unet.network.backend import device_kind, gpu_compute_capability
+from nucleus_unet.network import KERAS_LIBRARIES, device_kind, gpu_compute_capability
 from nucleus_unet.recipe import Recipe
-from nucleus_unet.reports import figures
-from nucleus_unet.runs import records, tracking
-from tasks.ingest import identities, images_of
-from tasks.merge_masks import labels_of
-from tasks.reporting import short, show, stage_in_home, state_of
-from tasks.split import SPLIT_FILE, samples, validation_seen
+from nucleus_unet.reports import training_curves
+from nucleus_unet.runs import refused_by_mlflow, tracking, validation_warning
+from tasks.reporting import StageResult, cached_stage, finished, short, show
 
 NETWORK_FILE = "model.keras"
-LIBRARIES = ("keras", "tensorflow", "numpy", "opencv-python-headless")
+BY_EPOCH = "by epoch"
+"""Group of the curves in MLflow, whose pages sort the groups by name."""
 
 
-@task(cache_policy=NO_CACHE)
+@task(cache_policy=NO_CACHE, task_run_name="train {recipe.name}")
 def train(
     recipe: Recipe,
     images: Stage,
@@ -45,14 +40,15 @@ def train(
     split: Stage,
     start_weights: Path | None,
     run: tracking.Run,
-) -> Any:
-    """Train the network and log each epoch to MLflow as it ends; returns the `Stage`."""
+) -> StageResult:
+    """Train the network, and log each epoch to MLflow as it ends."""
     warn = get_run_logger().warning
-    if seen := validation_seen(split, images, recipe.training.start_from):
-        warn("%s", seen)
+    known = (read_split(split.folder), read_images(images.folder), recipe.training.start_from)
+    if warning := validation_warning(*known):
+        warn("%s", warning)
     with (
-        # Training goes on while one of the servers is away.
-        Delivery("MLflow", warn, tracking.refused_by_mlflow) as to_mlflow,
+        # The training continues while one of the servers does not respond.
+        Delivery("MLflow", warn, refused_by_mlflow) as to_mlflow,
         Delivery("Prefect", warn) as to_prefect,
     ):
         follower = _Follower(recipe, run, to_mlflow, to_prefect)
@@ -60,9 +56,9 @@ def train(
         follower.end()
     history = [epoch for _, epoch in sorted(follower.epochs.items())]
     rows = [short(epoch) for epoch in history]
-    create_table_artifact(rows, key="epochs", description="Epochs, training and validation")
-    show(figures.curves(history), "curves", "Curves by epoch")
-    return state_of(stage)
+    create_table_artifact(rows, key="epochs", description="Epochs: training and validation")
+    show(training_curves(history), "curves", "Curves by epoch")
+    return finished(stage, f"trained {recipe.name} for {len(history)} epochs")
 
 
 def _stage(
@@ -73,53 +69,59 @@ def _stage(
     start_weights: Path | None,
     follower: "_Follower",
 ) -> Stage:
+    indices, made = (
+        (read_images(images.folder), read_labels(labels.folder)),
+        read_split(split.folder),
+    )
+
     def build(folder: Path) -> None:
         reader = EventLog(folder / EVENTS)
-        follower.catch_up(reader.new())
-        sides = [samples(split, images, labels, side) for side in ("training", "validation")]
-        job = (recipe, *sides, folder, start_weights)
+        follower.replay(reader.new())
+        samples = [made.samples(side, *indices, images.home) for side in SIDES]
+        job = (recipe, *samples, folder, start_weights)
         events = follow("nucleus_unet.network.training:train_network", *job, poll=reader.new)
-        with closing(events):  # where telling fails the training ends at once
+        with closing(events):  # if a report fails, the training ends at once
             for event in events:
-                follower.tell(event)
+                follower.report(event)
 
-    stage = stage_in_home(
+    stage = cached_stage(
+        images.home,
         "train",
         {
-            "images": identities(images_of(images.folder)),
-            "labels": identities(labels_of(labels.folder)),
+            "images": identities(indices[0].entries),
+            "labels": identities(indices[1].entries),
             "split": sha256_file(split.folder / SPLIT_FILE),
             "recipe": recipe.model_dump(mode="json", exclude={"name", "inference"}),
             "device": device_kind(),
             "start_weights": sha256_file(start_weights) if start_weights else None,
         },
         build,
-        code=["network.training"],  # this module only tells of it
-        libraries=LIBRARIES,
+        code=["network.training", "data.split", "data.prepared"],  # this module only reports
+        libraries=KERAS_LIBRARIES,
         resumable=True,
     )
     if stage.cached:
-        follower.catch_up(EventLog(stage.folder / EVENTS).new())
+        follower.replay(EventLog(stage.folder / EVENTS).new())
     return stage
 
 
 def unused_gpu(device: str, backend: str) -> str | None:
-    """What to tell the user where there is an NVIDIA GPU that the backend computes without."""
+    """What to warn of if this machine has an NVIDIA GPU that the backend does not use."""
     if device == "cpu:0" and gpu_compute_capability():
         how = "install JAX for CUDA" if backend.startswith("jax") else "run make install here"
-        return f"there is an NVIDIA GPU, but {backend} does not use it: {how}"
+        return f"this machine has an NVIDIA GPU, but {backend} does not use it: {how}"
     return None
 
 
 def refused_by_prefect(error: Exception) -> bool:
-    """Whether Prefect answered that it will not do what it was asked; it would not another time."""
+    """Whether an error is an answer of Prefect that another try would not change."""
     if isinstance(error, HTTPStatusError):
         return is_refusal(error.response.status_code)
     return isinstance(error, ObjectNotFound)
 
 
 class _Follower:
-    """Tells Prefect, MLflow and the terminal what happens in a training."""
+    """Reports the events of a training to the log, to Prefect and to MLflow."""
 
     def __init__(
         self, recipe: Recipe, run: tracking.Run, to_mlflow: Delivery, to_prefect: Delivery
@@ -128,109 +130,97 @@ class _Follower:
         self.to_mlflow, self.to_prefect = to_mlflow, to_prefect
         self.steps = self.settings.epochs * self.settings.steps_per_epoch
         self.logger = get_run_logger()
-        self.epochs: dict[int, dict[str, Any]] = {}
-        self.progress: Any = create_progress_artifact(0.0, key="training", description="Training")
+        self.epochs: dict[int, Mapping[str, float]] = {}
+        created = create_progress_artifact(0.0, key="training", description="Training")
+        self.progress: UUID | None = created if isinstance(created, UUID) else None
         self.move = reporter("training", "steps", self.logger.info)
 
-    def tell(self, event: dict[str, Any]) -> None:
+    def report(self, event: dict[str, Any]) -> None:
         kind = event.pop("event")
         getattr(self, f"_{kind}")(**event)
 
-    def catch_up(self, events: list[dict[str, Any]]) -> None:
-        """Tell what lasts of an earlier attempt."""
+    def replay(self, events: Sequence[Mapping[str, Any]]) -> None:
+        """Log to MLflow what an earlier attempt may not have logged, without lines in the log."""
         for event in events:
-            if event["event"] not in ("waits", "estimate", "step"):
-                self.tell(event)
+            facts = {key: value for key, value in event.items() if key != "event"}
+            if event["event"] == "start":
+                self._log_hardware(**facts)
+            elif event["event"] == "epoch":
+                self._log_epoch(**facts)
+            elif event["event"] == "end":
+                self._end(**facts)
 
     def end(self) -> None:
         self.move(self.steps, self.steps)
         self.to_prefect.put(self._show, 100.0)
 
     def _waits(self) -> None:
-        self.logger.warning("another training is on the GPU of this machine: waiting for its end")
+        self.logger.warning("another training uses the GPU of this machine: waiting until it ends")
 
     def _start(self, parameters: int, step: int, **hardware: Any) -> None:
-        self.logger.info("training %d parameters on %s", parameters, hardware)
+        self.logger.info(
+            "training %s parameters with %s on %s, %d cores",
+            *(f"{parameters:,}", hardware["backend"], hardware["device"], hardware["cores"]),
+        )
         if step:
-            self.logger.info("it goes on after step %d of %d", step, self.steps)
+            self.logger.info("continuing after step %d of %d", step, self.steps)
         if warning := unused_gpu(hardware["device"], hardware["backend"]):
             self.logger.warning(warning)
+        self._log_hardware(parameters, **hardware)
+
+    def _log_hardware(self, parameters: int, step: int = 0, **hardware: Any) -> None:
         tags = {f"hardware.{name}": str(value) for name, value in hardware.items()}
         self.to_mlflow.put(tracking.log_tags, self.run, tags | {"parameters": str(parameters)})
 
     def _damaged(self, files: list[str], step: int) -> None:
         self.logger.warning(
-            "damaged, and passed over: %s; training goes on after step %d", ", ".join(files), step
+            "skipping damaged checkpoints (%s) and continuing after step %d", ", ".join(files), step
         )
 
     def _estimate(self, seconds_per_step: float, seconds: float, disk_bytes: int) -> None:
         self.logger.info(
-            "training will take about %s (%.2f s a step) and %.0f MB of disk",
-            _duration(seconds),
-            seconds_per_step,
-            disk_bytes / 1e6,
+            "training will take about %s (%.2f s a step) and %.0f MB of disk space",
+            *(_duration(seconds), seconds_per_step, disk_bytes / 1e6),
         )
 
     def _step(self, step: int) -> None:
         self.move(step, self.steps)
-        share = min(100 * step / self.steps, 100.0)
-        self.to_prefect.put(self._show, share)
+        self.to_prefect.put(self._show, min(100 * step / self.steps, 100.0))
 
-    def _show(self, share: float) -> None:
-        """Move Prefect's progress bar, in percent; where that is refused, train on without it."""
+    def _show(self, percent: float) -> None:
+        """Move the progress bar in Prefect. If Prefect refuses, train on without the bar."""
         if self.progress is None:
             return
         try:
-            update_progress_artifact(self.progress, share)
+            update_progress_artifact(self.progress, percent)
         except Exception as error:
             if not refused_by_prefect(error):
                 raise
-            self.logger.warning("the progress is not shown in Prefect any more: %s", error)
+            self.logger.warning("Prefect no longer shows the progress of the training: %s", error)
             self.progress = None
 
     def _epoch(self, **epoch: Any) -> None:
-        self.epochs[epoch["epoch"]] = epoch
         self._step(epoch["epoch"] * self.settings.steps_per_epoch)
         self.logger.info(
-            "epoch %d of %d: loss %.4f, mean IoU %.4f, validation loss %.4f, mean IoU %.4f, "
+            "epoch %d of %d: loss %.4f, mean IoU %.4f, validation loss %.4f, validation mean IoU %.4f, "
             "%.0f s, %.1f images/s",
-            epoch["epoch"],
-            self.settings.epochs,
+            *(epoch["epoch"], self.settings.epochs),
             *(epoch[key] for key in ("loss", "mean_iou", "val_loss", "val_mean_iou")),
-            epoch["seconds"],
-            epoch["images_per_s"],
+            *(epoch["seconds"], epoch["images_per_s"]),
         )
-        metrics = {key: value for key, value in epoch.items() if key != "epoch"}
+        self._log_epoch(**epoch)
+
+    def _log_epoch(self, **epoch: Any) -> None:
+        self.epochs[epoch["epoch"]] = epoch
+        metrics = {f"{BY_EPOCH}/{key}": x for key, x in epoch.items() if key != "epoch"}
         self._log(metrics, step=epoch["epoch"])
 
     def _end(self, kept_epoch: int, peak_memory_bytes: int) -> None:
-        facts = {"kept_epoch": kept_epoch, "peak_memory_gb": peak_memory_bytes / 1e9}
-        self._log(facts)
+        peak_gb = peak_memory_bytes / 1e9
+        self._log({"training/kept_epoch": kept_epoch, "training/peak_memory_gb": peak_gb})
 
     def _log(self, metrics: dict[str, float], step: int = 0) -> None:
         self.to_mlflow.put(tracking.log_metrics, self.run, metrics, step, at=time.time())
-
-
-def start_weights_of(recipe: Recipe) -> Path | None:
-    """The ``model.keras`` that the training starts from, fetched into the home; None for none.
-
-    Raises
-    ------
-    NucleusError
-        The run is unknown, logged no model, or its network has weights of other shapes.
-    """
-    run_id = recipe.training.start_from
-    if run_id is None:
-        return None
-    origin, network = records.fetch_model(run_id)
-    for key in ("base_filters", "depth", "outputs", "activation"):
-        theirs, ours = getattr(origin.network, key), getattr(recipe.network, key)
-        if theirs != ours:
-            raise NucleusError(
-                f"training.start_from = {run_id}: its network.{key} is {theirs}, the recipe's is "
-                f"{ours}; start from a run of the same network, or set it to {theirs}"
-            )
-    return network
 
 
 def _duration(seconds: float) -> str:

@@ -1,24 +1,22 @@
-"""The network's maps at the images' original size."""
+"""Resize predicted maps to the original size of the images."""
 
 import os
 import shutil
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from prefect import task
 from prefect.cache_policies import NO_CACHE
 
-from nucleus_unet.engine.interruption import raise_if_abandoned
-from nucleus_unet.engine.stages import Stage
-from nucleus_unet.nuclei import instances
+from nucleus_unet.engine import Stage, raise_if_abandoned
+from nucleus_unet.nuclei import resize_maps
 from tasks.predict import images_in
-from tasks.reporting import stage_in_home, state_of
+from tasks.reporting import StageResult, cached_stage, finished, shard_name
 
 
-@task(cache_policy=NO_CACHE, task_run_name="upsample {shard.start}-{shard.stop}")
-def upsample(images: Stage, shard: range, maps: Stage) -> Any:
-    """Resize the maps of a shard to the images' own sizes; returns the `Stage`."""
+@task(cache_policy=NO_CACHE, task_run_name=shard_name("upsample"))
+def upsample(images: Stage, shard: range, maps: Stage) -> StageResult:
+    """Resize the maps of a shard of images to the original size of each image."""
     entries = images_in(images, shard)
 
     def build(folder: Path) -> None:
@@ -26,24 +24,20 @@ def upsample(images: Stage, shard: range, maps: Stage) -> Any:
             raise_if_abandoned()
             name = f"{entry.id}.npy"
             predicted = np.load(maps.folder / name)
-            if predicted.shape[:2] == (entry.height, entry.width):
-                try:
-                    os.link(maps.folder / name, folder / name)  # takes no more of the disk
-                except OSError:  # of another user's file, or where there are no links
-                    shutil.copyfile(maps.folder / name, folder / name)
-            else:
-                larger = instances.resize_maps(predicted, entry.height, entry.width)
-                np.save(folder / name, larger)
+            if predicted.shape[:2] != (entry.height, entry.width):
+                np.save(folder / name, resize_maps(predicted, entry.height, entry.width))
+                continue
+            try:
+                os.link(maps.folder / name, folder / name)  # takes no disk space
+            except OSError:  # another user's file, or a file system without links
+                shutil.copyfile(maps.folder / name, folder / name)
 
-    return state_of(
-        stage_in_home(
-            "upsample",
-            {
-                "maps": maps.digest,
-                "sizes": [[entry.height, entry.width] for entry in entries],
-            },
-            build,
-            code=["nuclei.instances", __name__],
-            libraries=["opencv-python-headless"],
-        )
+    stage = cached_stage(
+        images.home,
+        "upsample",
+        {"maps": maps.digest, "sizes": [[entry.height, entry.width] for entry in entries]},
+        build,
+        code=["nuclei.instances", __name__],
+        libraries=["opencv-python-headless"],
     )
+    return finished(stage, f"resized the maps of {len(entries)} images to their original size")

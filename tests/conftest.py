@@ -133,6 +133,7 @@ TINY = (
     "training.epochs=2",
     "training.steps_per_epoch=6",
     "training.batch_size=8",
+    "training.keep=last",
     "inference.tune=true",
 )
 
@@ -193,13 +194,12 @@ class Place:
             return list(database.execute(query, values))
 
     def states(self, flow_run_id: str) -> list[tuple[str, str]]:
-        """Task and state name of each task run of a flow run, which is shown by its task's name."""
+        """Task and state name of each task run of a flow run."""
         found = []
-        for key, name, state in self.prefect(
-            "select task_key, name, state_name from task_run where flow_run_id = ?", flow_run_id
+        for key, state in self.prefect(
+            "select task_key, state_name from task_run where flow_run_id = ?", flow_run_id
         ):
             found.append((key.rpartition("-")[0], state))
-            assert name.startswith(found[-1][0])
         return found
 
     def leftovers(self) -> list[Path]:
@@ -262,7 +262,7 @@ class Retrained:
     @property
     def said(self) -> dict[str, str]:
         """The table at the end, by the first column."""
-        rows = self.stdout.partition("Retrained.\n")[2].splitlines()
+        rows = self.stdout.partition("The training has finished.\n")[2].splitlines()
         return dict(re.split(r"  +", row, maxsplit=1) for row in rows)
 
     @property

@@ -60,10 +60,10 @@ def test_an_interrupted_write_leaves_only_the_old_file(
 def test_a_folder_that_cannot_be_created_is_an_error_with_advice(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("in the way")
     with pytest.raises(
-        NucleusError, match=r"file/sub: cannot be created \(Not a dir.*\); name another$"
+        NucleusError, match=r"file/sub cannot be created \(Not a dir.*\)\. Name another\.$"
     ):
-        make_folder(tmp_path / "file" / "sub", "name another")
-    make_folder(tmp_path / "a" / "b", "name another")
+        make_folder(tmp_path / "file" / "sub", "Name another.")
+    make_folder(tmp_path / "a" / "b", "Name another.")
     assert (tmp_path / "a" / "b").is_dir()
 
 

@@ -68,7 +68,8 @@ def test_every_package_and_every_recipe_is_packaged() -> None:
         for suffix in (".py", ".toml")
     }
     assert set(find_packages(str(ROOT), **setuptools["packages"]["find"])) == folders[".py"]
-    assert setuptools["package-data"] == {name: ["*.toml"] for name in folders[".toml"]}
+    data = {"*": ["*.pyi", "py.typed"], **{name: ["*.toml"] for name in folders[".toml"]}}
+    assert setuptools["package-data"] == data
 
 
 def test_the_command_exists() -> None:

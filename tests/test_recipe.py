@@ -144,10 +144,10 @@ def test_overrides_are_checked_together() -> None:
 @pytest.mark.parametrize(
     ("override", "message"),
     [
-        ("training.epoch=5", r"^training\.epoch=5: unknown key; did you mean training\.epochs\?"),
-        ("trainin.epochs=5", r"did you mean training\.epochs\?"),
+        ("training.epoch=5", r"^training\.epoch=5: unknown key\. Did you mean training\.epochs\?"),
+        ("trainin.epochs=5", r"Did you mean training\.epochs\?"),
         ("name.first=a", r"^name\.first=a: unknown key"),
-        ("foo=1", r"^foo=1: unknown key; 'nucleus recipe show NAME' lists all keys$"),
+        ("foo=1", r"^foo=1: unknown key\. 'nucleus recipe show NAME' lists all keys\.$"),
         ("network.depth=5", r"^network\.depth=5: network: dropout has 5 values"),
         ("training.epochs", r"^training\.epochs has no value\. Write KEY=VALUE"),
         ("training.epochs=many", r"^training\.epochs=many: training\.epochs = 'many'"),
@@ -192,9 +192,9 @@ def test_a_recipe_file_that_is_not_utf8_is_an_error(tmp_path: Path) -> None:
     [
         (
             "[training]\nepoch = 3\n",
-            r"mine\.toml: unknown key training\.epoch; did you mean training\.epochs\?",
+            r"mine\.toml: unknown key training\.epoch\. Did you mean training\.epochs\?",
         ),
-        ("[training]\nepochs = 3\n[trainig]\n", r"unknown key trainig; did you mean training"),
+        ("[training]\nepochs = 3\n[trainig]\n", r"unknown key trainig\. Did you mean training"),
         ("[data]\nimage_size = 8\n[training]\nepochs = 1\n", r"data\.image_size = 8"),
         ("[training\n", r"mine\.toml: not valid TOML"),
     ],
@@ -317,3 +317,10 @@ def test_a_recipe_written_as_toml_is_the_same_recipe(name: str, tmp_path: Path) 
     path = tmp_path / f"{name}.toml"
     path.write_text(recipe.to_toml())
     assert load_recipe(str(path)) == recipe
+
+
+@pytest.mark.parametrize("run_id", ["1" * 32, "0" * 30 + "12", "12345678e01234567890123456789012"])
+def test_a_run_id_of_digits_is_not_a_number(run_id: str) -> None:
+    assert load_recipe("quick", [f"training.start_from={run_id}"]).training.start_from == run_id
+    quoted = load_recipe("quick", [f"training.start_from='{run_id}'"])
+    assert quoted.training.start_from == run_id

@@ -1,7 +1,7 @@
 """Check a raw data set: count its images and nuclei, and report problems."""
 
 from collections import Counter, deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from nucleus_unet.data.images import decode_image, decode_labels, decode_mask
+from nucleus_unet.data.leaks import pixel_digest
 from nucleus_unet.data.masks import (
     DataProblem,
     check_label_image,
@@ -21,7 +22,7 @@ from nucleus_unet.data.masks import (
 from nucleus_unet.data.prepared import Progress, in_threads
 from nucleus_unet.data.raw import RawDataset, RawSample, open_raw
 from nucleus_unet.errors import NucleusError
-from nucleus_unet.files import sha256_bytes
+from nucleus_unet.files import first_names
 
 
 @dataclass(frozen=True)
@@ -62,7 +63,9 @@ class _Sample:
     problems: tuple[DataProblem, ...]
 
 
-def check_dataset(path: Path, progress: Progress | None = None) -> DatasetReport:
+def check_dataset(
+    path: Path, progress: Progress | None = None, against: Path | None = None
+) -> DatasetReport:
     """Read every file of a raw data set, and report the problems of each instead of raising.
 
     Parameters
@@ -71,6 +74,8 @@ def check_dataset(path: Path, progress: Progress | None = None) -> DatasetReport
         A data set that `open_raw` can open.
     progress : callable, optional
         Called as ``progress(done, total)`` after each image.
+    against : Path, optional
+        Another data set, for example the test images. Images that both hold are problems.
 
     Returns
     -------
@@ -92,6 +97,8 @@ def check_dataset(path: Path, progress: Progress | None = None) -> DatasetReport
                 if not sample.annotated
             ]
     problems += _duplicates(samples)
+    if against:
+        problems += _leaks(samples, against)
     sizes = Counter(sample.size for sample in samples if sample.size)
     modes = Counter(sample.mode for sample in samples if sample.mode)
     return DatasetReport(
@@ -106,12 +113,6 @@ def check_dataset(path: Path, progress: Progress | None = None) -> DatasetReport
     )
 
 
-def first_few(files: Sequence[str]) -> str:
-    """The first three names, and how many more there are."""
-    more = f" and {len(files) - 3} more" if len(files) > 3 else ""
-    return f"{', '.join(files[:3])}{more}"
-
-
 def format_report(report: DatasetReport) -> str:
     """The report as aligned plain text, with the problems at the end."""
     areas = report.areas_px
@@ -122,7 +123,7 @@ def format_report(report: DatasetReport) -> str:
         low, middle, high = areas.min(), np.median(areas), areas.max()
         lines.append(f"{'area':<12}{low:>8} px smallest, {middle:g} px median, {high} px largest")
     if report.unread:
-        lines.append(f"{'ignored':<12}{len(report.unread):>8} {first_few(report.unread)}")
+        lines.append(f"{'ignored':<12}{len(report.unread):>8} {first_names(report.unread)}")
     lines += ["", f"{'height':>7} {'width':>7} {'images':>7}"]
     lines += [f"{height:>7} {width:>7} {n:>7}" for (height, width), n in report.sizes.items()]
     width = max(map(len, report.modes), default=0)
@@ -145,7 +146,7 @@ def _look(raw: RawDataset, sample: RawSample) -> _Sample:
     with _noting(problems, file):
         decoded = decode_image(raw.read(sample.image), file)
         size, mode = decoded.image.shape[:2], decoded.mode
-        pixels_sha256 = sha256_bytes(repr(size).encode() + decoded.image.tobytes())
+        pixels_sha256 = pixel_digest(decoded.image)
     annotation = _readable(raw, sample, problems)
     if size is not None:
         labels = _labels(annotation, sample, size, problems)
@@ -208,4 +209,18 @@ def _duplicates(samples: list[_Sample]) -> Iterator[DataProblem]:
             continue
         earlier = first.setdefault(sample.pixels_sha256, sample.id)
         if earlier != sample.id:
-            yield DataProblem(sample.id, "duplicate", f"has the same pixels as {earlier}")
+            detail = f"has the same pixels as {earlier}, perhaps flipped or turned"
+            yield DataProblem(sample.id, "duplicate", detail)
+
+
+def _leaks(samples: list[_Sample], against: Path) -> Iterator[DataProblem]:
+    """A problem for each image that another data set holds too."""
+    with open_raw(against) as raw:
+        others = {}
+        for sample in raw.samples:
+            image = decode_image(raw.read(sample.image), f"{against}/{sample.image}").image
+            others[pixel_digest(image)] = sample.id
+    for mine in samples:
+        if mine.pixels_sha256 in others:
+            detail = f"is in {against} too, as {others[mine.pixels_sha256]}"
+            yield DataProblem(mine.id, "leak", detail)

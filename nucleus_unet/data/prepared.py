@@ -1,10 +1,9 @@
-"""The prepared form: decoded images and merged labels as arrays on disk, made once.
+"""Prepared data: decoded images and merged labels as arrays on disk, made once.
 
-An entry is a ``.npy`` file named by the digest of all that it was made from, and a record of the
-same name beside it. An index lists the entries of one data set.
+An entry is a ``.npy`` file, named by the digest of everything that it was made from, and a record of
+the same name next to it. An index lists the entries of one data set.
 """
 
-import hashlib
 import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -31,10 +30,10 @@ from nucleus_unet.errors import NucleusError
 from nucleus_unet.files import sha256_bytes, sha256_file, write_atomically, writing
 
 DECODERS = ("opencv-python-headless", "tifffile", "imagecodecs", "numpy")
-"""Distributions that decide pixels beside our code."""
+"""Packages that decide the pixels, besides the code of this project."""
 
 Progress = Callable[[int, int], None]
-"""Called with how many are done and how many there are."""
+"""Called with the number of finished items and the number of all items."""
 
 
 class _Record(BaseModel):
@@ -48,7 +47,8 @@ class Entry(_Record):
 
     id: str
     digest: str
-    """The entry's name: of the source and the code that decides the pixels, and of labels' size."""
+    """Name of the entry: a digest of its source, of the code that decides the pixels, and, for labels,
+    of the size."""
     sha256: str
     """Of the ``.npy`` file."""
     source_sha256: str
@@ -67,7 +67,7 @@ class ImageEntry(Entry):
     folder: ClassVar[str] = "images"
 
     source: str
-    """Where the image was read: the raw data set's path and the member in it."""
+    """Where the image was read: path of the raw data set, and file in it."""
 
 
 class LabelsEntry(Entry):
@@ -82,17 +82,21 @@ class LabelsEntry(Entry):
 class Images(_Record):
     """The images of a data set, sorted by id."""
 
+    file: ClassVar[str] = "images.json"
+
     entries: tuple[ImageEntry, ...]
 
 
 class Labels(_Record):
     """The labels of a data set, sorted by id."""
 
+    file: ClassVar[str] = "labels.json"
+
     entries: tuple[LabelsEntry, ...]
 
     @property
     def problems(self) -> tuple[DataProblem, ...]:
-        """Of all entries, the image's id before each file name."""
+        """Problems of all entries; each file name begins with the id of its image."""
         return tuple(
             DataProblem(f"{entry.id}/{problem.file}", problem.kind, problem.detail)
             for entry in self.entries
@@ -114,26 +118,27 @@ def prepare_images(
     *,
     annotated: bool = False,
 ) -> Images:
-    """Decode the images of raw data sets into the store, but for those that are whole there.
+    """Decode the images of raw data sets into the store, except those that it holds already.
 
     Parameters
     ----------
     raws : sequence of Path
-        Data sets as `open_raw` takes them. An id that several of them hold with the same content
-        is taken once.
+        Data sets as `open_raw` takes them. If several hold the same id with the same content, it
+        counts once.
     store : Path
-        The folder of entries, made where absent.
+        Folder of the entries. It is created if it does not exist.
     code : str
-        Digest of the code, with `DECODERS`, that decides the pixels; another makes other entries.
+        Digest of the code and of `DECODERS`, which decide the pixels. Another digest makes other
+        entries.
     progress : Progress, optional
-        Told how many are done, of how many.
+        Reports the progress.
     annotated : bool
-        Demand annotation of every image, before anything is decoded.
+        Require that every image is annotated, before any is decoded.
 
     Raises
     ------
     NucleusError
-        As `open_raw` and `decode_image`, and for one id with different contents.
+        As `open_raw` and `decode_image`, or if one id has different contents.
     """
 
     def entry(item: tuple[RawDataset, RawSample]) -> ImageEntry:
@@ -168,19 +173,19 @@ def prepare_labels(
     code: str,
     progress: Progress | None = None,
 ) -> Labels:
-    """Merge the masks of each image into labels in the store, but for those that are whole there.
+    """Merge the masks of each image into labels in the store, except those that it holds already.
 
     Parameters
     ----------
     raws, store, code, progress
         As for `prepare_images`.
     images : Images
-        What `prepare_images` made of the same data sets.
+        The images of the same data sets, from `prepare_images`.
 
     Raises
     ------
     NucleusError
-        An image is not annotated or not among `images`, a mask is truncated, a label image has
+        If an image is not annotated or not in `images`, a mask is truncated, a label image has
         another size than its image, or one id has different contents.
     """
     shapes = {image.id: (image.height, image.width) for image in images.entries}
@@ -189,7 +194,8 @@ def prepare_labels(
         raw, sample = item
         if sample.id not in shapes:
             raise NucleusError(
-                f"{raw.path}: image {sample.id} is new since the images were read: start again"
+                f"{raw.path}: image {sample.id} was added while the data were being read. "
+                "Start again when nothing writes to the data set."
             )
         height, width = shapes[sample.id]
         files = [(file, raw.read(name)) for file, name in sample.annotation]
@@ -225,7 +231,7 @@ def originals(
     Raises
     ------
     NucleusError
-        A file is gone or another than `prepare_images` read.
+        If a file has changed or is missing since `prepare_images` read it.
     """
     with _samples(raws, annotated=False) as samples:
         files = {sample.id: (raw, sample.image) for raw, sample in samples}
@@ -233,59 +239,69 @@ def originals(
             raw, name = files.get(entry.id, (None, ""))
             content = raw.read(name) if raw else b""
             if sha256_bytes(content) != entry.source_sha256:
-                raise NucleusError(f"{entry.source}: changed since it was read: start again")
+                raise NucleusError(
+                    f"{entry.source}: the file has changed since it was read. Start again when nothing "
+                    "writes to it."
+                )
             yield entry, decode_values(content, entry.source)
 
 
 def load_image(store: Path, entry: ImageEntry) -> NDArray[np.uint8]:
-    """A stored image, (H, W, 3) uint8 RGB, mapped read-only; holds a file open while in use."""
+    """A stored image, (H, W, 3) uint8 RGB, mapped read-only. A file is open while it is in use."""
     return _load(store, entry)
 
 
 def load_labels(store: Path, entry: LabelsEntry) -> NDArray[np.integer[Any]]:
-    """Stored labels, (H, W) uint16 or int32, mapped read-only; hold a file open while in use."""
+    """Stored labels, (H, W) uint16 or int32, mapped read-only. A file is open while they are in use."""
     return _load(store, entry)
 
 
 def damaged_entries(store: Path, entries: Iterable[Entry]) -> list[str]:
-    """Ids of the entries whose arrays are missing from the store or not the bytes recorded."""
+    """Ids of the entries whose arrays are missing from the store or damaged."""
     return [entry.id for entry in entries if not _is_whole(store, entry)]
 
 
-def write_index(path: Path, index: Images | Labels) -> None:
-    """Write the list of entries as JSON."""
-    write_atomically(path, index.model_dump_json(indent=1))
+def write_index(folder: Path, index: Images | Labels) -> None:
+    """Write the list of entries into a folder, as ``images.json`` or ``labels.json``."""
+    write_atomically(folder / index.file, index.model_dump_json(indent=1))
 
 
-def read_index(path: Path, kind: type[Index]) -> Index:
-    """Read what `write_index` wrote.
+def read_images(folder: Path) -> Images:
+    """Read the list of images that `write_index` wrote into a folder.
 
     Raises
     ------
     NucleusError
-        The file is missing or not such an index.
+        If the file is missing or is not a list of images.
     """
+    return _read_index(folder, Images)
+
+
+def read_labels(folder: Path) -> Labels:
+    """Read the list of labels that `write_index` wrote into a folder.
+
+    Raises
+    ------
+    NucleusError
+        If the file is missing or is not a list of labels.
+    """
+    return _read_index(folder, Labels)
+
+
+def _read_index(folder: Path, kind: type[Index]) -> Index:
+    path = folder / kind.file
     try:
         return kind.model_validate_json(path.read_bytes())
     except (OSError, ValidationError) as error:
         raise NucleusError(
-            f"{path}: no index of prepared {kind.__name__.lower()}: prepare the data again"
+            f"{path} is missing or is not a list of prepared data. Delete its folder and run again."
         ) from error
-
-
-def dataset_digest(images: Images, labels: Labels | None) -> str:
-    """SHA-256 over the ids and the contents of their files, the same for a folder and its zip."""
-    digest = hashlib.sha256()
-    for entries in (images.entries, labels.entries if labels else ()):
-        for entry in entries:
-            digest.update(f"{entry.folder} {entry.id} {entry.source_sha256}\n".encode())
-    return digest.hexdigest()
 
 
 def in_threads(
     function: Callable[[Item], Result], items: Sequence[Item], progress: Progress | None
 ) -> Iterator[Result]:
-    """Results in the order of the items; decoding and hashing leave Python's lock alone."""
+    """Results in the order of the items. Threads help, because decoding and hashing release the GIL."""
     with ThreadPoolExecutor(max(2, os.cpu_count() or 1)) as pool:
         for done, result in enumerate(pool.map(function, items), 1):
             yield result
@@ -304,8 +320,8 @@ def _merge(
     labels = decode_labels(content, f"{name}/{file}")
     if labels.shape != shape:
         raise NucleusError(
-            f"{name}/{file}: {size_text(labels.shape)} where the image is {size_text(shape)}: save "
-            "it at the size of the image"
+            f"{name}/{file}: {size_text(labels.shape)}, but the image is {size_text(shape)}. "
+            "Save the labels at the size of the image."
         )
     return Merged(relabel(labels), check_label_image(file, labels))
 
@@ -323,27 +339,27 @@ def _one_each(entries: Iterable[AnyEntry]) -> tuple[AnyEntry, ...]:
         first = by_id.setdefault(entry.id, entry)
         if first.source_sha256 != entry.source_sha256:
             raise NucleusError(
-                f"{entry.id}: two data sets hold this id with different {entry.folder}: rename "
-                "one, or leave one of the data sets out"
+                f"{entry.id}: two data sets contain this id with different {entry.folder}. "
+                "Rename one of them, or leave one of the data sets out."
             )
     return tuple(by_id[id_] for id_ in sorted(by_id))
 
 
 def _store(store: Path, entry: AnyEntry, array: NDArray[Any]) -> AnyEntry:
-    """Write the array, then the record that says that it is whole."""
+    """Write the array, then the record; a record means that its array is complete."""
     buffer = BytesIO()
     np.save(buffer, array, allow_pickle=False)
     content = buffer.getvalue()
     entry = entry.model_copy(update={"sha256": sha256_bytes(content)})
     path = entry.path(store)
-    with writing(path, "free the disk or set NUCLEUS_HOME"):
+    with writing(path, "Free some disk space, or set NUCLEUS_HOME to a folder on another disk."):
         write_atomically(path, content)
         write_atomically(path.with_suffix(".json"), entry.model_dump_json())
     return entry
 
 
 def _stored(kind: type[AnyEntry], store: Path, digest: str) -> AnyEntry | None:
-    """The entry of this digest, if its array is whole."""
+    """The entry with this digest, if its array is complete."""
     try:
         record = (store / kind.folder / f"{digest}.json").read_bytes()
         entry = kind.model_validate_json(record)
@@ -364,7 +380,7 @@ def _load(store: Path, entry: Entry) -> NDArray[Any]:
         array: NDArray[Any] = np.load(entry.path(store), mmap_mode="r", allow_pickle=False)
     except (OSError, ValueError) as error:
         raise NucleusError(
-            f"{entry.path(store)}: the prepared {entry.folder} of {entry.id} are missing or "
-            "damaged: start again, and they are made anew"
+            f"{entry.path(store)}: the prepared {entry.folder} of {entry.id} are missing or damaged. "
+            "Start again to rebuild them."
         ) from error
     return array

@@ -20,6 +20,11 @@ LAYOUT = (
     "<id>/images/<id>.png and, for training, <id>/masks/*.png or one label image <id>/labels.png"
 )
 _DATA_SET = f"A data set is a folder or zip file of PNG, TIFF or JPEG images, or of {LAYOUT}."
+SAMPLE_NAMES = {
+    "built-in-sample": "built-in sample",
+    "built-in-sample-test": "built-in sample, test images",
+}
+"""Folders of the built-in sample, and what the data sets are called."""
 LARGEST_MEMBER_BYTES = 2**31
 """Limit for an unpacked file: a few bytes of a zip file can unpack to any amount of memory."""
 LONGEST_ID_BYTES = 240
@@ -179,7 +184,8 @@ def open_raw(path: Path, *, annotated: bool = False) -> Iterator[RawDataset]:
 def dataset_name(paths: Sequence[Path]) -> str:
     """A name for the data set of several paths, within the 500 characters that MLflow allows."""
     more = f" and {len(paths) - 1} more" if len(paths) > 1 else ""
-    return f"{paths[0].absolute().name[:400]}{more}"
+    name = paths[0].absolute().name[:400]
+    return f"{SAMPLE_NAMES.get(name, name)}{more}"
 
 
 def walk(folder: Path, depth: int = _DEPTH, prefix: str = "") -> Iterator[str]:
@@ -219,6 +225,24 @@ def reads(dataset: Path, place: Path) -> bool:
     if not (dataset.is_dir() and place.resolve().is_relative_to(dataset.resolve())):
         return False
     return not any(map(_is_clutter, place.resolve().relative_to(dataset.resolve()).parts))
+
+
+def require_outside(images: Sequence[Path], out: Path) -> None:
+    """Make sure that results do not land among the images that they are made from.
+
+    Raises
+    ------
+    NucleusError
+        If a result would be read as an image the next time, or would overwrite an image.
+    """
+    results = [(out / name).resolve() for name in ("labels", "overlays", "outlines")]
+    for path in images:
+        folder = path if path.is_dir() else path.parent
+        if reads(path, out) or folder.resolve() in results:
+            raise NucleusError(
+                f"The results in {out} would mix with the images in {path}. Choose a folder "
+                "outside of it with --out."
+            )
 
 
 def _is_clutter(name: str) -> bool:

@@ -3,7 +3,7 @@
 Such images show neighbouring fields, so that one continues at the edge of the other, or the same field.
 """
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import chain
 
@@ -13,6 +13,8 @@ from numpy.polynomial.legendre import legvander, legvander2d
 from numpy.typing import NDArray
 from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
+
+from nucleus_unet.data.leaks import pixel_digest
 
 CONTINUED_CORRELATION = 0.95
 SAME_FIELD_CORRELATION = 0.95
@@ -62,7 +64,8 @@ def group_by_slide(images: Iterable[tuple[str, str, NDArray[np.uint8]]]) -> dict
 
     Notes
     -----
-    Two images of the same size belong to one slide if one of these rules applies:
+    Two images belong to one slide if they have the same pixels, perhaps flipped or turned. Two images
+    of the same size also belong to one slide if one of these rules applies:
 
     - One image continues the other: the last column of one and the first column of the other
       correlate above 0.95, they still correlate above 0.5 after a parabola is subtracted from each
@@ -71,24 +74,35 @@ def group_by_slide(images: Iterable[tuple[str, str, NDArray[np.uint8]]]) -> dict
     - Both images show the same field: their thumbnails, from which a smooth surface is subtracted,
       correlate above 0.95.
 
-    A slide is a connected component of this relation. Images that are too uniform are never joined.
+    A slide is a connected component of this relation. Images that are too uniform are joined only if
+    they have the same pixels.
     """
-    by_size: dict[tuple[int, ...], list[_Traits]] = {}
-    for id_, digest, image in images:
-        by_size.setdefault(image.shape[:2], []).append(_traits(id_, digest, image))
-    names: dict[str, str] = {}
-    for traits in by_size.values():
-        first = np.arange(len(traits))
+    traits = [_traits(id_, digest, image) for id_, digest, image in images]
+    if not traits:
+        return {}
+    first = _joined(np.arange(len(traits)), _same_pixels(traits))
+    by_size: dict[tuple[int, ...], list[int]] = {}
+    for position, one in enumerate(traits):
+        by_size.setdefault(one.size, []).append(position)
+    for positions in by_size.values():
+        group = [traits[position] for position in positions]
         for pairs in chain(
-            _continued(*(np.stack([t.columns[k] for t in traits]) for k in range(4))),
-            _continued(*(np.stack([t.rows[k] for t in traits]) for k in range(4))),
-            _same_field(np.stack([t.thumbnail for t in traits])),
+            _continued(*(np.stack([one.columns[k] for one in group]) for k in range(4))),
+            _continued(*(np.stack([one.rows[k] for one in group]) for k in range(4))),
+            _same_field(np.stack([one.thumbnail for one in group])),
         ):
-            first = _joined(first, pairs)
-        for owner in np.unique(first):
-            members = [traits[i] for i in np.flatnonzero(first == owner)]
-            names |= dict.fromkeys((t.id for t in members), min(t.digest for t in members))
+            first = _joined(first, np.array(positions)[pairs])
+    names: dict[str, str] = {}
+    for owner in np.unique(first):
+        members = [traits[i] for i in np.flatnonzero(first == owner)]
+        names |= dict.fromkeys((one.id for one in members), min(one.digest for one in members))
     return names
+
+
+def _same_pixels(traits: "Sequence[_Traits]") -> Pairs:
+    """Pairs that have the same pixels, perhaps flipped or turned."""
+    first: dict[str, int] = {}
+    return np.array([(first.setdefault(one.pixels, at), at) for at, one in enumerate(traits)])
 
 
 @dataclass(frozen=True)
@@ -97,6 +111,8 @@ class _Traits:
 
     id: str
     digest: str
+    size: tuple[int, ...]
+    pixels: str
     columns: tuple[Line, ...]
     rows: tuple[Line, ...]
     thumbnail: Line
@@ -106,7 +122,8 @@ def _traits(id_: str, digest: str, image: NDArray[np.uint8]) -> _Traits:
     gray = image.mean(2, dtype=np.float32)
     size = (THUMBNAIL_PX, THUMBNAIL_PX)
     thumbnail: Line = cv2.resize(gray, size, interpolation=cv2.INTER_AREA).ravel()
-    return _Traits(id_, digest, _edges(gray.T), _edges(gray), thumbnail)
+    edges = _edges(gray.T), _edges(gray)
+    return _Traits(id_, digest, gray.shape, pixel_digest(image), *edges, thumbnail)
 
 
 def _edges(lines: Line) -> tuple[Line, ...]:

@@ -1,23 +1,99 @@
-"""Which images the network never trains on."""
+"""Which images the network trains on, and which it is validated on."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Literal
 
+from pydantic import BaseModel, ConfigDict
 from sklearn.model_selection import train_test_split
 
+from nucleus_unet.data.prepared import Images, Labels
+from nucleus_unet.data.sample import Sample
 from nucleus_unet.errors import NucleusError
-from nucleus_unet.files import sha256_bytes
+from nucleus_unet.files import sha256_bytes, write_atomically
 from nucleus_unet.recipe import Data
 
+SPLIT_FILE = "split.json"
+Side = Literal["training", "validation"]
+SIDES: tuple[Side, ...] = ("training", "validation")
 
-def split_ids(slides: Mapping[str, str], data: Data) -> tuple[list[str], list[str]]:
-    """Training and validation ids as the recipe says: by `slide_split` or by `random_split`."""
+
+class SplitImage(BaseModel):
+    """An image in a split."""
+
+    model_config = ConfigDict(frozen=True)
+
+    id: str
+    kind: str
+    """Imaging kind, as `imaging_kind` finds it."""
+    slide: str
+    """Slide, as `group_by_slide` names it."""
+
+
+class Split(BaseModel):
+    """Which images the network trains on and which it is validated on, each sorted by id."""
+
+    model_config = ConfigDict(frozen=True)
+
+    training: tuple[SplitImage, ...]
+    validation: tuple[SplitImage, ...]
+
+    def side(self, side: Side) -> tuple[SplitImage, ...]:
+        """The images of one side."""
+        return self.training if side == "training" else self.validation
+
+    @property
+    def slides(self) -> dict[str, str]:
+        """Image id to slide, for all images."""
+        return {image.id: image.slide for image in (*self.training, *self.validation)}
+
+    def kinds(self, side: Side) -> set[str]:
+        """The imaging kinds of one side."""
+        return {image.kind for image in self.side(side)}
+
+    def samples(self, side: Side, images: Images, labels: Labels, store: Path) -> list[Sample]:
+        """The prepared samples of one side, as paths into the store."""
+        image = {entry.id: entry.path(store) for entry in images.entries}
+        label = {entry.id: entry.path(store) for entry in labels.entries}
+        return [Sample(row.id, image[row.id], label[row.id], row.kind) for row in self.side(side)]
+
+    def write(self, folder: Path) -> None:
+        """Write ``split.json`` into a folder."""
+        write_atomically(folder / SPLIT_FILE, self.model_dump_json(indent=1))
+
+
+def read_split(folder: Path) -> Split:
+    """Read the ``split.json`` that `Split.write` wrote into a folder."""
+    return Split.model_validate_json((folder / SPLIT_FILE).read_bytes())
+
+
+def make_split(images: Iterable[tuple[str, str, str]], data: Data) -> Split:
+    """Split images as the recipe says: by `slide_split` or by `random_split`.
+
+    Parameters
+    ----------
+    images : iterable of (str, str, str)
+        Id, imaging kind and slide of each image.
+    data : Data
+        The part of the recipe.
+
+    Raises
+    ------
+    NucleusError
+        If there are too few images or slides for two sides.
+    """
+    rows = {id_: SplitImage(id=id_, kind=kind, slide=slide) for id_, kind, slide in images}
+    slides = {id_: image.slide for id_, image in rows.items()}
     if data.split == "slide":
-        return slide_split(slides, data.validation_fraction, data.split_seed)
-    return random_split(list(slides), data.validation_fraction, data.split_seed)
+        sides = slide_split(slides, data.validation_fraction, data.split_seed)
+    else:
+        sides = random_split(list(slides), data.validation_fraction, data.split_seed)
+    training, validation = (tuple(rows[id_] for id_ in ids) for ids in sides)
+    return Split(training=training, validation=validation)
 
 
 def random_split(ids: Sequence[str], fraction: float, seed: int) -> tuple[list[str], list[str]]:
-    """Split ids at random, as the notebook does: scikit-learn's split over the sorted ids.
+    """Split ids at random, as the notebook does, with scikit-learn's split of the sorted ids.
 
     Parameters
     ----------
@@ -36,11 +112,12 @@ def random_split(ids: Sequence[str], fraction: float, seed: int) -> tuple[list[s
     Raises
     ------
     NucleusError
-        Too few ids for one on each side.
+        If there are fewer than two ids.
     """
     if len(ids) < 2:
         raise NucleusError(
-            f"{len(ids)} image(s) with masks: at least 2 are needed, one to train and one to validate"
+            f"The data set has {len(ids)} image(s) with masks. At least 2 are needed: one to train on "
+            "and one to validate on."
         )
     training, validation = train_test_split(
         sorted(ids), test_size=min(fraction, 1 - 1 / len(ids)), random_state=seed
@@ -51,35 +128,39 @@ def random_split(ids: Sequence[str], fraction: float, seed: int) -> tuple[list[s
 def slide_split(
     slides: Mapping[str, str], fraction: float, seed: int
 ) -> tuple[list[str], list[str]]:
-    """Split ids so that the images of one slide stay together, and no side is empty.
-
-    A slide's side comes from the seed and the slide's own name alone, so that images of other
-    slides never move it; shares are met on average over seeds, of each imaging kind as of the whole.
-    Only where all would be on one side, the slide nearest to the other is there.
+    """Split ids so that the images of one slide stay together and no side is empty.
 
     Parameters
     ----------
     slides : mapping of str to str
-        Image id to slide, as `nucleus_unet.data.slides.group_by_slide` gives it.
+        Image id to slide, as `group_by_slide` gives it.
     fraction : float
-        Probability of a slide to be on the validation side.
+        Probability that a slide is on the validation side.
     seed : int
+        Another seed gives another split.
 
     Returns
     -------
     tuple of two lists of str
-        As `random_split`.
+        Training ids and validation ids, each sorted.
 
     Raises
     ------
     NucleusError
-        Fewer than two slides.
+        If there are fewer than two slides.
+
+    Notes
+    -----
+    The side of a slide depends only on the seed and on the name of the slide, so images of other slides
+    never move it. The validation fraction is met on average over seeds, overall and for each imaging
+    kind. If all slides would be on one side, the slide nearest to the limit moves to the other side.
     """
     ordered = sorted(set(slides.values()), key=lambda slide: _draw(slide, seed))
     if len(ordered) < 2:
         raise NucleusError(
-            f"{len(slides)} image(s) of {len(ordered)} slide(s): at least 2 are needed, one to train "
-            "and one to validate; data.split=random takes images of one slide for both"
+            f"The data set has {len(slides)} image(s) of {len(ordered)} slide(s). At least 2 slides are "
+            "needed: one to train on and one to validate on. Set data.split=random to use images of one "
+            "slide for both."
         )
     below = sum(_draw(slide, seed) < fraction for slide in ordered)
     validated = set(ordered[: min(max(below, 1), len(ordered) - 1)])
@@ -89,5 +170,5 @@ def slide_split(
 
 
 def _draw(slide: str, seed: int) -> float:
-    """A number in [0, 1) that depends on these two alone."""
+    """A number in [0, 1) that depends only on the slide and the seed."""
     return int(sha256_bytes(f"{seed} {slide}".encode())[:13], 16) / 16**13

@@ -26,9 +26,8 @@ SYNTHETIC_KINDS = ("fluorescence", "tissue", "stained", "brightfield")
 # The kinds of successive images, as positions in SYNTHETIC_KINDS. Rare kinds are more frequent than in
 # the real data set.
 _TURNS = (0, 2, 0, 1, 0, 2, 3, 0, 1, 2, 0, 1)
-# Positions in _TURNS of the training image with few nuclei and of those with overlapping masks, and the
-# position of the test image without nuclei.
-_FEW, _OVERLAPPING, _BLANK = 4, (3, 8), 2
+# Position in _TURNS of the training image with few nuclei, and of the test image without nuclei.
+_FEW, _BLANK = 4, 2
 
 # Colours of background and nuclei (RGB) of stained images: purple, deep purple, white, pink.
 _PALETTES = (
@@ -43,7 +42,12 @@ _SLIVER_PX = 12
 
 
 def write_synthetic(
-    folder: Path, *, seed: int = 0, train: int = 48, test: int = 8
+    folder: Path,
+    *,
+    seed: int = 0,
+    train: int = 48,
+    test: int = 8,
+    names: tuple[str, str] = _SPLITS,
 ) -> tuple[Path, Path]:
     """Write the built-in sample, a data set in the layout that Kaggle publishes.
 
@@ -57,6 +61,8 @@ def write_synthetic(
     train, test : int, optional
         Number of training and of test images. A larger data set begins with the images of a smaller
         one, because every image has a random generator of its own.
+    names : tuple of two str, optional
+        Names of the two folders.
 
     Returns
     -------
@@ -71,8 +77,7 @@ def write_synthetic(
 
     Notes
     -----
-    Some training images have only one to three nuclei, and some have masks that overlap by a few
-    pixels. The third test image has no nuclei.
+    Some training images have only one to three nuclei. The third test image has no nuclei.
     """
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
@@ -81,9 +86,9 @@ def write_synthetic(
         temporary = Path(tempfile.mkdtemp(dir=folder.parent, prefix=f".{folder.name}."))
         try:
             for split, count in enumerate((train, test)):
-                (temporary / _SPLITS[split]).mkdir()
+                (temporary / names[split]).mkdir()
                 for index in range(count):
-                    _write_sample(temporary / _SPLITS[split], seed, split, index)
+                    _write_sample(temporary / names[split], seed, split, index)
             temporary.chmod(0o755)
             temporary.replace(folder)
         finally:
@@ -92,7 +97,7 @@ def write_synthetic(
         raise NucleusError(
             f"{folder}: the sample cannot be written ({error.strerror}). Choose another folder."
         ) from error
-    return folder / _SPLITS[0], folder / _SPLITS[1]
+    return folder / names[0], folder / names[1]
 
 
 def draw_synthetic(
@@ -328,11 +333,8 @@ def _write_sample(folder: Path, seed: int, split: int, index: int) -> None:
         folder / image_id / "images" / f"{image_id}.png", cv2.cvtColor(image, cv2.COLOR_RGB2BGRA)
     )
     if split == 0:
-        overlapping = index % 12 in _OVERLAPPING
         for label in range(1, int(labels.max()) + 1):
             mask = labels == label
-            if overlapping and label % 4 == 1:
-                mask = cv2.dilate(mask.astype(np.uint8), np.ones((3, 3), np.uint8)) > 0
             mask_id = sha256_bytes(f"{name}/{label}".encode())
             _write_png(folder / image_id / "masks" / f"{mask_id}.png", mask * np.uint8(255))
 

@@ -10,8 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from nucleus_unet.data import prepared, rle
+from nucleus_unet.data.identity import images_code, labels_code
 from nucleus_unet.data.masks import merge_into_labels
-from nucleus_unet.data.provenance import images_code, labels_code
 from nucleus_unet.errors import NucleusError
 
 SOLUTION = ("ImageId", "EncodedPixels", "Height", "Width", "Usage")

@@ -1,45 +1,55 @@
-"""Being asked to stop, by SIGTERM or Ctrl-C, at a moment of one's own choice."""
+"""Being asked to stop, by SIGTERM, Ctrl-C or a failure elsewhere in the run."""
 
 import signal
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any
+from contextvars import ContextVar
+from types import FrameType
 
 from nucleus_unet.errors import NucleusError
 
 SIGNALS = (signal.SIGTERM, signal.SIGINT)
 
-
-abandoned = threading.Event()
-"""Set where the run that the threads of this process work for has ended by an exception."""
+_failed: ContextVar[threading.Event | None] = ContextVar("failed run", default=None)
 
 
 class StoppedError(NucleusError):
-    """Work was asked to stop, and left a state from which it goes on."""
+    """Work was asked to stop and saved a state from which it can continue."""
+
+
+@contextmanager
+def abandonable() -> Iterator[threading.Event]:
+    """Yield an event for a block; if it is set, `raise_if_abandoned` raises in the block's threads."""
+    event = threading.Event()
+    token = _failed.set(event)
+    try:
+        yield event
+    finally:
+        _failed.reset(token)
 
 
 def raise_if_abandoned() -> None:
-    """For work in threads to call now and then.
+    """Check, now and then, whether work in threads should go on.
 
     Raises
     ------
     StoppedError
-        What it is done for has ended by an exception.
+        If the run that the work belongs to has failed or was stopped.
     """
-    if abandoned.is_set():
-        raise StoppedError("stopped, as other work of the run was")
+    if (failed := _failed.get()) and failed.is_set():
+        raise StoppedError("Stopped, because the run has failed or was stopped.")
 
 
 @contextmanager
 def deferred() -> Iterator[Callable[[], bool]]:
-    """Within the block the signals only change what the callable says: whether to stop.
+    """Within the block, `SIGNALS` only set a flag; the yielded function returns it.
 
-    For the main thread of a process. Afterwards they mean what they meant.
+    Use it in the main thread of a process. After the block the signals act as before.
     """
     asked = False
 
-    def ask(_signal: int, _frame: Any) -> None:
+    def ask(_signal: int, _frame: FrameType | None) -> None:
         nonlocal asked
         asked = True
 

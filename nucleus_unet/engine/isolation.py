@@ -1,6 +1,7 @@
-"""Keras in processes of its own: seeds, precision and threads are global to a process."""
+"""Keras in processes of its own, because seeds, precision and threads are global to a process."""
 
 import contextlib
+import functools
 import multiprocessing
 import os
 import pkgutil
@@ -11,29 +12,60 @@ import time
 from collections.abc import Callable, Generator, Iterator
 from concurrent.futures import Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
+from contextvars import ContextVar
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from nucleus_unet.engine.home import home_folder
-from nucleus_unet.engine.interruption import abandoned, raise_if_abandoned
+from nucleus_unet.engine.interruption import abandonable, raise_if_abandoned
+from nucleus_unet.engine.switches import DEFAULTS
 from nucleus_unet.errors import NucleusError
 
 BACKEND_LOG = "backend.log"
 OUT_OF_MEMORY = ("RESOURCE_EXHAUSTED", "OOM when allocating")
-"""What JAX and TensorFlow say where a device has not enough memory."""
+"""How JAX and TensorFlow report that a device has too little memory."""
 POLL_S = 0.5
 STOP_S = 60.0
-"""What is given to work that was asked to stop, before its process is killed."""
+"""Time that work has to stop by itself before its process is killed."""
 
-_LESS_MEMORY = "free some, or take smaller batches (training.batch_size, inference.batch_size)"
-_choosing = threading.Lock()
-_idle = threading.Event()  # in the process that was started
-_workers: dict[int, tuple[ProcessPoolExecutor, Future[int]]] = {}  # with their process ids
-_followed: set[int] = set()
+_LESS_MEMORY = (
+    "Free some memory, or use smaller batches (training.batch_size, inference.batch_size), and start "
+    "again."
+)
+
+
+@dataclass(frozen=True)
+class _Processes:
+    """The processes that compute for one run."""
+
+    workers: dict[int, tuple[ProcessPoolExecutor, Future[int]]] = field(default_factory=dict)
+    """Lasting processes by their number of CPU threads, each with its process id."""
+    followed: set[int] = field(default_factory=set)
+    """Process ids of `follow`."""
+    lock: threading.Lock = field(default_factory=threading.Lock)
+
+
+_current: ContextVar[_Processes | None] = ContextVar("processes of the run", default=None)
+_idle = threading.Event()  # used in the started process
+
+
+@functools.cache
+def _outside_of_runs() -> _Processes:
+    """The processes of calls that no `abandoned_on_error` surrounds, for example in a Dask worker."""
+    return _Processes()
+
+
+def _processes() -> _Processes:
+    return _current.get() or _outside_of_runs()
+
+
+class OutOfMemoryError(NucleusError):
+    """A process or its device had too little memory. Another try may have more."""
 
 
 def new_process() -> ProcessPoolExecutor:
-    """An executor of one fresh process, which ends when the process that made it is gone."""
+    """An executor with one fresh process, which ends when the process that made it is gone."""
     return ProcessPoolExecutor(
         1,
         mp_context=multiprocessing.get_context("spawn"),
@@ -43,35 +75,39 @@ def new_process() -> ProcessPoolExecutor:
 
 
 def follow(function: str, *args: Any, poll: Callable[[], list[Any]]) -> Generator[Any, None, None]:
-    """Run a function in a fresh process and yield what it reports meanwhile.
+    """Run a function in a fresh process and yield its reports while it runs.
 
     Parameters
     ----------
     function : str
-        ``module:name``; this process does not import it.
+        ``module:name``. This process does not import it.
     args
-        What can be pickled.
+        Values that can be pickled.
     poll : callable
-        Returns the reports that are new since it was last called.
+        Returns the reports that are new since its last call.
 
     Raises
     ------
     Exception
-        What the function raised; `OutOfMemoryError` where its process was killed, or its device had
-        not enough memory; `StoppedError` where the run has ended.
+        What the function raised.
+    OutOfMemoryError
+        If the process was killed, or if its device had too little memory.
+    StoppedError
+        If the run has failed or was stopped.
     """
+    followed = _processes().followed
     with new_process() as process:
         pid = 0
         try:
             pid = process.submit(os.getpid).result()
-            _followed.add(pid)
+            followed.add(pid)
             raise_if_abandoned()
             yield from _reports(process.submit(_call, function, *args), pid, poll)
         except BrokenProcessPool as error:
             raise_if_abandoned()
             raise _killed() from error
         finally:
-            _followed.discard(pid)
+            followed.discard(pid)
 
 
 def _reports(
@@ -86,7 +122,7 @@ def _reports(
                 time.sleep(POLL_S)
         future.result()
     finally:
-        if not future.done():  # who follows has failed, and would wait for hours
+        if not future.done():  # the caller has failed and would wait for hours
             _signal(pid, signal.SIGTERM)
             wait([future], timeout=STOP_S)
         if not future.done():
@@ -95,55 +131,78 @@ def _reports(
 
 @contextlib.contextmanager
 def abandoned_on_error() -> Iterator[None]:
-    """Processes that compute are asked to stop where an exception ends the block.
+    """If an exception ends the block, stop the processes that compute for it.
 
-    A signal may come to this process alone, while other threads wait for them.
+    A signal may reach only this process, while other threads wait for those processes. A block that is
+    nested in another one shares the lasting processes with it. Other blocks have processes of their
+    own, so that an error in one run does not stop another run.
     """
-    abandoned.clear()
+    outer = _current.get()
+    inner = _Processes(outer.workers, set(), outer.lock) if outer else _Processes()
+    token = _current.set(inner)
     try:
-        yield
-    except BaseException:
-        abandoned.set()
-        for pid in list(_followed):
-            _signal(pid, signal.SIGTERM)
-        with _choosing:
-            started = [pid for _, pid in _workers.values()]
-            _workers.clear()  # for what runs in this process next, new ones are started
-        for known in started:
-            with contextlib.suppress(BrokenProcessPool):
-                _signal(known.result(), signal.SIGTERM)
-        deadline = time.monotonic() + STOP_S + POLL_S
-        while _followed and time.monotonic() < deadline:  # it still saves, and is at the same work
-            time.sleep(0.1)
-        raise
+        with abandonable() as abandoned:
+            try:
+                yield
+            except BaseException:
+                abandoned.set()
+                _stop(inner)
+                raise
+    finally:
+        _current.reset(token)
+
+
+def _stop(processes: _Processes) -> None:
+    for pid in list(processes.followed):
+        _signal(pid, signal.SIGTERM)
+    with processes.lock:
+        started = [pid for _, pid in processes.workers.values()]
+        processes.workers.clear()  # what runs next in this process starts new ones
+    for known in started:
+        with contextlib.suppress(BrokenProcessPool):
+            _signal(known.result(), signal.SIGTERM)
+    deadline = time.monotonic() + STOP_S + POLL_S
+    while processes.followed and time.monotonic() < deadline:  # a training saves its state
+        time.sleep(0.1)
 
 
 def _signal(pid: int, number: signal.Signals) -> None:
-    with contextlib.suppress(ProcessLookupError):  # it ended meanwhile
+    with contextlib.suppress(ProcessLookupError):  # it has ended in the meantime
         os.kill(pid, number)
 
 
 def run_in_worker(
     threads: int, function: str, *args: Any, meanwhile: Callable[[], None] = lambda: None
 ) -> Any:
-    """Run a function, ``module:name``, in a lasting process, which keeps what it has loaded.
+    """Run a function in a lasting process, which keeps what it has loaded for the next call.
 
-    There is one for each number of CPU threads that Keras is to compute with, as a process cannot
-    change it. Safe to call from many threads; the calls run one after another. `meanwhile` is called
-    before, now and then until the function ends, and once after; where it raises, a call that has not
-    begun is dropped.
+    There is one process for each number of CPU threads, because Keras cannot change it later. Many
+    threads may call this at once; the calls run one after another.
+
+    Parameters
+    ----------
+    threads : int
+        Number of CPU threads that Keras computes with.
+    function : str
+        ``module:name``. This process does not import it.
+    args
+        Values that can be pickled.
+    meanwhile : callable
+        Called before, now and then while the function runs, and once after. If it raises, a call that
+        has not begun is dropped.
 
     Raises
     ------
     Exception
-        As of `follow`.
+        As `follow` does.
     """
     meanwhile()
-    with _choosing:
-        if threads not in _workers:
+    processes = _processes()
+    with processes.lock:
+        if threads not in processes.workers:
             process = new_process()
-            _workers[threads] = process, process.submit(os.getpid)
-        worker, _ = _workers[threads]
+            processes.workers[threads] = process, process.submit(os.getpid)
+        worker, _ = processes.workers[threads]
     try:
         future: Future[Any] = worker.submit(_call, function, *args)
         try:
@@ -157,20 +216,16 @@ def run_in_worker(
         return result
     except BrokenProcessPool as error:
         raise_if_abandoned()
-        with _choosing:
-            if threads in _workers and _workers[threads][0] is worker:
-                del _workers[threads]  # the next call, as of a task tried again, gets a new one
+        with processes.lock:
+            if threads in processes.workers and processes.workers[threads][0] is worker:
+                del processes.workers[threads]  # the next call, for example a retry, gets a new one
         raise _killed() from error
-
-
-class OutOfMemoryError(NucleusError):
-    """A process that computes had too little memory, or its device had; it may have more next time."""
 
 
 def _killed() -> OutOfMemoryError:
     return OutOfMemoryError(
-        f"the process that computes was killed, mostly for want of memory: {_LESS_MEMORY}, and start "
-        f"again; {home_folder() / BACKEND_LOG} may say more"
+        f"The computing process was killed, probably because memory ran out. {_LESS_MEMORY} "
+        f"{home_folder() / BACKEND_LOG} may say more."
     )
 
 
@@ -181,22 +236,22 @@ def _call(function: str, *args: Any) -> Any:
     except Exception as error:
         for line in str(error).splitlines():
             if any(text in line for text in OUT_OF_MEMORY):
-                said = f"not enough memory on the device: {_LESS_MEMORY}: {line.strip()}"
-                raise OutOfMemoryError(said) from error
+                raise OutOfMemoryError(
+                    f"The device has too little memory ({line.strip()}). {_LESS_MEMORY}"
+                ) from error
         raise
     finally:
         _idle.set()
 
 
 def _start(parent: int, log: Path) -> None:
-    """Choose the backend, send its chatter to a file, and end soon after the parent's end."""
-    os.environ.setdefault("KERAS_BACKEND", "tensorflow")
-    # By itself TensorFlow takes these kernels on some processors alone; they train faster on others.
-    os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "1")
-    os.environ.setdefault("CUDA_DEVICE_ORDER", "PCI_BUS_ID")  # as NVML numbers them
-    # By itself JAX takes three quarters of a GPU in each process; one trains, another predicts.
+    """Set the defaults of the environment, send the backend's messages to a log, watch the parent."""
+    for name, value in DEFAULTS.items():
+        os.environ.setdefault(name, value)
+    os.environ.setdefault("CUDA_DEVICE_ORDER", "PCI_BUS_ID")  # the order in which NVML counts
+    # JAX would take three quarters of a GPU in each process, but one trains while another predicts.
     os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
-    # TensorFlow's C++ part writes to descriptor 2 whatever its log level; Python's stderr stays.
+    # TensorFlow's C++ part writes to descriptor 2 at any log level. Python's stderr stays as it is.
     sys.stderr = os.fdopen(os.dup(2), "w", buffering=1)
     with log.open("ab") as file:
         os.dup2(file.fileno(), 2)
@@ -204,22 +259,22 @@ def _start(parent: int, log: Path) -> None:
 
 
 def end_with(parent: int, grace_s: float, idle: threading.Event | None = None) -> None:
-    """See to it that this process ends soon after the one that started it.
+    """Make this process end soon after the process that started it.
 
     Parameters
     ----------
     parent : int
-        Process id.
+        Process id of the process that started this one.
     grace_s : float
-        What it has to end by itself after SIGTERM, or to become idle.
+        Seconds that this process has, after SIGTERM, to end by itself or to become idle.
     idle : threading.Event, optional
-        Set while the process has nothing to do.
+        Set while this process has nothing to do.
     """
 
     def watch() -> None:
         while os.getppid() == parent:
             time.sleep(1)
-        os.kill(os.getpid(), signal.SIGTERM)  # who heeds it saves what it has
+        os.kill(os.getpid(), signal.SIGTERM)  # a training saves its state
         (idle or threading.Event()).wait(grace_s)
         os._exit(1)
 

@@ -1,4 +1,4 @@
-"""A stage's output lies in a folder named by the digest of all that it depends on."""
+"""Cached steps: the output of a step lies in a folder named by the digest of all it depends on."""
 
 import ast
 import errno
@@ -8,50 +8,78 @@ import re
 import shutil
 import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from importlib import metadata
+from importlib.util import resolve_name
 from pathlib import Path
 from typing import Any
 
 from nucleus_unet.engine.interruption import raise_if_abandoned
+from nucleus_unet.engine.switches import kernel_switches
 from nucleus_unet.errors import NucleusError
 from nucleus_unet.files import locked, sha256_bytes, sha256_file, write_atomically
 from nucleus_unet.recipe import digest_of
 
-_PACKAGE = "nucleus_unet"
 RECORD = "stage.json"
-DECIDES_NOTHING = {f"{_PACKAGE}.{module}" for module in ("errors", "files", "recipe")}
-"""What an output takes of these modules is in its stage's inputs; the rest is how it is written, and
-texts: a reworded error never retrains a network."""
+"""File in a stage's folder: what the output depends on, and the SHA-256 of each of its files."""
+_PACKAGE = "nucleus_unet"
+DECIDES_NOTHING = {
+    *(f"{_PACKAGE}.{name}" for name in ("errors", "files", "recipe")),
+    *(
+        f"{_PACKAGE}.engine.{name}"
+        for name in (
+            "home",
+            "stages",
+            "isolation",
+            "interruption",
+            "delivery",
+            "servers",
+            "progress",
+        )
+    ),
+    f"{_PACKAGE}.engine.switches",
+}
+"""Modules that do not count as code of an output: how work runs and how files are written. The values
+that an output takes from them are among its inputs. So a reworded error never retrains a network."""
 
+_CALLED_BY_NAME = re.compile(rf"({_PACKAGE}(?:\.\w+)+):\w+")
+"""How a function is named that another process calls."""
 _NUMPY_WROTE_LESS = re.compile(r"\d+ requested and \d+ written")
-"""All that it says of a full disk."""
+"""All that NumPy says if the disk is full."""
 _PARSING = threading.Lock()
-"""CPython 3.11 counts how deep all threads are in one number, and fails where two parse at once."""
+"""CPython 3.11 counts the parser's depth for all threads together, and fails if two threads parse."""
 
 
 @dataclass(frozen=True)
 class Stage:
-    """A whole output: its folder, the digest that names it, and whether it was there before."""
+    """A complete output."""
 
     name: str
     folder: Path
+    """``<home>/stages/<name>/<digest>``."""
     digest: str
     cached: bool
+    """Whether the output existed before."""
     seconds: float
 
+    @property
+    def home(self) -> Path:
+        """The home that the output lies in."""
+        return self.folder.parents[2]
 
-def is_whole(folder: Path) -> bool:
-    """Whether a stage's folder holds every file that was written, unchanged."""
+
+def damaged_files(folder: Path) -> list[str]:
+    """Names of the files of a stage's folder that are missing or changed; empty if it is complete."""
     try:
         files = json.loads((folder / RECORD).read_text())["files"]
     except (OSError, ValueError, KeyError):
-        return False
-    return all(
-        (folder / name).is_file() and sha256_file(folder / name) == digest
+        return [RECORD]
+    return [
+        name
         for name, digest in files.items()
-    )
+        if not (folder / name).is_file() or sha256_file(folder / name) != digest
+    ]
 
 
 def run_stage(
@@ -63,96 +91,165 @@ def run_stage(
     code: Sequence[str],
     libraries: Sequence[str] = (),
     resumable: bool = False,
-    whole: Callable[[Path], bool] = is_whole,
+    damage: Callable[[Path], Sequence[str]] = damaged_files,
     on_wait: Callable[[], None] = lambda: None,
+    on_damage: Callable[[Sequence[str]], None] = lambda _: None,
 ) -> Stage:
-    """Return the output of a stage, building it where it is missing or damaged.
+    """Return the output of a stage, and build it if it is missing or damaged.
 
     Parameters
     ----------
     home : Path
         Outputs lie in ``<home>/stages/<name>/<digest>``.
     name : str
-        Of the stage.
+        Name of the stage.
     inputs : mapping of str to JSON values
-        All that the output depends on: digests of inputs, the part of the recipe that is read.
+        All that the output depends on: digests of inputs, and the part of the recipe that is read. The
+        kernel switches of the environment are added.
     build : callable
-        Fills the empty folder it is given, which is renamed into place when it returns.
+        Fills the empty folder that it is given. The folder is renamed into place when it returns.
     code : sequence of str
-        Modules that compute the output: of this package by their names in it, with those that they
-        import; others by their whole names, alone.
+        Modules that compute the output. Modules of this package are named by their place in it, such as
+        ``data.rle``, and count together with all modules of the package that they import. Other modules
+        are named completely, such as ``tasks.split``, and count alone.
     libraries : sequence of str
         Distributions whose version changes the output.
     resumable : bool
-        Whether a folder cut short is kept, and given to `build` again, instead of removed.
-    whole : callable, optional
-        Whether a folder may be used again; by default `is_whole`.
-    on_wait : callable, optional
-        Called where another process builds the same output, and this one waits for it.
-
-    Returns
-    -------
-    Stage
+        Whether the folder of an unfinished or damaged output is given to `build` again. If not, it is
+        removed.
+    damage : callable
+        Returns what is damaged in an existing folder, by default `damaged_files`.
+    on_wait : callable
+        Called if another process builds the same output and this one waits for it.
+    on_damage : callable
+        Called with what is damaged, before the output is rebuilt.
 
     Raises
     ------
     Exception
-        What `build` raised; `NucleusError` where the disk is full; `StoppedError` while it waits,
-        where the run that it is done for has ended.
+        What `build` raised.
+    NucleusError
+        If the disk is full.
+    StoppedError
+        If the run failed or was stopped while this process waited.
     """
     started = time.monotonic()
     key = {
         "stage": name,
         "inputs": dict(inputs),
+        "switches": kernel_switches(),
         "code": code_digest(*code),
         "libraries": _versions(libraries),
     }
     digest = digest_of(key)
     folder = home / "stages" / name / digest[:20]
     with locked(home / "locks" / f"{name}-{digest[:20]}", on_wait, raise_if_abandoned):
-        if cached := whole(folder):
+        damaged = damage(folder) if folder.exists() else None
+        if damaged:
+            on_damage(damaged)
+        if cached := damaged is not None and not damaged:
             return Stage(name, folder, digest, cached, time.monotonic() - started)
         _build(folder, key, build, resumable)
     return Stage(name, folder, digest, cached, time.monotonic() - started)
 
 
 def code_digest(*modules: str, libraries: Sequence[str] = ()) -> str:
-    """SHA-256 over the syntax of modules, as `run_stage` takes them.
+    """SHA-256 over the syntax of modules and the versions of libraries.
 
-    Comments, docstrings, layout and `DECIDES_NOTHING` do not count. The versions of `libraries` do.
+    Comments, docstrings, layout and the modules of `DECIDES_NOTHING` do not count.
+
+    Parameters
+    ----------
+    modules, libraries
+        As ``code`` and ``libraries`` of `run_stage`.
     """
-    found: dict[str, str] = {}
-    waiting = [f"{_PACKAGE}.{module}" for module in modules]
-    waiting = [w if _source_of(w).exists() else w.removeprefix(f"{_PACKAGE}.") for w in waiting]
-    assert all(_source_of(module).exists() for module in waiting), waiting
+    found = {module: _syntax_digest(module) for module in code_modules(*modules)}
+    return digest_of(found | _versions(libraries))
+
+
+def code_modules(*modules: str) -> set[str]:
+    """The complete names of modules and of all modules of the package that they import.
+
+    An import inside a function counts, and so does a name that a package exports, and a function that is
+    named as ``module:function`` for another process.
+    """
+    waiting = [f"{_PACKAGE}.{name}" if _path(f"{_PACKAGE}.{name}") else name for name in modules]
+    assert all(map(_path, waiting)), waiting
+    found: set[str] = set()
     while waiting:
         module = waiting.pop()
-        if module in found or module in DECIDES_NOTHING:
+        if module in found or module in DECIDES_NOTHING or not _path(module):
             continue
-        path = _source_of(module)
-        if not path.exists():
-            continue  # a package, or a name that a module defines
-        with _PARSING:
-            tree = ast.parse(path.read_bytes())
-        for node in ast.walk(tree):
-            if isinstance(node, ast.ImportFrom) and module.startswith(_PACKAGE):
-                origin = node.module or ""
-                if origin.startswith(_PACKAGE):
-                    waiting += [origin, *(f"{origin}.{name.name}" for name in node.names)]
-            if isinstance(body := getattr(node, "body", None), list):
-                body[:] = [line for line in body if not _is_docstring(line)]
-        found[module] = sha256_bytes(ast.dump(tree).encode())
-    return digest_of(found | _versions(libraries))
+        found.add(module)
+        if module.startswith(_PACKAGE):
+            waiting += _imports(module)
+    return found
+
+
+def _imports(module: str) -> Iterator[str]:
+    """What a module of the package imports from the package, modules and names alike."""
+    for node in ast.walk(_parse(module)):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom) and (node.module or "").startswith(_PACKAGE):
+            origin = str(node.module)
+            exports = _exports(origin)
+            yield origin
+            yield from (exports.get(a.name, f"{origin}.{a.name}") for a in node.names)
+        elif isinstance(node, ast.Constant) and isinstance(node.value, str):
+            yield from _CALLED_BY_NAME.findall(node.value)
+
+
+def _exports(package: str) -> dict[str, str]:
+    """Each name that a folder exports in its ``__init__.pyi``, and the module that defines it."""
+    stub = _root().joinpath(*package.split("."), "__init__.pyi")
+    if not stub.exists():
+        return {}
+    with _PARSING:
+        tree = ast.parse(stub.read_bytes())
+    lines = (node for node in tree.body if isinstance(node, ast.ImportFrom))
+    return {
+        alias.name: resolve_name("." * line.level + str(line.module), package)
+        for line in lines
+        for alias in line.names
+    }
+
+
+def _syntax_digest(module: str) -> str:
+    tree = _parse(module)
+    for node in ast.walk(tree):
+        if isinstance(body := getattr(node, "body", None), list):
+            body[:] = [line for line in body if not _is_docstring(line)]
+    return sha256_bytes(ast.dump(tree).encode())
+
+
+def _parse(module: str) -> ast.Module:
+    path = _path(module)
+    assert path
+    with _PARSING:
+        return ast.parse(path.read_bytes())
+
+
+def _path(module: str) -> Path | None:
+    """The source of a module; None for a folder, or for a name that is not a module."""
+    path = _root().joinpath(*module.split(".")).with_suffix(".py")
+    return path if path.exists() else None
+
+
+def _root() -> Path:
+    return Path(__file__).parents[2]
 
 
 def _build(
     folder: Path, key: dict[str, Any], build: Callable[[Path], None], resumable: bool
 ) -> None:
-    """Fill a folder beside, write its record and rename it into place."""
+    """Fill a folder next to the final one, write its record and rename it into place."""
     started = time.monotonic()
     partial = folder.with_name(folder.name + ".partial")
     if not resumable:
         shutil.rmtree(partial, ignore_errors=True)
+    elif folder.exists() and not partial.exists():
+        folder.rename(partial)  # its undamaged checkpoints are used
     partial.mkdir(parents=True, exist_ok=True)
     try:
         build(partial)
@@ -162,8 +259,10 @@ def _build(
         if isinstance(error, OSError) and _NUMPY_WROTE_LESS.fullmatch(str(error)):
             error.errno, error.strerror = errno.ENOSPC, os.strerror(errno.ENOSPC)
         if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
-            full = f"{folder}: {error.strerror}: free the disk or set NUCLEUS_HOME"
-            raise NucleusError(full) from error
+            raise NucleusError(
+                f"{folder} cannot be written ({error.strerror}). Free some disk space, or set "
+                "NUCLEUS_HOME to a folder on another disk."
+            ) from error
         raise
     seconds = time.monotonic() - started
     files = {str(p.relative_to(partial)): sha256_file(p) for p in _files(partial)}
@@ -171,10 +270,6 @@ def _build(
     write_atomically(partial / RECORD, json.dumps(record, indent=1))
     shutil.rmtree(folder, ignore_errors=True)
     partial.rename(folder)
-
-
-def _source_of(module: str) -> Path:
-    return Path(__file__).parents[2].joinpath(*module.split(".")).with_suffix(".py")
 
 
 def _versions(libraries: Sequence[str]) -> dict[str, str]:

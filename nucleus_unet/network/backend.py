@@ -7,22 +7,11 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+from nucleus_unet.engine import active_switches
 from nucleus_unet.errors import NucleusError
 from nucleus_unet.files import locked, make_folder
 from nucleus_unet.recipe import Recipe
 
-SWITCHES = (
-    "KERAS_BACKEND",
-    "TF_ENABLE_ONEDNN_OPTS",
-    "ONEDNN_MAX_CPU_ISA",
-    "ONEDNN_DEFAULT_FPMATH_MODE",
-    "TF_XLA_FLAGS",
-    "XLA_FLAGS",
-    "NVIDIA_TF32_OVERRIDE",
-    "CUDA_VISIBLE_DEVICES",
-    "OMP_NUM_THREADS",
-)
-"""Environment variables that can change the bits of a result."""
 GPU_LIBRARIES = (
     *("jaxlib", "jax-cuda12-plugin", "jax-cuda13-plugin"),
     *("nvidia-cudnn-cu12", "nvidia-cublas-cu12", "nvidia-cudnn-cu13", "nvidia-cublas"),
@@ -93,37 +82,29 @@ def nvidia_gpus() -> list[Any]:
     return [pynvml.nvmlDeviceGetHandleByIndex(i) for i in range(pynvml.nvmlDeviceGetCount())]
 
 
-def switches() -> dict[str, str]:
-    """Return the `SWITCHES` that are set in this process, with their values."""
-    return {name: os.environ[name] for name in SWITCHES if name in os.environ}
-
-
 def device_kind() -> dict[str, Any]:
-    """Describe what decides the bits of a result in addition to the recipe.
+    """Describe the device that decides the bits of a result, in addition to recipe and switches.
 
     Returns
     -------
     dict
-        Keras backend with its version, name of the GPU and versions of its libraries, `SWITCHES`.
+        Keras backend with its version, name of the GPU and versions of its libraries.
 
     Raises
     ------
     NucleusError
         If the backend that KERAS_BACKEND names is not installed.
     """
-    name = os.environ.get("KERAS_BACKEND", "tensorflow")
+    name = active_switches()["KERAS_BACKEND"]
     try:
         version = metadata.version(name)
     except metadata.PackageNotFoundError:
         raise NucleusError(
             f"KERAS_BACKEND={name} is not installed. Install it or unset KERAS_BACKEND."
         ) from None
-    # `backend` and `gpu` cover the first two. Dask sets the third, but our kernels do not read it.
-    ignored = ("KERAS_BACKEND", "CUDA_VISIBLE_DEVICES", "OMP_NUM_THREADS")
-    others = {key: value for key, value in switches().items() if key not in ignored}
     gpu = gpu_name()
     libraries = _gpu_libraries() if gpu else {}
-    return {"backend": f"{name} {version}", "gpu": gpu, **libraries, **others}
+    return {"backend": f"{name} {version}", "gpu": gpu, **libraries}
 
 
 def _gpu_libraries() -> dict[str, str]:
@@ -157,7 +138,7 @@ def gpu_held(on_wait: Callable[[], None]) -> Iterator[None]:
     with contextlib.ExitStack() as held:
         if gpu := used_gpu():
             folder = Path.home() / ".cache" / "nucleus-unet"
-            make_folder(folder, "set HOME to a folder you can write")
+            make_folder(folder, "Set HOME to a folder that you can write.")
             # The UUID tells apart the GPUs of machines that share this folder.
             held.enter_context(locked(folder / f"{pynvml.nvmlDeviceGetUUID(gpu)}.lock", on_wait))
         yield

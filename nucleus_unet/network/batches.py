@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from nucleus_unet.data.sample import Sample
+from nucleus_unet.data import Sample
 from nucleus_unet.network.augment import (
     crop_matrix,
     random_crop_matrix,

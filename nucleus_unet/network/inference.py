@@ -17,7 +17,7 @@ from nucleus_unet.network import unet as unet  # registers the layer that saved 
 from nucleus_unet.network.augment import resize_image
 from nucleus_unet.network.normalization import apply_table, normalizing_table
 from nucleus_unet.network.targets import CHANNELS
-from nucleus_unet.nuclei.instances import resize_maps, separate_nuclei
+from nucleus_unet.nuclei import resize_maps, separate_nuclei
 from nucleus_unet.recipe import Data, Inference, Recipe
 
 OVERLAP_PX, BLENDED_PX = 256, 32

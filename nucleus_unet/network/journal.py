@@ -11,8 +11,7 @@ import keras
 import numpy as np
 from numpy.typing import NDArray
 
-from nucleus_unet.engine.events import EventLog, epochs
-from nucleus_unet.engine.interruption import StoppedError
+from nucleus_unet.engine import EventLog, StoppedError, epochs
 from nucleus_unet.errors import NucleusError
 from nucleus_unet.network import backend, checkpoints
 from nucleus_unet.recipe import Recipe

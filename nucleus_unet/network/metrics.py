@@ -5,7 +5,7 @@ from typing import Any
 import keras
 from keras import ops
 
-from nucleus_unet.nuclei.scoring import THRESHOLDS
+from nucleus_unet.nuclei import THRESHOLDS
 
 
 class ThresholdedMeanIoU(keras.metrics.Metric):

@@ -7,9 +7,8 @@ from typing import Any
 
 import keras
 
-from nucleus_unet.data.sample import Sample
-from nucleus_unet.engine import interruption
-from nucleus_unet.engine.events import EVENTS, EventLog
+from nucleus_unet.data import Sample
+from nucleus_unet.engine import EVENTS, EventLog, interruption
 from nucleus_unet.network import backend
 from nucleus_unet.network.batches import training_batches, validation_arrays
 from nucleus_unet.network.journal import Journal

@@ -1,59 +1,49 @@
-"""The model card: what a model was made of, how it scores, what it cost and where it fails."""
+"""The model card: what a model was trained on, how it scores, what it cost and where it fails."""
 
 import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from nucleus_unet.engine.events import epochs
+from nucleus_unet.data import SIDES, Split
+from nucleus_unet.engine import epochs
 from nucleus_unet.recipe import Recipe, load_recipe, recipe_names
 
 FAILURES = 5
-"""How many of the worst images are named."""
+"""Number of the worst images that are listed."""
 
 
 def model_card(
     recipe: Recipe,
     data: str,
-    sides: Mapping[str, Sequence[Mapping[str, str]]],
+    split: Split,
     events: Sequence[Mapping[str, Any]],
     scores: Mapping[str, Any],
     by_image: Sequence[Mapping[str, Any]],
-    seen: str | None,
+    warning: str | None,
 ) -> str:
     """Write the card of a trained model, in markdown.
 
     Parameters
     ----------
     recipe : Recipe
-        Resolved, with the cutoffs that were tuned.
+        Resolved, with the tuned values.
     data : str
-        What the raw data sets are called.
-    sides : mapping of str to sequence of mappings
-        ``training`` and ``validation``: ``id``, ``kind`` and ``slide`` of each image.
+        Name of the raw data.
+    split : Split
     events : sequence of mappings
-        Of the training, as `nucleus_unet.network.training.train_network` writes them.
+        Events of the training, as `train_network` writes them.
     scores, by_image
-        As `nucleus_unet.reports.evaluation.score_maps` gives them.
-    seen : str, optional
-        What is to be said of validation images that the weights know from an earlier training.
+        As `score_maps` returns them, the rows of the images apart.
+    warning : str, optional
+        Why the scores may be too high.
     """
     history = epochs(events)
     start = next(event for event in events if event["event"] == "start")
     end = next(event for event in events if event["event"] == "end")
     minutes = sum(epoch["seconds"] for epoch in history) / 60
-    by_kind = scores["by_kind"]
-    trained = Counter(row["kind"] for row in sides["training"])
-    kinds: list[list[object]] = [
-        [kind, trained[kind], row["images"], f"{row['score']:.3f}"] for kind, row in by_kind.items()
-    ]
-    unseen = sorted(trained.keys() - by_kind.keys())
-    untrained = sorted(by_kind.keys() - trained.keys())
-    kinds += [[kind, trained[kind], 0, "not known"] for kind in unseen]
-    thresholds = [
-        [f"{row[key]:.2f}" if key == "iou_above" else f"{row[key]:.3f}" for key in row]
-        for row in scores["by_threshold"]
-    ]
+    trained, validated = (split.kinds(side) for side in SIDES)
+    tuned = ", with settings tuned on the same images" * recipe.inference.tune
     columns = ("id", "kind", "score", "true", "predicted", "split", "merged")
     worst = [
         [f"{row[key]:.3f}" if key == "score" else row[key] for key in columns]
@@ -61,41 +51,60 @@ def model_card(
     ]
     return "\n\n".join(
         [
-            f"# Nuclei by recipe {recipe.name}",
-            f"**Score {scores['score']:.4f}** on the validation images: mean average precision over "
-            f"IoU 0.50:0.05:0.95{', cutoffs tuned on these' * recipe.inference.tune}. "
-            f"Pixels: mean IoU {scores['mean_iou']:.4f}.",
+            f"# Nuclei with the recipe {recipe.name}",
+            f"**Score {scores['score']:.4f}** on the validation images (mean average precision over "
+            f"IoU 0.50:0.05:0.95{tuned}). Mean IoU of pixels: {scores['mean_iou']:.4f}.",
             "## Data",
-            f"{data}. Split by {recipe.data.split}, seed {recipe.data.split_seed}: "
-            + " and ".join(
-                f"{len(rows)} images of {len({row['slide'] for row in rows})} slides for {side}"
-                for side, rows in sides.items()
+            f"{data}, split by {recipe.data.split} with seed {recipe.data.split_seed}: "
+            + ", ".join(
+                f"{len(rows)} images of {len({row.slide for row in rows})} slides for {side}"
+                for side, rows in zip(SIDES, map(split.side, SIDES), strict=True)
             )
             + ".",
             "## Recipe",
-            _differences(recipe),
+            _changes(recipe),
             "## Scores",
-            markdown_table(["kind", "training images", "validation images", "score"], kinds),
-            markdown_table(list(scores["by_threshold"][0]), thresholds),
-            f"{scores['true']:,} nuclei annotated, {scores['predicted']:,} predicted; "
-            f"{scores['split']:,} annotated ones were split, {scores['merged']:,} predicted ones hold "
-            "several.",
+            _kinds_table(split, scores),
+            _thresholds_table(scores),
+            f"{scores['true']:,} nuclei are annotated and {scores['predicted']:,} were predicted. "
+            f"{scores['split']:,} annotated nuclei were split, and {scores['merged']:,} predicted "
+            "nuclei merge several annotated ones.",
             "## Cost",
             f"{len(history)} epochs in {minutes:.1f} minutes, {start['parameters']:,} parameters, "
-            f"{end['peak_memory_bytes'] / 1e9:.1f} GB; {start['backend']} on "
+            f"{end['peak_memory_bytes'] / 1e9:.1f} GB of memory; {start['backend']} on "
             f"{start['device']}, {start['cores']} cores, {recipe.training.precision}.",
-            "## Known failures",
-            *([f"{seen}."] if seen else []),
-            *(f"Not validated: {kind}." for kind in unseen),
-            *(f"Not trained on: {kind}." for kind in untrained),
+            "## Known weaknesses",
+            *([f"{warning}."] if warning else []),
+            *(f"No {kind} image was validated." for kind in sorted(trained - validated)),
+            *(f"No {kind} image was trained on." for kind in sorted(validated - trained)),
             f"{_weak(scores)}The worst of {scores['images']} validation images:",
             markdown_table(columns, worst),
         ]
     )
 
 
-def _differences(recipe: Recipe) -> str:
-    """The values that are not the named recipe's own; of an unknown recipe all of them."""
+def _kinds_table(split: Split, scores: Mapping[str, Any]) -> str:
+    trained = Counter(image.kind for image in split.training)
+    by_kind = scores["by_kind"]
+    rows: list[list[object]] = [
+        [kind, trained[kind], row["images"], f"{row['score']:.3f}"] for kind, row in by_kind.items()
+    ]
+    rows += [
+        [kind, trained[kind], 0, "unknown"] for kind in sorted(trained.keys() - by_kind.keys())
+    ]
+    return markdown_table(["kind", "training images", "validation images", "score"], rows)
+
+
+def _thresholds_table(scores: Mapping[str, Any]) -> str:
+    rows = [
+        [f"{row[key]:.2f}" if key == "iou_above" else f"{row[key]:.3f}" for key in row]
+        for row in scores["by_threshold"]
+    ]
+    return markdown_table(list(scores["by_threshold"][0]), rows)
+
+
+def _changes(recipe: Recipe) -> str:
+    """The values that differ from the named recipe; all values if it does not come with the package."""
     own = load_recipe(recipe.name).flat().items() if recipe.name in recipe_names() else ()
     changed = [item for item in recipe.flat().items() if item not in own]
     values = ", ".join(f"{key} = {value}" for key, value in changed)
@@ -106,11 +115,11 @@ def _weak(scores: Mapping[str, Any]) -> str:
     weak = [
         kind for kind, row in scores["by_kind"].items() if row["score"] < 0.75 * scores["score"]
     ]
-    return f"Weak on {' and '.join(weak)}. " if weak else ""
+    return f"The model is weak on {' and '.join(weak)}. " if weak else ""
 
 
 def markdown_table(head: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
-    """A table in markdown, whatever the cells hold, image ids perhaps."""
+    """A table in markdown. Cells may hold any text, for example image ids."""
     shown = ([re.sub(r"([\\|\[\]<>*`])", r"\\\1", str(cell)) for cell in row] for row in rows)
     lines = [head, ["---"] * len(head), *shown]
     return "\n".join(f"| {' | '.join(cells)} |" for cells in lines)

@@ -1,4 +1,4 @@
-"""What logged runs left in MLflow, fetched back."""
+"""What logged runs left in MLflow: tags, records, models, artifacts."""
 
 import json
 import os
@@ -13,12 +13,14 @@ import mlflow
 from mlflow import MlflowClient
 from mlflow.exceptions import MlflowException
 
-from nucleus_unet.engine.home import home_folder, without_credentials
+from nucleus_unet.engine import home_folder, without_credentials
 from nucleus_unet.errors import NucleusError
 from nucleus_unet.files import locked, sha256_file
 from nucleus_unet.recipe import Recipe, parse_recipe
-from nucleus_unet.runs.reproduction import LoggedDataset, Record, environment_script
-from nucleus_unet.runs.tracking import ABSENT, MODEL_ARTIFACT, MODEL_FILES
+from nucleus_unet.runs.environment import environment_script
+from nucleus_unet.runs.logged import LoggedDataset, Record
+from nucleus_unet.runs.models import MODEL_ARTIFACT, MODEL_FILES
+from nucleus_unet.runs.store import ABSENT
 
 
 def require_run(run_id: str) -> dict[str, str]:
@@ -27,7 +29,7 @@ def require_run(run_id: str) -> dict[str, str]:
     Raises
     ------
     NucleusError
-        No such run on this tracking server.
+        If this tracking server has no such run.
     """
     try:
         return dict(MlflowClient().get_run(run_id).data.tags)
@@ -35,73 +37,100 @@ def require_run(run_id: str) -> dict[str, str]:
         if error.error_code not in ABSENT:
             raise
         raise NucleusError(
-            f"no run {run_id} at {without_credentials(mlflow.get_tracking_uri())}: take a run id from "
-            "its UI (nucleus ui), or set MLFLOW_TRACKING_URI to the server that has it"
+            f"There is no run {run_id} at {without_credentials(mlflow.get_tracking_uri())}. Copy a run "
+            "id from MLflow's pages (nucleus ui), or set MLFLOW_TRACKING_URI to the server that has it."
         ) from error
 
 
 def metric(run_id: str, name: str) -> float:
-    """The last value of a metric that a run logged."""
+    """The last value of a run's metric."""
     return float(MlflowClient().get_run(run_id).data.metrics[name])
 
 
 def fetch_model(run_id: str) -> tuple[Recipe, Path]:
-    """The resolved recipe of a logged run and its ``model.keras``, fetched into the home.
+    """Fetch the model of a logged run into the home.
+
+    Returns
+    -------
+    tuple of Recipe and Path
+        The resolved recipe, with the tuned values, and the ``model.keras``.
 
     Raises
     ------
     NucleusError
-        No such run on this tracking server, it logged no model, the model's files are not those
-        that it logged or cannot be checked, or its recipe is none of today's.
+        If this tracking server has no such run, if the run logged no model, if the files of the model
+        are damaged, or if another version of the code made the recipe.
     """
     tag = require_run(run_id).get(MODEL_FILES)
     if not tag:
         raise NucleusError(
-            f"run {run_id} has no model: it failed or is not a retrain; choose one that finished"
+            f"Run {run_id} has no model: it failed, or it is not a training. Choose a training that "
+            "finished."
         )
     try:
         digests = {name: json.loads(tag)[name] for name in ("recipe.json", "model.keras")}
     except (ValueError, LookupError, TypeError) as error:
         raise NucleusError(
-            f"run {run_id}: its tag {MODEL_FILES} is damaged, and its files cannot be checked: train "
-            "again (nucleus reproduce --retrain)"
+            f"The tag {MODEL_FILES} of run {run_id} is damaged, so that its model cannot be checked. "
+            f"Train again: nucleus reproduce {run_id} --retrain"
         ) from error
     folder = fetch_artifact(run_id, MODEL_ARTIFACT) / "artifacts"
     for name, digest in digests.items():
         if not (folder / name).is_file() or sha256_file(folder / name) != digest:
             raise NucleusError(
-                f"run {run_id}: its artifact {MODEL_ARTIFACT}/artifacts/{name} is damaged, other than "
-                "what was logged: restore it, or train again (nucleus reproduce --retrain)"
+                f"The artifact {MODEL_ARTIFACT}/artifacts/{name} of run {run_id} is damaged. Restore it "
+                f"from a backup, or train again: nucleus reproduce {run_id} --retrain"
             )
     values = json.loads((folder / "recipe.json").read_text())
     return recipe_of(run_id, values), folder / "model.keras"
 
 
-def recipe_of(run_id: str, values: Mapping[str, Any]) -> Recipe:
-    """The recipe that a run logged.
+def fetch_start_weights(recipe: Recipe) -> Path | None:
+    """Fetch the ``model.keras`` that a training starts from; None if it starts from random weights.
 
     Raises
     ------
     NucleusError
-        It is none of today's.
+        If the run is unknown, logged no model, or has a network with weights of other shapes.
+    """
+    run_id = recipe.training.start_from
+    if run_id is None:
+        return None
+    origin, network = fetch_model(run_id)
+    for key in ("base_filters", "depth", "outputs", "activation"):
+        theirs, ours = getattr(origin.network, key), getattr(recipe.network, key)
+        if theirs != ours:
+            raise NucleusError(
+                f"training.start_from={run_id}: network.{key} is {theirs} in that run and {ours} in the "
+                f"recipe. Start from a run with the same network, or set network.{key}={theirs}."
+            )
+    return network
+
+
+def recipe_of(run_id: str, values: Mapping[str, Any]) -> Recipe:
+    """Read the recipe that a run logged.
+
+    Raises
+    ------
+    NucleusError
+        If another version of the code made it.
     """
     try:
         return parse_recipe(dict(values), "its recipe")
     except NucleusError as error:
-        said = str(error).partition(";")[0]  # what follows is for keys that were misspelt
         raise NucleusError(
-            f"run {run_id} is of another version of the code ({said}): choose one of this version, "
-            f"or repeat it in its own: nucleus reproduce {run_id} --in-env | sh"
+            f"Run {run_id} was made by another version of the code: {error} Choose a run of this "
+            f"version, or reproduce it with its own version: nucleus reproduce {run_id} --in-env | sh"
         ) from error
 
 
 def fetch_record(run_id: str) -> Record:
-    """What a run logged of itself.
+    """Fetch what a run logged about itself.
 
     Raises
     ------
     NucleusError
-        No such run on this tracking server, or something of it is missing.
+        If this tracking server has no such run, or if a part of its record is missing.
     """
     tags = require_run(run_id)
 
@@ -128,33 +157,37 @@ def fetch_record(run_id: str) -> Record:
 
 
 def fetch_submission(record: Record) -> Path:
-    """The submission.csv that a run logged.
+    """Fetch the ``submission.csv`` that a run logged.
 
     Raises
     ------
     NucleusError
-        It cannot be fetched, or is not the file that was logged.
+        If it is missing or damaged.
     """
     path = fetch_artifact(record.run_id, "submission.csv")
     if sha256_file(path) != record.tags["submission.sha256"]:
         raise NucleusError(
-            f"run {record.run_id}: its artifact submission.csv is damaged, other than what it "
-            "logged: restore it"
+            f"The artifact submission.csv of run {record.run_id} is damaged. Restore it from a backup."
         )
     return path
 
 
 def reproduction_script(run_id: str, command: Sequence[str]) -> str:
-    """A shell script that runs a ``nucleus`` command, on our records, in what a run ran in.
+    """Write a shell script that runs a ``nucleus`` command in the environment of a run.
+
+    The script uses the servers and the home of this process.
 
     Raises
     ------
     NucleusError
-        As `fetch_record`; or the run's source is not known.
+        If the record cannot be fetched, or if the run logged no commit.
     """
     record = fetch_record(run_id)
     if record.commit == "unknown":
-        raise NucleusError(f"run {run_id} did not run from a checkout: its revision is not known")
+        raise NucleusError(
+            f"Run {run_id} did not run from a git checkout, so its source is not known. Reproduce it "
+            "without --in-env."
+        )
     logged = {artifact.path for artifact in MlflowClient().list_artifacts(run_id)}
     lock, diff = (
         fetch_artifact(run_id, name) if name in logged else None
@@ -163,19 +196,19 @@ def reproduction_script(run_id: str, command: Sequence[str]) -> str:
     servers = [
         f"export {name}={shlex.quote(value)}"
         for name in ("NUCLEUS_HOME", "MLFLOW_TRACKING_URI", "PREFECT_API_URL")
-        # a database's with a password comes from the environment of the shell
+        # an address with a password comes from the environment of the shell instead
         if (value := os.environ.get(name)) and without_credentials(value) == value
     ]
     return "\n".join([*servers, environment_script(record, lock, diff, command)])
 
 
 def fetch_artifact(run_id: str, name: str) -> Path:
-    """A file that a run logged, fetched into the home.
+    """Fetch a file or folder that a run logged into the home.
 
     Raises
     ------
     NucleusError
-        The run has none of this name.
+        If the run has no artifact of this name.
     """
     try:
         return _fetch(run_id, name)
@@ -183,16 +216,16 @@ def fetch_artifact(run_id: str, name: str) -> Path:
         if not _is_absent(error, run_id, name):
             raise
         raise NucleusError(
-            f"run {run_id} has no artifact {name}: it did not log it, or it is lost"
+            f"Run {run_id} has no artifact {name}. The run did not log it, or it was deleted."
         ) from error
 
 
 def _fetch(run_id: str, name: str) -> Path:
-    """Fetch an artifact; each file takes the place of one that is there, which others may read."""
+    """Fetch an artifact. Files are replaced one by one, because others may read the old ones."""
     to = home_folder() / "fetched" / run_id
     to.mkdir(parents=True, exist_ok=True)
     with locked(home_folder() / "locks" / f"fetch-{run_id}"):
-        for left in to.glob(".*"):  # by one that was killed
+        for left in to.glob(".*"):  # a killed process left it
             shutil.rmtree(left)
         with tempfile.TemporaryDirectory(dir=to, prefix=".") as fresh:
             uri = f"runs:/{run_id}/{name}"
@@ -205,10 +238,10 @@ def _fetch(run_id: str, name: str) -> Path:
 
 
 def _is_absent(error: Exception, run_id: str, name: str) -> bool:
-    """Whether an artifact is not there; of a trouble of the store MLflow says the same."""
+    """Whether an artifact does not exist. MLflow raises the same error if the store has a problem."""
     if isinstance(error, MlflowException) and error.error_code not in ABSENT:
         return False
-    # Of a file its folder tells; models are kept elsewhere, and only their own listing shows them.
+    # A file is listed in its folder; a model is kept elsewhere, and only its own listing shows it.
     places = f"runs:/{run_id}/{Path(name).parent}".removesuffix("."), f"runs:/{run_id}/{name}"
     listed = [a.path for uri in places for a in mlflow.artifacts.list_artifacts(uri)]
     return not any(path == name or path.startswith(f"{name}/") for path in listed)

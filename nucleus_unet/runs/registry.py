@@ -1,4 +1,4 @@
-"""Versions of the model in MLflow's registry, and which of them is the champion."""
+"""Versions of the model in MLflow's registry, and which version is the champion."""
 
 import json
 from collections.abc import Callable, Mapping, Sequence
@@ -11,30 +11,31 @@ from mlflow import MlflowClient
 from mlflow.entities.model_registry import ModelVersion
 from mlflow.exceptions import MlflowException
 
-from nucleus_unet.engine.home import without_credentials
+from nucleus_unet.engine import without_credentials
 from nucleus_unet.errors import NucleusError
-from nucleus_unet.runs.tracking import ABSENT, Run
+from nucleus_unet.runs.store import ABSENT
+from nucleus_unet.runs.tracking import Run
 
 NAME = "nucleus-unet"
-CHAMPION, CHALLENGER, COPY = "champion", "challenger", "copy"
-"""What a version is; a copy has the champion's weights and cutoffs."""
+CHAMPION, CHALLENGER = "champion", "challenger"
+"""Aliases: the version that predicts, and the latest version that was not better."""
 CHAMPIONS = "champions"
-"""Tag of the registered model: the numbers of its champions so far, in JSON, the latest last."""
+"""Tag of the registered model: the numbers of all champions so far as JSON, the latest last."""
 NOTE = "champion.note"
-"""Tag of a version that is or was the champion: when, by whom and why."""
+"""Tag of a version that is or was the champion: when, by whom and why it became the champion."""
 
 
 @dataclass(frozen=True)
 class Version:
-    """A registered model: its number, the run that trained it, and its tags."""
+    """A registered version of the model: its number, the run that trained it, and its tags."""
 
     number: str
     run_id: str
     tags: Mapping[str, str]
 
 
-def register(run: Run, model_id: str, tags: Mapping[str, str]) -> Version:
-    """Register a logged model; once, however often it is asked for."""
+def register(run: Run, model_id: str, tags: Mapping[str, str], card: str = "") -> Version:
+    """Register the model of a run. If it is registered already, its version is returned."""
     client = MlflowClient()
     try:
         client.create_registered_model(NAME, description="Finds cell nuclei in microscope images.")
@@ -44,55 +45,66 @@ def register(run: Run, model_id: str, tags: Mapping[str, str]) -> Version:
     for found in client.search_model_versions(f"name = '{NAME}' and run_id = '{run.id}'"):
         return _version(found)
     uri = f"models:/{model_id}"
-    made = client.create_model_version(NAME, uri, run.id, dict(tags), model_id=model_id)
+    made = client.create_model_version(
+        NAME, uri, run.id, dict(tags), description=card, model_id=model_id
+    )
     return _version(made)
 
 
 def champion() -> Version | None:
-    """The version that predicts unless another is asked for; None before any."""
+    """The version that predicts if no other is named; None if there is no champion."""
     found = _if_there(lambda: MlflowClient().get_model_version_by_alias(NAME, CHAMPION))
     return _version(found) if found else None
 
 
 def had_champion() -> bool:
-    """Whether a version was the champion, be it deleted since."""
+    """Whether there ever was a champion, even if it was deleted."""
     return bool(_champions())
 
 
 def run_of(model: str) -> str:
-    """The run that logged a model, which is named by it, or is the ``champion``.
+    """The run that logged a model.
+
+    Parameters
+    ----------
+    model : str
+        The id of that run, or ``champion``.
 
     Raises
     ------
     NucleusError
-        There is no champion.
+        If there is no champion.
     """
     if model != CHAMPION:
         return model
     if found := champion():
         return found.run_id
     raise NucleusError(
-        f"there is no champion at {without_credentials(mlflow.get_tracking_uri())}: retrain, promote a "
-        "version, name a run with --model, or set NUCLEUS_HOME to where one is"
+        f"There is no champion at {without_credentials(mlflow.get_tracking_uri())}. Train a model with "
+        "nucleus retrain, name a run with --model, or set NUCLEUS_HOME or MLFLOW_TRACKING_URI to where "
+        "your models are."
     )
 
 
 def challenge(version: Version) -> None:
-    """Mark a version as the latest that is not better than the champion."""
+    """Mark a version as the challenger."""
     MlflowClient().set_registered_model_alias(NAME, CHALLENGER, version.number)
 
 
 def promote_version(number: str, who: str, why: str) -> Version:
-    """Make a version the champion, and note who did so, when and why.
+    """Make a version the champion, and note when, by whom and why.
 
     Raises
     ------
     NucleusError
-        There is no such version.
+        If there is no such version.
     """
     version, now, before = require_version(number), champion(), _champions()
     _crown(number, who, why)
-    for one in (now.number if now else number, number):  # MLflow's page can make champions too
+    for one in (
+        now.number if now else number,
+        number,
+    ):  # a champion that was made in MLflow's pages
         if before[-1:] != [one]:
             before.append(one)
     _remember(before)
@@ -101,37 +113,45 @@ def promote_version(number: str, who: str, why: str) -> Version:
 
 
 def restore_champion(who: str, why: str) -> Version:
-    """Make that version the champion which was so before; again and again it goes further back.
+    """Restore the previous champion. Called again, it goes further back.
 
     Raises
     ------
     NucleusError
-        None was before it.
+        If there was no champion before.
     """
     now, there = champion(), _versions()
     before = [number for number in _champions() if number in there]
     while now and before[-1:] == [now.number]:
         before.pop()
     if not before:
-        raise NucleusError("no version was the champion before: choose one for nucleus promote")
-    _remember(before)  # first: cut short after it, the next one does the same
+        raise NucleusError(
+            "No version was the champion before. Choose a version with nucleus promote."
+        )
+    _remember(before)  # first: if this process is killed after it, another try does the same
     _crown(before[-1], who, why)
     _unmark(before[-1])
     return there[before[-1]]
 
 
+def succeeds(number: str, before: str | None) -> bool:
+    """Whether a version is the champion and directly succeeded another one, or was the first."""
+    now = champion()
+    return bool(now and now.number == number) and [None, None, *_champions()][-2] == before
+
+
 def require_version(number: str) -> Version:
-    """A version by its number.
+    """Find a version by its number.
 
     Raises
     ------
     NucleusError
-        There is no such version.
+        If there is no such version.
     """
     found = _versions()
     if number not in found:
         numbers = ", ".join(sorted(found, key=int)) or "none yet"
-        raise NucleusError(f"no version {number} of the model {NAME}: there are {numbers}")
+        raise NucleusError(f"The model {NAME} has no version {number}. Its versions: {numbers}.")
     return found[number]
 
 
@@ -147,7 +167,7 @@ def _crown(number: str, who: str, why: str) -> None:
 
 
 def _unmark(number: str) -> None:
-    """Take the mark of a challenger from a champion, if the user may delete it."""
+    """Remove the alias of the challenger from a champion, if the user may delete it."""
     client = MlflowClient()
     if str(client.get_registered_model(NAME).aliases.get(CHALLENGER)) == number:
         try:
@@ -167,7 +187,7 @@ def _remember(champions: Sequence[str]) -> None:
 
 
 def _if_there(read: Callable[[], Any]) -> Any:
-    """What MLflow has, or None."""
+    """What MLflow returns, or None if it does not exist."""
     try:
         return read()
     except MlflowException as error:

@@ -1,4 +1,4 @@
-"""Which recipes a sweep tries."""
+"""Which recipes a sweep tries, and which of them is the best."""
 
 import math
 import random
@@ -13,20 +13,20 @@ from nucleus_unet.recipe import Recipe
 
 EPOCHS = "training.epochs"
 FIXED = (EPOCHS, "data.split", "data.validation_fraction", "data.split_seed")
-"""What a sweep does not vary: its rounds do, or all are to be scored on the same images."""
+"""Keys that a sweep does not vary: its rounds set the epochs, and all trials need the same images."""
 
 
 @dataclass(frozen=True)
 class Trial:
-    """A retraining of a sweep."""
+    """A training of a sweep."""
 
     changes: tuple[str, ...]
-    """``key=value`` of each key that the sweep varies."""
+    """``key=value`` for each key that the sweep varies."""
     epochs: int
     score: float
-    """On the validation images; minus infinity where the training failed."""
+    """Score on the validation images; minus infinity if the training failed."""
     run_id: str | None
-    """In MLflow; None where the training failed."""
+    """Run in MLflow; None if the training failed."""
 
     @property
     def values(self) -> dict[str, str]:
@@ -35,30 +35,32 @@ class Trial:
 
     @property
     def failed(self) -> bool:
-        """Whether the training did not come to its end."""
+        """Whether the training failed."""
         return self.run_id is None
 
 
 def combinations(
     over: Mapping[str, Sequence[Any]], draws: int | None, seed: int
 ) -> list[tuple[str, ...]]:
-    """Every combination of values, or some drawn at random, as ``key=value`` assignments.
+    """List every combination of values, or some drawn at random, as ``key=value`` assignments.
 
     Raises
     ------
     NucleusError
-        There is nothing to vary, a key has no values or one twice, or it must not vary.
+        If there is nothing to vary, or if a key has no values, has a value twice or must not vary.
     """
     if not over or not all(over.values()):
-        raise NucleusError("a sweep needs keys with values: --over training.optimizer=sgd,adam")
+        raise NucleusError(
+            "A sweep needs keys with values, such as --over training.optimizer=sgd,adam."
+        )
     for key, values in over.items():
         if key in FIXED:
             raise NucleusError(
-                f"a sweep does not vary {key}: its rounds set the epochs, and all are scored on the "
-                "same images"
+                f"A sweep cannot vary {key}: its rounds set the epochs, and all trials are scored on "
+                "the same images. Leave it out."
             )
         if len({_text(value) for value in values}) < len(values):
-            raise NucleusError(f"a sweep tries each value once: {key} has one twice")
+            raise NucleusError(f"{key} has a value twice. Give each value once.")
     shape = [len(values) for values in over.values()]
     places: Sequence[int] = range(math.prod(shape))
     if draws is not None:
@@ -77,34 +79,36 @@ def combinations(
 def candidates(
     recipe: Recipe, over: Mapping[str, Sequence[Any]], draws: int | None, seed: int
 ) -> dict[tuple[str, ...], Recipe]:
-    """The recipe with each of the `combinations`.
+    """Make a recipe for each of the `combinations`.
 
     Raises
     ------
     NucleusError
-        As of `combinations`; or the recipe does not have such a key or value.
+        If `combinations` refuses them, or if the recipe does not allow a key or value.
     """
     return {one: recipe.with_overrides(one) for one in combinations(over, draws, seed)}
 
 
 def best_half(trials: Sequence[Trial]) -> list[tuple[str, ...]]:
-    """The better half of trials, rounded up, in their order, without failed ones; of equal the first."""
+    """The better half of the trials that did not fail, rounded up, in their order."""
     ranked = sorted((t for t in trials if not t.failed), key=lambda trial: -trial.score)
     kept = {trial.changes for trial in ranked[: (len(trials) + 1) // 2]}
     return [trial.changes for trial in trials if trial.changes in kept]
 
 
 def best_of(trials: Sequence[Trial]) -> Trial:
-    """The best of those that trained longest and did not fail.
+    """The best trial with the most epochs, among the recipes that never failed.
 
     Raises
     ------
     NucleusError
-        All failed.
+        If every recipe failed.
     """
-    if all(trial.failed for trial in trials):
-        raise NucleusError("every training of the sweep failed: its log says how each did")
-    return max((t for t in trials if not t.failed), key=lambda trial: (trial.epochs, trial.score))
+    failed = {trial.changes for trial in trials if trial.failed}
+    sound = [trial for trial in trials if trial.changes not in failed]
+    if not sound:
+        raise NucleusError("Every recipe of the sweep failed. The log says how each one failed.")
+    return max(sound, key=lambda trial: (trial.epochs, trial.score))
 
 
 def _text(value: Any) -> str:

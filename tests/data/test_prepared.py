@@ -1,5 +1,6 @@
 import os
 import zipfile
+from collections.abc import Callable
 from pathlib import Path
 
 import cv2
@@ -9,15 +10,14 @@ from numpy.typing import NDArray
 
 from nucleus_unet.data import prepared
 from nucleus_unet.data.prepared import (
-    Images,
-    Labels,
     damaged_entries,
-    dataset_digest,
     load_image,
     load_labels,
+    originals,
     prepare_images,
     prepare_labels,
-    read_index,
+    read_images,
+    read_labels,
     write_index,
 )
 from nucleus_unet.errors import NucleusError
@@ -114,7 +114,7 @@ def test_other_code_makes_other_entries(raw: Path, store: Path, decoded: list[st
     old, new = (prepare_images([raw], store, code) for code in ("old", "new"))
     assert len(decoded) == 4
     assert old.entries[0].digest != new.entries[0].digest
-    assert dataset_digest(old, None) == dataset_digest(new, None)
+    assert old.entries[0].source_sha256 == new.entries[0].source_sha256
 
 
 @pytest.mark.parametrize("damage", ["cut", "array gone", "record gone", "record cut"])
@@ -146,27 +146,33 @@ def test_damaged_entry_is_not_loaded(raw: Path, store: Path) -> None:
         load_image(store, entry)
 
 
-def test_digest_is_of_ids_and_contents_only(raw: Path, store: Path) -> None:
-    images, zipped = (prepare_images([path], store, "code") for path in (raw, as_zip(raw)))
-    labels = prepare_labels([raw], images, store, "code")
-    digest = dataset_digest(images, labels)
-    assert digest == dataset_digest(zipped, prepare_labels([as_zip(raw)], zipped, store, "code"))
-    assert digest != dataset_digest(images, None)
-    write_png(raw / "b/masks/2.png", dot(3, 3))
-    assert digest != dataset_digest(images, prepare_labels([raw], images, store, "code"))
-
-
-def test_index_comes_back(raw: Path, store: Path, tmp_path: Path) -> None:
+def test_a_list_of_entries_is_read_as_it_was_written(
+    raw: Path, store: Path, tmp_path: Path
+) -> None:
     images = prepare_images([raw], store, "code")
     labels = prepare_labels([raw], images, store, "code")
-    write_index(tmp_path / "images.json", images)
-    write_index(tmp_path / "labels.json", labels)
-    assert read_index(tmp_path / "images.json", Images) == images
-    assert read_index(tmp_path / "labels.json", Labels) == labels
-    with pytest.raises(NucleusError, match=r"images\.json: no index of prepared labels"):
-        read_index(tmp_path / "images.json", Labels)
-    with pytest.raises(NucleusError, match=r"none\.json: no index of prepared images"):
-        read_index(tmp_path / "none.json", Images)
+    write_index(tmp_path, images)
+    write_index(tmp_path, labels)
+    assert {path.name for path in tmp_path.iterdir()} >= {"images.json", "labels.json"}
+    assert read_images(tmp_path) == images
+    assert read_labels(tmp_path) == labels
+
+
+@pytest.mark.parametrize("content", [None, "", "{}", '{"entries": [{"id": "a"}]}'])
+@pytest.mark.parametrize(
+    ("read", "name"), [(read_images, "images.json"), (read_labels, "labels.json")]
+)
+def test_a_list_that_is_missing_or_damaged(
+    tmp_path: Path, read: Callable[[Path], object], name: str, content: str | None
+) -> None:
+    if content is not None:
+        (tmp_path / name).write_text(content)
+    with pytest.raises(NucleusError) as caught:
+        read(tmp_path)
+    assert str(caught.value) == (
+        f"{tmp_path / name} is missing or is not a list of prepared data. Delete its folder and run "
+        "again."
+    )
 
 
 def test_progress(raw: Path, store: Path) -> None:
@@ -182,10 +188,14 @@ def test_same_id_in_two_sets(raw: Path, store: Path, tmp_path: Path) -> None:
 
     write_png(tmp_path / "more/b/images/b.png", IMAGE)
     write_png(tmp_path / "more/b/masks/1.png", dot(0, 0))
-    with pytest.raises(NucleusError, match="b: two data sets hold this id with different labels"):
+    with pytest.raises(
+        NucleusError, match="b: two data sets contain this id with different labels"
+    ):
         prepare_labels([raw, tmp_path / "more"], images, store, "code")
     write_png(tmp_path / "more/b/images/b.png", IMAGE + 1)
-    with pytest.raises(NucleusError, match="b: two data sets hold this id with different images"):
+    with pytest.raises(
+        NucleusError, match="b: two data sets contain this id with different images"
+    ):
         prepare_images([raw, tmp_path / "more"], store, "code")
 
 
@@ -211,14 +221,14 @@ def test_image_that_came_in_between(raw: Path, store: Path) -> None:
     images = prepare_images([raw], store, "code")
     write_png(raw / "c/images/c.png", IMAGE)
     write_png(raw / "c/masks/1.png", dot(0, 0))
-    with pytest.raises(NucleusError, match="image c is new since the images were read"):
+    with pytest.raises(NucleusError, match="image c was added while the data were being read"):
         prepare_labels([raw], images, store, "code")
 
 
 def test_label_image_of_another_size(raw: Path, store: Path) -> None:
     images = prepare_images([raw], store, "code")
     write_png(raw / "a/labels.png", dot(0, 0))
-    with pytest.raises(NucleusError, match=r"a/labels\.png: 4x6 where the image is 1x3"):
+    with pytest.raises(NucleusError, match=r"a/labels\.png: 4x6, but the image is 1x3"):
         prepare_labels([raw], images, store, "code")
 
 
@@ -233,7 +243,31 @@ def test_truncated_file_is_named_and_nothing_half_written(
     assert not list(store.rglob(".*"))
 
 
+def test_originals_have_the_values_of_the_files(raw: Path, store: Path) -> None:
+    images = prepare_images([raw], store, "code")
+    found = {entry.id: values for entry, values in originals([raw], images.entries)}
+    assert found["a"].tolist() == [[[0], [300], [600]]]
+    np.testing.assert_array_equal(found["b"], IMAGE)
+
+
+@pytest.mark.parametrize("gone", [True, False])
+def test_originals_that_changed_are_refused(raw: Path, store: Path, gone: bool) -> None:
+    images = prepare_images([raw], store, "code")
+    file = raw / "b/images/b.png"
+    if gone:
+        file.rename(raw / "b/images/c.png")
+    write_png(file.with_name("c.png") if gone else file, IMAGE + 1)
+    with pytest.raises(
+        NucleusError, match=r"b/images/b\.png: the file has changed since it was read"
+    ):
+        list(originals([raw], images.entries))
+
+
 def test_store_that_cannot_be_written(raw: Path, store: Path) -> None:
     store.write_text("a file in the way")
-    with pytest.raises(NucleusError, match=r"\.npy: cannot be written .*NUCLEUS_HOME"):
+    said = (
+        r"\.npy cannot be written \(Not a directory\)\. Free some disk space, or set NUCLEUS_HOME to a "
+        r"folder on another disk\.$"
+    )
+    with pytest.raises(NucleusError, match=said):
         prepare_images([raw], store, "code")

@@ -5,7 +5,14 @@ from pathlib import Path
 
 import pytest
 
-from nucleus_unet.data.raw import RawSample, dataset_name, open_raw, reads, walk
+from nucleus_unet.data.raw import (
+    RawSample,
+    dataset_name,
+    open_raw,
+    reads,
+    require_outside,
+    walk,
+)
 from nucleus_unet.errors import NucleusError
 from nucleus_unet.files import sha256_file
 
@@ -133,6 +140,37 @@ def test_reads_finds_files_that_would_belong_to_the_data_set(
     (tmp_path / "images").mkdir()
     assert reads(tmp_path / "images", tmp_path / "images" / ".." / place) is read
     assert not reads(tmp_path / "images.zip", tmp_path / "images.zip" / "out")
+
+
+@pytest.mark.parametrize(
+    ("images", "out"),
+    [
+        ("set", "set"),
+        ("set", "set/out"),
+        ("out/labels", "out"),
+        ("out/overlays", "out"),
+        ("out/labels/../outlines", "out"),
+        ("out/labels/a.png", "out"),
+    ],
+)
+def test_results_must_not_mix_with_their_images(tmp_path: Path, images: str, out: str) -> None:
+    for name in ("set", "out/labels", "out/overlays", "out/outlines"):
+        (tmp_path / name).mkdir(parents=True)
+    (tmp_path / "out" / "labels" / "a.png").touch()
+    with pytest.raises(NucleusError) as caught:
+        require_outside([tmp_path / "set" / "a.png", tmp_path / images], tmp_path / out)
+    assert str(caught.value) == (
+        f"The results in {tmp_path / out} would mix with the images in {tmp_path / images}. Choose a "
+        "folder outside of it with --out."
+    )
+
+
+def test_results_outside_of_their_images(tmp_path: Path) -> None:
+    (tmp_path / "set").mkdir()
+    (tmp_path / "out" / "more").mkdir(parents=True)
+    images = [tmp_path / "set", tmp_path / "set.zip", tmp_path / "out" / "more" / "a.png"]
+    require_outside(images, tmp_path / "out")
+    require_outside([tmp_path / "set"], tmp_path / "set" / ".out")
 
 
 def test_one_image_file(tmp_path: Path) -> None:

@@ -46,7 +46,7 @@ def test_the_size_of_blocks_does_not_change_the_groups(monkeypatch: pytest.Monke
 
 
 def test_memory_does_not_grow_with_the_number_of_pairs(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "BLOCK", 30)
+    monkeypatch.setattr(module, "BLOCK", 20)
     monkeypatch.setattr(module, "THUMBNAIL_PX", 4)
     picture = slide(1)
     images = [(f"{k:04}", f"{k:04}", picture[:40, :40]) for k in range(1000)]
@@ -82,8 +82,8 @@ def test_few_slides_are_joined_by_chance() -> None:
         for _ in range(rng.integers(8, 60)):
             place, axes = rng.uniform(0, 256, 2).tolist(), rng.uniform(10, 18, 2).tolist()
             cv2.ellipse(gray, (place, axes, rng.uniform(0, 180)), rng.uniform(30, 120), -1)
-        gray = cv2.GaussianBlur(gray, (0, 0), 1) + 8 + rng.normal(0, 0.5, gray.shape)
-        return np.repeat(np.clip(np.rint(gray), 0, 255).astype(np.uint8)[..., None], 3, axis=2)
+        noisy = cv2.GaussianBlur(gray, (0, 0), 1) + 8 + rng.normal(0, 0.5, gray.shape)
+        return np.repeat(np.clip(np.rint(noisy), 0, 255).astype(np.uint8)[..., None], 3, axis=2)
 
     found = group_by_slide((f"{k:03}", f"{k:03}", image(k)) for k in range(500))
     assert len({*found.values()}) >= 490
@@ -115,7 +115,25 @@ def test_the_same_illumination_does_not_join_slides(fall_off: float, noise: floa
 @pytest.mark.parametrize("value", [0, 200])
 def test_uniform_images_are_not_joined(value: int) -> None:
     plain = np.full((30, 30, 3), value, np.uint8)
-    assert group_by_slide([("a", "1", plain), ("b", "2", plain)]) == {"a": "1", "b": "2"}
+    found = group_by_slide([("a", "1", plain), ("b", "2", plain + 1)])
+    assert found == {"a": "1", "b": "2"}
+
+
+@pytest.mark.parametrize("turns", range(4))
+@pytest.mark.parametrize("step", [1, -1])
+def test_the_same_pixels_are_one_slide_even_flipped_or_turned(turns: int, step: int) -> None:
+    picture = slide(6)
+    turned = np.rot90(picture[:, ::step], turns)
+    found = group_by_slide([("a", "2", picture), ("b", "1", turned), ("c", "0", slide(7))])
+    assert found == {"a": "1", "b": "1", "c": "0"}
+
+
+def test_slides_that_share_an_image_are_one() -> None:
+    left, middle, right = (image for _, _, image in tiles("a", slide(1))[:3])
+    upright = [("c", "3", left), ("d", "4", middle)]
+    turned = [("e", "1", np.rot90(middle)), ("f", "2", np.rot90(right))]
+    assert group_by_slide([*upright, turned[1]]) == {"c": "3", "d": "3", "f": "2"}
+    assert group_by_slide([*upright, *turned]) == {"c": "1", "d": "1", "e": "1", "f": "1"}
 
 
 def test_images_of_different_sizes_are_not_joined() -> None:

@@ -1,16 +1,29 @@
+import json
+from pathlib import Path
+from typing import Any
+
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from nucleus_unet.data.split import random_split, slide_split, split_ids
+from nucleus_unet.data.prepared import ImageEntry, Images, Labels, LabelsEntry
+from nucleus_unet.data.sample import Sample
+from nucleus_unet.data.split import (
+    Split,
+    SplitImage,
+    make_split,
+    random_split,
+    read_split,
+    slide_split,
+)
 from nucleus_unet.errors import NucleusError
 from nucleus_unet.recipe import Data
 
 IDS = [f"{number:02}" for number in range(20)]
 
 
-def test_it_is_the_notebooks_split_over_sorted_ids() -> None:
+def test_a_random_split_is_the_one_of_the_notebook() -> None:
     training, validation = random_split(IDS, 0.1, 7)
     assert validation == ["01", "17"]
     assert training == [id_ for id_ in IDS if id_ not in validation]
@@ -39,8 +52,12 @@ def test_each_id_is_on_one_side_and_no_side_is_empty(
 
 @pytest.mark.parametrize("ids", [[], ["a"]])
 def test_too_few_ids(ids: list[str]) -> None:
-    with pytest.raises(NucleusError, match=rf"{len(ids)} image\(s\) with masks: at least 2"):
+    with pytest.raises(NucleusError) as caught:
         random_split(ids, 0.1, 7)
+    assert str(caught.value) == (
+        f"The data set has {len(ids)} image(s) with masks. At least 2 are needed: one to train on "
+        "and one to validate on."
+    )
 
 
 def test_a_slide_stays_together() -> None:
@@ -67,7 +84,7 @@ def test_the_share_is_met_on_average() -> None:
 @pytest.mark.parametrize(
     ("seed", "least", "largest"), [(0, "6", "3"), (1, "1", "2"), (2, "2", "1")]
 )
-def test_where_all_would_be_on_one_side_the_nearest_is_on_the_other(
+def test_the_nearest_slide_moves_if_all_would_be_on_one_side(
     seed: int, least: str, largest: str
 ) -> None:
     slides = {digit: digit for digit in "0123456789"}  # SHA-256 of "0 6" begins with 19, the least
@@ -75,15 +92,76 @@ def test_where_all_would_be_on_one_side_the_nearest_is_on_the_other(
     assert slide_split(slides, 1 - 1e-9, seed)[0] == [largest]
 
 
-@pytest.mark.parametrize("slides", [{}, {"a": "s", "b": "s"}])
-def test_too_few_slides(slides: dict[str, str]) -> None:
-    with pytest.raises(NucleusError, match=rf"{len(slides)} image\(s\) .* at least 2 are needed"):
+@pytest.mark.parametrize(
+    ("slides", "counted"),
+    [({}, "0 image(s) of 0 slide(s)"), ({"a": "s", "b": "s"}, "2 image(s) of 1 slide(s)")],
+)
+def test_too_few_slides(slides: dict[str, str], counted: str) -> None:
+    with pytest.raises(NucleusError) as caught:
         slide_split(slides, 0.5, 0)
+    assert str(caught.value) == (
+        f"The data set has {counted}. At least 2 slides are needed: one to train on and one to "
+        "validate on. Set data.split=random to use images of one slide for both."
+    )
 
 
-def test_the_recipe_says_which_split() -> None:
+def test_the_recipe_chooses_how_to_split() -> None:
     slides = {id_: f"slide {k // 3}" for k, id_ in enumerate(IDS)}
+    rows = [(id_, "fluorescence", slide) for id_, slide in slides.items()]
+
+    def ids(data: Data) -> tuple[list[str], list[str]]:
+        made = make_split(rows, data)
+        return [image.id for image in made.training], [image.id for image in made.validation]
+
     by_slide = Data(split="slide", validation_fraction=0.3, split_seed=4)
-    assert split_ids(slides, by_slide) == slide_split(slides, 0.3, 4)
+    assert ids(by_slide) == slide_split(slides, 0.3, 4)
     at_random = Data(split="random", validation_fraction=0.3, split_seed=4)
-    assert split_ids(slides, at_random) == random_split(IDS, 0.3, 4)
+    assert ids(at_random) == random_split(IDS, 0.3, 4)
+    assert ids(by_slide) != ids(at_random)
+
+
+A = SplitImage(id="a", kind="fluorescence", slide="s")
+B = SplitImage(id="b", kind="bright-field", slide="t")
+C = SplitImage(id="c", kind="fluorescence", slide="t")
+
+
+def test_images_keep_their_kind_and_slide() -> None:
+    rows = [("c", "fluorescence", "t"), ("b", "bright-field", "t"), ("a", "fluorescence", "s")]
+    made = make_split(rows, Data(split="slide", validation_fraction=1e-9, split_seed=0))
+    assert sorted([made.training, made.validation], key=len) == [(A,), (B, C)]
+
+
+def test_what_a_split_says_of_its_images() -> None:
+    split = Split(training=(A, B), validation=(C,))
+    assert (split.side("training"), split.side("validation")) == ((A, B), (C,))
+    assert split.slides == {"a": "s", "b": "t", "c": "t"}
+    assert split.kinds("training") == {"fluorescence", "bright-field"}
+    assert split.kinds("validation") == {"fluorescence"}
+
+
+def test_a_split_is_read_as_it_was_written(tmp_path: Path) -> None:
+    split = Split(training=(A, B), validation=(C,))
+    split.write(tmp_path)
+    assert read_split(tmp_path) == split
+    written = json.loads((tmp_path / "split.json").read_text())
+    assert written["validation"] == [{"id": "c", "kind": "fluorescence", "slide": "t"}]
+
+
+def test_a_side_as_prepared_samples() -> None:
+    common: dict[str, Any] = {"sha256": "", "source_sha256": "", "height": 2, "width": 3}
+    images = Images(
+        entries=tuple(ImageEntry(id=i, digest=f"i{i}", source=i, **common) for i in "abc")
+    )
+    labels = Labels(
+        entries=tuple(
+            LabelsEntry(id=i, digest=f"l{i}", nuclei=1, problems=(), **common) for i in "abc"
+        )
+    )
+    split = Split(training=(A, C), validation=(B,))
+    assert split.samples("training", images, labels, Path("/s")) == [
+        Sample("a", Path("/s/images/ia.npy"), Path("/s/labels/la.npy"), "fluorescence"),
+        Sample("c", Path("/s/images/ic.npy"), Path("/s/labels/lc.npy"), "fluorescence"),
+    ]
+    assert split.samples("validation", images, labels, Path("/s")) == [
+        Sample("b", Path("/s/images/ib.npy"), Path("/s/labels/lb.npy"), "bright-field")
+    ]

@@ -1,4 +1,5 @@
 from pathlib import Path
+from typing import Any
 
 from nucleus_unet.engine.events import EventLog, epochs
 
@@ -47,7 +48,7 @@ def test_the_incomplete_line_of_a_killed_writer_is_removed(tmp_path: Path) -> No
 
 
 def test_an_epoch_that_was_trained_twice_counts_once() -> None:
-    events = [
+    events: list[dict[str, Any]] = [
         {"event": "start"},
         {"event": "epoch", "epoch": 1, "seconds": 3},
         {"event": "epoch", "epoch": 2, "seconds": 4},

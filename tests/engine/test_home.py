@@ -2,7 +2,9 @@ import contextlib
 import os
 import subprocess
 import sys
+from contextvars import copy_context
 from pathlib import Path
+from threading import Thread
 
 import pytest
 
@@ -28,13 +30,15 @@ def test_the_home_is_made_in_the_working_directory(tmp_path: Path) -> None:
     assert home_folder().is_dir()
 
 
-def test_or_where_the_variable_says(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_home_is_the_folder_of_the_variable(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("NUCLEUS_HOME", "deep/below")
     assert home_folder() == tmp_path / "deep" / "below"
     assert home_folder().is_dir()
 
 
-def test_or_in_the_working_directory_too_where_it_says_nothing(
+def test_an_empty_variable_means_the_working_directory(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("NUCLEUS_HOME", "")
@@ -47,24 +51,36 @@ def test_a_home_that_cannot_be_made(
 ) -> None:
     (tmp_path / "file").touch()
     monkeypatch.setenv("NUCLEUS_HOME", place)
-    with pytest.raises(NucleusError, match=r"file.*: cannot be created \(.*\); set NUCLEUS_HOME"):
+    with pytest.raises(NucleusError) as caught:
         home_folder()
+    why = "Not a directory" if place == "file/below" else "File exists"
+    assert str(caught.value) == (
+        f"{tmp_path / place} cannot be created ({why}). Set NUCLEUS_HOME to a folder that you can "
+        "write."
+    )
 
 
-def test_a_home_in_which_no_database_can_be(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_home_that_cannot_hold_databases(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("NUCLEUS_HOME", "runs?")
-    with pytest.raises(NucleusError, match=r"runs\?: no place for databases, .*; set NUCLEUS_HOME"):
+    with pytest.raises(NucleusError) as caught:
         home_folder()
+    assert str(caught.value) == (
+        f"{tmp_path}/runs? cannot hold databases, because its path has a question mark. Set "
+        "NUCLEUS_HOME to another folder."
+    )
 
 
-def test_a_home_that_cannot_be_written_to(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_home_that_cannot_be_written_to(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     # Permissions do not bind root, which tests may run as.
     monkeypatch.setattr(os, "access", lambda *_: False)
-    with pytest.raises(NucleusError, match=r"\.nucleus: not writable; set NUCLEUS_HOME"):
+    with pytest.raises(NucleusError) as caught:
         home_folder()
+    assert str(caught.value) == (
+        f"{tmp_path}/.nucleus is not writable. Set NUCLEUS_HOME to a folder that you can write."
+    )
 
 
-def test_without_servers_all_lies_below_the_home(tmp_path: Path) -> None:
+def test_without_servers_everything_lies_below_the_home(tmp_path: Path) -> None:
     prepare_environment()
     folder = tmp_path / ".nucleus"
     assert os.environ["NUCLEUS_HOME"] == str(folder)
@@ -72,25 +88,25 @@ def test_without_servers_all_lies_below_the_home(tmp_path: Path) -> None:
     assert os.environ["PREFECT_HOME"] == str(folder / "prefect")
 
 
-def test_what_is_set_and_empty_counts_as_not_set(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_empty_variables_count_as_not_set(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     others = ("PREFECT_API_URL", "PREFECT_PROFILE", "KERAS_BACKEND")
     for name in ("NUCLEUS_HOME", "MLFLOW_TRACKING_URI", *others):
         monkeypatch.setenv(name, "")
-    test_without_servers_all_lies_below_the_home(tmp_path)
+    test_without_servers_everything_lies_below_the_home(tmp_path)
     assert not os.environ.keys() & set(others)
 
 
 @pytest.mark.parametrize("port", ["abc", "0", "99999", "-1", "80.5"])
-def test_what_is_no_port(monkeypatch: pytest.MonkeyPatch, port: str) -> None:
+def test_a_value_that_is_not_a_port(monkeypatch: pytest.MonkeyPatch, port: str) -> None:
     assert ui_url("mlflow") == "http://127.0.0.1:5000"
     monkeypatch.setenv("NUCLEUS_MLFLOW_PORT", port)
-    with pytest.raises(NucleusError, match=f"NUCLEUS_MLFLOW_PORT={port} is no port"):
+    with pytest.raises(NucleusError) as caught:
         ui_url("mlflow")
+    said = f"NUCLEUS_MLFLOW_PORT={port} is not a port. Set it to a number from 1 to 65535."
+    assert str(caught.value) == said
 
 
-def test_nobody_is_called() -> None:
+def test_telemetry_is_off() -> None:
     prepare_environment()
     assert os.environ["PREFECT_SERVER_ANALYTICS_ENABLED"] == "false"
     assert os.environ["DO_NOT_TRACK"] == os.environ["MLFLOW_DISABLE_TELEMETRY"] == "true"
@@ -130,8 +146,12 @@ def test_a_named_prefect_server_is_left_alone(
 
 def test_a_profile_alone_names_no_server(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PREFECT_PROFILE", "team")
-    with pytest.raises(NucleusError, match="PREFECT_PROFILE=team is not read: set PREFECT_API_URL"):
+    with pytest.raises(NucleusError) as caught:
         prepare_environment()
+    assert str(caught.value) == (
+        "PREFECT_PROFILE=team is not used. Set PREFECT_API_URL and the login to the values that "
+        "prefect profile inspect team shows, or unset PREFECT_PROFILE."
+    )
 
 
 @pytest.mark.parametrize("uri", ["http://mlflow:5000", "postgresql://ann:secret@host/mlflow"])
@@ -150,14 +170,16 @@ def test_a_named_mlflow_server_or_database_is_left_alone(
         ("MLFLOW_TRACKING_URI", "MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD"),
     ],
 )
-def test_a_log_in_does_not_belong_in_an_address(
+def test_a_login_does_not_belong_in_an_address(
     monkeypatch: pytest.MonkeyPatch, name: str, where: str
 ) -> None:
     monkeypatch.setenv(name, "https://ann:secret@host:9/api")
     with pytest.raises(NucleusError) as caught:
         prepare_environment()
-    said = f"{name} holds a log-in, and would be shown: give https://host:9/api, and the log-in as "
-    assert str(caught.value) == said + where
+    assert str(caught.value) == (
+        f"{name} holds a login, which would be shown and logged. Set {name} to https://host:9/api "
+        f"and put the login into {where}."
+    )
 
 
 @pytest.mark.parametrize(
@@ -175,6 +197,10 @@ def test_a_log_in_does_not_belong_in_an_address(
         ("postgresql://ann:s?cret@db/mlflow", "postgresql://..."),
         ("postgresql://ann:s/cret@db/mlflow", "postgresql://db/mlflow"),
         ("sqlite:////srv/mlflow.db", "sqlite:////srv/mlflow.db"),
+        ("sqlite:////home/ann@corp/mlflow.db", "sqlite:////home/ann@corp/mlflow.db"),
+        ("sqlite+pysqlite:////home/ann@corp/m.db", "sqlite+pysqlite:////home/ann@corp/m.db"),
+        ("https://ann:secret@host/team@lab/api", "https://host/team@lab/api"),
+        ("http://mlflow/team@lab?of=ann@corp", "http://mlflow/team@lab?of=ann@corp"),
         ("databricks", "databricks"),
     ],
 )
@@ -228,3 +254,26 @@ def test_within_a_fresh_home_nothing_of_the_other_is_found(
     assert home_folder() == tmp_path
     with fresh_home("two"):  # another attempt finds what the first left
         assert (home_folder() / "checkpoint").exists()
+
+
+def test_a_fresh_home_is_of_its_block_and_not_of_the_environment(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("NUCLEUS_HOME", str(tmp_path))
+    before = dict(os.environ)
+    seen: list[Path] = []
+
+    def look() -> None:
+        seen.append(home_folder())
+
+    with fresh_home("one"):
+        assert dict(os.environ) == before
+        # A thread of this run, and a thread of another run in the same process.
+        for thread in (Thread(target=copy_context().run, args=(look,)), Thread(target=look)):
+            thread.start()
+            thread.join()
+        with fresh_home("two"):
+            look()
+        look()
+    one = tmp_path / "fresh" / "one"
+    assert seen == [one, tmp_path, one / "fresh" / "two", one]

@@ -14,7 +14,7 @@ from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 from cryptography.x509.oid import NameOID
 
-from nucleus_unet.engine.servers import check_servers, is_refusal
+from nucleus_unet.engine.servers import check_servers, is_refusal, raise_if_refused
 from nucleus_unet.errors import NucleusError
 
 pytestmark = pytest.mark.usefixtures("nothing_set")
@@ -124,6 +124,24 @@ def test_only_the_named_servers_are_checked(monkeypatch: pytest.MonkeyPatch) -> 
     check_servers("MLFLOW_TRACKING_URI")
     with pytest.raises(NucleusError, match=r"127\.0\.0\.1:9/api does not respond \(ConnectError\)"):
         check_servers()
+
+
+@pytest.mark.parametrize("status", [401, 403])
+@pytest.mark.parametrize(
+    ("variable", "login"),
+    [
+        ("PREFECT_API_URL", "PREFECT_API_AUTH_STRING=USER:PASSWORD"),
+        ("MLFLOW_TRACKING_URI", "MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD"),
+    ],
+)
+def test_a_server_that_rejects_the_login(
+    variable: str, login: str, status: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(variable, "http://host:1")
+    with pytest.raises(NucleusError) as caught:
+        raise_if_refused(variable, status, ValueError())
+    assert str(caught.value) == f"{variable}=http://host:1 rejected the login. Set {login}"
+    raise_if_refused(variable, 500, ValueError())
 
 
 @pytest.mark.parametrize(

@@ -1,8 +1,9 @@
 import errno
 import gc
 import json
+import re
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from importlib import metadata
 from pathlib import Path
@@ -11,7 +12,14 @@ from typing import Any
 import pytest
 
 from nucleus_unet.engine import stages
-from nucleus_unet.engine.stages import Stage, code_digest, is_whole, run_stage
+from nucleus_unet.engine.stages import (
+    Stage,
+    code_digest,
+    code_modules,
+    damaged_files,
+    run_stage,
+)
+from nucleus_unet.engine.switches import SWITCHES
 from nucleus_unet.errors import NucleusError
 
 
@@ -23,7 +31,7 @@ class Build:
 
     def __call__(self, folder: Path) -> None:
         self.calls += 1
-        (folder / "deep").mkdir()
+        (folder / "deep").mkdir(exist_ok=True)
         (folder / "a.txt").write_text("a")
         (folder / "deep" / "b.txt").write_text("b")
 
@@ -34,7 +42,7 @@ def run(home: Path, build: Callable[[Path], None], **changes: Any) -> Stage:
     return run_stage(home, "cut", inputs, build, **settings)
 
 
-def test_built_once_and_found_the_second_time(tmp_path: Path) -> None:
+def test_an_output_is_built_once_and_found_the_second_time(tmp_path: Path) -> None:
     build = Build()
     first = run(tmp_path, build)
     second = run(tmp_path, build)
@@ -42,11 +50,12 @@ def test_built_once_and_found_the_second_time(tmp_path: Path) -> None:
     assert (first.cached, second.cached) == (False, True)
     assert (first.folder, first.digest) == (second.folder, second.digest)
     assert first.folder == tmp_path / "stages" / "cut" / first.digest[:20]
+    assert first.home == tmp_path
     assert (first.folder / "deep" / "b.txt").read_text() == "b"
     assert [p.name for p in first.folder.parent.iterdir()] == [first.folder.name]
 
 
-def test_its_record_says_what_it_was_made_of(tmp_path: Path) -> None:
+def test_the_record_says_what_an_output_was_made_of(tmp_path: Path) -> None:
     record = json.loads((run(tmp_path, Build()).folder / "stage.json").read_text())
     assert (record["stage"], record["inputs"]) == ("cut", {"size": 3})
     assert record["libraries"] == {"numpy": metadata.version("numpy")}
@@ -54,27 +63,64 @@ def test_its_record_says_what_it_was_made_of(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "damage",
+    ("damage", "named"),
     [
-        lambda folder: (folder / "a.txt").write_text("A"),
-        lambda folder: (folder / "deep" / "b.txt").unlink(),
-        lambda folder: (folder / "stage.json").unlink(),
-        lambda folder: (folder / "stage.json").write_text('{"files"'),
-        lambda folder: (folder / "stage.json").write_text("{}"),
+        (lambda folder: (folder / "a.txt").write_text("A"), ["a.txt"]),
+        (lambda folder: (folder / "deep" / "b.txt").unlink(), ["deep/b.txt"]),
+        (lambda folder: (folder / "stage.json").unlink(), ["stage.json"]),
+        (lambda folder: (folder / "stage.json").write_text('{"files"'), ["stage.json"]),
+        (lambda folder: (folder / "stage.json").write_text("{}"), ["stage.json"]),
     ],
     ids=["changed file", "missing file", "no record", "half a record", "empty record"],
 )
 @pytest.mark.parametrize("resumable", [False, True])
-def test_what_is_damaged_is_made_again(
-    tmp_path: Path, damage: Callable[[Path], None], resumable: bool
+def test_a_damaged_output_is_reported_and_rebuilt(
+    tmp_path: Path, damage: Callable[[Path], None], named: list[str], resumable: bool
 ) -> None:
     build = Build()
-    folder = run(tmp_path, build, resumable=resumable).folder
+    reported: list[Sequence[str]] = []
+
+    def again() -> Stage:
+        return run(tmp_path, build, resumable=resumable, on_damage=reported.append)
+
+    folder = again().folder
+    assert (damaged_files(folder), reported) == ([], [])
     damage(folder)
-    assert not is_whole(folder)
-    again = run(tmp_path, build, resumable=resumable)
-    assert (build.calls, again.cached, again.folder) == (2, False, folder)
-    assert is_whole(folder)
+    assert damaged_files(folder) == named
+    rebuilt = again()
+    assert (build.calls, rebuilt.cached, rebuilt.folder) == (2, False, folder)
+    assert damaged_files(folder) == []
+    assert again().cached
+    assert reported == [named]
+
+
+def test_a_damaged_resumable_output_is_rebuilt_from_what_is_left(tmp_path: Path) -> None:
+    found: list[list[str]] = []
+
+    def train(folder: Path) -> None:
+        found.append(sorted(path.name for path in folder.iterdir()))
+        (folder / "checkpoint").write_text("c")
+        (folder / "model").write_text("m")
+
+    folder = run(tmp_path, train, resumable=True).folder
+    (folder / "model").write_text("damaged")
+    again = run(tmp_path, train, resumable=True)
+    assert found == [[], ["checkpoint", "model", "stage.json"]]
+    assert (again.cached, again.folder, (folder / "model").read_text()) == (False, folder, "m")
+    assert list(folder.parent.iterdir()) == [folder]
+
+
+def test_a_damaged_output_stays_if_rebuilding_it_fails(tmp_path: Path) -> None:
+    def fail(folder: Path) -> None:
+        assert list(folder.iterdir()) == []
+        raise KeyboardInterrupt
+
+    folder = run(tmp_path, Build()).folder
+    (folder / "a.txt").write_text("damaged")
+    with pytest.raises(KeyboardInterrupt):
+        run(tmp_path, fail)
+    assert (folder / "deep" / "b.txt").read_text() == "b"
+    assert list(folder.parent.iterdir()) == [folder]
 
 
 @pytest.mark.parametrize(
@@ -86,7 +132,7 @@ def test_what_is_damaged_is_made_again(
         {"libraries": ["numpy", "opencv-python-headless"]},
     ],
 )
-def test_what_it_depends_on_gives_it_another_folder(tmp_path: Path, change: Any) -> None:
+def test_another_dependency_gives_another_folder(tmp_path: Path, change: Any) -> None:
     build = Build()
     assert run(tmp_path, build).folder != run(tmp_path, build, **change).folder
     assert build.calls == 2
@@ -98,6 +144,24 @@ def test_another_version_of_a_library_gives_another_folder(
     before = run(tmp_path, Build())
     monkeypatch.setattr(metadata, "version", lambda _: "0.0")
     assert run(tmp_path, Build()).folder != before.folder
+
+
+def test_kernel_switches_give_another_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def digest(**environment: str) -> str:
+        with monkeypatch.context() as patch:
+            for name in SWITCHES:
+                patch.delenv(name, raising=False)
+            for name, value in environment.items():
+                patch.setenv(name, value)
+            return run(tmp_path, Build()).digest
+
+    plain = digest()
+    assert digest(TF_ENABLE_ONEDNN_OPTS="1") == plain  # the default
+    assert digest(CUDA_VISIBLE_DEVICES="3", OMP_NUM_THREADS="2") == plain
+    others = {digest(TF_ENABLE_ONEDNN_OPTS="0"), digest(XLA_FLAGS="--x"), digest(XLA_FLAGS="--y")}
+    assert len(others | {plain}) == 4
 
 
 def test_the_order_of_inputs_does_not_matter(tmp_path: Path) -> None:
@@ -123,17 +187,24 @@ def test_a_failure_leaves_nothing(tmp_path: Path) -> None:
         OSError("1000 requested and 260 written"),  # NumPy's
     ],
 )
-def test_a_full_disk_is_told_with_the_way_out(tmp_path: Path, error: OSError) -> None:
+def test_a_full_disk(tmp_path: Path, error: OSError) -> None:
     def build(folder: Path) -> None:
         raise error
 
-    with pytest.raises(NucleusError, match="No space left on device: free the disk or") as raised:
+    with pytest.raises(NucleusError) as raised:
         run_stage(tmp_path, "s", {}, build, code=["data.rle"])
+    assert re.fullmatch(
+        rf"{tmp_path}/stages/s/[0-9a-f]{{20}} cannot be written \(No space left on device\)\. Free "
+        r"some disk space, or set NUCLEUS_HOME to a folder on another disk\.",
+        str(raised.value),
+    )
     assert isinstance(raised.value.__cause__, OSError)
     assert raised.value.__cause__.errno == errno.ENOSPC
 
 
-def test_a_resumable_stage_goes_on_in_the_folder_it_was_cut_in(tmp_path: Path) -> None:
+def test_a_resumable_stage_continues_in_the_folder_of_the_interrupted_attempt(
+    tmp_path: Path,
+) -> None:
     def part(folder: Path) -> None:
         with (folder / "log").open("a") as file:
             file.write("x")
@@ -146,23 +217,27 @@ def test_a_resumable_stage_goes_on_in_the_folder_it_was_cut_in(tmp_path: Path) -
     assert (stage.folder / "log").read_text() == "xx"
 
 
-def test_what_a_stage_left_when_it_was_killed_is_not_mixed_in(tmp_path: Path) -> None:
+def test_files_of_a_killed_attempt_are_removed(tmp_path: Path) -> None:
     folder = run(tmp_path, Build()).folder
     folder.rename(folder.with_name(folder.name + ".partial"))
     (folder.with_name(folder.name + ".partial") / "stale").touch()
     assert not (run(tmp_path, Build()).folder / "stale").exists()
 
 
-def test_the_caller_may_say_what_is_whole(tmp_path: Path) -> None:
+def test_the_caller_may_decide_what_is_damaged(tmp_path: Path) -> None:
     build = Build()
-    run(tmp_path, build)
-    assert not run(tmp_path, build, whole=lambda _: False).cached
-    assert run(tmp_path, build, whole=lambda folder: (folder / "a.txt").exists()).cached
+    reported: list[Sequence[str]] = []
+    folder = run(tmp_path, build).folder
+    again = run(tmp_path, build, damage=lambda _: ["image a"], on_damage=reported.append)
+    assert (again.cached, reported) == (False, [["image a"]])
+    (folder / "a.txt").write_text("changed, but not damaged")
+    assert run(tmp_path, build, damage=lambda _: [], on_damage=reported.append).cached
+    assert reported == [["image a"]]
 
 
 @pytest.fixture
 def package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A package in place of ours: `a` imports `b`, which imports `part.c` inside a function."""
+    """A package that replaces ours: `a` imports `b`, which imports `part.c` inside a function."""
     folder = tmp_path / "nucleus_unet"
     (folder / "part").mkdir(parents=True)
     (folder / "a.py").write_text("from nucleus_unet.b import f\n\ng = f\n")
@@ -193,7 +268,7 @@ def test_comments_docstrings_and_layout_do_not_count(package: Path) -> None:
         ("part/c.py", "x = 2\n"),
     ],
 )
-def test_code_counts_also_where_it_is_only_imported(package: Path, file: str, text: str) -> None:
+def test_imported_code_counts(package: Path, file: str, text: str) -> None:
     before, of_d = code_digest("a"), code_digest("d")
     (package / file).write_text(text)
     assert code_digest("a") != before
@@ -225,6 +300,35 @@ def test_a_module_of_another_package_counts_alone(package: Path) -> None:
     assert code_digest("a", "tasks.cut") != before
 
 
+@pytest.mark.parametrize(
+    ("text", "found"),
+    [
+        ("import nucleus_unet.part.c\n", {"part.c"}),
+        ("import nucleus_unet.part.c as c, nucleus_unet.d\n", {"part.c", "d"}),
+        ("from nucleus_unet.part import c\n", {"part.c"}),
+        ("from nucleus_unet.part.c import x\n", {"part.c"}),
+        ("from nucleus_unet import d, part\n", {"d"}),
+        ("from nucleus_unet.part import x\n", {"part.c"}),
+        ("from nucleus_unet.part import x as renamed, z\n", {"part.c", "part.e"}),
+        ("def f():\n    import nucleus_unet.d\n", {"d"}),
+        ("call('nucleus_unet.part.c:x')\n", {"part.c"}),
+        ("FUNCTIONS = {'one': 'nucleus_unet.d:y'}\n", {"d"}),
+        ("import os.path, numpy\nfrom pathlib import Path\n", set()),
+        ("NAME = 'nucleus_unet.part.c'\n", set()),
+    ],
+)
+def test_every_way_to_use_another_module_counts(package: Path, text: str, found: set[str]) -> None:
+    (package / "part" / "__init__.pyi").write_text("from .c import x as x\nfrom .e import z as z\n")
+    (package / "part" / "e.py").write_text("z = 1\n")
+    (package / "a.py").write_text(text)
+    assert code_modules("a") == {f"nucleus_unet.{name}" for name in {"a", *found}}
+
+
+def test_a_module_that_does_not_exist_is_refused(package: Path) -> None:
+    with pytest.raises(AssertionError, match="no_such"):
+        code_modules("no_such")
+
+
 def test_many_threads_at_once() -> None:
     def collected(*_: Any) -> None:  # in the middle of parsing, when another thread takes over
         time.sleep(0.0001)
@@ -249,6 +353,6 @@ def test_training_depends_on_what_shapes_its_weights() -> None:
         assert code_digest(training) == code_digest(training, module) != code_digest(module)
 
 
-@pytest.mark.parametrize("module", ["errors", "files", "recipe"])
-def test_what_only_writes_and_words_does_not_count(module: str) -> None:
+@pytest.mark.parametrize("module", ["errors", "files", "recipe", "engine.home", "engine.switches"])
+def test_modules_that_decide_nothing_do_not_count(module: str) -> None:
     assert code_digest(module) == code_digest()

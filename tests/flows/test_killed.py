@@ -92,7 +92,7 @@ def test_killed_at_random_moments_it_ends_as_undisturbed(place: Any, tmp_path: P
         assert found.keys() == expected[1].keys()
         for name, array in expected[1].items():
             np.testing.assert_array_equal(found[name], array, err_msg=name)
-        for steps in points(killed.home, "loss"):
+        for steps in points(killed.home, "by epoch/loss"):
             assert steps == [*range(1, EPOCHS + 1)]
         assert killed.leftovers() == []
         ends += 1
@@ -125,8 +125,8 @@ def test_stopped_it_saves_and_leaves_nothing_running(
     assert processes_of(here.home) == []
     again = here.start(*command)
     for line in again.stderr:
-        if "goes on after step" in line:
-            assert f"goes on after step {stopped} of" in line
+        if "continuing after step" in line:
+            assert f"continuing after step {stopped} of" in line
             break
     else:
         pytest.fail("it did not go on")
@@ -144,4 +144,4 @@ def test_the_same_work_at_once_waits(place: Any, tmp_path: Path) -> None:
     waited = ["another process is at the same work" in stderr for _, stderr in said]
     assert sorted(waited) == [False, True]
     assert len({re.findall(r"SHA-256 +(\w+)", stdout)[0] for stdout, _ in said}) == 1
-    assert points(here.home, "loss") == [[1, 2], [1, 2]]
+    assert points(here.home, "by epoch/loss") == [[1, 2], [1, 2]]

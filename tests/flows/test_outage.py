@@ -53,5 +53,5 @@ def test_training_goes_on_while_a_server_is_away(
     assert experiment
     [run] = client.search_runs([experiment.experiment_id])
     assert run.info.status == "FINISHED"
-    steps = [point.step for point in client.get_metric_history(run.info.run_id, "loss")]
+    steps = [point.step for point in client.get_metric_history(run.info.run_id, "by epoch/loss")]
     assert steps == [*range(1, epochs + 1)]

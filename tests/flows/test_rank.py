@@ -41,7 +41,7 @@ def test_a_better_model_becomes_the_champion_and_a_worse_does_not(
     here.retrain(*POOR, "--set", "training.seed=11")
     assert (alias("champion"), alias("challenger")) == ("2", "3")
     version = client.get_model_version("nucleus-unet", "3")
-    run = client.get_run(version.run_id)
+    run = client.get_run(str(version.run_id))
     assert run.data.tags["model.version"] == "3"
     assert run.data.metrics["champion/difference"] < 0
     assert run.data.metrics["champion/slides"] == 12
@@ -56,19 +56,21 @@ def test_a_better_model_becomes_the_champion_and_a_worse_does_not(
     assert predicted.data.tags["model.run_id"] == best.run_id
     for command, number in ((("promote", "3"), "3"), (("rollback",), "2")):
         done = here.nucleus(*command, "--why", "to see it", "--who", "ann")
-        assert done.stdout.startswith(f"champion  version {number} of run ")
+        assert done.stdout.startswith(f"The champion is version {number} of run ")
         assert alias("champion") == number
     # Nobody trained further from the champion can be told from it by images of its training.
     start = f"training.start_from={best.run_id}"
     here.retrain(*POOR, "--set", start, "--set", "data.split_seed=1")
     assert alias("champion") == "2"
-    run = client.get_run(client.get_model_version("nucleus-unet", "4").run_id)
+    run = client.get_run(str(client.get_model_version("nucleus-unet", "4").run_id))
     assert 0 < run.data.metrics["champion/slides"] < 12
     # A champion that cannot be loaded does not cost the training.
-    lost = Path(client.get_run(best.run_id).info.artifact_uri.removeprefix("file://"), "split.json")
+    lost = Path(
+        client.get_run(str(best.run_id)).info.artifact_uri.removeprefix("file://"), "split.json"
+    )
     lost.unlink()
     here.retrain(*POOR, "--set", "training.seed=12")
     assert (alias("champion"), alias("challenger")) == ("2", "5")
-    run = client.get_run(client.get_model_version("nucleus-unet", "5").run_id)
+    run = client.get_run(str(client.get_model_version("nucleus-unet", "5").run_id))
     page = Path(run.info.artifact_uri.removeprefix("file://"), "ranking.md").read_text()
-    assert f"the champion, cannot be compared: run {best.run_id} has no artifact split.json" in page
+    assert f"the champion, cannot be compared: Run {best.run_id} has no artifact split.json" in page

@@ -46,7 +46,7 @@ def test_the_logged_model_makes_the_same_submission(retrained: Any, client: Any)
     place = retrained.place
     done = place.nucleus("reproduce", retrained.run_id)
     assert done.returncode == 0, done.stderr
-    assert f"# Reproduction of {retrained.run_id}: identical\n" in done.stdout
+    assert f"# Reproduction of run {retrained.run_id}: identical\n" in done.stdout
     assert done.stdout.count(retrained.said["SHA-256"]) == 2
     assert "in state Cached" not in done.stderr
     [run_id] = [line.split()[1] for line in done.stdout.splitlines() if line.startswith("run ")]
@@ -66,7 +66,7 @@ def test_trained_again_it_has_the_same_weights(retrained: Any, client: Any) -> N
     assert done.returncode == 0, done.stderr
     assert "\n\nWeights: identical.\n" in done.stdout
     assert "epoch 2 of 2" in done.stderr
-    assert "train is there already" not in done.stderr
+    assert "trained quick for 2 epochs in " in done.stderr
 
 
 @pytest.mark.slow
@@ -143,11 +143,14 @@ def lose_machine(place: Any, artifacts: Path) -> Any:
     [
         (
             damage_training_image,
-            r"the training data are not those of run {run}: image \w+ changed; ",
+            r"The training data differ from the data of run {run}: image \w+ changed\. ",
         ),
-        (damage_test_image, r"the test data are not those of run {run}: image \w+ changed; name"),
-        (truncate_model, r"run {run}: its artifact model/artifacts/model.keras is damaged"),
-        (lose_machine, r"run {run} has no artifact machine.json"),
+        (
+            damage_test_image,
+            r"The test data differ from the data of run {run}: image \w+ changed\. ",
+        ),
+        (truncate_model, r"The artifact model/artifacts/model.keras of run {run} is damaged"),
+        (lose_machine, r"Run {run} has no artifact machine.json"),
     ],
 )
 @pytest.mark.slow
@@ -170,12 +173,12 @@ def test_missing_data_are_named_and_may_be_elsewhere(retrained: Any, tmp_path: P
     try:
         done = place.nucleus("reproduce", retrained.run_id)
         assert done.returncode == 2
-        assert f"Error: {place.test}: the test data of run" in done.stderr
+        assert f"are no longer at {place.test}. Say where" in done.stderr
         assert place.nucleus("reproduce", retrained.run_id, "--test", moved).returncode == 0
         shutil.rmtree(next(moved.iterdir()))
         done = place.nucleus("reproduce", retrained.run_id, "--test", moved)
         assert done.returncode == 2
-        assert " is missing; name those it had with --test" in done.stderr
+        assert " is missing. Give the original data with --test." in done.stderr
     finally:
         away.rename(place.test)
 
@@ -184,4 +187,4 @@ def test_an_unknown_run_is_refused(retrained: Any) -> None:
     done = retrained.place.nucleus("reproduce", "123")
     assert done.returncode == 2
     _, error = done.stderr.splitlines()
-    assert error.startswith("Error: no run 123 at sqlite:")
+    assert error.startswith("Error: There is no run 123 at sqlite:")

@@ -3,12 +3,12 @@ import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import pytest
 
 from nucleus_unet.errors import NucleusError
-from nucleus_unet.recipe import Recipe
+from nucleus_unet.recipe import Recipe, recipe_names
 
 
 @pytest.fixture
@@ -18,27 +18,30 @@ def running(bare: Path) -> Any:
     return running
 
 
-def test_what_the_user_can_mend_is_logged_as_one_line(
+def test_the_terminal_does_not_repeat_errors_that_the_command_prints(
     running: Any, caplog: pytest.LogCaptureFixture
 ) -> None:
-    logger = logging.getLogger("one line")
-    logger.addFilter(running._one_line)
+    logger = logging.getLogger("terminal")
+    logger.addFilter(running.without_our_errors)
     for error in (NucleusError("no data"), ValueError("a fault")):
         try:
             raise error
         except Exception:
-            logger.exception("Finished with an exception")
-    mended, fault = caplog.records
-    assert (mended.getMessage(), mended.exc_info) == ("no data", None)
-    assert fault.getMessage() == "Finished with an exception"
-    assert fault.exc_info is not None
+            logger.exception("Encountered an exception")
+        logger.error("Finished in state Failed('%s: %s')", type(error).__name__, error)
+    logger.warning("no NucleusError here")
+    assert caplog.messages == [
+        "Encountered an exception",
+        "Finished in state Failed('ValueError: a fault')",
+        "no NucleusError here",
+    ]
 
 
 def test_inputs_are_the_same_only_where_all_that_is_logged_is(
     running: Any, tiny: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "raw").mkdir()
-    here = ("retrain", tiny, [tmp_path / "raw"], {})
+    here: tuple[Any, ...] = ("retrain", tiny, [tmp_path / "raw"], {})
     renamed = tiny.model_copy(update={"name": "mine"})  # the name is a parameter in MLflow
     inputs = [
         running.Work(*values).inputs()
@@ -84,7 +87,7 @@ def test_dask_needs_a_prefect_server(running: Any, monkeypatch: pytest.MonkeyPat
 
 def test_a_misspelt_task_runner_is_refused(running: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("NUCLEUS_TASK_RUNNER", "thread")
-    with pytest.raises(NucleusError, match=r"^NUCLEUS_TASK_RUNNER=thread is unknown: set threads"):
+    with pytest.raises(NucleusError, match=r"^NUCLEUS_TASK_RUNNER=thread is unknown\. Set it"):
         running.task_runner()
 
 
@@ -93,16 +96,17 @@ def test_the_sample_is_written_once(
 ) -> None:
     calls = []
 
-    def write(folder: Path) -> tuple[Path, Path]:
+    def write(folder: Path, names: tuple[str, str]) -> tuple[Path, Path]:
         calls.append(folder)
         time.sleep(0.2)
         folder.mkdir(parents=True)
-        return folder / "stage1_train", folder / "stage1_test"
+        return folder / names[0], folder / names[1]
 
     monkeypatch.setattr(running, "write_synthetic", write)
     with ThreadPoolExecutor() as threads:
         once, at_the_same_time = threads.map(lambda _: running.sample_data(), range(2))
     assert once == at_the_same_time == running.sample_data()
+    assert [path.name for path in once] == ["built-in-sample", "built-in-sample-test"]
     assert len(calls) == 1
     assert calls[0].parent == bare / "sample"
 
@@ -114,11 +118,10 @@ def test_what_a_flow_refuses_before_any_work(
     from flows.reproduce import reproduce
     from flows.retrain import retrain
 
-    with pytest.raises(NucleusError, match="test data go with training data"):
+    with pytest.raises(NucleusError, match=r"^Test data need training data"):
         retrain.fn(test_data=Path("test"))
-    with pytest.raises(NucleusError, match="training data go with retrain"):
+    with pytest.raises(NucleusError, match=r"^Training data are used only with retrain"):
         reproduce.fn("0" * 32, training_data=[Path("train")])
-    assert retrain.persist_result is False
     (tmp_path / "labels").mkdir()
     (tmp_path / "labels" / "a.png").touch()
     for images, out in (
@@ -126,19 +129,29 @@ def test_what_a_flow_refuses_before_any_work(
         (tmp_path / "labels", tmp_path),
         (tmp_path / "labels" / "a.png", tmp_path),
     ):
-        refused = f"^{out}: what is made there would be read as images of {images}, or written over"
+        refused = f"^The results in {out} would mix with the images in {images}\\."
         with pytest.raises(NucleusError, match=refused):
             predict.fn([Path(__file__), images], out)
     for images, out in (
         (Path(), Path(".made")),
         (tmp_path / "labels" / "a.png", tmp_path / "labels"),
     ):
-        with pytest.raises(NucleusError, match=r"there is no champion at sqlite:.*: retrain"):
+        with pytest.raises(
+            NucleusError, match=r"^There is no champion at sqlite:.*\. Train a model"
+        ):
             predict.fn([images], out)
     monkeypatch.setattr("nucleus_unet.runs.registry.run_of", lambda model: model)
     monkeypatch.setattr(
         "nucleus_unet.runs.records.fetch_model", lambda _: (tiny, Path("model.keras"))
     )
     (tmp_path / "overlays").touch()
-    with pytest.raises(NucleusError, match=r"overlays: cannot be created .*; name another folder"):
+    with pytest.raises(
+        NucleusError, match=r"overlays cannot be created .*\. Choose another folder"
+    ):
         predict.fn([Path()], tmp_path)
+
+
+def test_the_form_offers_the_recipes_that_come_with_the_package(running: Any) -> None:
+    from flows.retrain import RecipeName
+
+    assert sorted(get_args(RecipeName)) == recipe_names()

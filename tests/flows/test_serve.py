@@ -29,7 +29,9 @@ def test_an_image_is_answered_with_its_labels(retrained: Any, start_server: Any)
 
     server = start_server(command, "", environment)
     path = min(Path(place.test).glob("*/images/*.png"))
-    image = cv2.cvtColor(cv2.imread(str(path)), cv2.COLOR_BGR2RGB)
+    pixels = cv2.imread(str(path))
+    assert pixels is not None
+    image = cv2.cvtColor(pixels, cv2.COLOR_BGR2RGB)
     answer = httpx.post(
         f"{server.url}/invocations", json={"inputs": [image.tolist()]}, timeout=120
     ).raise_for_status()

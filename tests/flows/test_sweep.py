@@ -2,16 +2,15 @@
 
 import errno
 import json
-import logging
 import tomllib
 from dataclasses import replace
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import cv2
 import pytest
 from mlflow.exceptions import MlflowException
+from prefect.logging import disable_run_logger
 
 from nucleus_unet.data.synthetic import write_synthetic
 from nucleus_unet.errors import NucleusError
@@ -39,20 +38,20 @@ def test_what_is_no_fault_of_the_recipe_ends_the_sweep(
     bare: Path, tiny: Recipe, monkeypatch: pytest.MonkeyPatch, error: Exception, ends: bool
 ) -> None:
     from flows import sweep
+    from flows.retrain import Retraining
 
     def fail(*_: Any, **__: Any) -> None:
         raise error
 
-    monkeypatch.setattr(sweep, "retrain", fail)
-    monkeypatch.setattr(sweep.Work, "inputs", lambda _: "inputs")
+    monkeypatch.setattr(sweep, "trial", fail)
     monkeypatch.setattr(sweep.tracking, "first_finished_run", lambda *_: None)
-    monkeypatch.setattr(sweep, "get_run_logger", lambda: logging.getLogger("sweep"))
-    run: Any = SimpleNamespace(id="0" * 32)
-    if ends:
-        with pytest.raises(type(error)):
-            sweep._trial(("a=1",), [], tiny, run)
-    else:
-        assert sweep._trial(("a=1",), [], tiny, run).failed
+    plan = Retraining([], None, tiny, registry=False, parent="0" * 32)
+    with disable_run_logger():
+        if ends:
+            with pytest.raises(type(error)):
+                sweep._run_trial(("a=1",), plan)
+        else:
+            assert sweep._run_trial(("a=1",), plan).failed
 
 
 @pytest.mark.slow

@@ -10,8 +10,6 @@ from typing import Any
 import httpx
 import pytest
 
-from nucleus_unet.recipe import load_recipe
-
 DEPLOY = Path(__file__).parents[2] / "deploy"
 USER, PASSWORD = "ann", "not a secret, and long enough"
 
@@ -99,13 +97,12 @@ def test_two_workers_on_postgres_and_one_retraining_at_a_time(team: Any) -> None
     team.work()
     team.work()
     for seed in (1, 2):
-        recipe = load_recipe(
-            "quick", ["training.epochs=2", "training.steps_per_epoch=5", f"training.seed={seed}"]
-        )
+        values = {"epochs": 2, "steps_per_epoch": 5, "seed": seed}
         parameters = {
             "training_data": [str(team.place.train)],
             "test_data": str(team.place.test),
-            "recipe": recipe.model_dump(mode="json"),
+            "recipe": "quick",
+            "overrides": [f"training.{key}={value}" for key, value in values.items()],
         }
         asked = {"parameters": parameters, "state": {"type": "SCHEDULED"}}
         team.post(f"deployments/{deployment}/create_flow_run", asked)
@@ -118,10 +115,10 @@ def test_two_workers_on_postgres_and_one_retraining_at_a_time(team: Any) -> None
     found = httpx.get(versions, auth=(USER, PASSWORD)).raise_for_status().json()
     search = f"{team.urls['MLFLOW_TRACKING_URI']}/api/2.0/mlflow/experiments/search"
     for page, status in (("https://mlflow.example", 200), ("https://elsewhere.example", 403)):
-        asked = httpx.post(
+        answer = httpx.post(
             search, auth=(USER, PASSWORD), json={"max_results": 1}, headers={"origin": page}
         )
-        assert asked.status_code == status
+        assert answer.status_code == status
     assert [version["version"] for version in found["model_versions"]] == ["2", "1"]
     assert PASSWORD not in done.stdout + done.stderr
 

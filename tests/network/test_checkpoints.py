@@ -39,7 +39,7 @@ def test_a_damaged_checkpoint_is_skipped_and_listed(tmp_path: Path, damage: str)
     _, last = save(tmp_path, 1, 2)
     content = bytearray(last.read_bytes())
     content[300] ^= 1
-    last.write_bytes({"cut": content[:-1], "empty": b"", "flipped": content}[damage])
+    last.write_bytes({"cut": bytes(content[:-1]), "empty": b"", "flipped": bytes(content)}[damage])
     found = checkpoints.load_checkpoint(tmp_path)
     assert (found.step, found.damaged) == (1, (last.name,))
     assert checkpoints.load_checkpoint(tmp_path).damaged == ()  # it was renamed

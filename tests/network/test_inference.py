@@ -175,26 +175,26 @@ def test_tiles_leave_no_seams(
 def test_every_tile_has_the_same_size(native: Recipe, mosaic: NDArray[np.uint8]) -> None:
     shapes = set()
 
-    class Model:
+    class Model(keras.Model):
         def predict_on_batch(self, batch: NDArray[np.uint8]) -> NDArray[np.float32]:
             shapes.add(batch.shape)
             return np.zeros((*batch.shape[:3], 2), np.float32)
 
-    [maps] = predict_maps(Model(), [mosaic], native)  # type: ignore[arg-type]
+    [maps] = predict_maps(Model(), [mosaic], native)
     assert maps.shape == (700, 900, 2)
     assert shapes == {(1, 320, 320, 3)}
 
 
 def test_flips_and_rotations_are_undone(native: Recipe, mosaic: NDArray[np.uint8]) -> None:
-    class Echo:
+    class Echo(keras.Model):
         """A model that returns two channels of the image as maps."""
 
         def predict_on_batch(self, batch: NDArray[np.uint8]) -> NDArray[np.float32]:
-            return batch[..., :2].astype(np.float32) / 255
+            return (batch[..., :2] / 255).astype(np.float32)
 
     flipped = native.with_overrides(["inference.flips=true"])
     image = mosaic[:70, :100]
-    [maps] = predict_maps(Echo(), [image], flipped)  # type: ignore[arg-type]
+    [maps] = predict_maps(Echo(), [image], flipped)
     np.testing.assert_allclose(maps, image[..., :2] / 255, atol=1e-6)
 
 
@@ -203,15 +203,15 @@ def test_the_maps_of_each_scale_have_the_size_of_the_image(
 ) -> None:
     sides: list[int] = []
 
-    class Echo:
+    class Echo(keras.Model):
         def predict_on_batch(self, batch: NDArray[np.uint8]) -> NDArray[np.float32]:
             sides.append(batch.shape[2])
-            return batch[..., :2].astype(np.float32) / 255
+            return (batch[..., :2] / 255).astype(np.float32)
 
     image = mosaic[:128, :192]
     [maps] = predict_maps(
         Echo(), [image], native.with_overrides(["inference.scales=[1, 0.5, 1.5]"])
-    )  # type: ignore[arg-type]
+    )
     assert sides == [192, 128, 320]  # multiples of 64
     assert maps.shape == (128, 192, 6)
     np.testing.assert_allclose(maps[..., :2], image[..., :2] / 255, atol=1e-6)
@@ -219,7 +219,7 @@ def test_the_maps_of_each_scale_have_the_size_of_the_image(
     np.testing.assert_allclose(maps[..., 2:4], resize_maps(means / 255, 128, 192), atol=0.005)
     [tiny] = predict_maps(
         Echo(), [image[:1, :1]], native.with_overrides(["inference.scales=[0.25]"])
-    )  # type: ignore[arg-type]
+    )
     assert tiny.shape == (1, 1, 2)
 
 

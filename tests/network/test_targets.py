@@ -16,11 +16,13 @@ each_type = pytest.mark.parametrize(
 
 
 @each_type
-def test_borders_by_hand(dtype: type) -> None:
-    labels = np.array([[1, 1, 1, 1, 0, 0, 2, 2, 2, 2, 0, 0, 0, 0, 0, 3]], dtype)
+def test_borders_by_hand(dtype: type[np.integer]) -> None:
+    labels: NDArray[np.integer] = np.array(
+        [[1, 1, 1, 1, 0, 0, 2, 2, 2, 2, 0, 0, 0, 0, 0, 3]], dtype
+    )
     expected = np.array([[0, 0, 0, 0, 1, 1, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0]])
     np.testing.assert_array_equal(border_map(labels), expected)
-    touching = np.array([[1, 1, 1, 2, 2, 2]], dtype)
+    touching: NDArray[np.integer] = np.array([[1, 1, 1, 2, 2, 2]], dtype)
     np.testing.assert_array_equal(border_map(touching), [[0, 1, 1, 1, 1, 0]])
 
 

@@ -77,8 +77,9 @@ def train_and_be_asked_to_stop(*args: Any) -> None:
             os.kill(os.getpid(), signal.SIGTERM)
         return load(*given)
 
-    batches.training_view = view
-    train_network(*args)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(batches, "training_view", view)
+        train_network(*args)
 
 
 @pytest.fixture(scope="module")

@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from nucleus_unet.nuclei.label_images import decode_label_image, encode_label_image
+from nucleus_unet.nuclei.exports import decode_label_image, encode_label_image
 
 
 @pytest.mark.parametrize(

@@ -11,8 +11,6 @@ import psutil
 import pytest
 import yaml
 
-from nucleus_unet.recipe import load_recipe
-
 CHECKOUT = Path(__file__).parents[2]
 OURS = ["tag.nucleus-unet", "deployment.1"]
 OTHER = ["tag.other", "deployment.1"]
@@ -48,25 +46,25 @@ def test_an_automation_is_the_same_in_whatever_order_its_events_are_named() -> N
 @pytest.mark.parametrize(
     ("event", "message", "related", "does"),
     [
-        ("heartbeat", None, OURS, {"a run that is lost has crashed"}),
+        ("heartbeat", None, OURS, {"mark lost runs as crashed"}),
         ("heartbeat", None, OTHER, set()),
-        ("Crashed", "no heartbeat", OURS, {"a run that crashed is taken up again"}),
+        ("Crashed", "no heartbeat", OURS, {"retry crashed runs"}),
         (
             "Crashed",
             "Process exited with status code: -9. It was killed.",
             [*OURS, "tag.a"],
-            {"a run that crashed is taken up again"},
+            {"retry crashed runs"},
         ),
         (
             "Crashed",
             "Process exited with status code: 1. It caught an error.",
             OURS,
-            {"a run that broke off is told"},
+            {"notify of runs that ended unexpectedly"},
         ),
         ("Crashed", "no heartbeat", [], set()),  # of a shell, or of somebody else
-        ("Failed", "no data", OURS, {"a failed run is told"}),
+        ("Failed", "no data", OURS, {"notify of failed runs"}),
         ("Failed", "no data", OTHER, set()),
-        ("heartbeat", None, OURS[:1], {"a run that is lost has crashed"}),  # a trial of a sweep
+        ("heartbeat", None, OURS[:1], {"mark lost runs as crashed"}),  # a trial of a sweep
         ("Failed", "it diverged", OURS[:1], set()),
     ],
 )
@@ -94,7 +92,7 @@ def test_what_is_done_about_a_run(
         if expected and trigger.covers_resources(resource, resources):
             found.add(one.name.removeprefix("nucleus: "))
     if event != "heartbeat":
-        found.discard("a run that is lost has crashed")  # which this event only ends the wait of
+        found.discard("mark lost runs as crashed")  # which this event only ends the wait of
     assert found == does
 
 
@@ -111,14 +109,14 @@ def test_a_run_whose_machine_died_is_taken_up_by_another(team: Any) -> None:
 
     done = team.place.nucleus("deploy", **team.urls)
     assert done.returncode == 0, done.stderr
-    assert done.stdout.count(": made") == 3 + 4
+    assert done.stdout.count(": created") == 3 + 4
     again = team.place.nucleus("deploy", **team.urls)
-    assert again.stdout.count(": there") == 2 + 4
+    assert again.stdout.count(": unchanged") == 2 + 4
     assert len(again.stdout.splitlines()) == 6
-    recipe = load_recipe("quick", ["training.epochs=40", "training.steps_per_epoch=5"])
     parameters = {
         "training_data": [str(team.place.train)],
-        "recipe": recipe.model_dump(mode="json"),
+        "recipe": "quick",
+        "overrides": ["training.epochs=40", "training.steps_per_epoch=5"],
     }
     deployment = team.get("deployments/name/retrain/retrain")["id"]
     asked = {"parameters": parameters, "state": {"type": "SCHEDULED"}}
@@ -130,7 +128,7 @@ def test_a_run_whose_machine_died_is_taken_up_by_another(team: Any) -> None:
         return list(client.search_runs([experiment.experiment_id])) if experiment else []
 
     first = team.work()
-    team.wait(lambda: any("loss" in run.data.metrics for run in mlflow_runs()))
+    team.wait(lambda: any("by epoch/loss" in run.data.metrics for run in mlflow_runs()))
     die(first)
     team.work()
     team.wait(lambda: team.runs()[0]["state_name"] == "Completed")
@@ -139,7 +137,7 @@ def test_a_run_whose_machine_died_is_taken_up_by_another(team: Any) -> None:
     [run] = mlflow_runs()
     assert run.info.status == "FINISHED"
     assert run.data.tags["attempt"] == "2"
-    steps = [point.step for point in client.get_metric_history(run.info.run_id, "loss")]
+    steps = [point.step for point in client.get_metric_history(run.info.run_id, "by epoch/loss")]
     assert steps == [*range(1, 41)]
 
 
@@ -155,7 +153,7 @@ def test_a_run_whose_flow_cannot_be_loaded_is_left_crashed(team: Any) -> None:
     team.urls["NUCLEUS_TASK_RUNNER"] = "misspelt"
     team.work()
     team.wait(lambda: team.get(f"flow_runs/{run_id}")["state_name"] == "Crashed")
-    time.sleep(20)  # in which it would be taken up
+    time.sleep(20)  # time in which it would be retried
     states = team.get(f"flow_run_states/?flow_run_id={run_id}")
     assert [s["name"] for s in states if s["type"] in ("CRASHED", "SCHEDULED")] == [
         "Scheduled",
@@ -168,11 +166,14 @@ def test_retraining_by_schedule_and_by_event_skips_where_nothing_changed(team: A
     arguments = ["deploy", *team.place.retraining()[1:], "--cron"]
     done = team.place.nucleus(*arguments, "0 2 * * *", **team.urls)
     assert done.returncode == 0, done.stderr
-    made = ["schedule of retrain: made", "automation nucleus: new data are trained on: made"]
-    assert done.stdout.splitlines()[-2:] == made
+    created = ["schedule of retrain: created", "automation nucleus: retrain on new data: created"]
+    assert done.stdout.splitlines()[-2:] == created
     again = team.place.nucleus(*arguments, "0 2 * * *", **team.urls)
-    assert [line.endswith(": there") for line in again.stdout.splitlines()[-2:]] == [True, True]
+    assert all(line.endswith(": unchanged") for line in again.stdout.splitlines())
     deployed = team.get("deployments/name/retrain/retrain")
+    assert deployed["parameters"]["training_data"] == [str(team.place.train)]  # the form's defaults
+    without_schedule = team.place.nucleus("deploy", **team.urls)
+    assert without_schedule.stdout.count(": unchanged") == len(without_schedule.stdout.splitlines())
     team.wait(lambda: len(team.runs()) > 2)  # the scheduler's
     for run in team.runs():
         assert run["state_name"] == "Scheduled"
@@ -181,7 +182,7 @@ def test_retraining_by_schedule_and_by_event_skips_where_nothing_changed(team: A
     by_hand = {"schedule": {"cron": "0 5 * * 1"}, "active": False}
     team.post(f"deployments/{deployed['id']}/schedules", [by_hand])
     changed = team.place.nucleus(*arguments, "0 3 * * *", **team.urls)
-    assert "schedule of retrain: changed" in changed.stdout
+    assert "schedule of retrain: updated" in changed.stdout
     schedules = team.get(f"deployments/{deployed['id']}/schedules")
     found = {(one["schedule"]["cron"], one["active"]) for one in schedules}
     assert found == {("0 3 * * *", True), ("0 5 * * 1", False)}
@@ -196,8 +197,9 @@ def test_retraining_by_schedule_and_by_event_skips_where_nothing_changed(team: A
     assert team.prefect(*emit).wait() == 0
     team.wait(lambda: sorted(r["state_name"] for r in by_event()) == ["Completed", "Skipped"])
     [skipped] = [run for run in by_event() if run["state_name"] == "Skipped"]
-    said = "nothing to do: data, recipe, source and packages are those of http"
-    assert skipped["state"]["message"].startswith(said)
+    message = skipped["state"]["message"]
+    assert message.startswith("nothing changed since http")
+    assert message.endswith(": data, recipe, source and packages")
 
 
 @pytest.mark.slow
@@ -205,11 +207,11 @@ def test_a_pool_of_another_type_is_left_alone(team: Any) -> None:
     team.post("work_pools/", {"name": "nucleus", "type": "docker"})
     done = team.place.nucleus("deploy", **team.urls)
     assert done.returncode == 2
-    assert "the work pool nucleus is there, of type docker: rename or remove it" in done.stderr
+    assert "The work pool nucleus exists with the type docker instead of process." in done.stderr
 
 
 @pytest.mark.slow
 def test_a_schedule_that_is_none_is_refused(team: Any) -> None:
     done = team.place.nucleus("deploy", "--train", team.place.train, "--cron", "daily", **team.urls)
     assert done.returncode == 2
-    assert done.stderr.startswith("Error: --cron daily: not a cron expression")
+    assert done.stderr.startswith("Error: --cron daily is not a cron expression.")

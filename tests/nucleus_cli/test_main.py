@@ -11,11 +11,13 @@ from pathlib import Path
 from threading import Thread
 from typing import Any, get_args
 
+import click
 import pytest
 from click.testing import CliRunner
 
-from nucleus_cli import main as cli
-from nucleus_cli.main import main
+from nucleus_cli import prediction, training
+from nucleus_cli.main import COMMANDS, main
+from nucleus_cli.models import user_name
 from nucleus_unet.data.synthetic import write_synthetic
 
 Refused = Callable[..., str]
@@ -123,7 +125,7 @@ def test_an_image_with_no_masks_folder(refused: Refused, data: Path, tmp_path: P
 
 def test_a_path_that_is_no_text(bare: Path) -> None:
     done = CliRunner().invoke(main, ["check", "caf\udce9"])
-    assert "'caf\\udce9' cannot be printed: rename it" in done.stderr
+    assert "'caf\\udce9' cannot be printed. Rename it." in done.stderr
     assert done.exit_code == 2
 
 
@@ -133,14 +135,14 @@ def test_no_test_data_at_the_path(refused: Refused, data: Path, tmp_path: Path) 
 
 def test_a_misspelt_key(refused: Refused, data: Path) -> None:
     line = refused(*retrain(data), "--set", "training.epochz=3")
-    assert "training.epochz=3: unknown key; did you mean training.epochs?" in line
+    assert "training.epochz=3: unknown key. Did you mean training.epochs?" in line
 
 
 def test_a_misspelt_key_in_a_recipe_file(refused: Refused, data: Path, tmp_path: Path) -> None:
     path = tmp_path / "mine.toml"
     path.write_text("[training]\nepochs = 3\nbatchsize = 4\n")
     line = refused("retrain", "--train", data, "--recipe", path)
-    assert f"{path}: unknown key training.batchsize; did you mean training.batch_size?" in line
+    assert f"{path}: unknown key training.batchsize. Did you mean training.batch_size?" in line
 
 
 def test_a_value_that_is_not_allowed(refused: Refused) -> None:
@@ -150,10 +152,10 @@ def test_a_value_that_is_not_allowed(refused: Refused) -> None:
 @pytest.mark.parametrize(
     ("over", "answer"),
     [
-        ("training.optimizer", "a sweep needs keys with values"),
+        ("training.optimizer", "A sweep needs keys with values"),
         ("training.optimizer=sgd,sdg", "training.optimizer = 'sdg': "),
-        ("training.optimiser=sgd", "did you mean training.optimizer?"),
-        ("training.epochs=1,2", "a sweep does not vary training.epochs"),
+        ("training.optimiser=sgd", "Did you mean training.optimizer?"),
+        ("training.epochs=1,2", "A sweep cannot vary training.epochs"),
     ],
 )
 def test_what_a_sweep_cannot_vary(refused: Refused, data: Path, over: str, answer: str) -> None:
@@ -162,17 +164,17 @@ def test_what_a_sweep_cannot_vary(refused: Refused, data: Path, over: str, answe
 
 def test_a_key_of_a_sweep_given_twice(refused: Refused, data: Path) -> None:
     twice = ("--over", "data.balance=0", "--over", "data.balance=1")
-    assert "--over has a key twice" in refused("sweep", "--train", data, *twice)
+    assert "--over names a key twice" in refused("sweep", "--train", data, *twice)
 
 
 def test_a_sweep_that_cannot_write_its_winner(refused: Refused, data: Path, tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     out = tmp_path / "file" / "winner.toml"
     line = refused("sweep", "--train", data, "--over", "data.balance=0,1", "--out", out)
-    assert f"{tmp_path / 'file'}: cannot be created" in line
-    assert "name another file with --out" in line
+    assert f"{tmp_path / 'file'} cannot be created" in line
+    assert "Choose another file with --out." in line
     line = refused("sweep", "--train", data, "--over", "data.balance=0,1", "--out", tmp_path)
-    assert f"{tmp_path}: a folder; name a file with --out" in line
+    assert f"{tmp_path} is a folder. Give the name of a file with --out." in line
 
 
 @pytest.mark.parametrize("option", ["--test", "--recipe", "--set", "--cron"])
@@ -180,7 +182,9 @@ def test_a_schedule_without_data(
     refused: Refused, option: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("PREFECT_API_URL", "http://127.0.0.1:9/api")
-    assert "are of a schedule, and go with --train" in refused("deploy", option, "x")
+    assert "describe a schedule, which needs data. Give --train too." in refused(
+        "deploy", option, "x"
+    )
 
 
 @pytest.mark.parametrize("command", [["retrain", "--recipe"], ["recipe", "show"]])
@@ -192,7 +196,7 @@ def test_an_unknown_recipe(refused: Refused, command: list[str]) -> None:
 
 def test_training_data_without_training(refused: Refused, data: Path) -> None:
     line = refused("reproduce", "0" * 32, "--train", data)
-    assert "--train goes with --retrain: the logged model needs no training data" in line
+    assert "--train needs --retrain, because the logged model needs no training data." in line
 
 
 @pytest.mark.parametrize("option", [["--train", "x"], [], ["--tset", "x"], ["--test", "a\rb"]])
@@ -207,7 +211,7 @@ def test_an_aborted_reproduction_does_not_say_that_it_differs(
     def interrupted() -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(cli, "_start", interrupted)
+    monkeypatch.setattr(training, "start", interrupted)
     done = CliRunner().invoke(main, ["reproduce", "0" * 32])
     assert (done.exit_code, done.output) == (2, "Aborted!\n")
 
@@ -252,28 +256,33 @@ def test_a_server_of_another_tool(place: Any, another: str, command: list[str], 
 
 def test_workers_of_a_cluster_need_a_server(refused: Refused) -> None:
     os.environ |= {"DASK_SCHEDULER_ADDRESS": "tcp://127.0.0.1:9", "NUCLEUS_TASK_RUNNER": "dask"}
-    assert "DASK_SCHEDULER_ADDRESS names workers of other machines" in refused("retrain")
+    assert "DASK_SCHEDULER_ADDRESS names workers on other machines" in refused("retrain")
 
 
 def test_deploy_needs_a_server(refused: Refused) -> None:
-    assert "deploy needs a Prefect server: start one and set PREFECT_API_URL" in refused("deploy")
+    assert "nucleus deploy sets up a Prefect server. Start one and set PREFECT_API_URL" in refused(
+        "deploy"
+    )
 
 
 def test_who_has_no_name_is_known_by_number(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(getpass, "getuser", lambda: {}["no entry"])
-    assert cli._user() == f"uid {os.getuid()}"
+    def no_entry() -> str:
+        raise KeyError("getpwuid(): uid not found")
+
+    monkeypatch.setattr(getpass, "getuser", no_entry)
+    assert user_name() == f"uid {os.getuid()}"
 
 
 def test_test_data_without_training_data(refused: Refused, data: Path) -> None:
-    assert "--test goes with --train" in refused("retrain", "--test", data)
+    assert "--test needs --train" in refused("retrain", "--test", data)
 
 
 @pytest.mark.parametrize("command", [["retrain"], ["ui"]])
 def test_a_home_that_cannot_be_written(refused: Refused, bare: Path, command: list[str]) -> None:
     bare.write_text("in the way")
     line = refused(*command)
-    assert f"{bare}: cannot be created" in line
-    assert "set NUCLEUS_HOME" in line
+    assert f"{bare} cannot be created" in line
+    assert "Set NUCLEUS_HOME" in line
     assert bare.read_text() == "in the way"
 
 
@@ -286,7 +295,7 @@ def test_a_port_in_use(
     for name in ("prefect", "mlflow"):
         monkeypatch.setenv(f"NUCLEUS_{name.upper()}_PORT", taken_port if name == tool else free)
     line = refused("ui")
-    assert f"port {taken_port}, for the {tool} UI, is in use" in line
+    assert f"Port {taken_port} is in use, so the pages of {tool} cannot be served." in line
     assert f"NUCLEUS_{tool.upper()}_PORT" in line
     assert list(bare.iterdir()) == []
 
@@ -311,8 +320,8 @@ def test_an_unknown_run(
     monkeypatch.setenv("NUCLEUS_HOME", str(retrained.place.home))
     for command in (predict(data), ["ui", "0" * 32]):
         line = refused(*command)
-        assert f"no run {'0' * 32} at sqlite:" in line
-        assert "take a run id from its UI" in line
+        assert f"There is no run {'0' * 32} at sqlite:" in line
+        assert "Copy a run id from MLflow's pages" in line
     assert not (tmp_path / "out").exists()
 
 
@@ -321,16 +330,31 @@ def test_an_unknown_data_set(refused: Refused, tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
-# What ends with one line, after a flow has started
+@pytest.mark.parametrize("command", [retrain, predict, sweep])
+def test_a_truncated_image(refused: Refused, data: Path, tmp_path: Path, command: Any) -> None:
+    train = shutil.copytree(data, tmp_path / "train")
+    image = next(train.glob("*/images/*.png"))
+    image.write_bytes(image.read_bytes()[:-500])
+    line = refused(*command(train))
+    assert line == f"Error: {image}: the file is truncated. Download or save it again."
+
+
+def test_results_among_the_images(refused: Refused, data: Path, bare: Path) -> None:
+    line = refused("predict", data, "--out", data / "found")
+    assert f"The results in {data / 'found'} would mix with the images in {data}." in line
+    assert not bare.exists()
+
+
+# Commands that end with one line after a flow has started
 
 
 @pytest.fixture(scope="module")
 def failed(retrained: Any, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Any]:
-    """A retraining run on data with a truncated image, in a home that is in use; the image too."""
+    """A training on data with a truncated mask, in a home that is in use; and the mask."""
     train = shutil.copytree(retrained.place.train, tmp_path_factory.mktemp("cut") / "train")
-    image = next(train.glob("*/images/*.png"))
-    image.write_bytes(image.read_bytes()[:-500])
-    return image, retrained.place.nucleus("retrain", "--train", train, "--recipe", "quick")
+    mask = next(train.glob("*/masks/*.png"))
+    mask.write_bytes(mask.read_bytes()[:-50])
+    return mask, retrained.place.nucleus("retrain", "--train", train, "--recipe", "quick")
 
 
 def error_of(done: Any) -> str:
@@ -343,11 +367,12 @@ def error_of(done: Any) -> str:
     return line
 
 
-def test_a_truncated_image_ends_the_run_with_one_line(failed: tuple[Path, Any]) -> None:
-    image, done = failed
+def test_a_truncated_mask_is_reported_once(failed: tuple[Path, Any]) -> None:
+    mask, done = failed
     line = error_of(done)
-    assert line == f"Error: {image}: the file is truncated. Download or save it again."
-    assert "Retrained" not in done.stdout
+    assert line.endswith(f"masks/{mask.name}: the file is truncated. Download or save it again.")
+    assert done.stderr.count("the file is truncated") == 1
+    assert "The training has finished" not in done.stdout
 
 
 def test_and_leaves_nothing_half_written(failed: tuple[Path, Any], retrained: Any) -> None:
@@ -355,13 +380,13 @@ def test_and_leaves_nothing_half_written(failed: tuple[Path, Any], retrained: An
 
 
 def test_and_a_run_that_says_why(failed: tuple[Path, Any], retrained: Any) -> None:
-    image, _ = failed
+    mask, _ = failed
     client = retrained.client
     experiment = client.get_run(retrained.run_id).info.experiment_id
     [run] = client.search_runs([experiment], "attributes.status = 'FAILED'")
-    assert f"{image}: the file is truncated" in run.data.tags["failure"]
+    assert f"{mask.name}: the file is truncated" in run.data.tags["failure"]
     states = retrained.place.states(run.data.tags["prefect.flow_run_id"])
-    assert ("ingest", "Failed") in states
+    assert ("merge_masks", "Failed") in states
 
 
 @pytest.mark.slow
@@ -373,7 +398,7 @@ def test_a_run_without_a_model(failed: tuple[Path, Any], retrained: Any, tmp_pat
     done = retrained.place.nucleus(
         "predict", retrained.place.test, "--model", run.info.run_id, "--out", out
     )
-    assert error_of(done).startswith(f"Error: run {run.info.run_id} has no model")
+    assert error_of(done).startswith(f"Error: Run {run.info.run_id} has no model")
     assert not out.exists()
 
 
@@ -382,8 +407,8 @@ def test_a_run_without_a_model(failed: tuple[Path, Any], retrained: Any, tmp_pat
 
 def test_help_names_every_command() -> None:
     shown = output("--help")
-    assert {"retrain", "predict", "reproduce", "diff", "deploy"} < main.commands.keys()
-    for command in main.commands:
+    assert {"retrain", "predict", "reproduce", "diff", "deploy"} < COMMANDS.keys()
+    for command in COMMANDS:
         assert re.search(rf"^  {command} ", shown, re.MULTILINE)
 
 
@@ -405,7 +430,8 @@ def test_score_without_a_truth(refused: Refused, tmp_path: Path) -> None:
 def test_outlines_are_those_that_can_be_written() -> None:
     from nucleus_unet.nuclei.exports import Outlines
 
-    [option] = [one for one in main.commands["predict"].params if one.name == "outlines"]
+    [option] = [one for one in prediction.predict.params if one.name == "outlines"]
+    assert isinstance(option.type, click.Choice)
     assert list(option.type.choices) == list(get_args(Outlines))
 
 
@@ -434,8 +460,8 @@ def test_recipe_diff_shows_what_differs() -> None:
         line.split(maxsplit=1) for line in output("recipe", "diff", "seed", "quick").splitlines()
     )
     assert rows["data.image_size"] == "256 → 128"
-    assert "data.split_seed" not in rows
-    assert output("recipe", "diff", "quick", "quick") == "they are the same\n"
+    assert "data.framing" not in rows
+    assert output("recipe", "diff", "quick", "quick") == "The recipes are the same.\n"
 
 
 def test_check_of_a_whole_data_set(data: Path) -> None:

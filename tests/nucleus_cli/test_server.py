@@ -11,7 +11,7 @@ from nucleus_unet.errors import NucleusError
 
 SCRIPT = """
 from nucleus_cli import server
-url, process = server.start()
+url, process = server.start_server()
 server.wait_for(url, process, server.log_path())
 print(url, flush=True)
 input()
@@ -51,6 +51,6 @@ def answers(url: str) -> bool:
 def test_a_server_that_ended_is_told(bare: Path) -> None:
     process = subprocess.Popen([sys.executable, "-c", ""])
     process.wait()
-    said = r":9/api ended or does not answer: see .*/own-prefect-server\.log$"
+    said = r":9/api ended or does not respond\. See .*/own-prefect-server\.log\.$"
     with pytest.raises(NucleusError, match=said):
         server.wait_for("http://127.0.0.1:9/api", process, server.log_path())

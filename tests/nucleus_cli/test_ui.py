@@ -19,7 +19,9 @@ def test_a_server_that_ends_by_itself_is_an_error(bare: Path) -> None:
 
     with subprocess.Popen([sys.executable, "-c", ""]) as process:
         process.wait()
-        with pytest.raises(NucleusError, match=f"the mlflow server ended: see {bare}/mlflow-serv"):
+        with pytest.raises(
+            NucleusError, match=rf"The mlflow server ended\. See {bare}/mlflow-serv"
+        ):
             ui._check("mlflow", process)
 
 

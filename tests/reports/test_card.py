@@ -2,6 +2,7 @@ from typing import Any
 
 import pytest
 
+from nucleus_unet.data.split import Split, SplitImage
 from nucleus_unet.recipe import Recipe, load_recipe
 from nucleus_unet.reports.card import markdown_table, model_card
 
@@ -12,11 +13,15 @@ EVENTS: list[dict[str, Any]] = [
     {"event": "epoch", "epoch": 2, "seconds": 30.0},
     {"event": "end", "kept_epoch": 2, "peak_memory_bytes": 1_500_000_000},
 ]
-SIDES = {
-    "training": [{"id": "a", "kind": "stained on white", "slide": "s"}] * 3
-    + [{"id": "c", "kind": "bright-field", "slide": "s"}],
-    "validation": [{"id": "b", "kind": "stained on white", "slide": "t"}],
-}
+SPLIT = Split(
+    training=(
+        SplitImage(id="a", kind="stained on white", slide="s"),
+        SplitImage(id="b", kind="stained on white", slide="s"),
+        SplitImage(id="c", kind="stained on white", slide="u"),
+        SplitImage(id="d", kind="bright-field", slide="s"),
+    ),
+    validation=(SplitImage(id="e", kind="stained on white", slide="t"),),
+)
 SCORES: dict[str, Any] = {
     "score": 0.5,
     "mean_iou": 0.8,
@@ -45,29 +50,29 @@ def recipe() -> Recipe:
     return load_recipe("quick", ["training.epochs=2"])
 
 
-def card(recipe: Recipe) -> str:
-    return model_card(recipe, "train.zip", SIDES, EVENTS, SCORES, BY_IMAGE, "1 of 1 is known")
+def card(recipe: Recipe, split: Split = SPLIT, warning: str | None = "1 of 1 is known") -> str:
+    return model_card(recipe, "train.zip", split, EVENTS, SCORES, BY_IMAGE, warning)
 
 
 @pytest.mark.parametrize(
     "line",
     [
-        "# Nuclei by recipe quick",
-        "train.zip. Split by random, seed 7: 4 images of 1 slides for training and 1 images of 1 "
+        "# Nuclei with the recipe quick",
+        "train.zip, split by random with seed 3: 4 images of 2 slides for training, 1 images of 1 "
         "slides for validation.",
         "`quick` with training.epochs = 2.",
         "| stained on white | 3 | 1 | 0.300 |",
-        "| bright-field | 1 | 0 | not known |",
+        "| bright-field | 1 | 0 | unknown |",
         "1 of 1 is known.",
-        "Not validated: bright-field.",
-        "Not trained on: fluorescence.",
-        "**Score 0.5000** on the validation images: mean average precision over IoU 0.50:0.05:0.95. "
-        "Pixels: mean IoU 0.8000.",
+        "No bright-field image was validated.",
+        "**Score 0.5000** on the validation images (mean average precision over IoU 0.50:0.05:0.95). "
+        "Mean IoU of pixels: 0.8000.",
         "| 0.50 | 0.700 | 0.800 | 0.900 | 0.850 |",
-        "1,200 nuclei annotated, 30 predicted; 1 annotated ones were split, 2 predicted ones hold "
-        "several.",
-        "2 epochs in 1.5 minutes, 1,234,567 parameters, 1.5 GB; tensorflow 2 on cpu:0, 2 cores, auto.",
-        "Weak on stained on white. The worst of 2 validation images:",
+        "1,200 nuclei are annotated and 30 were predicted. 1 annotated nuclei were split, and 2 "
+        "predicted nuclei merge several annotated ones.",
+        "2 epochs in 1.5 minutes, 1,234,567 parameters, 1.5 GB of memory; tensorflow 2 on cpu:0, 2 "
+        "cores, auto.",
+        "The model is weak on stained on white. The worst of 2 validation images:",
         "| image0 | fluorescence | 0.000 | 4 | 3 | 0 | 1 |",
     ],
 )
@@ -75,9 +80,22 @@ def test_what_it_says(recipe: Recipe, line: str) -> None:
     assert line in card(recipe).splitlines()
 
 
-def test_it_tells_that_the_score_is_of_the_images_of_the_tuning(recipe: Recipe) -> None:
+def test_it_says_that_the_settings_were_tuned_on_the_same_images(recipe: Recipe) -> None:
     tuned = recipe.with_overrides(["inference.tune=true"])
-    assert "over IoU 0.50:0.05:0.95, cutoffs tuned on these. Pixels" in card(tuned)
+    said = "over IoU 0.50:0.05:0.95, with settings tuned on the same images). Mean IoU of pixels"
+    assert said in card(tuned)
+    assert "tuned" not in card(recipe)
+
+
+def test_it_names_kinds_that_were_not_trained_on(recipe: Recipe) -> None:
+    other = Split(training=SPLIT.validation, validation=SPLIT.training)
+    assert "No bright-field image was trained on." in card(recipe, other).splitlines()
+    assert "No stained" not in card(recipe, other)
+
+
+def test_without_a_warning(recipe: Recipe) -> None:
+    assert "1 of 1 is known." in card(recipe)
+    assert "## Known weaknesses\n\nNo bright-field" in card(recipe, warning=None)
 
 
 def test_it_names_the_five_worst(recipe: Recipe) -> None:
@@ -85,7 +103,7 @@ def test_it_names_the_five_worst(recipe: Recipe) -> None:
     assert "| image5 |" not in card(recipe)
 
 
-def test_a_recipe_of_ones_own_is_written_whole(recipe: Recipe) -> None:
+def test_a_recipe_of_ones_own_is_written_completely(recipe: Recipe) -> None:
     own = recipe.model_copy(update={"name": "mine"})
     for key, value in own.flat().items():
         assert f"{key} = {value}" in card(own)
@@ -95,7 +113,7 @@ def test_a_named_recipe_as_it_is() -> None:
     assert "`quick`." in card(load_recipe("quick")).splitlines()
 
 
-def test_cells_of_a_table_are_what_they_are() -> None:
+def test_cells_of_a_table_may_hold_any_text() -> None:
     assert markdown_table(["a", "b"], [("x|y", 1), ("[z](w)", "<_>")]).splitlines() == [
         "| a | b |",
         "| --- | --- |",

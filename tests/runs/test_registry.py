@@ -1,75 +1,80 @@
-import uuid
+import shutil
 from pathlib import Path
 from typing import Any
 
 import pytest
+from mlflow import MlflowClient
+from mlflow.exceptions import MlflowException
 from mlflow.protos.databricks_pb2 import PERMISSION_DENIED
 
 from nucleus_unet.errors import NucleusError
-from nucleus_unet.recipe import Recipe
+from nucleus_unet.runs import registry
+from nucleus_unet.runs.registry import Version
+from nucleus_unet.runs.tracking import Run
 
 
-@pytest.fixture
-def registry(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
+@pytest.fixture(autouse=True)
+def empty(tmp_path: Path, database: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """An empty registry, in an MLflow database of its own."""
+    shutil.copy(database, tmp_path / "mlflow.db")
     monkeypatch.setenv("NUCLEUS_HOME", str(tmp_path))
     monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path}/mlflow.db")
-    from nucleus_unet.runs import registry
-
-    return registry
 
 
 @pytest.fixture
-def versions(registry: Any, tiny: Recipe) -> list[Any]:
+def versions() -> list[Version]:
     """Three registered models."""
-    from mlflow import MlflowClient
-
-    from nucleus_unet.runs import tracking
-
-    made = []
+    client, made = MlflowClient(), []
+    experiment = client.create_experiment("models")
     for index in range(3):
-        with tracking.open_run("retrain", tiny, "cells", {}, "", uuid.uuid4().hex) as run:
-            experiment = MlflowClient().get_run(run.id).info.experiment_id
-            logged = MlflowClient().create_logged_model(experiment, "model", source_run_id=run.id)
-            made.append(registry.register(run, logged.model_id, {"score": f"0.{index}"}))
-            assert registry.register(run, logged.model_id, {}) == made[-1]  # once
+        run = Run(client.create_run(experiment).info.run_id, "")
+        logged = client.create_logged_model(experiment, "model", source_run_id=run.id)
+        made.append(registry.register(run, logged.model_id, {"score": f"0.{index}"}))
+        assert registry.register(run, logged.model_id, {}) == made[-1]  # registered once
     return made
 
 
-def test_versions_are_numbered_and_know_their_run(versions: list[Any]) -> None:
+NO_OTHER = r"^No version was the champion before\. Choose a version with nucleus promote\.$"
+
+
+def champion() -> Version:
+    found = registry.champion()
+    assert found
+    return found
+
+
+def test_versions_are_numbered_and_know_their_run(versions: list[Version]) -> None:
     assert [version.number for version in versions] == ["1", "2", "3"]
     assert [version.tags["score"] for version in versions] == ["0.0", "0.1", "0.2"]
     assert len({version.run_id for version in versions}) == 3
 
 
-def test_the_champion_is_whom_promotion_named_last(registry: Any, versions: list[Any]) -> None:
+def test_the_champion_is_the_version_that_was_promoted_last(versions: list[Version]) -> None:
     assert registry.champion() is None
     registry.promote_version("1", "ann", "the first")
     registry.promote_version("3", "bob", "sees large nuclei")
-    found = registry.champion()
+    found = champion()
     assert (found.number, found.run_id) == ("3", versions[2].run_id)
     assert found.tags["champion.note"].endswith(" bob: sees large nuclei")
     assert registry.run_of("champion") == versions[2].run_id
     assert registry.run_of("a run") == "a run"
 
 
-def test_rolling_back_goes_back_step_by_step(registry: Any, versions: list[Any]) -> None:
+def test_champions_are_restored_step_by_step(versions: list[Version]) -> None:
     for number in ("1", "2", "3", "3", "2"):
         registry.promote_version(number, "ann", "better")
     assert registry.restore_champion("bob", "merges").number == "3"
-    assert registry.champion().tags["champion.note"].endswith(" bob: merges")
+    assert champion().tags["champion.note"].endswith(" bob: merges")
     assert registry.restore_champion("bob", "merges too").number == "2"
     assert registry.restore_champion("bob", "and that").number == "1"
-    with pytest.raises(NucleusError, match="no version was the champion before"):
+    with pytest.raises(NucleusError, match=NO_OTHER):
         registry.restore_champion("bob", "and so on")
-    assert registry.champion().number == "1"
+    assert champion().number == "1"
 
 
-def test_rolling_back_knows_champions_of_mlflow_s_page_and_passes_over_deleted_ones(
-    registry: Any, versions: list[Any]
+def test_champions_of_mlflow_s_pages_are_restored_and_deleted_ones_skipped(
+    versions: list[Version],
 ) -> None:
-    from mlflow import MlflowClient
-
     registry.promote_version("1", "ann", "better")
     MlflowClient().set_registered_model_alias("nucleus-unet", "champion", "2")
     registry.promote_version("3", "ann", "better")
@@ -80,8 +85,8 @@ def test_rolling_back_knows_champions_of_mlflow_s_page_and_passes_over_deleted_o
 
 
 @pytest.mark.parametrize("cut", ["_remember", "_crown"])
-def test_a_rollback_that_was_cut_short_is_done_by_the_next(
-    registry: Any, versions: list[Any], monkeypatch: pytest.MonkeyPatch, cut: str
+def test_an_interrupted_restoration_is_finished_by_the_next(
+    versions: list[Version], monkeypatch: pytest.MonkeyPatch, cut: str
 ) -> None:
     registry.promote_version("1", "ann", "the first")
     registry.promote_version("2", "ann", "better")
@@ -96,23 +101,18 @@ def test_a_rollback_that_was_cut_short_is_done_by_the_next(
     assert registry.restore_champion("bob", "merges").number == "1"
 
 
-def test_a_challenger_leaves_the_champion(registry: Any, versions: list[Any]) -> None:
-    from mlflow import MlflowClient
-
+def test_a_challenger_does_not_replace_the_champion(versions: list[Version]) -> None:
     registry.promote_version("1", "ann", "the first")
     registry.challenge(versions[1])
-    assert registry.champion().number == "1"
+    assert champion().number == "1"
     assert MlflowClient().get_model_version_by_alias("nucleus-unet", "challenger").version == 2
     registry.promote_version("2", "ann", "better after all")
     assert list(MlflowClient().get_registered_model("nucleus-unet").aliases) == ["champion"]
 
 
-def test_who_may_not_delete_aliases_promotes_all_the_same(
-    registry: Any, versions: list[Any], monkeypatch: pytest.MonkeyPatch
+def test_a_user_who_may_not_delete_aliases_can_promote(
+    versions: list[Version], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from mlflow import MlflowClient
-    from mlflow.exceptions import MlflowException
-
     def refuse(*_: Any) -> None:
         raise MlflowException("Permission denied", error_code=PERMISSION_DENIED)
 
@@ -120,28 +120,82 @@ def test_who_may_not_delete_aliases_promotes_all_the_same(
     registry.challenge(versions[1])
     monkeypatch.setattr(MlflowClient, "delete_registered_model_alias", refuse)
     registry.promote_version("2", "bob", "better after all")
-    assert registry.champion().number == "2"
+    assert champion().number == "2"
     assert registry.restore_champion("ann", "merges").number == "1"
 
 
-def test_a_registry_that_fails_is_not_taken_for_one_that_has_the_model(
-    registry: Any, monkeypatch: pytest.MonkeyPatch
+def test_a_registry_that_fails_is_not_mistaken_for_one_that_has_the_model(
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    from mlflow import MlflowClient
-    from mlflow.exceptions import MlflowException
-
     def fail(*_: Any, **__: Any) -> None:
         raise MlflowException("the disk is full")
 
     monkeypatch.setattr(MlflowClient, "create_registered_model", fail)
     with pytest.raises(MlflowException, match="the disk is full"):
-        registry.register(registry.Run("0" * 32, ""), "m", {})
+        registry.register(Run("0" * 32, ""), "m", {})
 
 
-def test_what_is_not_there_is_named(registry: Any, versions: list[Any]) -> None:
-    with pytest.raises(NucleusError, match=r"^no version 7 of .*: there are 1, 2, 3$"):
+def test_a_missing_version_is_named(versions: list[Version]) -> None:
+    with pytest.raises(NucleusError) as caught:
         registry.promote_version("7", "ann", "why not")
-    with pytest.raises(NucleusError, match="there is no champion"):
+    assert str(caught.value) == "The model nucleus-unet has no version 7. Its versions: 1, 2, 3."
+
+
+def test_a_missing_version_if_there_is_none() -> None:
+    with pytest.raises(NucleusError) as caught:
+        registry.require_version("1")
+    said = "The model nucleus-unet has no version 1. Its versions: none yet."
+    assert str(caught.value) == said
+
+
+def test_without_a_champion(tmp_path: Path, versions: list[Version]) -> None:
+    with pytest.raises(NucleusError) as caught:
         registry.run_of("champion")
-    with pytest.raises(NucleusError, match="no version was the champion before"):
+    assert str(caught.value) == (
+        f"There is no champion at sqlite:///{tmp_path}/mlflow.db. Train a model with nucleus retrain, "
+        "name a run with --model, or set NUCLEUS_HOME or MLFLOW_TRACKING_URI to where your models are."
+    )
+    with pytest.raises(NucleusError, match=NO_OTHER):
         registry.restore_champion("ann", "why not")
+
+
+def test_whether_there_ever_was_a_champion(versions: list[Version]) -> None:
+    assert not registry.had_champion()
+    registry.promote_version("1", "ann", "the first")
+    assert registry.had_champion()
+    MlflowClient().delete_model_version("nucleus-unet", "1")
+    assert registry.champion() is None
+    assert registry.had_champion()
+
+
+def test_an_empty_registry_never_had_a_champion() -> None:
+    assert registry.champion() is None
+    assert not registry.had_champion()
+
+
+def test_which_champion_a_version_succeeds(versions: list[Version]) -> None:
+    registry.promote_version("1", "ann", "the first")
+    assert registry.succeeds("1", None)
+    assert not registry.succeeds("1", "2")
+    assert not registry.succeeds("2", "1")  # it is not the champion
+    registry.promote_version("3", "ann", "better")
+    assert registry.succeeds("3", "1")
+    assert not registry.succeeds("3", "2")
+    assert not registry.succeeds("3", None)
+    # Somebody promoted version 2 before version 1 became the champion again.
+    registry.promote_version("2", "bob", "by hand")
+    registry.promote_version("1", "ann", "better")
+    assert not registry.succeeds("1", "3")
+    assert registry.succeeds("1", "2")
+
+
+def test_a_champion_of_mlflow_s_pages_is_succeeded_too(versions: list[Version]) -> None:
+    registry.promote_version("1", "ann", "the first")
+    MlflowClient().set_registered_model_alias("nucleus-unet", "champion", "2")
+    registry.promote_version("3", "ann", "better")
+    assert registry.succeeds("3", "2")
+
+
+def test_the_first_champion_may_be_chosen_in_mlflow_s_pages(versions: list[Version]) -> None:
+    MlflowClient().set_registered_model_alias("nucleus-unet", "champion", "2")
+    assert registry.succeeds("2", None)

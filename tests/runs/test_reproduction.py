@@ -1,39 +1,43 @@
-import os
-import subprocess
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from nucleus_unet.data.synthetic import write_synthetic
+from nucleus_unet.data.truth import read_truth
 from nucleus_unet.errors import NucleusError
+from nucleus_unet.nuclei.submission import submission_rows, write_submission
+from nucleus_unet.runs.logged import LoggedDataset, Record
 from nucleus_unet.runs.reproduction import (
     ImageDifference,
-    LoggedDataset,
-    Record,
+    Reproduction,
     compare_submissions,
-    data_changes,
-    environment_script,
+    data_differences,
+    require_same_data,
     run_differences,
     side_by_side,
+    submission_scores,
 )
 
 FILES = [
     {"id": "a", "image_sha256": "1", "masks_sha256": "2"},
     {"id": "b", "image_sha256": "3", "masks_sha256": "4"},
 ]
+MACHINE = {"cpu": "Xeon", "cpu flags": "avx2 amx_bf16"}
+PACKAGES = {"tensorflow": "2.21.0", "mlflow": "3.17.2", "numpy": "2.4.0"}
 RECORD = Record(
     run_id="first",
     recipe={"name": "best", "training": {"threads": 2, "seed": 10}},
-    machine={"cpu": "Xeon", "cpu flags": "avx2 amx_bf16"},
-    packages={"tensorflow": "2.21.0", "mlflow": "3.17.2", "numpy": "2.4.0"},
+    machine=MACHINE,
+    packages=PACKAGES,
     commit="1" * 40,
     diff="",
     data={"training": LoggedDataset(["/raw"], FILES)},
 )
 
 
-def test_runs_that_agree_in_everything_that_counts() -> None:
+def test_runs_without_a_difference_that_matters() -> None:
     other = replace(
         RECORD,
         run_id="second",
@@ -56,12 +60,12 @@ def test_runs_that_agree_in_everything_that_counts() -> None:
             "machine cpu flags avx2 amx_bf16 → avx2",
         ),
         (
-            {"machine": RECORD.machine | {"XLA_FLAGS": "x"}},
+            {"machine": MACHINE | {"XLA_FLAGS": "x"}},
             "machine XLA_FLAGS absent → x",
         ),
-        ({"packages": RECORD.packages | {"numpy": "2.5.0"}}, "package numpy 2.4.0 → 2.5.0"),
+        ({"packages": PACKAGES | {"numpy": "2.5.0"}}, "package numpy 2.4.0 → 2.5.0"),
         ({"commit": "2" * 40}, "source 111111111111 → 222222222222"),
-        ({"diff": "+x"}, "source: what the working tree has beside the commit"),
+        ({"diff": "+x"}, "source: uncommitted changes differ"),
         (
             {"data": {"training": LoggedDataset([], FILES[1:])}},
             "training data: image a is missing",
@@ -94,8 +98,8 @@ def test_files_of_a_data_set_that_changed() -> None:
         {"id": "b", "image_sha256": "x", "masks_sha256": "y"},
         {"id": "c", "image_sha256": "5", "masks_sha256": "6"},
     ]
-    assert data_changes(FILES, FILES[::-1]) == []
-    assert data_changes(FILES, after) == [
+    assert data_differences(FILES, FILES[::-1]) == []
+    assert data_differences(FILES, after) == [
         "image a is missing",
         "image b changed",
         "masks of b changed",
@@ -116,7 +120,7 @@ def test_images_that_differ_between_submissions(tmp_path: Path) -> None:
     assert compare_submissions(a, a, sizes) == []
 
 
-def test_what_two_runs_made_is_side_by_side() -> None:
+def test_the_results_of_two_runs_side_by_side() -> None:
     epochs = [
         {"loss": 1.0, "val_loss": 2.0, "mean_iou": 0.5, "val_mean_iou": v} for v in (0.7, 0.6)
     ]
@@ -140,65 +144,111 @@ def test_what_two_runs_made_is_side_by_side() -> None:
     ]
 
 
-@pytest.mark.parametrize("locked", [True, False])
-def test_the_script_of_a_run_s_revision_and_packages(tmp_path: Path, locked: bool) -> None:
-    record = replace(
-        RECORD,
-        machine={"python": "3.11.7", "KERAS_BACKEND": "jax", "CUDA_VISIBLE_DEVICES": "3"},
-        packages={"NumPy": "2.3.5", "jax": "0.11.2", "nucleus-unet": "1", "pip": "26"},
-    )
-    lock, diff = (tmp_path / "a b.lock", tmp_path / "a.diff") if locked else (None, None)
-    (tmp_path / "a b.lock").write_text("numpy==2.3.5 \\\n    --hash=sha256:00\n")
-    text = environment_script(record, lock, diff, ["reproduce", "it's"])
-    subprocess.run(["sh", "-n"], input=text, text=True, check=True)
-    lines = text.splitlines()
-    assert lines[0] == f"# Run {record.run_id}: commit {record.commit}, Python 3.11.7"
-    assert lines[1] == "set -e; trap 'exit 2' EXIT"
-    assert lines[3].startswith("git clone --quiet ")
-    assert lines[5] == f"git checkout --quiet {record.commit}"
-    assert (f"git apply {diff}" in lines) == locked
-    assert "python3.11 -m venv .venv" in lines
-    pip = ".venv/bin/pip install --quiet --disable-pip-version-check --no-deps "
-    assert [line.removeprefix(pip) for line in lines if line.startswith(pip)] == [
-        *([f"--require-hashes --requirement '{lock}'", "jax==0.11.2"] if locked else []),
-        *([] if locked else ["NumPy==2.3.5 jax==0.11.2"]),
-        "--no-build-isolation --editable .",
-    ]
-    assert {"export KERAS_BACKEND=jax", "unset XLA_FLAGS"} <= {*lines}
-    assert "CUDA_VISIBLE_DEVICES" not in text
-    assert lines[-1] == ".venv/bin/nucleus reproduce 'it'\"'\"'s'"
+def test_the_same_data_in_another_order_are_accepted() -> None:
+    require_same_data(RECORD, "training", FILES[::-1])
 
 
 @pytest.mark.parametrize(
-    ("commit", "python"),
-    [("c; touch x", "3.11.7"), ("c" * 40, "3.11$(touch x).7"), ("unknown", "")],
+    ("context", "files", "said"),
+    [
+        (
+            "training",
+            FILES[1:],
+            "The training data differ from the data of run first: image a is missing. Give the "
+            "original data with --train.",
+        ),
+        (
+            "test",
+            [{"id": f"{n}", "image_sha256": "x"} for n in range(5)],
+            "The test data differ from the data of run first: image 0 is new, image 1 is new, image 2 "
+            "is new, image 3 is new, image 4 is new. Give the original data with --test.",
+        ),
+        (
+            "test",
+            [{"id": f"{n}", "image_sha256": "x"} for n in range(8)],
+            "The test data differ from the data of run first: image 0 is new, image 1 is new, image 2 "
+            "is new, image 3 is new, image 4 is new and 3 more. Give the original data with --test.",
+        ),
+    ],
 )
-def test_no_script_is_made_of_what_could_not_be_a_revision(commit: str, python: str) -> None:
-    record = replace(RECORD, commit=commit, machine={"python": python})
-    with pytest.raises(NucleusError, match="names no commit and no Python"):
-        environment_script(record, None, None, ["reproduce", "it"])
+def test_other_data_are_refused(context: str, files: list[dict[str, str]], said: str) -> None:
+    record = replace(RECORD, data={**RECORD.data, "test": LoggedDataset(["/test"], [])})
+    with pytest.raises(NucleusError) as caught:
+        require_same_data(record, context, files)
+    assert str(caught.value) == said
 
 
-@pytest.mark.parametrize(("pip", "nucleus", "answer"), [(0, 0, 0), (0, 1, 1), (0, 2, 2), (1, 0, 2)])
-def test_the_script_ends_as_the_command_does_and_with_2_where_it_cannot_be_tried(
-    tmp_path: Path, pip: int, nucleus: int, answer: int
-) -> None:
-    (tmp_path / "bin").mkdir()
-    stubs = {
-        "git": 'if [ "$1" = clone ]; then mkdir "$4"; fi',  # which refuses where it is there
-        "python3.11": f"""mkdir -p .venv/bin
-            printf '#!/bin/sh\nexit {pip}' > .venv/bin/pip
-            printf '#!/bin/sh\nexit {nucleus}' > .venv/bin/nucleus
-            chmod +x .venv/bin/*""",
-    }
-    for name, text in stubs.items():
-        (tmp_path / "bin" / name).write_text(f"#!/bin/sh\n{text}")
-        (tmp_path / "bin" / name).chmod(0o755)
-    record = replace(RECORD, machine={"python": "3.11.7"}, packages={"numpy": "2.3.5"})
-    script = environment_script(record, None, None, ["reproduce", "it"])
-    path = f"{tmp_path / 'bin'}:{os.environ['PATH']}"
-    for _ in "ab":  # the second finds the folder of the first
-        done = subprocess.run(
-            ["sh"], input=script, text=True, cwd=tmp_path, env=os.environ | {"PATH": path}
-        )
-        assert done.returncode == answer
+def test_submissions_are_scored_if_the_test_images_are_annotated(tmp_path: Path) -> None:
+    train, test = write_synthetic(tmp_path / "data", train=2, test=1)
+    truth = dict(read_truth(train, tmp_path / "home", lambda *_: None))
+    complete, empty = tmp_path / "complete.csv", tmp_path / "empty.csv"
+    rows = [row for id_, labels in truth.items() for row in submission_rows(id_, labels)]
+    write_submission(complete, rows)
+    write_submission(empty, [(id_, "") for id_ in truth])
+
+    def scores(*data: Path) -> list[float] | None:
+        both = [complete, empty]
+        return submission_scores(both, data, tmp_path / "home", lambda done, total: None)
+
+    assert scores(train) == [1, 0]
+    assert scores(test) is None
+    assert scores(train, test) is None
+
+
+SAME = Reproduction(
+    run_id="again",
+    reproduces="first",
+    identical=True,
+    sha256=("a" * 64, "a" * 64),
+    images=(),
+    weights_equal=None,
+    scores=None,
+    causes=(),
+)
+
+
+def test_the_report_of_an_identical_result() -> None:
+    assert SAME.outcome == "identical"
+    assert SAME.report().split("\n\n") == [
+        "# Reproduction of run first: identical",
+        f"SHA-256 of submission.csv: {'a' * 64} logged, {'a' * 64} reproduced.",
+    ]
+    retrained = replace(SAME, weights_equal=True)
+    assert retrained.report().split("\n\n")[2:] == ["Weights: identical."]
+
+
+def test_the_report_of_a_difference_names_causes_then_the_worst_images() -> None:
+    different = replace(
+        SAME,
+        identical=False,
+        sha256=("a" * 64, "b" * 64),
+        images=[ImageDifference(f"i{n}", gained=1, lost=2, pixels=100 - n) for n in range(30)],
+        weights_equal=False,
+        scores=(0.5, 0.25),
+        causes=["package numpy 1 → 2", "machine cores 2 → 4"],
+    )
+    assert different.outcome == "different"
+    parts = different.report().split("\n\n")
+    assert parts[:-1] == [
+        "# Reproduction of run first: different",
+        f"SHA-256 of submission.csv: {'a' * 64} logged, {'b' * 64} reproduced.",
+        "Weights: different.",
+        "Score: 0.5000 logged, 0.2500 reproduced.",
+        "Likely causes, the likeliest first:",
+        "1. package numpy 1 → 2\n1. machine cores 2 → 4",
+        "30 images differ:",
+    ]
+    rows = parts[-1].splitlines()
+    assert rows[0] == "| image | nuclei gained | nuclei lost | pixels changed |"
+    assert rows[2] == "| i0 | 1 | 2 | 100 |"
+    assert rows[-1] == "| i19 | 1 | 2 | 81 |"
+    assert len(rows) == 2 + 20
+
+
+def test_the_report_of_a_difference_without_a_known_cause() -> None:
+    parts = replace(SAME, identical=False, weights_equal=False).report().split("\n\n")
+    assert parts[2:] == [
+        "Weights: different.",
+        "Likely causes, the likeliest first:",
+        "1. The two runs logged the same recipe, data and environment.",
+    ]

@@ -1,3 +1,4 @@
+import platform
 import shutil
 import subprocess
 import sys
@@ -6,9 +7,16 @@ from pathlib import Path
 
 import pytest
 
+from nucleus_unet.engine.switches import SWITCHES
 from nucleus_unet.errors import NucleusError
 from nucleus_unet.runs import source as module
-from nucleus_unet.runs.source import checkout_source, installed_packages, requirements_lock
+from nucleus_unet.runs.source import (
+    CPU_FLAGS,
+    checkout_source,
+    describe_machine,
+    installed_packages,
+    requirements_lock,
+)
 
 AUTHOR = ["-c", "user.name=n", "-c", "user.email=e@example.org"]
 
@@ -59,9 +67,11 @@ def test_the_patch_makes_the_working_tree_from_the_commit(checkout: Path, tmp_pa
     assert not (tmp_path / "clone" / "notes.txt").exists()
 
 
-def test_a_change_that_is_no_text_is_told(checkout: Path) -> None:
+def test_a_change_that_is_not_text_is_refused(checkout: Path) -> None:
     (checkout / "nucleus_unet" / "runs" / "source.py").write_bytes(b"x = 'caf\xe9'\n")
-    with pytest.raises(NucleusError, match="revision cannot be logged: 'utf-8' codec can't decode"):
+    with pytest.raises(
+        NucleusError, match=r"^The revision of the source cannot be logged: 'utf-8' codec"
+    ):
         checkout_source()
 
 
@@ -104,11 +114,11 @@ def test_without_git(monkeypatch: pytest.MonkeyPatch) -> None:
     assert checkout_source().commit == "unknown"
 
 
-def test_a_checkout_of_which_git_does_not_tell(
-    checkout: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_checkout_that_git_refuses(checkout: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("GIT_TEST_ASSUME_DIFFERENT_OWNER", "1")
-    with pytest.raises(NucleusError, match=r"cannot be logged: fatal: .*dubious owner.*config"):
+    with pytest.raises(
+        NucleusError, match=r"^The revision .* logged: fatal: .*dubious owner.*config"
+    ):
         checkout_source()
 
 
@@ -125,3 +135,19 @@ def test_the_lock_is_the_one_that_was_installed(
     assert requirements_lock() is None
     (tmp_path / "installed-cpu.lock").write_text("numpy==2.4.0\n")
     assert requirements_lock() == "numpy==2.4.0\n"
+
+
+def test_the_machine_and_the_switches_in_force(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in SWITCHES:
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("XLA_FLAGS", "--x")
+    found = describe_machine()
+    assert found["python"] == platform.python_version()
+    assert set(found["cpu flags"].split()) <= set(CPU_FLAGS)
+    assert int(found["cores"]) >= 1
+    assert found["gpu"]
+    assert {name: found[name] for name in found.keys() & set(SWITCHES)} == {
+        "KERAS_BACKEND": "tensorflow",
+        "TF_ENABLE_ONEDNN_OPTS": "1",
+        "XLA_FLAGS": "--x",
+    }

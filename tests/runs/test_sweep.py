@@ -1,10 +1,16 @@
+from typing import Any
+
 import pytest
 
 from nucleus_unet.errors import NucleusError
 from nucleus_unet.recipe import Recipe
 from nucleus_unet.runs.sweep import Trial, best_half, best_of, candidates, combinations
 
-OVER = {"training.optimizer": ["sgd", "adam"], "data.normalize": [True, False], "a": [1]}
+OVER: dict[str, list[Any]] = {
+    "training.optimizer": ["sgd", "adam"],
+    "data.normalize": [True, False],
+    "a": [1],
+}
 
 
 def test_every_combination_in_order() -> None:
@@ -28,20 +34,26 @@ def test_some_are_drawn_by_the_seed() -> None:
 
 
 @pytest.mark.parametrize("key", ["training.epochs", "data.split_seed"])
-def test_what_is_the_same_for_all(key: str) -> None:
-    with pytest.raises(NucleusError, match=f"a sweep does not vary {key}"):
+def test_keys_that_are_the_same_for_all_trials(key: str) -> None:
+    with pytest.raises(NucleusError) as caught:
         combinations(OVER | {key: [1, 2]}, None, 0)
+    assert str(caught.value) == (
+        f"A sweep cannot vary {key}: its rounds set the epochs, and all trials are scored on the same "
+        "images. Leave it out."
+    )
 
 
 def test_a_value_twice() -> None:
-    with pytest.raises(NucleusError, match="tries each value once: a has one twice"):
+    with pytest.raises(NucleusError, match=r"^a has a value twice\. Give each value once\.$"):
         combinations(OVER | {"a": [1, "1"]}, None, 0)
 
 
 @pytest.mark.parametrize("over", [{}, {"a": []}, {"a": [1], "b": []}])
 def test_nothing_to_vary(over: dict[str, list[int]]) -> None:
-    with pytest.raises(NucleusError, match="a sweep needs keys with values"):
+    with pytest.raises(NucleusError) as caught:
         combinations(over, None, 0)
+    said = "A sweep needs keys with values, such as --over training.optimizer=sgd,adam."
+    assert str(caught.value) == said
 
 
 def test_each_candidate_is_the_recipe_with_its_values(tiny: Recipe) -> None:
@@ -57,7 +69,7 @@ def test_the_values_of_a_trial() -> None:
     assert Trial(("data.balance=0.5", "training.start_from=a=b"), 1, 0.5, "run").values == values
 
 
-def test_the_better_half_goes_on() -> None:
+def test_the_better_half_continues() -> None:
     scores = {"a": 0.25, "b": 0.5, "c": float("-inf"), "d": 0.5, "e": 0.125}
     trials = [
         Trial((key,), 1, score, None if score == float("-inf") else "run")
@@ -68,11 +80,11 @@ def test_the_better_half_goes_on() -> None:
     assert best_half(trials[:2]) == [("b",)]
     assert best_half([trials[1], trials[3]]) == [("b",)]  # the first of equal ones
     assert best_half(trials[:1]) == [("a",)]
-    assert best_half(trials[1:3]) == [("b",)]  # and no failure beside it
+    assert best_half(trials[1:3]) == [("b",)]  # never a failed one
     assert best_half(trials[2:3]) == []
 
 
-def test_the_best_is_of_those_that_trained_longest() -> None:
+def test_the_best_has_the_most_epochs() -> None:
     trials = [
         Trial(("a",), 1, 0.75, "run"),
         Trial(("b",), 2, 0.25, "run"),
@@ -80,5 +92,26 @@ def test_the_best_is_of_those_that_trained_longest() -> None:
         Trial(("d",), 4, float("-inf"), None),
     ]
     assert best_of(trials) == trials[2]
-    with pytest.raises(NucleusError, match="every training of the sweep failed"):
-        best_of(trials[3:])
+    assert best_of(trials[:1]) == trials[0]
+
+
+def failed(key: str, epochs: int) -> Trial:
+    return Trial((key,), epochs, float("-inf"), None)
+
+
+def test_a_recipe_that_failed_in_a_later_round_is_not_the_best() -> None:
+    first = [
+        Trial((key,), 1, score, "run") for key, score in (("a", 0.75), ("b", 0.5), ("c", 0.25))
+    ]
+    assert best_of([*first, failed("a", 2), Trial(("b",), 2, 0.125, "run")]).changes == ("b",)
+    # All that continued failed: of the others the best is chosen.
+    assert best_of([*first, failed("a", 2), failed("b", 2)]) == first[2]
+    assert best_of([*first, failed("a", 2)]) == first[1]
+
+
+def test_a_sweep_whose_recipes_all_failed_has_no_best() -> None:
+    trials = [Trial(("a",), 1, 0.75, "run"), failed("b", 1), failed("a", 2)]
+    with pytest.raises(NucleusError) as caught:
+        best_of(trials)
+    said = "Every recipe of the sweep failed. The log says how each one failed."
+    assert str(caught.value) == said

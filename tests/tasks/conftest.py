@@ -8,11 +8,19 @@ import pytest
 from nucleus_unet.engine.stages import Stage
 from tasks.ingest import ingest_stage
 from tasks.merge_masks import merge_masks
+from tasks.reporting import StageResult
+
+
+def stage_in(result: StageResult) -> Stage:
+    """The stage that a task's function returned, in a state if it was cached."""
+    stage = result if isinstance(result, Stage) else result.data
+    assert isinstance(stage, Stage)
+    return stage
 
 
 @pytest.fixture
 def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
-    """A home, and tasks that log to nowhere, so that their functions run outside a flow."""
+    """A home, with tasks that log to nowhere, so that their functions run outside a flow."""
     from prefect.logging import disable_run_logger
 
     monkeypatch.setenv("NUCLEUS_HOME", str(tmp_path / "home"))
@@ -37,5 +45,5 @@ def raw(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def stages(home: Path, raw: Path) -> tuple[Stage, Stage]:
-    images = ingest_stage([raw], annotated=True)
-    return images, merge_masks.fn([raw], images)
+    images = ingest_stage(home, [raw], annotated=True)
+    return images, stage_in(merge_masks.fn([raw], images))

@@ -1,20 +1,22 @@
+import logging
 from pathlib import Path
 from typing import Any
 
+import cv2
 import numpy as np
 import pytest
 
-from nucleus_unet.data import prepared
+from nucleus_unet.data.prepared import Labels, prepare_labels, read_labels
 from nucleus_unet.data.truth import read_truth
 from nucleus_unet.engine.stages import Stage
 from nucleus_unet.errors import NucleusError
+from tasks import merge_masks as module
 from tasks.ingest import ingest_stage
-from tasks.merge_masks import dataset_of, labels_of, merge_masks
-from tasks.publish import files_of
+from tasks.merge_masks import merge_masks
 
 
 def test_masks_are_merged_to_labels(home: Path, stages: tuple[Stage, Stage]) -> None:
-    entries = labels_of(stages[1].folder)
+    entries = read_labels(stages[1].folder).entries
     assert [(entry.id, entry.nuclei) for entry in entries] == [(f"id{i}", i) for i in range(4)]
     np.testing.assert_array_equal(np.load(entries[2].path(home)), [[1, 2, 0], [0, 0, 0]])
 
@@ -27,31 +29,32 @@ def test_what_is_prepared_to_score_is_not_prepared_again(
     assert {*home.rglob("*.npy")} == before
 
 
-def test_the_file_list_and_the_digest_see_every_mask(
-    stages: tuple[Stage, Stage], raw: Path
-) -> None:
-    images, labels = stages
-    before = files_of(images, labels)
-    (raw / "id3" / "masks" / "0.png").unlink()
-    after = merge_masks.fn([raw], images)
-    changed = [b["id"] for b, a in zip(before, files_of(images, after), strict=True) if a != b]
-    assert changed == ["id3"]
-    assert (before[3]["id"], before[3]["height"], before[3]["width"]) == ("id3", 2, 3)
-    assert {*files_of(images, None)[3]} == {"id", "height", "width", "image_sha256"}
-    assert dataset_of(images, labels) != dataset_of(images, after)
-
-
 def test_masks_that_change_while_they_are_read_are_not_kept(
     home: Path, raw: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    images = ingest_stage([raw], annotated=True)
-    merge = prepared.prepare_labels
+    images = ingest_stage(home, [raw], annotated=True)
 
-    def overwritten(*arguments: Any) -> prepared.Labels:
+    def overwritten(*arguments: Any) -> Labels:
         (raw / "id3" / "masks" / "0.png").unlink()
-        return merge(*arguments)
+        return prepare_labels(*arguments)
 
-    monkeypatch.setattr(prepared, "prepare_labels", overwritten)
-    with pytest.raises(NucleusError, match="changed while it was read: start again"):
+    monkeypatch.setattr(module, "prepare_labels", overwritten)
+    with pytest.raises(NucleusError, match=r"raw changed while it was being read\. Start again"):
         merge_masks.fn([raw], images)
     assert list((home / "stages" / "merge_masks").iterdir()) == []
+
+
+def test_problems_of_masks_are_counted_and_listed_by_file(
+    home: Path, raw: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    mask = np.zeros((2, 3), np.uint8)
+    mask[0] = 255  # over the nuclei of one pixel
+    cv2.imwrite(str(raw / "id3" / "masks" / "9.png"), mask)
+    tables: list[list[dict[str, str]]] = []
+    monkeypatch.setattr(module, "create_table_artifact", lambda rows, **_: tables.append(rows))
+    monkeypatch.setattr(module, "get_run_logger", lambda: logging.getLogger("masks"))
+    merge_masks.fn([raw], ingest_stage(home, [raw], annotated=True))
+    [message] = caplog.messages
+    assert message == "1 problems in the masks (1 covered): see the table mask-problems of this run"
+    [[row]] = tables
+    assert (row["problem"], row["file"]) == ("covered", "id3/masks/9.png")

@@ -12,7 +12,8 @@ from nucleus_unet.recipe import Inference
 from nucleus_unet.runs import tracking
 from tasks.encode import ROWS, encode
 from tasks.ingest import ingest_stage
-from tasks.publish import publish_nuclei, publish_submission
+from tasks.publish_nuclei import publish_nuclei
+from tasks.publish_submission import publish_submission
 from tasks.upsample import upsample
 
 RUN = tracking.Run("0" * 32, "http://127.0.0.1:5000")
@@ -33,7 +34,7 @@ def raw(tmp_path: Path) -> Path:
 @pytest.fixture
 def images(home: Path, raw: Path) -> Stage:
     """The same, prepared."""
-    return ingest_stage([raw], annotated=False)
+    return ingest_stage(home, [raw], annotated=False)
 
 
 @pytest.fixture
@@ -46,16 +47,26 @@ def maps(images: Stage, tmp_path: Path) -> Stage:
     return Stage("predict", folder, "digest of the maps", False, 1.0)
 
 
-@pytest.fixture
-def encoded(images: Stage, maps: Stage) -> Stage:
-    """The rows of both images."""
-    larger = upsample.fn(images, range(2), maps)
-    made: Stage = encode.fn(images, range(2), larger, Inference(cutoff=0.5))
+def upsampled(images: Stage, maps: Stage) -> Stage:
+    made = upsample.fn(images, range(2), maps)
+    assert isinstance(made, Stage)
     return made
 
 
+def encoded_at(images: Stage, maps: Stage, cutoff: float) -> Stage:
+    made = encode.fn(images, range(2), maps, Inference(cutoff=cutoff))
+    assert isinstance(made, Stage)
+    return made
+
+
+@pytest.fixture
+def encoded(images: Stage, maps: Stage) -> Stage:
+    """The rows of both images."""
+    return encoded_at(images, upsampled(images, maps), 0.5)
+
+
 def test_maps_are_upsampled_to_each_size(images: Stage, maps: Stage) -> None:
-    larger = upsample.fn(images, range(2), maps)
+    larger = upsampled(images, maps)
     assert np.load(larger.folder / "a.npy").shape == (4, 6, 1)
     np.testing.assert_array_equal(np.load(larger.folder / "b.npy"), np.full((2, 2, 1), 0.5))
     assert (larger.folder / "b.npy").samefile(maps.folder / "b.npy")
@@ -66,8 +77,8 @@ def test_a_pixel_at_the_cutoff_is_background_and_its_image_has_a_row(encoded: St
 
 
 def test_another_cutoff_is_another_stage(images: Stage, maps: Stage) -> None:
-    larger = upsample.fn(images, range(2), maps)
-    low, high = (encode.fn(images, range(2), larger, Inference(cutoff=c)) for c in (0.4, 0.6))
+    larger = upsampled(images, maps)
+    low, high = (encoded_at(images, larger, cutoff) for cutoff in (0.4, 0.6))
     assert low.digest != high.digest
     assert submission.read_submission(low.folder / ROWS)["b"] == ["1 4"]
 
@@ -105,7 +116,7 @@ def test_an_image_that_changed_meanwhile_is_not_measured(
     raw: Path, images: Stage, encoded: Stage, tmp_path: Path
 ) -> None:
     cv2.imwrite(str(raw / "b.png"), np.ones((2, 2), np.uint8))
-    with pytest.raises(NucleusError, match=r"b\.png: changed since it was read: start again"):
+    with pytest.raises(NucleusError, match=r"b\.png: the file has changed since it was read"):
         publish_nuclei.fn([raw], images, [encoded], (), tmp_path / "out")
 
 
@@ -113,7 +124,7 @@ def test_rows_that_share_a_pixel_are_never_logged(
     images: Stage, encoded: Stage, tmp_path: Path
 ) -> None:
     submission.write_submission(encoded.folder / ROWS, [("a", "1 2"), ("a", "2 2"), ("b", "")])
-    with pytest.raises(NucleusError, match=r"row 3, image a: .*pixel 2.*; please report this"):
+    with pytest.raises(NucleusError, match=r"row 3, image a .*pixel 2.*\. Please report this"):
         publish_submission.fn(images, [[encoded]], RUN, tmp_path / "out")
 
 
@@ -122,11 +133,15 @@ def test_what_the_disk_refuses_is_one_line(
 ) -> None:
     (tmp_path / "out").mkdir()
     (tmp_path / "out" / "labels").touch()
-    message = r"out/labels/a.png: cannot be written \(File exists\): free the disk, or set"
+    message = (
+        r"out/labels/a\.png cannot be written \(File exists\)\. Free some disk space, or choose"
+    )
     with pytest.raises(NucleusError, match=message):
         publish_nuclei.fn([raw], images, [encoded], (), tmp_path / "out")
     (tmp_path / "out" / "submission.csv").mkdir()
-    with pytest.raises(NucleusError, match=r"submission.csv: cannot be written \(Is a directory\)"):
+    with pytest.raises(
+        NucleusError, match=r"submission\.csv cannot be written \(Is a directory\)\. Free"
+    ):
         publish_submission.fn(images, [[encoded]], RUN, tmp_path / "out")
 
 
@@ -136,7 +151,7 @@ def test_coco_names_the_files_that_were_read(
     for folder, name in (("a", "field.png"), ("b", "other.png")):
         (tmp_path / "set" / folder / "images").mkdir(parents=True)
         (raw / f"{folder}.png").rename(tmp_path / "set" / folder / "images" / name)
-    images = ingest_stage([tmp_path / "set"], annotated=False)
+    images = ingest_stage(home, [tmp_path / "set"], annotated=False)
     publish_nuclei.fn([tmp_path / "set"], images, [encoded], ("coco",), tmp_path / "out")
     coco = json.loads((tmp_path / "out" / "coco.json").read_text())
     assert [image["file_name"] for image in coco["images"]] == ["field.png", "other.png"]

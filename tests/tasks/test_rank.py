@@ -1,139 +1,199 @@
-"""What becomes of a model in the registry, where it was cut short."""
+"""What becomes of a model in a real registry, also if a run is interrupted or somebody else decides."""
 
 import json
+from collections.abc import Callable
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
+from mlflow import MlflowClient
 
 from nucleus_unet.data.sample import Sample
 from nucleus_unet.engine.isolation import OutOfMemoryError
 from nucleus_unet.engine.stages import Stage
 from nucleus_unet.errors import NucleusError
 from nucleus_unet.recipe import Recipe
-from tasks import evaluate, split
+from nucleus_unet.reports import evaluation
+from nucleus_unet.reports.champion import Comparison
+from nucleus_unet.runs import registry, tracking
 from tasks import rank as module
 from tasks.evaluate import SCORES
-from tasks.publish import Trained
-from tasks.split import validation_seen
+from tasks.publish_model import LoggedModel, Trained
 
-RUN: Any = SimpleNamespace(id="0" * 32)
-
-
-def test_an_attempt_after_the_promotion_leaves_it_as_it_is(
-    home: Path, tmp_path: Path, tiny: Recipe, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path}/mlflow.db")
-    from mlflow import MlflowClient
-
-    from nucleus_unet.runs import registry, tracking
-
-    pages: list[str] = []
-    monkeypatch.setattr(module, "create_markdown_artifact", lambda page, **_: pages.append(page))
-    events: list[tuple[str, dict[str, str]]] = []
-    monkeypatch.setattr(
-        module, "emit_event", lambda event, payload, **_: events.append((event, payload))
-    )
-    counts = dict.fromkeys(("true", "predicted", "split", "merged"), 1)
-    table = {"score": 0.25, "by_threshold": [], "by_kind": {}} | counts
-    (tmp_path / SCORES).write_text(json.dumps(table))
-    scores = Stage("evaluate", tmp_path, "d" * 64, cached=False, seconds=1.0)
-    with tracking.open_run("retrain", tiny, "cells", {}, "", "work") as run:
-        experiment = MlflowClient().get_run(run.id).info.experiment_id
-        logged = MlflowClient().create_logged_model(experiment, "model", source_run_id=run.id)
-        made = Trained(scores, scores, scores, scores, scores)
-        arguments = (tiny, made, logged.model_id, run)
-        assert module.rank.fn(*arguments) == registry.CHAMPION
-        registry.promote_version("1", "ann", "by hand")
-        assert module.rank.fn(*arguments) == registry.CHAMPION
-    found = registry.champion()
-    assert found is not None
-    assert found.tags["champion.note"].endswith(" ann: by hand")
-    assert pages == ["# Version 1: champion\n\nIt is the first."]
-    told = {"said": "Version 1: It is the first.", "url": run.url}
-    assert events == [("nucleus.champion.new", told)]
-    tags = MlflowClient().get_run(run.id).data.tags
-    assert (tags["model.version"], tags["model.place"]) == ("1", "champion")
-    assert tags["model.verdict"].endswith(" ann: by hand")
+BETTER = Comparison(0.5, 0.6, low=0.05, high=0.15, images=20, slides=12)
+WORSE = Comparison(0.6, 0.5, low=-0.15, high=-0.05, images=20, slides=12)
+REASON = (
+    "The difference in score is +0.1000; allowing for chance it lies between +0.0500 and +0.1500. It "
+    "was measured on 20 images of 12 slides that are new to both models."
+)
 
 
-def test_what_an_operator_took_back_is_not_done_again(
-    home: Path, tmp_path: Path, tiny: Recipe, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path}/mlflow.db")
-    from mlflow import MlflowClient
+class Registry:
+    """Runs with models on a real tracking database; `rank` compares them as `compared` says."""
 
-    from nucleus_unet.runs import registry, tracking
+    def __init__(self, folder: Path, recipe: Recipe, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.recipe, self.events = recipe, list[tuple[str, Any]]()
+        self.compared: Callable[[], Comparison | str] = lambda: BETTER
+        monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{folder}/mlflow.db")
+        monkeypatch.setattr(module, "create_markdown_artifact", lambda *_, **__: None)
+        monkeypatch.setattr(
+            module, "emit_event", lambda event, payload, **_: self.events.append((event, payload))
+        )
+        counts = dict.fromkeys(("true", "predicted", "split", "merged"), 1)
+        table = {"score": 0.25, "by_threshold": [], "by_kind": {}} | counts
+        stages = folder / "home" / "stages" / "evaluate" / "digest"
+        stages.mkdir(parents=True)
+        (stages / SCORES).write_text(json.dumps(table))
+        self.made = Trained(*[Stage("evaluate", stages, "d" * 64, cached=False, seconds=1.0)] * 5)
 
-    monkeypatch.setattr(module, "create_markdown_artifact", lambda page, **_: None)
-    monkeypatch.setattr(module, "emit_event", lambda event, **_: told.append(event))
-    monkeypatch.setattr(module, "_verdict", lambda *_: ("champion", "Difference +0.05"))
-    monkeypatch.setattr(module, "scores_of", lambda _: {"score": 0.25})
-    told: list[str] = []
-    stage = Stage("evaluate", tmp_path, "d" * 64, cached=False, seconds=1.0)
-    places = []
-    for attempts in (1, 2, 1):
-        with tracking.open_run("retrain", tiny, "cells", {}, "", str(len(places))) as run:
+    def rank(self, name: str, attempts: int = 1) -> list[str]:
+        """Rank the model of a new run; returns the place after each attempt."""
+        with tracking.open_run("retrain", self.recipe, name, {}, "", name) as run:
+            tracking.log_tags(run, {"weights.sha256": name})
             experiment = MlflowClient().get_run(run.id).info.experiment_id
             model = MlflowClient().create_logged_model(experiment, "model", source_run_id=run.id)
-            for _ in range(attempts):
-                place = module.rank.fn(tiny, Trained(*[stage] * 5), model.model_id, run)
-                places.append(place)
-                if len(places) == 2:
-                    registry.restore_champion("ann", "merges")
-                if len(places) == 3:
-                    MlflowClient().delete_model_version(registry.NAME, "1")
-    # The first; better; rolled back since; the champion is gone.
-    assert places == ["champion", "champion", "challenger", "challenger"]
-    assert len(told) == 2
-    assert registry.champion() is None
-    verdict = MlflowClient().get_run(run.id).data.tags["model.verdict"]
-    assert verdict == "The champion was deleted: promote a version, or roll back."
+            logged = LoggedModel(model.model_id, f"# Card of {name}")
+            arguments = (self.recipe, self.made, logged, run)
+            return [module.rank.fn(*arguments).place for _ in range(attempts)]
 
 
-def test_the_champion_itself_is_not_compared(
-    tiny: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.fixture
+def ranked(home: Path, tmp_path: Path, tiny: Recipe, monkeypatch: pytest.MonkeyPatch) -> Registry:
+    made = Registry(tmp_path, tiny, monkeypatch)
+    monkeypatch.setattr(module, "_compared", lambda *_: made.compared())
+    monkeypatch.setattr(module.records, "fetch_model", lambda _: (tiny, Path("model.keras")))
+    return made
+
+
+def champion() -> str | None:
+    found = registry.champion()
+    return found.number if found else None
+
+
+def test_the_first_model_becomes_the_champion(ranked: Registry) -> None:
+    assert ranked.rank("first", attempts=2) == ["champion", "champion"]
+    [run] = MlflowClient().search_runs(["1"])
+    tags = run.data.tags
+    assert (tags["model.version"], tags["model.place"]) == ("1", "champion")
+    assert tags["model.verdict"] == "It is the first model."  # also after the second attempt
+    payload = {"said": "Version 1: It is the first model.", "url": ranked.events[0][1]["url"]}
+    assert ranked.events == [("nucleus.champion.new", payload)]
+
+
+def test_a_better_model_succeeds_the_champion_and_a_worse_one_does_not(ranked: Registry) -> None:
+    ranked.rank("first")
+    assert ranked.rank("better") == ["champion"]
+    ranked.compared = lambda: WORSE
+    assert ranked.rank("worse") == ["challenger"]
+    assert champion() == "2"
+    [version] = MlflowClient().search_model_versions("run_id = '" + _run_of("better") + "'")
+    assert version.tags[registry.NOTE].endswith(f" retrain: {REASON}")
+    assert version.description == "# Card of better"
+
+
+def test_a_promotion_by_hand_is_kept(ranked: Registry) -> None:
+    ranked.rank("first")
+    registry.promote_version("1", "ann", "by hand")
+    found = registry.champion()
+    assert found
+    assert found.tags[registry.NOTE].endswith(" ann: by hand")
+
+
+def test_a_rollback_is_kept_by_another_attempt(ranked: Registry) -> None:
+    ranked.rank("first")
+    places: list[str] = []
+    with tracking.open_run("retrain", ranked.recipe, "second", {}, "", "second") as run:
+        tracking.log_tags(run, {"weights.sha256": "second"})
+        experiment = MlflowClient().get_run(run.id).info.experiment_id
+        model = MlflowClient().create_logged_model(experiment, "model", source_run_id=run.id)
+        for _ in range(2):
+            logged = LoggedModel(model.model_id, "")
+            verdict = module.rank.fn(ranked.recipe, ranked.made, logged, run)
+            places.append(verdict.place)
+            if len(places) == 1:
+                registry.restore_champion("ann", "it merges nuclei")
+    assert places == ["champion", "challenger"]
+    assert champion() == "1"
+
+
+def test_a_deleted_champion_is_not_replaced(ranked: Registry) -> None:
+    ranked.rank("first")
+    MlflowClient().delete_model_version(registry.NAME, "1")
+    assert ranked.rank("second") == ["challenger"]
+    assert champion() is None
+
+
+def test_a_model_that_became_champion_during_the_comparison_is_compared_too(
+    ranked: Registry,
 ) -> None:
-    made = Stage("train", tmp_path / "made", "d" * 64, cached=True, seconds=1.0)
-    monkeypatch.setattr(module.records, "fetch_model", lambda _: (tiny, tmp_path / "model.keras"))
-    weights = {"champion": "those", RUN.id: "those"}
-    monkeypatch.setattr(
-        module.records, "require_run", lambda run_id: {"weights.sha256": weights[run_id]}
-    )
-    unseen: list[str] = []
-    monkeypatch.setattr(module, "_unseen", lambda *_: ({}, unseen))
-    champion: Any = SimpleNamespace(run_id="champion")
-    other = tiny.with_overrides(["inference.cutoff=0.4"])
-    for recipe, place, said in (
-        (tiny, "copy", "the champion once more"),
-        (other, "challenger", "trained on each validation"),
-    ):
-        found, why = module._verdict(champion, recipe, Trained(*[made] * 5), RUN)
-        assert found == place
-        assert said in why
-    weights[RUN.id] = "others"
-    assert "trained on each" in module._verdict(champion, tiny, Trained(*[made] * 5), RUN)[1]
+    ranked.rank("first")
+    compared = iter((BETTER, WORSE))
+
+    def meanwhile() -> Comparison:
+        if champion() == "1":  # a run on another machine, with another home
+            _register("other")
+            registry.promote_version("3", "retrain", "it is better")
+        return next(compared)
+
+    ranked.compared = meanwhile
+    assert ranked.rank("second") == ["challenger"]
+    assert next(compared, None) is None  # the second comparison was with the other model
+    assert champion() == "3"
 
 
-def test_too_little_memory_is_no_verdict(
-    tiny: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_a_promotion_in_the_last_moment_is_withdrawn_and_compared(
+    ranked: Registry, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The run fails, and another attempt compares them."""
+    ranked.rank("first")
+    compared = iter((BETTER, WORSE))
+    ranked.compared = lambda: next(compared)
+    promote = registry.promote_version
+
+    def late(number: str, who: str, why: str) -> registry.Version:
+        if champion() == "1":
+            _register("other")
+            promote("3", "retrain", "it is better")
+        return promote(number, who, why)
+
+    monkeypatch.setattr(module.registry, "promote_version", late)
+    assert ranked.rank("second") == ["challenger"]
+    assert champion() == "3"
+    assert [event for event, _ in ranked.events] == ["nucleus.champion.new"]  # of the first model
+
+
+def test_a_champion_that_cannot_be_read_makes_a_challenger(
+    ranked: Registry, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ranked.rank("first")
 
     def fetch_model(run_id: str) -> None:
-        raise OutOfMemoryError("not enough memory")
+        raise NucleusError("Run x was made by another version of the code.")
 
     monkeypatch.setattr(module.records, "fetch_model", fetch_model)
-    stage = Stage("train", tmp_path, "d" * 64, cached=True, seconds=1.0)
-    champion: Any = SimpleNamespace(run_id="champion")
+    assert ranked.rank("second") == ["challenger"]
+    tags = MlflowClient().get_run(_run_of("second")).data.tags
+    assert tags["model.verdict"] == (
+        "Version 1, the champion, cannot be compared: Run x was made by another version of the code."
+    )
+
+
+def test_too_little_memory_is_not_a_verdict(
+    ranked: Registry, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The run fails, and another attempt compares the models."""
+    ranked.rank("first")
+
+    def fetch_model(run_id: str) -> None:
+        raise OutOfMemoryError("The device has too little memory.")
+
+    monkeypatch.setattr(module.records, "fetch_model", fetch_model)
     with pytest.raises(OutOfMemoryError):
-        module._verdict(champion, tiny, Trained(*[stage] * 5), RUN)
+        ranked.rank("second")
 
 
 @pytest.mark.parametrize(("tune", "champion_scores"), [(True, 1), (False, 0)])
-def test_both_are_judged_on_the_same_images_with_cutoffs_tuned_on_these(
+def test_both_models_are_scored_on_the_same_images_and_tuned_alike(
     home: Path,
     tiny: Recipe,
     tmp_path: Path,
@@ -147,18 +207,21 @@ def test_both_are_judged_on_the_same_images_with_cutoffs_tuned_on_these(
     np.save(tmp_path / "image.npy", np.zeros((8, 9, 3), np.uint8))
     sample = Sample("a", tmp_path / "image.npy", tmp_path / "labels.npy", "fluorescence")
 
-    def write_maps(_: Recipe, network: Path, images: Any, to: Path) -> list[Path]:
+    def write_maps(
+        _: Recipe, network: Path, images: Any, folder: Path, progress: object
+    ) -> list[Path]:
         # The champion sees the nucleus less clearly than its cutoff of 0.5 asks for.
         sure = {"champion": 0.42, "new": 0.9}[network.read_text()]
-        np.save(to / "a.npy", np.float32(sure * (labels > 0))[..., None])
+        np.save(folder / "a.npy", (sure * (labels > 0))[..., None].astype(np.float32))
         assert [*images] == ["a"]
-        return [to / "a.npy"]
+        return [folder / "a.npy"]
 
-    monkeypatch.setattr(evaluate, "write_maps", write_maps)
+    monkeypatch.setattr(evaluation, "write_maps", write_maps)
     recipe = tiny.with_overrides([f"inference.tune={str(tune).lower()}"])
     for name in ("champion", "new"):
         (tmp_path / name).write_text(name)
-    stage = Stage("merge_masks", tmp_path, "d" * 64, cached=False, seconds=1.0)
+    folder = home / "stages" / "merge_masks" / "digest"
+    stage = Stage("merge_masks", folder, "d" * 64, cached=False, seconds=1.0)
     made = module._evaluated(
         (tiny, tmp_path / "champion"), (recipe, tmp_path / "new"), [sample], stage
     )
@@ -168,53 +231,15 @@ def test_both_are_judged_on_the_same_images_with_cutoffs_tuned_on_these(
     assert names == {"scores.json", "disagreement.png", "stage.json"}
 
 
-def test_slides_that_either_model_was_trained_on_do_not_count(
-    tiny: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    # The image of each run's training, by the id it had there; "began" is where "tuned" started from.
-    trained = {"champion": ("old", "1"), "tuned": ("t", "2"), "began": ("b", "3")}
+def _run_of(name: str) -> str:
+    [run] = MlflowClient().search_runs(["1"], f"tags.work = '{name}'")
+    return str(run.info.run_id)
 
-    def record(run_id: str) -> Any:
-        id_, digest = trained[run_id]
-        data = SimpleNamespace(files=[{"id": id_, "image_sha256": digest}])
-        start = "began" if run_id == "tuned" else None
-        return SimpleNamespace(data={"training": data}, recipe={"training": {"start_from": start}})
 
-    def artifact(run_id: str, name: str) -> Path:
-        path = tmp_path / f"{run_id}-{name}"
-        path.write_text(json.dumps({"training": [{"id": trained[run_id][0]}]}))
-        return path
-
-    logged = SimpleNamespace(fetch_record=record, fetch_artifact=artifact)
-    monkeypatch.setattr(split, "records", logged)
-    # Slide A holds the champion's image under another id, B that of "tuned", C that of "began".
-    digests = {"a": "1", "a2": "9", "b": "2", "c": "3", "d": "4", "d2": "5", "e": "6"}
-    entries = [SimpleNamespace(id=id_, source_sha256=sha) for id_, sha in digests.items()]
-    monkeypatch.setattr(split, "images_of", lambda _: entries)
-    validation = ["a", "a2", "b", "c", "d2", "e"]
-    held_out = [SimpleNamespace(id=id_) for id_ in validation]
-    monkeypatch.setattr(module, "samples", lambda *_: held_out)
-    rows = {id_: {"id": id_, "slide": id_[0].upper()} for id_ in digests}
-    sides = {"training": [rows["d"]], "validation": [rows[id_] for id_ in validation]}
-    (tmp_path / split.SPLIT_FILE).write_text(json.dumps(sides))
-    stage = Stage("split", tmp_path, "d" * 64, cached=False, seconds=1.0)
-    champion: Any = SimpleNamespace(run_id="champion")
-    tuned = tiny.with_overrides(["training.start_from=tuned"])
-    for recipe, unseen in ((tuned, ["e"]), (tiny, ["b", "c", "e"])):
-        slides, found = module._unseen(champion, recipe, Trained(*[stage] * 5))
-        assert [sample.id for sample in found] == unseen
-        assert (slides["a2"], slides["d"]) == ("A", "D")
-    assert validation_seen(stage, stage, None) is None
-    assert validation_seen(stage, stage, "began") == (
-        "1 of 6 validation images are of slides of which run began was trained, from which this "
-        "training starts: scores are flattered"
-    )
-    assert str(validation_seen(stage, stage, "tuned")).startswith("2 of 6 ")
-
-    def gone(_: str) -> Any:
-        raise NucleusError("no run began at http://127.0.0.1:5000")
-
-    logged.fetch_record = gone
-    assert str(validation_seen(stage, stage, "began")).endswith(
-        "run began was trained on: no run began at http://127.0.0.1:5000"
-    )
+def _register(name: str) -> None:
+    """Register the model of a run that another process made."""
+    run = MlflowClient().create_run("1")
+    model = MlflowClient().create_logged_model("1", "model", source_run_id=run.info.run_id)
+    made = tracking.Run(run.info.run_id, "")
+    tracking.log_tags(made, {"weights.sha256": name})
+    registry.register(made, model.model_id, {})

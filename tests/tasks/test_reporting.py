@@ -3,6 +3,7 @@ import logging
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
+from contextvars import copy_context
 from pathlib import Path
 from typing import Any
 
@@ -10,28 +11,28 @@ import numpy as np
 import pytest
 from prefect.states import State
 
-from nucleus_unet.engine.interruption import StoppedError, abandoned
+from nucleus_unet.engine.interruption import StoppedError
 from nucleus_unet.engine.isolation import abandoned_on_error
 from nucleus_unet.engine.stages import Stage
 from tasks import reporting
-from tasks.reporting import short, state_of
+from tasks.reporting import finished, short
 from tasks.train import _duration
 
 
 def test_a_stage_that_was_built_is_returned_as_it_is(home: Path) -> None:
     stage = Stage("split", home, "d" * 64, cached=False, seconds=1.0)
-    assert state_of(stage) is stage
+    assert finished(stage, "split 4 images") is stage
 
 
-def test_a_stage_that_was_there_comes_in_a_state_named_cached(home: Path) -> None:
+def test_a_cached_stage_comes_in_a_state_named_cached(home: Path) -> None:
     stage = Stage("split", home, "d" * 64, cached=True, seconds=0.0)
-    state: Any = state_of(stage)
+    state = finished(stage, "split 4 images")
     assert isinstance(state, State)
     assert (state.name, state.is_completed(), state.data) == ("Cached", True, stage)
-    assert state.message == f"nothing to do: {'d' * 20}"
+    assert state.message == "nothing to do: it was done before"
 
 
-def test_waiting_for_another_process_is_told_and_ends_with_the_run(
+def test_waiting_for_another_process_is_logged_and_ends_with_the_run(
     home: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setattr(reporting, "get_run_logger", lambda: logging.getLogger("waiting"))
@@ -42,13 +43,13 @@ def test_waiting_for_another_process_is_told_and_ends_with_the_run(
         assert enough.wait(30)
 
     def stage() -> Stage:
-        return reporting.stage_in_home("split", {}, build, code=["data.rle"])
+        return reporting.cached_stage(home, "split", {}, build, code=["data.rle"])
 
     with ThreadPoolExecutor() as threads:
         first = threads.submit(stage)
         assert begun.wait(30)
         with contextlib.suppress(KeyboardInterrupt), abandoned_on_error():
-            second = threads.submit(stage)
+            second = threads.submit(copy_context().run, stage)
             while not caplog.records and not second.done():
                 time.sleep(0.01)
             raise KeyboardInterrupt
@@ -57,20 +58,37 @@ def test_waiting_for_another_process_is_told_and_ends_with_the_run(
         enough.set()
         assert not first.result(30).cached
     [line] = caplog.messages
-    assert line == "the same split is under way in another process: waiting"
-    abandoned.clear()  # other tests run in this process
+    assert line == "waiting for another process that computes the same split"
 
 
-def test_work_in_threads_stops_where_the_run_has_ended(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_work_in_threads_stops_when_the_run_has_ended(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(reporting, "get_run_logger", lambda: logging.getLogger("progress"))
     move = reporting.progress("tuning", "settings")
     with contextlib.suppress(KeyboardInterrupt), abandoned_on_error():
         move(1, 2)
+        in_a_thread = copy_context()
         raise KeyboardInterrupt
     with pytest.raises(StoppedError):
-        move(2, 2)
+        in_a_thread.run(move, 2, 2)
     with abandoned_on_error():  # another run in the same process
         move(2, 2)
+
+
+def test_a_damaged_result_is_rebuilt_and_reported(
+    home: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(reporting, "get_run_logger", lambda: logging.getLogger("damage"))
+
+    def stage() -> Stage:
+        def build(folder: Path) -> None:
+            (folder / "split.json").write_text("{}")
+
+        return reporting.cached_stage(home, "split", {}, build, code=["data.rle"])
+
+    (stage().folder / "split.json").write_text("cut")
+    assert not stage().cached
+    assert caplog.messages == ["rebuilding the result of split, because it is damaged: split.json"]
+    assert stage().cached
 
 
 @pytest.mark.parametrize(

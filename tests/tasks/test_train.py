@@ -1,11 +1,9 @@
-from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 from prefect.exceptions import ObjectNotFound
 
-from nucleus_unet.errors import NucleusError
-from nucleus_unet.recipe import load_recipe
 from tasks import train
 
 
@@ -17,7 +15,7 @@ from tasks import train
         ("gpu:0", (9, 0), False),
     ],
 )
-def test_a_gpu_that_is_not_used_is_told(
+def test_an_unused_gpu_is_reported(
     device: str,
     capability: tuple[int, int] | None,
     warned: bool,
@@ -30,33 +28,7 @@ def test_a_gpu_that_is_not_used_is_told(
     assert not warned or "install JAX" in str(train.unused_gpu(device, "jax 0.11.2"))
 
 
-def test_no_weights_to_start_from() -> None:
-    assert train.start_weights_of(load_recipe("quick")) is None
-
-
-def test_weights_of_the_same_network_are_taken(monkeypatch: pytest.MonkeyPatch) -> None:
-    logged = load_recipe("quick", ["data.image_size=256", "network.dropout=[0, 0, 0, 0]"])
-    monkeypatch.setattr(
-        train.records, "fetch_model", lambda run_id: (logged, Path(run_id) / "model.keras")
-    )
-    weights = train.start_weights_of(load_recipe("quick", ["training.start_from=abc"]))
-    assert weights == Path("abc/model.keras")
-
-
-@pytest.mark.parametrize("change", ["base_filters=4", "outputs=borders", "activation=tanh"])
-def test_weights_of_another_network_are_refused(
-    change: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    logged = load_recipe("quick", [f"network.{change}"])
-    monkeypatch.setattr(train.records, "fetch_model", lambda run_id: (logged, Path("model.keras")))
-    key, _, value = change.partition("=")
-    with pytest.raises(
-        NucleusError, match=rf"start_from = abc: its network\.{key} is {value}, the"
-    ):
-        train.start_weights_of(load_recipe("quick", ["training.start_from=abc"]))
-
-
-def test_a_progress_bar_that_is_refused_is_left_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_training_continues_without_a_refused_progress_bar(monkeypatch: pytest.MonkeyPatch) -> None:
     said: list[str] = []
     shown: list[float] = []
 
@@ -67,9 +39,9 @@ def test_a_progress_bar_that_is_refused_is_left_alone(monkeypatch: pytest.Monkey
 
     monkeypatch.setattr(train, "update_progress_artifact", update)
     logger = SimpleNamespace(warning=lambda text, error: said.append(text % error))
-    follower = SimpleNamespace(progress="an id", logger=logger)
+    follower: Any = SimpleNamespace(progress="an id", logger=logger)
     for share in (10.0, 20.0, 30.0):
-        train._Follower._show(follower, share)  # type: ignore[arg-type]
+        train._Follower._show(follower, share)
     assert shown == [10, 20]
     assert len(said) == 1
-    assert said[0].startswith("the progress is not shown in Prefect any more: ")
+    assert said[0].startswith("Prefect no longer shows the progress of the training: ")

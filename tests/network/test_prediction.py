@@ -3,12 +3,12 @@ from pathlib import Path
 import pytest
 
 from nucleus_unet.network.backend import resolve
+from nucleus_unet.network.prediction import prediction_key
 from nucleus_unet.recipe import load_recipe
-from tasks.predict import prediction_key
 
 
 @pytest.mark.parametrize(
-    ("override", "anew"),
+    ("override", "again"),
     [
         ("inference.cutoff=0.4", False),
         ("inference.large_cutoff=none", False),
@@ -24,8 +24,8 @@ from tasks.predict import prediction_key
         ("training.threads=7", True),
     ],
 )
-def test_maps_are_predicted_anew_where_they_change(
-    override: str, anew: bool, tmp_path: Path
+def test_maps_are_predicted_again_if_they_would_change(
+    override: str, again: bool, tmp_path: Path
 ) -> None:
     network = tmp_path / "model.keras"
     network.write_bytes(b"weights")
@@ -33,4 +33,4 @@ def test_maps_are_predicted_anew_where_they_change(
         prediction_key(resolve(load_recipe("best", overrides)), network)
         for overrides in ([], [override])
     )
-    assert (first != other) == anew
+    assert (first != other) == again

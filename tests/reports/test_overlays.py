@@ -3,38 +3,26 @@ from typing import Any
 
 import cv2
 import numpy as np
-import pytest
 from numpy.typing import NDArray
 
-from nucleus_unet.reports.figures import (
+from nucleus_unet.data.split import Split, SplitImage
+from nucleus_unet.reports.overlays import (
+    COMPARED_LEGEND,
     FOUND,
     INVENTED,
     MERGED,
     MISSED,
+    PREDICTED_LEGEND,
     PREDICTION,
     SPLIT_UP,
     comparison,
     contact_sheet,
-    curves,
     data_uri,
     overlay,
     overlay_png,
-    parallel_coordinates,
+    split_sheet,
     strip,
 )
-
-EPOCH = {
-    "epoch": 1,
-    "loss": -0.2,
-    "dice": 0.3,
-    "mean_iou": 0.5,
-    "val_loss": -0.1,
-    "val_dice": 0.25,
-    "val_mean_iou": 0.45,
-    "learning_rate": 0.01,
-    "seconds": 9.0,
-    "images_per_s": 88.0,
-}
 
 
 def decoded(png: bytes) -> Any:
@@ -46,10 +34,6 @@ def pixels(png: bytes) -> NDArray[np.uint8]:
     return rgb
 
 
-def contains(png: bytes, colour: tuple[int, int, int]) -> bool:
-    return bool((pixels(png) == colour).all(axis=-1).any())
-
-
 def square(low: int, high: int, size: int = 8) -> NDArray[np.int32]:
     labels = np.zeros((size, size), np.int32)
     labels[low:high, low:high] = 1
@@ -58,28 +42,6 @@ def square(low: int, high: int, size: int = 8) -> NDArray[np.int32]:
 
 def gray(size: int = 8) -> NDArray[np.uint8]:
     return np.full((size, size, 3), 50, np.uint8)
-
-
-def test_curves() -> None:
-    png = curves([EPOCH, EPOCH | {"epoch": 2, "val_mean_iou": 0.6, "loss": -0.4}])
-    assert pixels(png).shape == (500, 1200, 3)
-    assert contains(png, (0, 0x72, 0xB2))
-    assert contains(png, (0xD5, 0x5E, 0))
-    assert png == curves([EPOCH, EPOCH | {"epoch": 2, "val_mean_iou": 0.6, "loss": -0.4}])
-
-
-@pytest.mark.parametrize(
-    "history",
-    [
-        [],
-        [EPOCH],
-        [EPOCH | {"val_mean_iou": float("nan"), "loss": float("inf")}],
-        [{"epoch": 3, "loss": 1.0}],
-        [EPOCH | {"epoch": epoch} for epoch in range(100)],
-    ],
-)
-def test_curves_of_little_and_of_much(history: list[dict[str, float]]) -> None:
-    assert pixels(curves(history)).shape == (500, 1200, 3)
 
 
 def test_overlay_of_a_prediction() -> None:
@@ -112,7 +74,7 @@ def test_comparison_colours_what_is_wrong() -> None:
     assert [tuple(predicted[14, x]) for x in (2, 22, 29)] == [MERGED, INVENTED, INVENTED]
 
 
-def test_touching_nuclei_are_told_apart_and_borders_closed() -> None:
+def test_touching_nuclei_are_separated_and_borders_closed() -> None:
     labels = np.repeat([[1, 1, 1, 2, 2, 2]], 6, axis=0)
     drawn = (overlay(gray(6), labels) == PREDICTION).all(axis=-1)
     np.testing.assert_array_equal(drawn[2], [True, False, True, True, False, True])
@@ -151,11 +113,19 @@ def test_overlay_png_holds_the_overlay_to_the_pixel() -> None:
     assert (picture[:26] < 100).any()  # the title
 
 
-def test_legend_names_the_colours_that_occur() -> None:
-    foot = pixels(overlay_png(gray(), square(2, 6), side_px=200))[-30:]
-    assert (foot == PREDICTION).all(axis=-1).any()
-    for colour in (FOUND, MISSED, INVENTED, SPLIT_UP, MERGED):
-        assert not (foot == colour).all(axis=-1).any()
+def test_the_legend_shows_the_colours_that_are_given() -> None:
+    def shown(png: bytes) -> set[tuple[int, int, int]]:
+        """Colours of the outlines that the foot of the picture shows."""
+        foot = pixels(png)[-30:]
+        return {c for c in (PREDICTION, *COMPARED_LEGEND) if (foot == c).all(axis=-1).any()}
+
+    # What the pictures themselves show does not matter.
+    tiles = [("a", np.full((50, 700, 3), PREDICTION, np.uint8))]
+    assert shown(contact_sheet(tiles * 2, {})) == set()
+    assert shown(contact_sheet(tiles * 2, PREDICTED_LEGEND)) == {PREDICTION}
+    compared = {FOUND, MISSED, SPLIT_UP, INVENTED, MERGED}
+    assert shown(contact_sheet(tiles * 2, COMPARED_LEGEND)) == compared
+    assert shown(overlay_png(gray(), square(2, 6), side_px=200)) == {PREDICTION}
 
 
 def test_contact_sheet_lays_out_lines_of_two() -> None:
@@ -163,7 +133,7 @@ def test_contact_sheet_lays_out_lines_of_two() -> None:
     tiles = [
         (f"{n}", np.full((100 + n, 300, 3), colour, np.uint8)) for n, colour in enumerate(colours)
     ]
-    picture = pixels(contact_sheet(tiles))
+    picture = pixels(contact_sheet(tiles, {}))
     assert picture.shape == ((101 + 26) + (102 + 26) + 30, 2 * 310 + 10, 3)
     for n, (top, left) in enumerate([(26, 10), (26, 320), (153, 10)]):
         tile = picture[top : top + 100 + n, left : left + 300]
@@ -190,24 +160,23 @@ def test_a_strip_lays_images_side_by_side() -> None:
     assert strip([], 10).shape == (10, 1, 3)
 
 
-def test_trials_on_parallel_axes() -> None:
-    trials = [(("1", "x"), 0.25), (("1", "y"), 0.5)]
-    colours = {"worst": (84, 1, 68), "best": (37, 231, 253)}  # the ends of viridis, as BGR
+def test_a_split_is_drawn_by_kind_and_side_with_one_image_of_each_slide() -> None:
+    def image(id_: str, kind: str, slide: str) -> SplitImage:
+        return SplitImage(id=id_, kind=kind, slide=slide)
 
-    def drawn(trials: list[tuple[tuple[str, str], float]]) -> dict[str, list[int]]:
-        """The rows of the picture where each colour is."""
-        png = np.frombuffer(parallel_coordinates(["a", "b"], trials), np.uint8)
-        picture = cv2.imdecode(png, cv2.IMREAD_COLOR)
-        assert picture is not None
-        return {
-            name: np.flatnonzero((picture == colour).all(-1).any(1)).tolist()
-            for name, colour in colours.items()
-        }
+    many = [image(f"m{n:02}", "fluorescence", f"slide {n:02}") for n in range(12)]
+    split = Split(
+        training=(image("a", "bright-field", "s"), image("b", "bright-field", "s"), *many),
+        validation=(image("c", "bright-field", "t"),),
+    )
+    loaded: list[str] = []
 
-    rows = drawn(trials)
-    # Both start at the value that they share; from there the better one ends on top.
-    assert min(rows["best"]) < min(rows["worst"]) < max(rows["best"]) < max(rows["worst"])
-    alone, none = drawn(trials[:1]), drawn([])
-    assert alone["worst"]
-    assert not alone["best"]
-    assert none == {"worst": [], "best": []}
+    def load(id_: str) -> NDArray[np.uint8]:
+        loaded.append(id_)
+        return gray()
+
+    picture = pixels(split_sheet(split, load))
+    # Of each kind two strips next to each other, the kinds in two lines.
+    assert picture.shape[0] == 2 * (96 + 26) + 30
+    # One of the two images of slide s; ten of twelve slides; none of the side without images.
+    assert sorted(loaded) == ["b", "c", *(f"m{n:02}" for n in range(10))]

@@ -1,0 +1,44 @@
+"""Commands about data sets: check and fetch."""
+
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import click
+
+from nucleus_cli.options import PATH
+from nucleus_cli.starting import command_progress, print_table
+
+
+@click.command()
+@click.argument("data", type=PATH)
+@click.option("--against", type=PATH, help="Report images that this other data set holds too.")
+def check(data: Path, against: Path | None) -> None:
+    """Report what a data set holds and what is wrong with it.
+
+    The exit code is 1 if something is wrong with its files.
+    """
+    from nucleus_unet.data import check_dataset, format_report
+
+    report = check_dataset(data, command_progress("checking", "images"), against)
+    click.echo(format_report(report))
+    sys.exit(0 if report.ok else 1)
+
+
+@click.command()
+@click.argument("name")
+@click.option("--to", required=True, type=PATH, help="Folder for the files.")
+def fetch(name: str, to: Path) -> None:
+    """Download a public data set: dsb2018, the 2018 Data Science Bowl, from its publisher."""
+    from nucleus_unet.data import download
+
+    moves: dict[str, Callable[[int, int | None], None]] = {}
+
+    def move(file: str, done: int, total: int | None) -> None:
+        if file not in moves:
+            moves[file] = command_progress(file, "B")
+        moves[file](done, total)
+
+    files = download.download_dataset(name, to, progress=move)
+    print_table([(path.name, str(path)) for path in files])
+    click.echo(download.SOURCE)

@@ -1,0 +1,84 @@
+"""Commands about trained models and their runs: promote, rollback and diff."""
+
+import getpass
+import os
+
+import click
+
+from nucleus_cli.starting import find_mlflow, print_table
+
+IMAGES_SHOWN = 20
+"""Largest number of images that ``diff`` lists."""
+
+
+def user_name() -> str:
+    """The name of the user, or the number if a container has no name for it."""
+    try:
+        return getpass.getuser()
+    except (KeyError, OSError):
+        return f"uid {os.getuid()}"
+
+
+why_option = click.option(
+    "--why", required=True, help="The reason, which is kept with the version."
+)
+who_option = click.option(
+    "--who", default=user_name, help="Your name, which is kept too. Default: the user."
+)
+
+
+@click.command()
+@click.argument("version")
+@why_option
+@who_option
+def promote(version: str, why: str, who: str) -> None:
+    """Make VERSION of the registered model the champion, which nucleus predict uses."""
+    find_mlflow()
+    from nucleus_unet.runs import registry
+
+    now = registry.promote_version(version, who, why)
+    click.echo(f"The champion is version {now.number} of run {now.run_id}.")
+
+
+@click.command()
+@why_option
+@who_option
+def rollback(why: str, who: str) -> None:
+    """Restore the previous champion."""
+    find_mlflow()
+    from nucleus_unet.runs import registry
+
+    now = registry.restore_champion(who, why)
+    click.echo(f"The champion is version {now.number} of run {now.run_id}.")
+
+
+@click.command()
+@click.argument("run_a")
+@click.argument("run_b")
+def diff(run_a: str, run_b: str) -> None:
+    """Show in what two runs differ (recipe, data, machine, packages, source) and what each made."""
+    find_mlflow()
+    from nucleus_unet.runs import compare_submissions, records, run_differences, side_by_side
+
+    a, b = (records.fetch_record(run_id) for run_id in (run_a, run_b))
+    same = "Recipe, data, machine, packages and source are the same."
+    for line in run_differences(a, b) or [same]:
+        click.echo(line)
+    click.echo()
+    rows = side_by_side(a, b)
+    width = max((len(left) for _, left, _ in rows), default=0)
+    print_table([(name, f"{left:{width}}  {right}") for name, left, right in rows])
+    if "submission.sha256" in a.tags and "submission.sha256" in b.tags:
+        sizes_a, sizes_b = (
+            {file["id"]: (file["height"], file["width"]) for file in record.data["test"].files}
+            for record in (a, b)
+        )
+        either = (sizes_a | sizes_b).items()
+        sizes = {id_: size for id_, size in either if sizes_a.get(id_, size) == size}
+        both = records.fetch_submission(a), records.fetch_submission(b)
+        different = compare_submissions(*both, sizes)
+        click.echo(f"\nThe nuclei differ in {len(different)} of {len(sizes)} images.")
+        for image in different[:IMAGES_SHOWN]:
+            click.echo(
+                f"{image.id}  {image.gained} gained, {image.lost} lost, {image.pixels} pixels changed"
+            )

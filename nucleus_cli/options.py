@@ -1,0 +1,58 @@
+"""Options that several commands have."""
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import click
+
+from nucleus_unet.files import UNPRINTABLE
+
+Decorator = Callable[[Callable[..., None]], Callable[..., None]]
+
+
+class PrintablePath(click.Path):
+    """A path that can be written to logs and records."""
+
+    def convert(self, value: Any, param: Any, ctx: Any) -> Any:
+        if UNPRINTABLE.search(os.fspath(value)):
+            self.fail(f"{os.fspath(value)!r} cannot be printed. Rename it.", param, ctx)
+        return super().convert(value, param, ctx)
+
+
+PATH = PrintablePath(path_type=Path, readable=False)  # the library reports what it cannot read
+
+
+def training_option(help: str, **more: Any) -> Decorator:
+    """The option ``--train``, which may be given several times."""
+    return click.option("--train", "training_data", type=PATH, multiple=True, help=help, **more)
+
+
+test_option = click.option(
+    "--test", "test_data", type=PATH, help="Images to predict for the submission."
+)
+overrides_option = click.option(
+    "--set",
+    "overrides",
+    multiple=True,
+    metavar="KEY=VALUE",
+    help="Change a value of the recipe. nucleus recipe show NAME lists the keys. May be repeated.",
+)
+
+
+def recipe_options(default: str = "best") -> Decorator:
+    """The options that choose a recipe."""
+    named = click.option(
+        "--recipe",
+        "recipe_name",
+        metavar="NAME|FILE",
+        help=f"A recipe by name (nucleus recipe list), or a TOML file. Default: {default}.",
+    )
+    return lambda command: named(overrides_option(command))
+
+
+def recipe_parameters(name: str, overrides: tuple[str, ...]) -> dict[str, Any]:
+    """A recipe as the parameters of a flow: by name or as a file, with its changes."""
+    chosen = {"recipe_file": Path(name).absolute()} if name.endswith(".toml") else {"recipe": name}
+    return {**chosen, "overrides": list(overrides)}

@@ -1,0 +1,86 @@
+"""Commands about nuclei: predict them, and score a submission."""
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from nucleus_cli.options import PATH
+from nucleus_cli.starting import (
+    command_progress,
+    print_table,
+    printed_submission,
+    read_data,
+    run_rows,
+    start,
+)
+
+if TYPE_CHECKING:
+    from nucleus_unet.nuclei import Outlines
+
+
+@click.command()
+@click.argument("images", nargs=-1, required=True, type=PATH)
+@click.option(
+    "--model",
+    default="champion",
+    show_default=True,
+    metavar="RUN_ID",
+    help="The run that trained the model.",
+)
+@click.option("--out", required=True, type=PATH, help="Folder for the results.")
+@click.option(
+    "--outlines",
+    type=click.Choice(["geojson", "imagej", "coco"]),
+    multiple=True,
+    help="Write outlines too: geojson for QuPath, imagej for ImageJ's ROI manager, coco for COCO JSON.",
+)
+def predict(
+    images: tuple[Path, ...], model: str, out: Path, outlines: tuple["Outlines", ...]
+) -> None:
+    """Find the nuclei in IMAGES: folders, zips or image files.
+
+    Writes submission.csv, nuclei.csv (area, centre, mean intensity and eccentricity of each nucleus),
+    overlays/<id>.png and labels/<id>.png (16 bit, one number for each nucleus; from 65,536 nuclei
+    <id>.tif, 32 bit).
+    """
+    from nucleus_unet.data import require_outside
+
+    require_outside(images, out)
+    read_data(images)
+    start()
+    from flows.predict import predict as flow
+    from nucleus_unet.runs import require_run, run_of
+
+    require_run(run_of(model))
+    made = flow(list(images), out, model, outlines)
+    click.echo("\nThe prediction has finished.")
+    print_table(
+        [
+            ("model of run", made.model_run_id),
+            *printed_submission(made.submission),
+            ("label images", str(out / "labels")),
+            ("overlays", str(out / "overlays")),
+            ("table of nuclei", str(out / "nuclei.csv")),
+            *run_rows(made.run.id),
+        ]
+    )
+
+
+@click.command()
+@click.argument("submission", type=PATH)
+@click.argument("truth", type=PATH)
+@click.option("--json", "as_json", is_flag=True, help="Print all scores of all images as JSON.")
+def score(submission: Path, truth: Path, as_json: bool) -> None:
+    """Score SUBMISSION against TRUTH like the 2018 Data Science Bowl.
+
+    TRUTH is a data set with masks, or the solution CSV of the organisers.
+    """
+    from nucleus_unet.data import read_truth
+    from nucleus_unet.engine import home_folder
+    from nucleus_unet.reports import format_scores, match_submission, scores_table
+
+    labels = read_truth(truth, home_folder(), command_progress("reading the annotation", "files"))
+    table = scores_table(match_submission(submission, labels))
+    click.echo(json.dumps(table, indent=1) if as_json else format_scores(table))

@@ -1,0 +1,216 @@
+"""Commands that train: retrain, reproduce and sweep."""
+
+import re
+import sys
+import traceback
+from pathlib import Path
+
+import click
+
+from nucleus_cli.options import (
+    PATH,
+    recipe_options,
+    recipe_parameters,
+    test_option,
+    training_option,
+)
+from nucleus_cli.starting import (
+    find_mlflow,
+    print_table,
+    printed_submission,
+    read_data,
+    run_rows,
+    start,
+)
+from nucleus_unet.errors import NucleusError
+
+PLACES = {
+    "champion": "the champion: nucleus predict uses it",
+    "challenger": "the challenger: nucleus promote {} --why TEXT makes it the champion",
+    "copy": "a copy of the champion, which nucleus predict uses",
+}
+
+
+@click.command()
+@training_option(
+    "Annotated images: a folder or zip. May be repeated. Default: the built-in sample."
+)
+@test_option
+@recipe_options("best; quick for the built-in sample")
+@click.option(
+    "--registry/--no-registry",
+    default=True,
+    help="Register the model, and make it the champion if it is better than the champion. Default.",
+)
+def retrain(
+    training_data: tuple[Path, ...],
+    test_data: Path | None,
+    recipe_name: str | None,
+    overrides: tuple[str, ...],
+    registry: bool,
+) -> None:
+    """Train a model on annotated images, score it, and predict the test images."""
+    from nucleus_unet.recipe import load_recipe
+
+    if test_data and not training_data:
+        raise NucleusError(
+            "--test needs --train, because the built-in sample has test images of its own. Give "
+            "--train too."
+        )
+    name = recipe_name or ("best" if training_data else "quick")
+    load_recipe(name, overrides)  # refuses a bad recipe at once
+    read_data(training_data, annotated=True)
+    read_data([test_data] if test_data else [])
+    start()
+    from flows.retrain import Retrained
+    from flows.retrain import retrain as flow
+    from nucleus_unet.runs import require_run
+
+    parameters = recipe_parameters(name, overrides)
+    made = flow(list(training_data) or None, test_data, registry=registry, **parameters)
+    assert isinstance(made, Retrained)  # only a scheduled run is skipped
+    click.echo("\nThe training has finished.")
+    rows = [
+        (f"validation {key}", str(round(value, 4)))
+        for key, value in made.scores.items()
+        if not key.startswith("AP at")  # MLflow's pages show them
+    ]
+    if made.submission:
+        rows += printed_submission(made.submission)
+    if registry:
+        tags = require_run(made.run.id)
+        number, place = tags["model.version"], tags["model.place"]
+        rows += [("model", f"version {number}, {PLACES[place].format(number)}")]
+        rows += [("verdict", tags["model.verdict"])]
+    rows += [
+        (f"{name} images", str(made.pictures / f"validation_{name}.png"))
+        for name in ("worst", "best")
+    ]
+    print_table([*rows, *run_rows(made.run.id)])
+
+
+@click.command()
+@click.argument("run_id")
+@click.option("--retrain", is_flag=True, help="Train the model again from the raw data.")
+@training_option("Where the training data of the run are now, if they were moved.")
+@click.option(
+    "--test",
+    "test_data",
+    type=PATH,
+    multiple=True,
+    help="Where the test images of the run are now, if they were moved.",
+)
+@click.option(
+    "--in-env",
+    is_flag=True,
+    help="Print a shell script that does this with the source, packages and switches of the run. "
+    "Pipe it to sh.",
+)
+def reproduce(
+    run_id: str,
+    retrain: bool,
+    training_data: tuple[Path, ...],
+    test_data: tuple[Path, ...],
+    in_env: bool,
+) -> None:
+    """Make the submission of run RUN_ID again and compare the two.
+
+    The exit code is 0 if they are identical, 1 if they differ and 2 if they could not be compared.
+    """
+    if training_data and not retrain:
+        raise NucleusError(
+            "--train needs --retrain, because the logged model needs no training data. Add --retrain, "
+            "or leave --train out."
+        )
+    if in_env:
+        options = ["--retrain"] * retrain
+        options += [f"--train={path.absolute()}" for path in training_data]
+        options += [f"--test={path.absolute()}" for path in test_data]
+        find_mlflow()
+        from nucleus_unet.runs import reproduction_script
+
+        click.echo(reproduction_script(run_id, ["reproduce", run_id, *options]))
+        return
+    try:
+        start()
+        from flows.reproduce import reproduce as flow
+        from nucleus_unet.runs import fetch_record
+
+        fetch_record(run_id)
+        result = flow(run_id, retrain, list(training_data) or None, list(test_data) or None)
+    except NucleusError:
+        raise
+    except BaseException as error:  # exit code 1 would mean that the submission differs
+        if isinstance(error, KeyboardInterrupt):
+            click.echo("Aborted!", err=True)
+        else:
+            traceback.print_exc()
+        sys.exit(2)
+    click.echo(f"\n{result.report()}\n")
+    print_table(run_rows(result.run_id))
+    sys.exit(0 if result.identical else 1)
+
+
+@click.command()
+@training_option("Annotated images: a folder or zip. May be repeated.", required=True)
+@recipe_options()
+@click.option(
+    "--over",
+    multiple=True,
+    required=True,
+    metavar="KEY=VALUE,VALUE...",
+    help="Try these values. If repeated, every combination is tried.",
+)
+@click.option(
+    "--halvings",
+    type=click.IntRange(min=0),
+    default=2,
+    show_default=True,
+    help="Number of rounds that drop the worse half.",
+)
+@click.option(
+    "--draws", type=click.IntRange(min=1), help="Try this many combinations, drawn at random."
+)
+@click.option("--seed", default=0, show_default=True, help="Seed of the draw.")
+@click.option("--out", type=PATH, help="Write the best recipe to this TOML file.")
+def sweep(
+    training_data: tuple[Path, ...],
+    recipe_name: str | None,
+    overrides: tuple[str, ...],
+    over: tuple[str, ...],
+    halvings: int,
+    draws: int | None,
+    seed: int,
+    out: Path | None,
+) -> None:
+    """Train with combinations of values and find the best recipe."""
+    from nucleus_unet.files import make_folder, write_atomically, writing
+    from nucleus_unet.recipe import load_recipe
+    from nucleus_unet.runs import candidates
+
+    name = recipe_name or "best"
+    recipe = load_recipe(name, overrides)
+    pairs = [word.partition("=") for word in over]
+    # Commas in brackets belong to a list.
+    values = {key: re.split(r",(?![^\[]*\])", text) if text else [] for key, _, text in pairs}
+    if len(values) < len(over):
+        raise NucleusError("--over names a key twice. Give all values of a key at once.")
+    candidates(recipe, values, draws, seed)  # refuses bad values at once
+    read_data(training_data, annotated=True)
+    if out:
+        make_folder(out.parent, "Choose another file with --out.")
+        if out.is_dir():
+            raise NucleusError(f"{out} is a folder. Give the name of a file with --out.")
+    start()
+    from flows.sweep import sweep as flow
+
+    parameters = recipe_parameters(name, overrides) | {"halvings": halvings, "draws": draws}
+    swept = flow(list(training_data), values, seed=seed, **parameters)
+    click.echo("\nThe sweep has finished.")
+    for trial in swept.trials:
+        score = "failed" if trial.failed else f"{trial.score:.4f}"
+        click.echo(f"{trial.epochs:4} epochs  {score}  {' '.join(trial.changes)}")
+    print_table(run_rows(swept.run.id))
+    if out:
+        with writing(out, "Choose another file with --out."):
+            write_atomically(out, swept.winner.to_toml())

@@ -1,0 +1,12 @@
+from .exports import Outlines as Outlines
+from .exports import encode_label_image as encode_label_image
+from .instances import resize_maps as resize_maps
+from .instances import separate_nuclei as separate_nuclei
+from .scoring import THRESHOLDS as THRESHOLDS
+from .scoring import instance_scores as instance_scores
+from .scoring import match_nuclei as match_nuclei
+from .scoring import nucleus_errors as nucleus_errors
+from .submission import read_submission as read_submission
+from .submission import submission_rows as submission_rows
+from .submission import validate_submission as validate_submission
+from .submission import write_submission as write_submission

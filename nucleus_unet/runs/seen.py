@@ -1,0 +1,85 @@
+"""Which images a logged model knows from its training, so that no comparison rests on them."""
+
+from collections.abc import Sequence
+
+from nucleus_unet.data import SPLIT_FILE, Images, Sample, Split
+from nucleus_unet.errors import NucleusError
+from nucleus_unet.recipe import Training
+from nucleus_unet.runs import records
+
+
+def chooses_epoch(training: Training) -> bool:
+    """Whether a training chooses its epoch by the scores of the validation images."""
+    return training.keep == "best" or training.early_stopping_epochs is not None
+
+
+def images_seen(run_id: str | None) -> set[str]:
+    """SHA-256 of the image files that a logged model knows; none for None.
+
+    A model knows the images that it was trained on, those that its epoch was chosen on, and those that
+    the model knows from which its training started.
+
+    Raises
+    ------
+    NucleusError
+        If the run or its records cannot be fetched.
+    """
+    seen: set[str] = set()
+    while run_id:
+        record = records.fetch_record(run_id)
+        split = Split.model_validate_json(records.fetch_artifact(run_id, SPLIT_FILE).read_bytes())
+        digests = {file["id"]: file["image_sha256"] for file in record.data["training"].files}
+        training = Training.model_validate(record.recipe["training"])
+        validation = split.validation if chooses_epoch(training) else ()
+        seen |= {digests[image.id] for image in (*split.training, *validation)}
+        run_id = training.start_from
+    return seen
+
+
+def slides_seen(split: Split, images: Images, seen: set[str]) -> set[str]:
+    """The slides that have at least one image whose file is among those seen."""
+    slides = split.slides
+    return {slides[entry.id] for entry in images.entries if entry.source_sha256 in seen}
+
+
+def unseen_samples(
+    validation: Sequence[Sample], split: Split, training: Training, known: set[str]
+) -> list[Sample] | str:
+    """The validation samples that a new model can be compared on, or why there are none.
+
+    Parameters
+    ----------
+    validation : sequence of Sample
+    split : Split
+    training : Training
+        The part of the new model's recipe.
+    known : set of str
+        The slides that either model knows from an earlier training.
+    """
+    if chooses_epoch(training):
+        return (
+            "Its epoch was chosen on the validation images, so a comparison on them would favour it. "
+            "Train with training.keep=last and without early stopping, or promote it by hand."
+        )
+    slides = split.slides
+    known = known | {image.slide for image in split.training}
+    unseen = [sample for sample in validation if slides[sample.id] not in known]
+    return unseen or "The champion or this model knows every validation image from its training."
+
+
+def validation_warning(split: Split, images: Images, start_from: str | None) -> str | None:
+    """What to warn of if the model that a training starts from knows validation images."""
+    try:
+        known = slides_seen(split, images, images_seen(start_from))
+    except (NucleusError, LookupError, ValueError) as error:  # of a deleted or an older run
+        return (
+            f"Run {start_from}, from which this training starts, may know some validation images: its "
+            f"records cannot be read ({error})"
+        )
+    seen = sum(image.slide in known for image in split.validation)
+    if not seen:
+        return None
+    return (
+        f"{seen} of {len(split.validation)} validation images come from slides that run {start_from}, "
+        "from which this training starts, was trained on. The scores are too high"
+    )

@@ -1,0 +1,132 @@
+"""The MLflow store: its database, its experiment and the addresses of its pages."""
+
+import os
+import shutil
+from pathlib import Path
+
+import mlflow
+from mlflow import MlflowClient
+from mlflow.exceptions import MlflowException
+from sqlalchemy.exc import DBAPIError
+
+from nucleus_unet.engine import (
+    home_folder,
+    is_refusal,
+    raise_if_refused,
+    ui_url,
+    without_credentials,
+)
+from nucleus_unet.errors import NucleusError
+from nucleus_unet.files import locked, make_folder
+
+EXPERIMENT = "nucleus-unet"
+TRAINING = "?workflowType=machine_learning"
+"""Without it MLflow's pages open as those of language models."""
+ABSENT = ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE")
+"""Error codes of MLflow for something that does not exist, or for an id that cannot exist."""
+
+
+def make_database() -> None:
+    """Make MLflow's database if it is a file that does not exist yet, completely or not at all.
+
+    MLflow makes its database in many steps and cannot use one that a killed process left half made.
+    """
+    uri = os.environ["MLFLOW_TRACKING_URI"].partition("?")[0]
+    path = Path(uri.removeprefix("sqlite:///"))
+    if not path.is_absolute() or path.exists():
+        return
+    make_folder(
+        path.parent, "Set MLFLOW_TRACKING_URI to a database in a folder that you can write."
+    )
+    with locked(home_folder() / "locks" / "mlflow"):
+        if path.exists():
+            return
+        folder = path.with_suffix(".partial")
+        shutil.rmtree(folder, ignore_errors=True)
+        folder.mkdir()
+        MlflowClient(f"sqlite:///{folder / path.name}").search_experiments(max_results=1)
+        (folder / path.name).rename(path)
+        folder.rmdir()
+
+
+def require_mlflow() -> None:
+    """Make sure that MLflow can be used.
+
+    Raises
+    ------
+    NucleusError
+        If its server refuses the login or is another server, or if its database was made by another
+        version of MLflow, is damaged or cannot be read.
+    """
+    uri = without_credentials(os.environ["MLFLOW_TRACKING_URI"])
+    try:
+        MlflowClient().search_experiments(max_results=1)
+    except DBAPIError as error:
+        raise NucleusError(
+            f"The MLflow database {uri} cannot be used ({error.orig}). Restore it from a backup, or set "
+            "MLFLOW_TRACKING_URI to another database."
+        ) from error
+    except MlflowException as error:
+        raise_if_refused("MLFLOW_TRACKING_URI", error.get_http_status_code(), error)
+        if "out-of-date database schema" in str(error):  # MLflow has no code of its own for it
+            raise NucleusError(
+                f"The MLflow database {uri} was made by another version of MLflow. Back it up, then "
+                f"run: mlflow db upgrade {uri}"
+            ) from error
+        raise
+
+
+def refused_by_mlflow(error: Exception) -> bool:
+    """Whether an error is an answer of MLflow that another try would not change."""
+    return isinstance(error, MlflowException) and is_refusal(error.get_http_status_code())
+
+
+def experiment_id(client: MlflowClient) -> str:
+    """The experiment's id. The experiment is made at first use, locally with artifacts in the home.
+
+    Raises
+    ------
+    NucleusError
+        If the experiment was deleted.
+    """
+    name = os.environ.get("MLFLOW_EXPERIMENT_NAME", EXPERIMENT)
+    if found := client.get_experiment_by_name(name):
+        if found.lifecycle_stage == "deleted":
+            raise NucleusError(
+                f"The MLflow experiment {name} was deleted. Restore it with mlflow experiments restore "
+                f"--experiment-id {found.experiment_id}, or set MLFLOW_EXPERIMENT_NAME to another name."
+            )
+        return str(found.experiment_id)
+    local = not mlflow.get_tracking_uri().startswith(("http://", "https://"))
+    location = (home_folder() / "mlartifacts").as_uri() if local else None
+    # Without this tag MLflow's pages show the experiment as one of language models.
+    tags = {"mlflow.experimentKind": "custom_model_development"}
+    try:
+        return str(client.create_experiment(name, artifact_location=location, tags=tags))
+    except MlflowException as error:
+        if error.error_code != "RESOURCE_ALREADY_EXISTS":
+            raise
+        return experiment_id(client)  # another process made it in the meantime
+
+
+def run_url(run_id: str) -> str:
+    """Address of a run's page."""
+    experiment = MlflowClient().get_run(run_id).info.experiment_id
+    return f"{ui_address()}/#/experiments/{experiment}/runs/{run_id}{TRAINING}"
+
+
+def runs_url() -> str:
+    """Address of the page that lists all runs."""
+    return f"{ui_address()}/#/experiments/{experiment_id(MlflowClient())}/runs{TRAINING}"
+
+
+def ui_address() -> str:
+    """Address of MLflow's pages: the tracking server, or where ``nucleus ui`` serves the database.
+
+    At 127.0.0.1 and localhost the pages open an assistant over the values of the metrics, but not at
+    mlflow.localhost, which browsers send to this machine too (RFC 6761).
+    """
+    uri = str(mlflow.get_tracking_uri())
+    if uri.startswith("http"):
+        return uri.rstrip("/")
+    return ui_url("mlflow").replace("127.0.0.1", "mlflow.localhost")

@@ -1,0 +1,70 @@
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from nucleus_unet.errors import NucleusError
+from nucleus_unet.reports.score_tables import format_scores, match_submission, scores_table
+
+TRUTH = {"a": np.array([[1, 1, 1, 0], [0, 0, 0, 2]]), "b": np.array([[0]])}
+# Of a's nuclei two of three pixels are found, and none.
+SUBMISSION = "ImageId,EncodedPixels\na,1 1 3 1\nb,\nc,1 1\n"
+
+
+@pytest.fixture
+def submission(tmp_path: Path) -> Path:
+    path = tmp_path / "submission.csv"
+    path.write_text(SUBMISSION)
+    return path
+
+
+def test_a_submission_is_matched_by_image(submission: Path) -> None:
+    matches = match_submission(submission, TRUTH.items())
+    assert list(matches) == ["a", "b"]  # c is not in the truth
+    assert matches["a"].tp.tolist() == [1, 1, 1, 1, 0, 0, 0, 0, 0, 0]  # IoU 2/3
+    assert (matches["a"].true, matches["a"].predicted, matches["b"].score) == (2, 1, 1.0)
+
+
+def test_the_table_of_scores_by_hand(submission: Path) -> None:
+    table = scores_table(match_submission(submission, TRUTH.items()))
+    assert table.pop("score") == pytest.approx((4 / 10 / 2 + 1) / 2)
+    first, *_, last = table.pop("by_threshold")
+    assert first == {
+        "iou_above": 0.5,
+        "average_precision": (1 / 2 + 1) / 2,
+        "precision": 1.0,
+        "recall": 0.5,
+        "f1": pytest.approx(2 / 3),
+    }
+    assert (last["iou_above"], last["recall"]) == (0.95, 0.0)
+    counts = {"true": 2, "predicted": 1, "split": 0, "merged": 0}
+    assert table.pop("by_image") == [
+        {"id": "a", "score": pytest.approx(0.2), **counts},
+        {"id": "b", "score": 1.0, **dict.fromkeys(counts, 0)},
+    ]
+    assert table == {"images": 2, **counts}
+
+
+def test_the_page_of_scores_names_the_worst_first(submission: Path) -> None:
+    page = format_scores(scores_table(match_submission(submission, TRUTH.items())), worst=1)
+    lines = page.splitlines()
+    assert lines[0].startswith("score     0.6000  mean average precision")
+    assert "0.50       0.7500  1.0000     0.5000  0.6667" in lines
+    assert lines[-1] == "0.2000  a  2 annotated, 1 predicted, 0 split, 0 merged"
+
+
+def test_an_image_without_a_row_is_refused(submission: Path) -> None:
+    with pytest.raises(NucleusError, match=r"submission\.csv: no row for image d: .* every image"):
+        match_submission(submission, [("d", np.array([[0]]))])
+
+
+def test_an_rle_outside_the_image_is_refused(submission: Path) -> None:
+    with pytest.raises(
+        NucleusError, match=r"submission\.csv: image a: RLE 1 of 1, '1 1 3 1', ends"
+    ):
+        match_submission(submission, [("a", np.array([[0, 0]]))])
+
+
+def test_a_truth_without_images_is_refused(submission: Path) -> None:
+    with pytest.raises(NucleusError, match="the truth has no image"):
+        match_submission(submission, [])

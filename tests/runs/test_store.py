@@ -1,0 +1,241 @@
+import contextlib
+import shutil
+import sqlite3
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, HTTPServer
+from pathlib import Path
+from threading import Thread
+from typing import Any
+
+import mlflow
+import pytest
+from mlflow import MlflowClient
+from mlflow.exceptions import MlflowException
+from mlflow.protos.databricks_pb2 import INVALID_PARAMETER_VALUE, TEMPORARILY_UNAVAILABLE
+
+from nucleus_unet.errors import NucleusError
+from nucleus_unet.runs.store import (
+    experiment_id,
+    make_database,
+    refused_by_mlflow,
+    require_mlflow,
+    run_url,
+    runs_url,
+    ui_address,
+)
+
+
+def test_a_half_made_database_is_replaced(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "home" / "mlflow.db"
+    (path.parent / "mlflow.partial").mkdir(parents=True)
+    with sqlite3.connect(path.parent / "mlflow.partial" / "mlflow.db") as half:
+        half.execute("create table budget_policies (id integer)")
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{path}")
+    make_database()
+    assert [found.name for found in path.parent.iterdir()] == ["mlflow.db"]
+    client = MlflowClient(f"sqlite:///{path}")
+    made = client.create_experiment("one")
+    make_database()  # an existing database stays as it is
+    assert client.get_experiment(made).name == "one"
+
+
+def test_a_database_with_settings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path}/mlflow.db?timeout=60")
+    make_database()
+    assert [found.name for found in tmp_path.iterdir() if found.suffix] == ["mlflow.db"]
+
+
+@pytest.mark.parametrize("uri", ["http://mlflow:5000", "postgresql://db/mlflow"])
+def test_the_database_of_a_server_is_not_made(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, uri: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
+    make_database()
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_database_in_a_folder_that_cannot_be_made(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "file").touch()
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path}/file/mlflow.db")
+    with pytest.raises(NucleusError) as caught:
+        make_database()
+    assert str(caught.value) == (
+        f"{tmp_path}/file cannot be created (File exists). Set MLFLOW_TRACKING_URI to a database in a "
+        "folder that you can write."
+    )
+
+
+def test_a_database_of_another_version_of_mlflow(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, database: Path
+) -> None:
+    shutil.copy(database, tmp_path)
+    uri = f"sqlite:///{tmp_path}/mlflow.db"
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
+    require_mlflow()
+    with contextlib.closing(sqlite3.connect(tmp_path / "mlflow.db")) as changed:
+        changed.execute("update alembic_version set version_num = '451aebb31d03'")
+        changed.commit()
+    # MLflow looks at the version when it opens a database for the first time.
+    other = tmp_path / "other.db"
+    (tmp_path / "mlflow.db").rename(other)
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{other}")
+    with pytest.raises(NucleusError) as caught:
+        require_mlflow()
+    assert str(caught.value) == (
+        f"The MLflow database sqlite:///{other} was made by another version of MLflow. Back it up, "
+        f"then run: mlflow db upgrade sqlite:///{other}"
+    )
+
+
+def test_a_damaged_database(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "damaged.db").write_text("garbage " * 100)
+    uri = f"sqlite:///{tmp_path}/damaged.db"
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
+    with pytest.raises(NucleusError) as caught:
+        require_mlflow()
+    assert str(caught.value) == (
+        f"The MLflow database {uri} cannot be used (file is not a database). Restore it from a "
+        "backup, or set MLFLOW_TRACKING_URI to another database."
+    )
+
+
+@pytest.fixture
+def server() -> Iterator[type[BaseHTTPRequestHandler]]:
+    """A server that answers every request with its `status`."""
+
+    class Answer(BaseHTTPRequestHandler):
+        status = 200
+        url = ""
+
+        def do_GET(self) -> None:
+            self.send_response(self.status)
+            self.send_header("Content-Length", "0")
+            self.end_headers()
+
+        do_POST = do_GET  # noqa: N815
+
+        def log_message(self, *_: Any) -> None:
+            pass
+
+    with HTTPServer(("127.0.0.1", 0), Answer) as server:
+        Thread(target=server.serve_forever, daemon=True).start()
+        Answer.url = f"http://127.0.0.1:{server.server_port}"
+        yield Answer
+        server.shutdown()
+
+
+@pytest.mark.parametrize(
+    ("status", "said"),
+    [
+        (
+            401,
+            "rejected the login. Set MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD",
+        ),
+        (
+            404,
+            "is the address of another server or page (HTTP 404). Use an address like "
+            "http://HOST:5000 or sqlite:////FOLDER/mlflow.db",
+        ),
+    ],
+)
+def test_a_server_that_refuses(
+    server: Any, monkeypatch: pytest.MonkeyPatch, status: int, said: str
+) -> None:
+    server.status = status
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", server.url)
+    with pytest.raises(NucleusError) as caught:
+        require_mlflow()
+    assert str(caught.value) == f"MLFLOW_TRACKING_URI={server.url} {said}"
+
+
+def test_another_error_of_a_server_stays_as_it_is(
+    server: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    server.status = 400
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", server.url)
+    with pytest.raises(MlflowException, match="400"):
+        require_mlflow()
+
+
+def test_a_refusal_is_an_answer_that_a_retry_would_not_change() -> None:
+    refusal = MlflowException("no such tag", INVALID_PARAMETER_VALUE)
+    assert refused_by_mlflow(refusal)
+    assert not refused_by_mlflow(MlflowException("wait", TEMPORARILY_UNAVAILABLE))
+    assert not refused_by_mlflow(ConnectionError("refused"))
+
+
+# Experiments
+
+
+def test_the_experiment_is_made_once(client: MlflowClient, folder: Path) -> None:
+    made = experiment_id(client)
+    assert experiment_id(client) == made
+    found = client.get_experiment(made)
+    assert found.name == "nucleus-unet"
+    assert found.tags["mlflow.experimentKind"] == "custom_model_development"
+
+
+def test_the_experiment_of_the_standard_variable(
+    client: MlflowClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MLFLOW_EXPERIMENT_NAME", "other")
+    assert client.get_experiment(experiment_id(client)).name == "other"
+
+
+@pytest.mark.parametrize("driver", ["sqlite", "sqlite+pysqlite"])
+def test_artifacts_of_a_database_lie_in_the_home(
+    folder: Path, client: MlflowClient, monkeypatch: pytest.MonkeyPatch, driver: str
+) -> None:
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"{driver}:///{folder}/mlflow.db")
+    monkeypatch.setenv("MLFLOW_EXPERIMENT_NAME", driver)
+    found = client.get_experiment(experiment_id(client))
+    assert found.artifact_location == (folder / "mlartifacts").as_uri()
+
+
+def test_an_experiment_that_another_process_makes_at_the_same_time(
+    client: MlflowClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made, answers = client.create_experiment("both"), [None]
+    look = client.get_experiment_by_name
+    monkeypatch.setattr(
+        client, "get_experiment_by_name", lambda name: answers.pop() if answers else look(name)
+    )
+    monkeypatch.setenv("MLFLOW_EXPERIMENT_NAME", "both")
+    assert experiment_id(client) == made
+    assert answers == []
+
+
+def test_a_deleted_experiment(client: MlflowClient, monkeypatch: pytest.MonkeyPatch) -> None:
+    client.delete_experiment(deleted := client.create_experiment("old"))
+    monkeypatch.setenv("MLFLOW_EXPERIMENT_NAME", "old")
+    with pytest.raises(NucleusError) as caught:
+        experiment_id(client)
+    assert str(caught.value) == (
+        "The MLflow experiment old was deleted. Restore it with mlflow experiments restore "
+        f"--experiment-id {deleted}, or set MLFLOW_EXPERIMENT_NAME to another name."
+    )
+
+
+# Pages
+
+
+def test_pages_of_local_runs_are_where_the_ui_serves_them(
+    client: MlflowClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("NUCLEUS_MLFLOW_PORT", "5055")
+    monkeypatch.setenv("MLFLOW_EXPERIMENT_NAME", "pages")
+    made = client.create_experiment("pages")
+    run_id = client.create_run(made).info.run_id
+    assert ui_address() == "http://mlflow.localhost:5055"
+    runs = f"http://mlflow.localhost:5055/#/experiments/{made}/runs"
+    assert run_url(run_id) == f"{runs}/{run_id}?workflowType=machine_learning"
+    assert runs_url() == f"{runs}?workflowType=machine_learning"
+
+
+def test_the_pages_of_a_server_are_at_its_address(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "https://mlflow/team/")
+    assert mlflow.get_tracking_uri() == "https://mlflow/team/"
+    assert ui_address() == "https://mlflow/team"

@@ -112,17 +112,19 @@ def train_and_score(plan: Retraining) -> Retrained:
     recipe, home = plan.recipe, home_folder()
     start_weights = fetch_start_weights(recipe)
     with tracked(plan.work()) as run:
-        training = ingest.submit(home, plan.training_data, "training")
+        # Prefect's graph hides a task in another one whose unfinished future it is given.
+        reading = ingest.submit(home, plan.training_data, "training")
         # Before the long work, so that a damaged test image is found at once.
         tests = None
         if plan.test_data:
             tests = stage_of(ingest.submit(home, [plan.test_data], "test"))
-        labels = merge_masks.submit(plan.training_data, training)
-        sides = split.submit(training, recipe.data)
-        model = train.submit(recipe, training, labels, sides, start_weights, run)
-        scores = evaluate.submit(recipe, training, labels, sides, model)
-        # The first future that fails is the cause.
-        made = Trained(*map(stage_of, (training, labels, sides, model, scores)))
+        training = stage_of(reading)
+        merging = merge_masks.submit(plan.training_data, training)
+        sides = stage_of(split.submit(training, recipe.data))
+        labels = stage_of(merging)
+        model = stage_of(train.submit(recipe, training, labels, sides, start_weights, run))
+        scores = stage_of(evaluate.submit(recipe, training, labels, sides, model))
+        made = Trained(training, labels, sides, model, scores)
         images = read_images(made.images.folder), read_labels(made.labels.folder)
         tracking.log_dataset(run, "training", plan.training_data, *images)
         recipe = tuned_by(made.scores, recipe)

@@ -55,13 +55,19 @@ _PARSING = threading.Lock()
 class Stage:
     """A complete output."""
 
-    name: str
     folder: Path
     """``<home>/stages/<name>/<digest>``."""
     digest: str
     cached: bool
     """Whether the output existed before."""
     seconds: float
+
+    # Not fields, because Prefect follows results by the identity of what they hold: a name or a home
+    # that two stages hold would draw arrows between tasks that have nothing to do with each other.
+    @property
+    def name(self) -> str:
+        """Name of the stage."""
+        return self.folder.parent.name
 
     @property
     def home(self) -> Path:
@@ -148,9 +154,9 @@ def run_stage(
         if damaged:
             on_damage(damaged)
         if cached := damaged is not None and not damaged:
-            return Stage(name, folder, digest, cached, time.monotonic() - started)
+            return Stage(folder, digest, cached, time.monotonic() - started)
         _build(folder, key, build, resumable)
-    return Stage(name, folder, digest, cached, time.monotonic() - started)
+    return Stage(folder, digest, cached, time.monotonic() - started)
 
 
 def code_digest(*modules: str, libraries: Sequence[str] = ()) -> str:

@@ -341,6 +341,20 @@ def test_its_flow_run_has_each_stage_by_name(place: Any, run: Any) -> None:
     assert states == {(name, "Completed"): n for name, n in [*STAGES, *PUBLISHED]}
 
 
+def test_its_graph_hides_no_step_and_shows_only_real_arrows(place: Any, run: Any) -> None:
+    rows = place.prefect(
+        "select id, name, task_inputs from task_run where flow_run_id = ?",
+        run.data.tags["prefect.flow_run_id"],
+    )
+    names = {str(id_): name for id_, name, _ in rows}
+    inputs = {name: json.loads(text) for _, name, text in rows}
+    steps = [name for name in names.values() if not name.startswith(("upsample", "encode"))]
+    assert [name for name in steps if "__parents__" in inputs[name]] == []
+    [predicted] = [name for name in steps if name.startswith("predict")]
+    before = {one["id"] for ones in inputs[predicted].values() for one in ones}
+    assert {names[id_] for id_ in before} == {"ingest test images"}
+
+
 def test_its_inputs_are_small_enough_to_read(place: Any, run: Any) -> None:
     [(parameters,)] = place.prefect(
         "select parameters from flow_run where id = ?", run.data.tags["prefect.flow_run_id"]

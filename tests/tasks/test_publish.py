@@ -44,7 +44,7 @@ def maps(images: Stage, tmp_path: Path) -> Stage:
     folder.mkdir()
     np.save(folder / "a.npy", np.array([[1, 0], [1, 0]], np.float32)[..., None])
     np.save(folder / "b.npy", np.full((2, 2, 1), 0.5, np.float32))
-    return Stage("predict", folder, "digest of the maps", False, 1.0)
+    return Stage(folder, "digest of the maps", False, 1.0)
 
 
 def upsampled(images: Stage, maps: Stage) -> Stage:

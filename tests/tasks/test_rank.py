@@ -45,7 +45,7 @@ class Registry:
         stages = folder / "home" / "stages" / "evaluate" / "digest"
         stages.mkdir(parents=True)
         (stages / SCORES).write_text(json.dumps(table))
-        self.made = Trained(*[Stage("evaluate", stages, "d" * 64, cached=False, seconds=1.0)] * 5)
+        self.made = Trained(*[Stage(stages, "d" * 64, cached=False, seconds=1.0)] * 5)
 
     def rank(self, name: str, attempts: int = 1) -> list[str]:
         """Rank the model of a new run; returns the place after each attempt."""
@@ -221,7 +221,7 @@ def test_both_models_are_scored_on_the_same_images_and_tuned_alike(
     for name in ("champion", "new"):
         (tmp_path / name).write_text(name)
     folder = home / "stages" / "merge_masks" / "digest"
-    stage = Stage("merge_masks", folder, "d" * 64, cached=False, seconds=1.0)
+    stage = Stage(folder, "d" * 64, cached=False, seconds=1.0)
     made = module._evaluated(
         (tiny, tmp_path / "champion"), (recipe, tmp_path / "new"), [sample], stage
     )

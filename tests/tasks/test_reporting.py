@@ -20,12 +20,12 @@ from tasks.train import _duration
 
 
 def test_a_stage_that_was_built_is_returned_as_it_is(home: Path) -> None:
-    stage = Stage("split", home, "d" * 64, cached=False, seconds=1.0)
+    stage = Stage(home, "d" * 64, cached=False, seconds=1.0)
     assert finished(stage, "split 4 images") is stage
 
 
 def test_a_cached_stage_comes_in_a_state_named_cached(home: Path) -> None:
-    stage = Stage("split", home, "d" * 64, cached=True, seconds=0.0)
+    stage = Stage(home, "d" * 64, cached=True, seconds=0.0)
     state = finished(stage, "split 4 images")
     assert isinstance(state, State)
     assert (state.name, state.is_completed(), state.data) == ("Cached", True, stage)

@@ -244,7 +244,8 @@ def test_every_command_has_an_example_that_is_executed(command: str) -> None:
 def reader(tmp_path_factory: pytest.TempPathFactory) -> Reader:
     """A reader whose home has the built-in sample, and an empty submission for it."""
     folder = tmp_path_factory.mktemp("reader")
-    train, _ = write_synthetic(folder / ".nucleus" / "sample" / "made")
+    names = ("built-in-sample", "built-in-sample-test")
+    train, _ = write_synthetic(folder / ".nucleus" / "sample" / "made", names=names)
     rows = [f"{path.name},\n" for path in sorted(train.iterdir())]
     (folder / "found-2").mkdir()
     (folder / "found-2" / "submission.csv").write_text("ImageId,EncodedPixels\n" + "".join(rows))

@@ -11,11 +11,20 @@ import pytest
 from mlflow import MlflowClient
 
 from nucleus_unet.files import sha256_bytes
+from nucleus_unet.network import backend
 from nucleus_unet.recipe import Recipe
 from nucleus_unet.runs import tracking
 from nucleus_unet.runs.models import log_model
 
 OpenRun = Callable[..., AbstractContextManager[tracking.Run]]
+
+
+@pytest.fixture(autouse=True)
+def configured(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """The thread counts that Keras is asked for. In this process it can no longer change them."""
+    counts: list[int] = []
+    monkeypatch.setattr(backend, "configure", counts.append)
+    return counts
 
 
 @pytest.fixture
@@ -49,10 +58,16 @@ def example(tmp_path: Path) -> Path:
 
 
 def test_a_model_is_logged_with_all_that_it_needs(
-    opened: OpenRun, tiny: Recipe, network: Path, example: Path, calls: list[dict[str, Any]]
+    opened: OpenRun,
+    tiny: Recipe,
+    network: Path,
+    example: Path,
+    calls: list[dict[str, Any]],
+    configured: list[int],
 ) -> None:
     with opened() as run:
         log_model(run, tiny, network, example)
+    assert configured == [tiny.training.cpu_threads]
     [options] = calls
     assert options["params"] == {key: str(value) for key, value in tiny.flat().items()}
     np.testing.assert_array_equal(options["input_example"], np.full((1, 64, 64, 3), 7, np.uint8))

@@ -13,6 +13,7 @@ from flows.running import (
     SKIPPED,
     Work,
     is_automatic,
+    named_after_recipe,
     prepare,
     sample_data,
     task_runner,
@@ -70,7 +71,7 @@ class Retrained:
     submission: Submission | None
 
 
-@flow(flow_run_name="retrain {recipe}", task_runner=task_runner())
+@flow(flow_run_name=named_after_recipe, task_runner=task_runner())
 def retrain(
     training_data: list[Path] | None = None,
     test_data: Path | None = None,

@@ -51,6 +51,13 @@ def prepare() -> None:
     make_database()
 
 
+def named_after_recipe() -> str:
+    """Name of a flow run: its flow and its recipe."""
+    given = flow_run.parameters
+    recipe = Path(given["recipe_file"]).stem if given["recipe_file"] else given["recipe"]
+    return f"{flow_run.flow_name} {recipe}"
+
+
 def require_prefect() -> None:
     """Make sure that the Prefect server accepts us.
 

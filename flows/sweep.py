@@ -12,7 +12,16 @@ from prefect.logging import get_run_logger
 from pydantic import Field
 
 from flows.retrain import RecipeName, Retrained, Retraining, train_and_score
-from flows.running import INPUTS, TAG, Work, prepare, task_runner, threads, tracked
+from flows.running import (
+    INPUTS,
+    TAG,
+    Work,
+    named_after_recipe,
+    prepare,
+    task_runner,
+    threads,
+    tracked,
+)
 from nucleus_unet.engine import StoppedError
 from nucleus_unet.network import resolve
 from nucleus_unet.recipe import Recipe, load_recipe
@@ -35,7 +44,7 @@ class Swept:
 
 
 # The sweep submits no tasks itself.
-@flow(flow_run_name="sweep {recipe}", task_runner=threads())
+@flow(flow_run_name=named_after_recipe, task_runner=threads())
 def sweep(
     training_data: Annotated[list[Path], Field(min_length=1)],
     over: dict[str, list[Any]],

@@ -68,11 +68,12 @@ def shots(tmp_path: Path) -> Path:
     return folder
 
 
-def add_item(page: Page, name: str, text: str) -> None:
-    """Add a line to a list in Prefect's form."""
-    label = page.locator(".p-label", has=page.get_by_text(f"{name} (Optional)", exact=True)).last
-    label.get_by_role("button", name="Add item").click()
-    label.locator("textarea").last.fill(text)
+def fill_list(page: Page, name: str, items: list[str]) -> None:
+    """Add lines to a list in Prefect's form."""
+    fields = page.locator(f"//span[.='{name} (Optional)']/following::fieldset[1]")
+    for index, item in enumerate(items):
+        fields.get_by_role("button", name="Add item").click()
+        fields.locator("textarea").nth(index).fill(item)
 
 
 def drawn(picture: Locator) -> None:
@@ -102,8 +103,7 @@ def test_a_run_from_the_form_to_both_uis(team: Any, told: Any, page: Page, shots
     # The form: each field says what it is for, and the recipes are a menu.
     page.goto(f"{prefect}/deployments/deployment/{deployment}/run")
     expect(page.get_by_text("Changes of the recipe, for example")).to_be_visible()
-    add_item(page, "overrides", "training.epochs=4")
-    add_item(page, "overrides", "training.steps_per_epoch=25")
+    fill_list(page, "overrides", ["training.epochs=4", "training.steps_per_epoch=25"])
     page.screenshot(path=shots / "prefect-form.png")
     page.get_by_role("button", name="Submit").click()
     team.wait(lambda: [run["state_name"] for run in team.runs()] == ["Completed"])

@@ -3,6 +3,7 @@ import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, get_args
 
 import pytest
@@ -35,6 +36,18 @@ def test_the_terminal_does_not_repeat_errors_that_the_command_prints(
         "Finished in state Failed('ValueError: a fault')",
         "no NucleusError here",
     ]
+
+
+@pytest.mark.parametrize(
+    ("recipe_file", "name"), [(None, "retrain best"), (Path("ours/mine.toml"), "retrain mine")]
+)
+def test_a_flow_run_is_named_after_its_recipe(
+    running: Any, monkeypatch: pytest.MonkeyPatch, recipe_file: Path | None, name: str
+) -> None:
+    parameters = {"recipe": "best", "recipe_file": recipe_file}
+    run = SimpleNamespace(flow_name="retrain", parameters=parameters)
+    monkeypatch.setattr(running, "flow_run", run)
+    assert running.named_after_recipe() == name
 
 
 def test_inputs_are_the_same_only_where_all_that_is_logged_is(

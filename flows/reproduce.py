@@ -25,8 +25,8 @@ from tasks.reporting import stage_of
 def reproduce(
     run_id: str,
     retrain: bool = False,
-    training_data: list[Path] | None = None,
-    test_data: list[Path] | None = None,
+    training_data: tuple[Path, ...] = (),
+    test_data: tuple[Path, ...] = (),
 ) -> Reproduction:
     """Make the submission of a logged run again, from an empty home, and compare the two.
 
@@ -82,7 +82,7 @@ def retrain_again(training_data: list[Path], test_data: Path, recipe: Recipe) ->
     return train_and_score(Retraining(training_data, test_data, recipe, registry=False))
 
 
-def _paths(record: Record, context: str, given: Sequence[Path] | None) -> list[Path]:
+def _paths(record: Record, context: str, given: Sequence[Path]) -> list[Path]:
     """Where the data of a run are: at the given paths or, without any, where they were.
 
     Raises

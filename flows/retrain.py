@@ -73,11 +73,11 @@ class Retrained:
 
 @flow(flow_run_name=named_after_recipe, task_runner=task_runner())
 def retrain(
-    training_data: list[Path] | None = None,
+    training_data: tuple[Path, ...] = (),
     test_data: Path | None = None,
     recipe: RecipeName = "best",
     recipe_file: Path | None = None,
-    overrides: list[str] | None = None,
+    overrides: tuple[str, ...] = (),
     registry: bool = True,
 ) -> Retrained | State[None]:
     """Train a model on annotated images, score it, and predict the test images.
@@ -92,7 +92,7 @@ def retrain(
         registry: Register the model, and make it the champion if it is better than the champion.
     """
     prepare()
-    chosen = load_recipe(str(recipe_file) if recipe_file else recipe, overrides or [])
+    chosen = load_recipe(str(recipe_file) if recipe_file else recipe, overrides)
     if test_data and not training_data:
         raise NucleusError(
             "Test data need training data, because the built-in sample has test images of its own. Give "
@@ -100,8 +100,8 @@ def retrain(
         )
     if not training_data:
         training, test_data = sample_data()
-        training_data = [training]
-    plan = Retraining(training_data, test_data, resolve(chosen), registry)
+        training_data = (training,)
+    plan = Retraining([*training_data], test_data, resolve(chosen), registry)
     if is_automatic() and (before := tracking.first_finished_run(INPUTS, plan.work().inputs())):
         unchanged = f"nothing changed since {run_url(before)}"
         return Completed(name=SKIPPED, message=f"{unchanged}: data, recipe, source and packages")

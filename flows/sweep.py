@@ -50,7 +50,7 @@ def sweep(
     over: dict[str, list[Any]],
     recipe: RecipeName = "best",
     recipe_file: Path | None = None,
-    overrides: list[str] | None = None,
+    overrides: tuple[str, ...] = (),
     halvings: Annotated[int, Field(ge=0)] = 2,
     draws: Annotated[int, Field(ge=1)] | None = None,
     seed: int = 0,
@@ -72,7 +72,7 @@ def sweep(
         seed: Seed of the draw.
     """
     prepare()
-    chosen = load_recipe(str(recipe_file) if recipe_file else recipe, overrides or [])
+    chosen = load_recipe(str(recipe_file) if recipe_file else recipe, overrides)
     recipes = candidates(chosen, over, draws, seed)  # refuses bad values before the first training
     left = [*recipes]
     trials: list[Trial] = []

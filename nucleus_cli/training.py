@@ -67,7 +67,7 @@ def retrain(
     from nucleus_unet.runs import require_run
 
     parameters = recipe_parameters(name, overrides)
-    made = flow(list(training_data) or None, test_data, registry=registry, **parameters)
+    made = flow(training_data, test_data, registry=registry, **parameters)
     assert isinstance(made, Retrained)  # only a scheduled run is skipped
     click.echo("\nThe training has finished.")
     rows = [
@@ -137,7 +137,7 @@ def reproduce(
         from nucleus_unet.runs import fetch_record
 
         fetch_record(run_id)
-        result = flow(run_id, retrain, list(training_data) or None, list(test_data) or None)
+        result = flow(run_id, retrain, training_data, test_data)
     except NucleusError:
         raise
     except BaseException as error:  # exit code 1 would mean that the submission differs

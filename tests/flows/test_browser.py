@@ -70,10 +70,10 @@ def shots(tmp_path: Path) -> Path:
 
 def fill_list(page: Page, name: str, items: list[str]) -> None:
     """Add lines to a list in Prefect's form."""
-    fields = page.locator(f"//span[.='{name} (Optional)']/following::fieldset[1]")
-    for index, item in enumerate(items):
-        fields.get_by_role("button", name="Add item").click()
-        fields.locator("textarea").nth(index).fill(item)
+    below = f"//span[.='{name} (Optional)']/following::"
+    for number, item in enumerate(items, 1):
+        page.locator(f"{below}button[contains(., 'Add item')]").first.click()
+        page.locator(f"({below}textarea)[{number}]").fill(item)
 
 
 def drawn(picture: Locator) -> None:
@@ -132,7 +132,7 @@ def test_a_run_from_the_form_to_both_uis(team: Any, told: Any, page: Page, shots
 
     # MLflow: who made it, from what, the curves, the submission, and the way back.
     page.goto(str(link))
-    expect(page.get_by_role("heading", name="retrain best stage1_train 20")).to_be_visible()
+    expect(page.get_by_role("heading", name="retrain best built-in sample 20")).to_be_visible()
     page.get_by_role("button", name="Close").click()  # MLflow's assistant
     page.get_by_text("Show more", exact=True).click()
     drawn(page.locator("img[src*='validation_worst']"))

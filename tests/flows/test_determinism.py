@@ -10,19 +10,19 @@ import pytest
 from nucleus_unet.engine.isolation import run_in_worker
 
 SHARDS_OF_TWO = """
-from flows import cli
+from nucleus_cli import training
+from nucleus_cli.main import main
 
-start = cli._start
+start = training.start
 
 def start_with_small_shards():
-    running = start()
+    start()
     import tasks.predict
 
     tasks.predict.SHARD = 2
-    return running
 
-cli._start = start_with_small_shards
-cli.main()
+training.start = start_with_small_shards
+main()
 """
 
 
@@ -45,7 +45,7 @@ def test_the_same_bits_on_threads_and_dask_and_in_one_shard_and_two(
             text=True,
         )
         assert done.returncode == 0, done.stderr
-        assert ("Task run 'predict 2-3'" in done.stderr) == (shards == "in two")
+        assert ("Task run 'predict images 3-3'" in done.stderr) == (shards == "in two")
         [submission] = here.home.glob("runs/*/submission.csv")
         [network] = here.home.glob("stages/train/*/model.keras")
         weights = run_in_worker(1, "nucleus_unet.network.inference:weights_digest", network, 1)

@@ -141,7 +141,7 @@ def test_the_same_work_at_once_waits(place: Any, tmp_path: Path) -> None:
     first, second = (here.start(*here.retraining("--test", here.test)) for _ in "ab")
     said = [process.communicate() for process in (first, second)]
     assert [first.returncode, second.returncode] == [0, 0], said
-    waited = ["another process is at the same work" in stderr for _, stderr in said]
+    waited = ["waiting for another process that does the same work" in stderr for _, stderr in said]
     assert sorted(waited) == [False, True]
     assert len({re.findall(r"SHA-256 +(\w+)", stdout)[0] for stdout, _ in said}) == 1
     assert points(here.home, "by epoch/loss") == [[1, 2], [1, 2]]

@@ -33,7 +33,7 @@ def test_a_better_model_becomes_the_champion_and_a_worse_does_not(
 
     done = here.nucleus("predict", here.test, "--out", tmp_path / "none")
     assert done.returncode == 2
-    assert "there is no champion" in done.stderr.splitlines()[-1]
+    assert "There is no champion" in done.stderr.splitlines()[-1]
     here.retrain(*POOR)
     assert alias("champion") == "1"
     here.retrain(*FINE)

@@ -134,7 +134,7 @@ def test_what_a_flow_refuses_before_any_work(
     with pytest.raises(NucleusError, match=r"^Test data need training data"):
         retrain.fn(test_data=Path("test"))
     with pytest.raises(NucleusError, match=r"^Training data are used only with retrain"):
-        reproduce.fn("0" * 32, training_data=[Path("train")])
+        reproduce.fn("0" * 32, training_data=(Path("train"),))
     (tmp_path / "labels").mkdir()
     (tmp_path / "labels" / "a.png").touch()
     for images, out in (

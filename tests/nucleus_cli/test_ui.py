@@ -3,6 +3,7 @@ import signal
 import socket
 import subprocess
 import sys
+from itertools import takewhile
 from pathlib import Path
 from threading import Timer
 from typing import Any
@@ -47,8 +48,9 @@ def test_both_uis_serve_the_run_until_ctrl_c(retrained: Any) -> None:
     limit.start()
     assert process.stdout is not None
     try:
-        said = "".join(iter(process.stdout.readline, "Ctrl-C ends what is served here.\n"))
-        [run_page] = re.findall(rf"http://127\.0\.0\.1:{mlflow}/\S+/runs/{run_id}\n", said)
+        lines = takewhile(lambda line: line != "Press Ctrl-C to stop.\n", process.stdout)
+        said = "".join(lines)
+        [run_page] = re.findall(rf"http://mlflow\.localhost:{mlflow}/\S+/runs/{run_id}\S*\n", said)
         [flow_run] = re.findall(r"/runs/flow-run/(\S+)\n", said)
         children = psutil.Process(process.pid).children(recursive=True)
         for page in (f"http://127.0.0.1:{prefect}/runs/flow-run/{flow_run}", run_page):

@@ -78,7 +78,7 @@ def model_card(
             *(f"No {kind} image was validated." for kind in sorted(trained - validated)),
             *(f"No {kind} image was trained on." for kind in sorted(validated - trained)),
             f"{_weak(scores)}The worst of {scores['images']} validation images:",
-            markdown_table(columns, worst),
+            markdown_table(["image", "kind", "score", "annotated", *columns[4:]], worst),
         ]
     )
 
@@ -100,7 +100,8 @@ def _thresholds_table(scores: Mapping[str, Any]) -> str:
         [f"{row[key]:.2f}" if key == "iou_above" else f"{row[key]:.3f}" for key in row]
         for row in scores["by_threshold"]
     ]
-    return markdown_table(list(scores["by_threshold"][0]), rows)
+    head = [key.replace("iou", "IoU").replace("_", " ") for key in scores["by_threshold"][0]]
+    return markdown_table(head, rows)
 
 
 def _changes(recipe: Recipe) -> str:

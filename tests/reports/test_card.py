@@ -67,12 +67,14 @@ def card(recipe: Recipe, split: Split = SPLIT, warning: str | None = "1 of 1 is 
         "No bright-field image was validated.",
         "**Score 0.5000** on the validation images (mean average precision over IoU 0.50:0.05:0.95). "
         "Mean IoU of pixels: 0.8000.",
+        "| IoU above | average precision | precision | recall | f1 |",
         "| 0.50 | 0.700 | 0.800 | 0.900 | 0.850 |",
         "1,200 nuclei are annotated and 30 were predicted. 1 annotated nuclei were split, and 2 "
         "predicted nuclei merge several annotated ones.",
         "2 epochs in 1.5 minutes, 1,234,567 parameters, 1.5 GB of memory; tensorflow 2 on cpu:0, 2 "
         "cores, auto.",
         "The model is weak on stained on white. The worst of 2 validation images:",
+        "| image | kind | score | annotated | predicted | split | merged |",
         "| image0 | fluorescence | 0.000 | 4 | 3 | 0 | 1 |",
     ],
 )

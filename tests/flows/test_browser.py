@@ -141,7 +141,7 @@ def test_a_run_from_the_form_to_both_uis(team: Any, told: Any, page: Page, shots
     assert back.get_attribute("href") == f"{prefect}/runs/flow-run/{run['id']}"
     page.get_by_text("Model metrics", exact=True).click()
     page.set_viewport_size({"width": 1300, "height": 1100})
-    for curve in ("by epoch/mean_iou", "by epoch/val_mean_iou"):
+    for curve in ("mean_iou", "val_mean_iou"):
         expect(page.get_by_text(curve, exact=True).last).to_be_visible()
     expect(page.locator(".scatterlayer path.js-line").first).to_be_visible()
     page.screenshot(path=shots / "mlflow-curves.png")

@@ -71,7 +71,7 @@ def pack(raw: Path, to: Path) -> None:
         images = prepare_images([raw], store, "benchmark")
         labels = prepare_labels([raw], images, store, "benchmark")
         slide_of = group_by_slide(
-            (e.id, e.source_sha256, load_image(store, e)) for e in images.entries
+            (e.id, e.source_sha256, e.pixels_sha256, load_image(store, e)) for e in images.entries
         )
         index = []
         for image, label in zip(images.entries, labels.entries, strict=True):

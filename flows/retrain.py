@@ -92,7 +92,7 @@ def retrain(
         registry: Register the model, and make it the champion if it is better than the champion.
     """
     prepare()
-    chosen = load_recipe(str(recipe_file) if recipe_file else recipe, overrides)
+    chosen = load_recipe(recipe_file or recipe, overrides)
     if test_data and not training_data:
         raise NucleusError(
             "Test data need training data, because the built-in sample has test images of its own. Give "
@@ -136,7 +136,7 @@ def train_and_score(plan: Retraining) -> Retrained:
         if plan.test_data and tests:
             new = read_images(tests.folder)
             tracking.log_dataset(run, "test", [plan.test_data], new, None)
-            warn_of_leaks(shared_images(images[0], new, home))
+            warn_of_leaks(shared_images(images[0], new))
             found = find_nuclei(recipe, made.model.folder / NETWORK_FILE, tests)
             submission = publish_submission(tests, found, run, home / "runs" / run.id)
     return Retrained(run, scores_of(made.scores), home / "runs" / run.id, submission)

@@ -72,7 +72,7 @@ def sweep(
         seed: Seed of the draw.
     """
     prepare()
-    chosen = load_recipe(str(recipe_file) if recipe_file else recipe, overrides)
+    chosen = load_recipe(recipe_file or recipe, overrides)
     recipes = candidates(chosen, over, draws, seed)  # refuses bad values before the first training
     left = [*recipes]
     trials: list[Trial] = []

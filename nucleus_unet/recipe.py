@@ -439,13 +439,13 @@ def recipe_names() -> list[str]:
     return sorted(Path(f.name).stem for f in folder.iterdir() if f.name.endswith(".toml"))
 
 
-def load_recipe(name_or_path: str, overrides: Iterable[str] = ()) -> Recipe:
+def load_recipe(name_or_path: str | Path, overrides: Iterable[str] = ()) -> Recipe:
     """Read a recipe by its name or from a TOML file.
 
     Parameters
     ----------
-    name_or_path : str
-        One of `recipe_names`, or a path that ends in ``.toml``. The stem of the file is then the
+    name_or_path : str or Path
+        One of `recipe_names`, or a path: a `Path`, or text that ends in ``.toml``. The stem of the file is then the
         default name of the recipe, and keys that are not in the file keep their defaults.
     overrides : iterable of str, optional
         Changes as in `Recipe.with_overrides`.
@@ -456,7 +456,7 @@ def load_recipe(name_or_path: str, overrides: Iterable[str] = ()) -> Recipe:
         If there is no such recipe or file, the file is not TOML, a key is unknown or a value is not
         allowed.
     """
-    if name_or_path.endswith(".toml"):
+    if isinstance(name_or_path, Path) or name_or_path.endswith(".toml"):
         try:
             text = Path(name_or_path).read_bytes()
         except OSError as error:
@@ -474,9 +474,9 @@ def load_recipe(name_or_path: str, overrides: Iterable[str] = ()) -> Recipe:
         values = tomllib.loads(text.decode())
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise NucleusError(f"{name_or_path}: not valid TOML: {error}") from error
-    return parse_recipe({"name": Path(name_or_path).stem} | values, name_or_path).with_overrides(
-        list(overrides)
-    )
+    return parse_recipe(
+        {"name": Path(name_or_path).stem} | values, str(name_or_path)
+    ).with_overrides(list(overrides))
 
 
 def parse_recipe(values: dict[str, Any], origin: str) -> Recipe:

@@ -30,7 +30,9 @@ def split(images: Stage, data: Data) -> StageResult:
     entries, home = read_images(images.folder).entries, images.home
 
     def build(folder: Path) -> None:
-        slide_of = group_by_slide((e.id, e.source_sha256, load_image(home, e)) for e in entries)
+        slide_of = group_by_slide(
+            (e.id, e.source_sha256, e.pixels_sha256, load_image(home, e)) for e in entries
+        )
         kinds = {entry.id: imaging_kind(load_image(home, entry)) for entry in entries}
         made = make_split([(e.id, kinds[e.id], slide_of[e.id]) for e in entries], data)
         made.write(folder)

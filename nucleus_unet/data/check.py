@@ -10,8 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from nucleus_unet.data.images import decode_image, decode_labels, decode_mask
-from nucleus_unet.data.leaks import pixel_digest
+from nucleus_unet.data.images import decode_image, decode_labels, decode_mask, pixel_digest
 from nucleus_unet.data.masks import (
     DataProblem,
     check_label_image,

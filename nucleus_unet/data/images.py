@@ -13,6 +13,7 @@ import tifffile
 from numpy.typing import NDArray
 
 from nucleus_unet.errors import NucleusError
+from nucleus_unet.files import sha256_bytes
 
 STRETCH_PERCENTILES = (0.01, 99.99)
 """Percentiles of an image with more than 8 bits that become 0 and 255."""
@@ -72,6 +73,24 @@ def decode_image(content: bytes, name: str) -> DecodedImage:
     if image.shape[2] == 1:
         image = np.repeat(image, 3, axis=2)
     return DecodedImage(np.ascontiguousarray(image), mode)
+
+
+def pixel_digest(image: NDArray[np.uint8]) -> str:
+    """SHA-256 over the pixels of an image, the same for its eight flips and turns.
+
+    Parameters
+    ----------
+    image : (H, W, 3) uint8
+
+    Examples
+    --------
+    >>> image = np.arange(24, dtype=np.uint8).reshape(2, 4, 3)
+    >>> pixel_digest(image) == pixel_digest(np.rot90(image)) == pixel_digest(image[:, ::-1])
+    True
+    """
+    views = (np.rot90(view, turns) for view in (image, image[:, ::-1]) for turns in range(4))
+    shape, content = min((view.shape, view.tobytes()) for view in views)
+    return sha256_bytes(repr(shape).encode() + content)
 
 
 def decode_values(content: bytes, name: str) -> NDArray[Any]:

@@ -16,7 +16,13 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from nucleus_unet.data.images import decode_image, decode_labels, decode_mask, decode_values
+from nucleus_unet.data.images import (
+    decode_image,
+    decode_labels,
+    decode_mask,
+    decode_values,
+    pixel_digest,
+)
 from nucleus_unet.data.masks import (
     DataProblem,
     Merged,
@@ -68,6 +74,8 @@ class ImageEntry(Entry):
 
     source: str
     """Where the image was read: path of the raw data set, and file in it."""
+    pixels_sha256: str
+    """As `pixel_digest` gives it."""
 
 
 class LabelsEntry(Entry):
@@ -159,6 +167,7 @@ def prepare_images(
             height=decoded.image.shape[0],
             width=decoded.image.shape[1],
             source=source,
+            pixels_sha256=pixel_digest(decoded.image),
         )
         return _store(store, made, decoded.image)
 

@@ -14,8 +14,6 @@ from numpy.typing import NDArray
 from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 
-from nucleus_unet.data.leaks import pixel_digest
-
 CONTINUED_CORRELATION = 0.95
 SAME_FIELD_CORRELATION = 0.95
 DETAIL_CORRELATION = 0.5
@@ -48,13 +46,13 @@ Line = NDArray[np.float32]
 """(N, L), one row, column or flat thumbnail of L gray values for each image."""
 
 
-def group_by_slide(images: Iterable[tuple[str, str, NDArray[np.uint8]]]) -> dict[str, str]:
+def group_by_slide(images: Iterable[tuple[str, str, str, NDArray[np.uint8]]]) -> dict[str, str]:
     """Group images by the slide (specimen) from which they were cut.
 
     Parameters
     ----------
-    images : iterable of (str, str, (H, W, 3) uint8)
-        Id, digest of the content, and image. Only one image at a time is kept in memory.
+    images : iterable of (str, str, str, (H, W, 3) uint8)
+        Id, digest of the content, `pixel_digest`, and image. Only one image at a time is kept in memory.
 
     Returns
     -------
@@ -77,21 +75,23 @@ def group_by_slide(images: Iterable[tuple[str, str, NDArray[np.uint8]]]) -> dict
     A slide is a connected component of this relation. Images that are too uniform are joined only if
     they have the same pixels.
     """
-    traits = [_traits(id_, digest, image) for id_, digest, image in images]
+    traits = [_traits(*one) for one in images]
     if not traits:
         return {}
     first = _joined(np.arange(len(traits)), _same_pixels(traits))
     by_size: dict[tuple[int, ...], list[int]] = {}
     for position, one in enumerate(traits):
         by_size.setdefault(one.size, []).append(position)
-    for positions in by_size.values():
+    for positions in map(np.array, by_size.values()):
         group = [traits[position] for position in positions]
+        joined = np.arange(len(group))
         for pairs in chain(
             _continued(*(np.stack([one.columns[k] for one in group]) for k in range(4))),
             _continued(*(np.stack([one.rows[k] for one in group]) for k in range(4))),
             _same_field(np.stack([one.thumbnail for one in group])),
         ):
-            first = _joined(first, np.array(positions)[pairs])
+            joined = _joined(joined, pairs)
+        first = _joined(first, np.stack([positions, positions[joined]], axis=1))
     names: dict[str, str] = {}
     for owner in np.unique(first):
         members = [traits[i] for i in np.flatnonzero(first == owner)]
@@ -118,12 +118,12 @@ class _Traits:
     thumbnail: Line
 
 
-def _traits(id_: str, digest: str, image: NDArray[np.uint8]) -> _Traits:
+def _traits(id_: str, digest: str, pixels: str, image: NDArray[np.uint8]) -> _Traits:
     gray = image.mean(2, dtype=np.float32)
     size = (THUMBNAIL_PX, THUMBNAIL_PX)
     thumbnail: Line = cv2.resize(gray, size, interpolation=cv2.INTER_AREA).ravel()
     edges = _edges(gray.T), _edges(gray)
-    return _Traits(id_, digest, gray.shape, pixel_digest(image), *edges, thumbnail)
+    return _Traits(id_, digest, gray.shape, pixels, *edges, thumbnail)
 
 
 def _edges(lines: Line) -> tuple[Line, ...]:

@@ -5,7 +5,8 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from nucleus_unet.data.leaks import pixel_digest, shared_images
+from nucleus_unet.data.images import pixel_digest
+from nucleus_unet.data.leaks import shared_images
 from nucleus_unet.data.prepared import Images, prepare_images
 
 
@@ -62,8 +63,7 @@ def test_test_images_that_are_also_training_images(tmp_path: Path) -> None:
         tmp_path / "test",
         {"p": OTHERS["one pixel"], "q": SAME["turned once"], "r": SAME["mirrored"]},
     )
-    store = tmp_path / "store"
-    assert shared_images(training, test, store) == [("q", "a"), ("r", "a")]
-    assert shared_images(test, training, store) == [("a", "r")]
-    assert shared_images(Images(entries=test.entries[:1]), training, store) == []
-    assert shared_images(training, Images(entries=()), store) == []
+    assert shared_images(training, test) == [("q", "a"), ("r", "a")]
+    assert shared_images(test, training) == [("a", "r")]
+    assert shared_images(Images(entries=test.entries[:1]), training) == []
+    assert shared_images(training, Images(entries=())) == []

@@ -1,4 +1,5 @@
 import tracemalloc
+from collections.abc import Iterable
 
 import cv2
 import numpy as np
@@ -6,9 +7,14 @@ import pytest
 from numpy.typing import NDArray
 
 from nucleus_unet.data import slides as module
-from nucleus_unet.data.slides import group_by_slide
+from nucleus_unet.data.images import pixel_digest
 
 Images = list[tuple[str, str, NDArray[np.uint8]]]
+
+
+def group_by_slide(images: Iterable[tuple[str, str, NDArray[np.uint8]]]) -> dict[str, str]:
+    """Group images by their pixels, as the program does."""
+    return module.group_by_slide((id_, name, pixel_digest(im), im) for id_, name, im in images)
 
 
 def slide(seed: int, height: int = 80, width: int = 120) -> NDArray[np.uint8]:
@@ -46,7 +52,7 @@ def test_the_size_of_blocks_does_not_change_the_groups(monkeypatch: pytest.Monke
 
 
 def test_memory_does_not_grow_with_the_number_of_pairs(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "BLOCK", 20)
+    monkeypatch.setattr(module, "BLOCK", 30)
     monkeypatch.setattr(module, "THUMBNAIL_PX", 4)
     picture = slide(1)
     images = [(f"{k:04}", f"{k:04}", picture[:40, :40]) for k in range(1000)]

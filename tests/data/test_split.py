@@ -150,7 +150,9 @@ def test_a_split_is_read_as_it_was_written(tmp_path: Path) -> None:
 def test_a_side_as_prepared_samples() -> None:
     common: dict[str, Any] = {"sha256": "", "source_sha256": "", "height": 2, "width": 3}
     images = Images(
-        entries=tuple(ImageEntry(id=i, digest=f"i{i}", source=i, **common) for i in "abc")
+        entries=tuple(
+            ImageEntry(id=i, digest=f"i{i}", source=i, pixels_sha256="", **common) for i in "abc"
+        )
     )
     labels = Labels(
         entries=tuple(

@@ -69,6 +69,7 @@ def make_images() -> Callable[..., Images]:
                     height=4,
                     width=6,
                     source=f"/raw/{id_}.png",
+                    pixels_sha256=f"pixels of {digest}",
                 )
                 for id_, digest in digests.items()
             )

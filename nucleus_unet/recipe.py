@@ -445,8 +445,8 @@ def load_recipe(name_or_path: str | Path, overrides: Iterable[str] = ()) -> Reci
     Parameters
     ----------
     name_or_path : str or Path
-        One of `recipe_names`, or a path: a `Path`, or text that ends in ``.toml``. The stem of the file is then the
-        default name of the recipe, and keys that are not in the file keep their defaults.
+        One of `recipe_names`, or a path: a `Path`, or text that ends in ``.toml``. The stem of the file
+        is then the default name of the recipe, and keys that are not in the file keep their defaults.
     overrides : iterable of str, optional
         Changes as in `Recipe.with_overrides`.
 

@@ -8,9 +8,9 @@ from numpy.typing import NDArray
 Kind = Literal["fluorescence", "bright-field", "stained on white", "stained on colour"]
 KINDS: tuple[Kind, ...] = get_args(Kind)
 
-# Chosen from the images of the Data Science Bowl, none of which is near a limit. Medians are at most
-# 52 or at least 131. Bright images have spreads of 0 or at least 79, and their backgrounds spreads of
-# at most 25 or at least 39.
+# These limits come from the images of the Data Science Bowl. No image is close to one of them: medians
+# are at most 52 or at least 131; bright images have spreads of 0 or of at least 79, and their
+# backgrounds have spreads of at most 25 or of at least 39.
 BRIGHT_MEDIAN = 90.0
 STAINED_SPREAD = 30.0
 COLOURED_BACKGROUND_SPREAD = 32.0

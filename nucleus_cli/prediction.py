@@ -56,13 +56,16 @@ def predict(
     require_run(run_of(model))
     made = flow(list(images), out, model, outlines)
     click.echo("\nThe prediction has finished.")
+    written = {"label images": "labels", "overlays": "overlays", "table of nuclei": "nuclei.csv"}
+    if set(outlines) - {"coco"}:
+        written["outlines"] = "outlines"
+    if "coco" in outlines:
+        written["outlines for COCO"] = "coco.json"
     print_table(
         [
             ("model of run", made.model_run_id),
             *printed_submission(made.submission),
-            ("label images", str(out / "labels")),
-            ("overlays", str(out / "overlays")),
-            ("table of nuclei", str(out / "nuclei.csv")),
+            *((name, str(out / file)) for name, file in written.items()),
             *run_rows(made.run.id),
         ]
     )

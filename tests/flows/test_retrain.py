@@ -441,11 +441,13 @@ def predicted(retrained: Any, tmp_path_factory: pytest.TempPathFactory) -> Path:
         (folder / ("loose" if index else "") / path.name).write_bytes(path.read_bytes())
     [file] = folder.glob("*.png")
     images, out = (folder / "loose", file), folder / "out"
-    options = ("--model", retrained.run_id, "--out", out, "--outlines", "geojson")
-    done = retrained.place.nucleus("predict", *images, *options)
+    options = ("--model", retrained.run_id, "--out", out)
+    outlines = ("--outlines", "geojson", "--outlines", "coco")
+    done = retrained.place.nucleus("predict", *images, *options, *outlines)
     assert done.returncode == 0, done.stderr
     assert "Traceback" not in done.stderr
-    assert str(out / "submission.csv") in done.stdout
+    said = {line.split()[-1] for line in done.stdout.splitlines() if line}
+    assert {str(path) for path in out.iterdir()} <= said
     assert re.search(rf"^model of run +{retrained.run_id}$", done.stdout, re.MULTILINE)
     return out
 

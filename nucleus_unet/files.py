@@ -23,10 +23,10 @@ Python represents file names that are not UTF-8.
 _POLL_S = 0.2
 
 
-def first_names(names: Sequence[str]) -> str:
-    """The first three names, and how many more there are."""
-    more = f" and {len(names) - 3} more" if len(names) > 3 else ""
-    return f"{', '.join(names[:3])}{more}"
+def first_names(names: Sequence[str], most: int = 3) -> str:
+    """The first names, and how many more there are."""
+    more = f" and {len(names) - most} more" if len(names) > most else ""
+    return f"{', '.join(names[:most])}{more}"
 
 
 def sha256_bytes(content: bytes) -> str:

@@ -9,6 +9,7 @@ import numpy as np
 
 from nucleus_unet.data import open_raw, read_truth, rle
 from nucleus_unet.errors import NucleusError
+from nucleus_unet.files import first_names
 from nucleus_unet.nuclei import instance_scores, match_nuclei, read_submission
 from nucleus_unet.recipe import flatten
 from nucleus_unet.reports import markdown_table, match_submission
@@ -125,10 +126,10 @@ def require_same_data(record: Record, context: str, files: Sequence[Mapping[str,
         If it differs; the message names the first files.
     """
     if found := data_differences(record.data[context].files, files):
-        more = f" and {len(found) - 5} more" if len(found) > 5 else ""
+        option = "--train" if context == "training" else "--test"
         raise NucleusError(
-            f"The {context} data differ from the data of run {record.run_id}: {', '.join(found[:5])}"
-            f"{more}. Give the original data with --{'train' if context == 'training' else 'test'}."
+            f"The {context} data differ from the data of run {record.run_id}: "
+            f"{first_names(found, 5)}. Give the original data with {option}."
         )
 
 

@@ -69,10 +69,8 @@ def _stage(
     start_weights: Path | None,
     follower: "_Follower",
 ) -> Stage:
-    indices, made = (
-        (read_images(images.folder), read_labels(labels.folder)),
-        read_split(split.folder),
-    )
+    indices = read_images(images.folder), read_labels(labels.folder)
+    made = read_split(split.folder)
 
     def build(folder: Path) -> None:
         reader = EventLog(folder / EVENTS)

@@ -101,10 +101,8 @@ def promote_version(number: str, who: str, why: str) -> Version:
     """
     version, now, before = require_version(number), champion(), _champions()
     _crown(number, who, why)
-    for one in (
-        now.number if now else number,
-        number,
-    ):  # a champion that was made in MLflow's pages
+    # The champion of now is not in the list if it was chosen in MLflow's pages.
+    for one in (now.number if now else number, number):
         if before[-1:] != [one]:
             before.append(one)
     _remember(before)

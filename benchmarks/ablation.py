@@ -1,15 +1,11 @@
 """Train the recipe "best" with single parts changed or switched off, and compare the scores.
 
     python benchmarks/ablation.py --train ZIP      # 10 to 15 minutes per run on two cores
-    python benchmarks/ablation.py                  # writes benchmarks/ablation.md
+    python benchmarks/ablation.py                  # only writes the table again
 
-The first command trains once for each change and logs the runs to MLflow. It skips runs that are already
-finished, so always use the same data. If the recipe "best" or the budget changes, it starts a new
-experiment.
-
-The second command writes a table for each experiment whose name starts with "ablation". A row lists the
-recipe keys that differ from the first run. It keeps the text before the tables, and the tables of
-experiments that are not in this MLflow database.
+Trains once for each change, logs the runs to MLflow, and writes the table in benchmarks/ablation.md. It
+skips runs that are already finished, so always use the same data. If the recipe "best" or the budget
+changes, it starts a new experiment and a new table.
 """
 
 import argparse
@@ -23,8 +19,7 @@ from nucleus_unet.engine import prepare_environment
 from nucleus_unet.network import resolve
 from nucleus_unet.recipe import load_recipe
 
-EXPERIMENT = "ablation"
-TABLES = Path(__file__).with_suffix(".md")
+PAGE = Path(__file__).with_suffix(".md")
 NUCLEUS = (sys.executable, "-m", "nucleus_cli.main")
 EPOCHS, STEPS_PER_EPOCH = 10, 100
 PARTS = (
@@ -49,13 +44,16 @@ PARTS = (
 IGNORED = ("training.threads", "training.precision", "training.deterministic")
 
 
-def run(data: Path) -> None:
+def experiment() -> str:
+    return (
+        f"ablation, {EPOCHS * STEPS_PER_EPOCH:,} steps, recipe {load_recipe('best').digest()[:7]}"
+    )
+
+
+def train(data: Path) -> None:
     """Train with each change, unless that run is already finished."""
     budget = (f"training.epochs={EPOCHS}", f"training.steps_per_epoch={STEPS_PER_EPOCH}")
-    steps, recipe = EPOCHS * STEPS_PER_EPOCH, load_recipe("best").digest()[:7]
-    experiment = f"{EXPERIMENT}, {steps:,} steps, recipe {recipe}"
-    runs = finished().get(experiment, [])
-    done = {one.data.tags["recipe.digest"] for one in runs}
+    done = {run.data.tags["recipe.digest"] for run in finished_runs()}
     for part in PARTS:
         values = (*budget, *part)
         if resolve(load_recipe("best", values)).digest() in done:
@@ -73,23 +71,20 @@ def run(data: Path) -> None:
                 "--no-registry",
                 *overrides,
             ],
-            env=os.environ | {"MLFLOW_EXPERIMENT_NAME": experiment},
+            env=os.environ | {"MLFLOW_EXPERIMENT_NAME": experiment()},
             check=True,
         )
 
 
-def finished() -> dict[str, list[Any]]:
-    """Find all finished runs by experiment, in the order of their start."""
-    prepare_environment()
+def finished_runs() -> list[Any]:
+    """Find the finished runs of this recipe and budget, in the order of their start."""
     from mlflow import MlflowClient
 
     client = MlflowClient()
-    wanted, order = "attributes.status = 'FINISHED'", ["start_time ASC"]
-    found = client.search_experiments(filter_string=f"name LIKE '{EXPERIMENT}%'")
-    return {
-        one.name: list(client.search_runs([one.experiment_id], wanted, order_by=order))
-        for one in sorted(found, key=lambda one: one.name)
-    }
+    if (found := client.get_experiment_by_name(experiment())) is None:
+        return []
+    finished = "attributes.status = 'FINISHED'"
+    return list(client.search_runs([found.experiment_id], finished, order_by=["start_time ASC"]))
 
 
 def table(runs: list[Any]) -> str:
@@ -124,18 +119,15 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--train", type=Path, help="training set: train on it and log the runs")
+    prepare_environment()
     if data := parser.parse_args().train:
-        run(data)
-    else:
-        tables = {name: table(runs) for name, runs in finished().items() if runs}
-        if not tables:
-            raise SystemExit(
-                f"there is no finished run of an experiment {EXPERIMENT}. Train first, with --train ZIP."
-            )
-        heading, *sections = TABLES.read_text().split("\n## ")
-        written = dict(section.rstrip().split("\n\n", 1) for section in sections)
-        parts = [f"## {name}\n\n{rows}" for name, rows in sorted((written | tables).items())]
-        TABLES.write_text("\n\n".join([heading.rstrip(), *parts]) + "\n")
+        train(data)
+    if not (runs := finished_runs()):
+        raise SystemExit(
+            f"there is no finished run in {experiment()!r}. Train first, with --train ZIP."
+        )
+    text, _, _ = PAGE.read_text().partition("\n## ")
+    PAGE.write_text(f"{text.rstrip()}\n\n## {experiment().capitalize()}\n\n{table(runs)}\n")
 
 
 if __name__ == "__main__":

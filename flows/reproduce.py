@@ -59,7 +59,7 @@ def reproduce(
         weights = None
         if retrain:
             annotated = stage_of(ingest.submit(home, training, "training"))
-            labels = stage_of(merge_masks.submit(training, annotated))
+            labels = stage_of(merge_masks.submit(training, annotated, recipe.data.on_bad))
             indices = read_images(annotated.folder), read_labels(labels.folder)
             require_same_data(record, "training", dataset_files(*indices))
             tracking.log_dataset(run, "training", training, *indices)

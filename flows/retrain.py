@@ -120,9 +120,9 @@ def train_and_score(plan: Retraining) -> Retrained:
         if plan.test_data:
             tests = stage_of(ingest.submit(home, [plan.test_data], "test"))
         training = stage_of(reading)
-        merging = merge_masks.submit(plan.training_data, training)
-        sides = stage_of(split.submit(training, recipe.data))
+        merging = merge_masks.submit(plan.training_data, training, recipe.data.on_bad)
         labels = stage_of(merging)
+        sides = stage_of(split.submit(training, labels, recipe.data))
         model = stage_of(train.submit(recipe, training, labels, sides, start_weights, run))
         scores = stage_of(evaluate.submit(recipe, training, labels, sides, model))
         made = Trained(training, labels, sides, model, scores)

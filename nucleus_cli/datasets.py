@@ -14,15 +14,15 @@ from nucleus_cli.starting import command_progress, print_table
 @click.argument("data", type=PATH)
 @click.option("--against", type=PATH, help="Report images that this other data set holds too.")
 def check(data: Path, against: Path | None) -> None:
-    """Report what a data set holds and what is wrong with it.
+    """Report what a data set holds, what is wrong with it, and whether it can be used.
 
-    The exit code is 1 if something is wrong with its files.
+    The exit code is 1 if it cannot be used, and 2 if it cannot be opened.
     """
     from nucleus_unet.data import check_dataset, format_report
 
     report = check_dataset(data, command_progress("checking", "images"), against)
     click.echo(format_report(report))
-    sys.exit(0 if report.ok else 1)
+    sys.exit(1 if report.faults else 0)
 
 
 @click.command()

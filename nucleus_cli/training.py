@@ -38,6 +38,12 @@ PLACES = {
 @test_option
 @recipe_options("best; quick for the built-in sample")
 @click.option(
+    "--on-bad",
+    type=click.Choice(["stop", "skip", "accept"]),
+    help="What to do with files that cannot be label images: refuse the data (default), leave their "
+    "images out, or read them anyway. Short for --set data.on_bad=...",
+)
+@click.option(
     "--registry/--no-registry",
     default=True,
     help="Register the model, and make it the champion if it is better than the champion. Default.",
@@ -47,6 +53,7 @@ def retrain(
     test_data: Path | None,
     recipe_name: str | None,
     overrides: tuple[str, ...],
+    on_bad: str | None,
     registry: bool,
 ) -> None:
     """Train a model on annotated images, score it, and predict the test images."""
@@ -58,6 +65,8 @@ def retrain(
             "--train too."
         )
     name = recipe_name or ("best" if training_data else "quick")
+    if on_bad:
+        overrides = (*overrides, f"data.on_bad={on_bad}")
     load_recipe(name, overrides)  # refuses a bad recipe at once
     read_data(training_data, annotated=True)
     read_data([test_data] if test_data else [])

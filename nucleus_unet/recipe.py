@@ -29,6 +29,9 @@ class Part(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
 
+OnBad = Literal["stop", "skip", "accept"]
+
+
 class Data(Part):
     """How images are shown to the network, and which are held out for validation."""
 
@@ -72,6 +75,11 @@ class Data(Part):
         ge=0,
         lt=2**32,
         description="Seed of the split; another seed holds out other images",
+    )
+    on_bad: OnBad = Field(
+        "stop",
+        description="What to do with files that cannot be label images. stop: refuse the data; skip: "
+        "leave their images out; accept: read them anyway",
     )
 
 

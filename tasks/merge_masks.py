@@ -20,6 +20,8 @@ from nucleus_unet.data import (
     write_index,
 )
 from nucleus_unet.engine import Stage, damaged_files
+from nucleus_unet.files import first_names
+from nucleus_unet.recipe import OnBad
 from tasks.reporting import StageResult, cached_stage, finished, progress
 
 MOST_ROWS = 1000
@@ -27,13 +29,15 @@ MOST_ROWS = 1000
 
 
 @task(cache_policy=NO_CACHE, task_run_name="merge masks of training images")
-def merge_masks(raws: list[Path], images: Stage) -> StageResult:
+def merge_masks(raws: list[Path], images: Stage, on_bad: OnBad = "stop") -> StageResult:
     """Merge masks into the home, except those that are there already, and report their problems."""
     digests = raw_digests(raws)
 
     def build(folder: Path) -> None:
         index = read_images(images.folder)
-        labels = prepare_labels(raws, index, images.home, labels_code(), progress("merging masks"))
+        labels = prepare_labels(
+            raws, index, images.home, labels_code(), progress("merging masks"), on_bad
+        )
         write_index(folder, labels)
         require_unchanged(raws, digests)
 
@@ -44,7 +48,7 @@ def merge_masks(raws: list[Path], images: Stage) -> StageResult:
     stage = cached_stage(
         images.home,
         "merge_masks",
-        {"raws": digests, "images": images.digest},
+        {"raws": digests, "images": images.digest, "on_bad": on_bad},
         build,
         code=["data.identity", "data.prepared", __name__],
         libraries=DECODERS,
@@ -63,6 +67,11 @@ def merge_masks(raws: list[Path], images: Stage) -> StageResult:
             rows[:MOST_ROWS],
             key="mask-problems",
             description=f"{len(problems)} problems in the masks; `nucleus check` lists all of them",
+        )
+    if labels.skipped:
+        get_run_logger().warning(
+            "%d images are left out, because their files cannot be label images: %s",
+            *(len(labels.skipped), first_names([entry.id for entry in labels.skipped])),
         )
     nuclei = sum(entry.nuclei for entry in labels.entries)
     return finished(stage, f"found {nuclei:,} annotated nuclei in {len(labels.entries):,} images")

@@ -13,6 +13,7 @@ from nucleus_unet.data import (
     load_image,
     make_split,
     read_images,
+    read_labels,
     read_split,
 )
 from nucleus_unet.engine import Stage
@@ -25,9 +26,10 @@ SPLIT_PICTURE = "split.png"
 
 
 @task(cache_policy=NO_CACHE, task_run_name="split into training and validation")
-def split(images: Stage, data: Data) -> StageResult:
-    """Decide which images the network never trains on."""
-    entries, home = read_images(images.folder).entries, images.home
+def split(images: Stage, labels: Stage, data: Data) -> StageResult:
+    """Decide which images with labels the network never trains on."""
+    labelled, home = {entry.id for entry in read_labels(labels.folder).entries}, images.home
+    entries = [entry for entry in read_images(images.folder).entries if entry.id in labelled]
 
     def build(folder: Path) -> None:
         slide_of = group_by_slide(

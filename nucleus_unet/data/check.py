@@ -12,9 +12,12 @@ from numpy.typing import NDArray
 
 from nucleus_unet.data.images import decode_image, decode_labels, decode_mask, pixel_digest
 from nucleus_unet.data.masks import (
+    DECIDED_BY_RULE,
     DataProblem,
     check_label_image,
+    has_hole,
     merge_into_labels,
+    pieces,
     relabel,
     size_text,
 )
@@ -22,6 +25,8 @@ from nucleus_unet.data.prepared import Progress, in_threads
 from nucleus_unet.data.raw import RawDataset, RawSample, open_raw
 from nucleus_unet.errors import NucleusError
 from nucleus_unet.files import first_names
+
+_KIND_WIDTH = 20
 
 
 @dataclass(frozen=True)
@@ -39,15 +44,20 @@ class DatasetReport:
     """Number of images by mode, such as ``RGBA`` or ``gray uint16``, the most frequent first."""
     areas_px: NDArray[np.int64]
     """Area of every nucleus in pixels."""
+    in_pieces: int
+    """Number of nuclei that have several pieces."""
+    with_holes: int
+    """Number of nuclei that enclose other pixels."""
     unread: tuple[str, ...]
     """Files that belong to no image and were ignored."""
     problems: tuple[DataProblem, ...]
     """Sorted by file; the names of files begin with the id of the image."""
 
     @property
-    def ok(self) -> bool:
-        """Whether there are no problems."""
-        return not self.problems
+    def faults(self) -> tuple[DataProblem, ...]:
+        """The problems that no rule decides, so that the data set cannot be used as it is."""
+        by_rule = (*DECIDED_BY_RULE, "duplicate")
+        return tuple(problem for problem in self.problems if problem.kind not in by_rule)
 
 
 @dataclass(frozen=True)
@@ -59,6 +69,8 @@ class _Sample:
     size: tuple[int, int] | None
     mode: str | None
     areas_px: NDArray[np.int64]
+    in_pieces: int
+    with_holes: int
     problems: tuple[DataProblem, ...]
 
 
@@ -107,6 +119,8 @@ def check_dataset(
         sizes=dict(sizes.most_common()),
         modes=dict(modes.most_common()),
         areas_px=np.concatenate([sample.areas_px for sample in samples]),
+        in_pieces=sum(sample.in_pieces for sample in samples),
+        with_holes=sum(sample.with_holes for sample in samples),
         unread=raw.unread,
         problems=tuple(sorted(problems, key=lambda problem: (problem.file, problem.kind))),
     )
@@ -121,26 +135,38 @@ def format_report(report: DatasetReport) -> str:
     if areas.size:
         low, middle, high = areas.min(), np.median(areas), areas.max()
         lines.append(f"{'area':<12}{low:>8} px smallest, {middle:g} px median, {high} px largest")
+        lines.append(f"{'in pieces':<12}{report.in_pieces:>8}")
+        lines.append(f"{'with holes':<12}{report.with_holes:>8}")
     if report.unread:
         lines.append(f"{'ignored':<12}{len(report.unread):>8} {first_names(report.unread)}")
     lines += ["", f"{'height':>7} {'width':>7} {'images':>7}"]
     lines += [f"{height:>7} {width:>7} {n:>7}" for (height, width), n in report.sizes.items()]
     width = max(map(len, report.modes), default=0)
     lines += ["", *(f"{mode:<{width}} {n:>7}" for mode, n in report.modes.items()), ""]
-    if report.ok:
-        return "\n".join([*lines, "no problems found"])
-    kinds = Counter(problem.kind for problem in report.problems)
-    lines += [f"{'problem':<16}{'files':>7}"]
-    lines += [f"{kind:<16}{n:>7}" for kind, n in kinds.most_common()] + [""]
-    file_width = max(len(problem.file) for problem in report.problems)
-    lines += [f"{p.file:<{file_width}}  {p.kind:<16}{p.detail}" for p in report.problems]
-    return "\n".join(lines)
+    if report.problems:
+        kinds = Counter(problem.kind for problem in report.problems)
+        lines += [f"{'problem':<{_KIND_WIDTH}}{'files':>7}"]
+        lines += [f"{kind:<{_KIND_WIDTH}}{n:>7}" for kind, n in kinds.most_common()] + [""]
+        file_width = max(len(problem.file) for problem in report.problems)
+        lines += [
+            f"{p.file:<{file_width}}  {p.kind:<{_KIND_WIDTH}}{p.detail}" for p in report.problems
+        ]
+        lines += [""]
+    return "\n".join([*lines, _verdict(report)])
+
+
+def _verdict(report: DatasetReport) -> str:
+    if faults := Counter(problem.kind for problem in report.faults):
+        return "not usable: " + ", ".join(f"{n} {kind}" for kind, n in faults.most_common())
+    if report.problems:
+        return f"usable: small problems with {len(report.problems)} files are decided by rule"
+    return "usable"
 
 
 def _look(raw: RawDataset, sample: RawSample) -> _Sample:
     problems: list[DataProblem] = []
     pixels_sha256 = size = mode = None
-    areas_px = np.zeros(0, np.int64)
+    labels = np.zeros((1, 1), np.int32)
     file = "/".join(sample.image.split("/")[-2:])
     with _noting(problems, file):
         decoded = decode_image(raw.read(sample.image), file)
@@ -149,11 +175,19 @@ def _look(raw: RawDataset, sample: RawSample) -> _Sample:
     annotation = _readable(raw, sample, problems)
     if size is not None:
         labels = _labels(annotation, sample, size, problems)
-        areas_px = np.bincount(labels.ravel())[1:]
     else:
         deque(annotation, maxlen=0)
     in_sample = tuple(DataProblem(f"{sample.id}/{p.file}", p.kind, p.detail) for p in problems)
-    return _Sample(sample.id, pixels_sha256, size, mode, areas_px, in_sample)
+    return _Sample(
+        sample.id,
+        pixels_sha256,
+        size,
+        mode,
+        areas_px=np.bincount(labels.ravel(), minlength=1)[1:],
+        in_pieces=int((pieces(labels)[0] > 1).sum()),
+        with_holes=int(has_hole(labels).sum()),
+        problems=in_sample,
+    )
 
 
 def _labels(
@@ -169,15 +203,13 @@ def _labels(
         return merged.labels
     for file, labels in annotation:
         if labels.shape == size:
-            problems += check_label_image(file, labels)
-            return relabel(labels)
-        problems.append(
-            DataProblem(
-                file,
-                "wrong size",
-                f"{size_text(labels.shape)}, but the image is {size_text(size)}",
-            )
-        )
+            numbered = relabel(labels)
+            if not (faults := check_label_image(file, numbered)):
+                return numbered
+            problems += faults
+            continue
+        detail = f"{size_text(labels.shape)}, but the image is {size_text(size)}"
+        problems.append(DataProblem(file, "unreadable", detail))
     return np.zeros(size, np.int32)
 
 

@@ -5,12 +5,13 @@ import struct
 import zlib
 from dataclasses import dataclass
 from io import BytesIO
-from typing import Any
+from typing import Any, Literal
 
 import cv2
 import numpy as np
 import tifffile
 from numpy.typing import NDArray
+from PIL.PngImagePlugin import PngImageFile
 
 from nucleus_unet.errors import NucleusError
 from nucleus_unet.files import sha256_bytes
@@ -31,6 +32,10 @@ _PHOTOMETRICS = (
 )
 _JPEG_IN_TIFF = (tifffile.PHOTOMETRIC.YCBCR, tifffile.COMPRESSION.JPEG)
 _ALPHA = ((tifffile.EXTRASAMPLE.ASSOCALPHA,), (tifffile.EXTRASAMPLE.UNASSALPHA,))
+_PNG_COLOUR_TYPE, _PNG_PALETTE = 25, 3
+"""Position of the byte with the colour type, and its value if the pixels are indices into a palette."""
+
+_Role = Literal["image", "mask", "labels"]
 
 
 @dataclass(frozen=True)
@@ -117,7 +122,7 @@ def decode_values(content: bytes, name: str) -> NDArray[Any]:
 
 def _colours(content: bytes, name: str) -> tuple[NDArray[Any], str]:
     """The values without alpha, and the mode as in `DecodedImage`."""
-    pixels = _decode(content, name)
+    pixels = _decode(content, name, "image")
     channels = 1 if pixels.ndim == 2 else pixels.shape[2]
     mode = {1: "gray", 2: "gray + alpha", 3: "RGB", 4: "RGBA"}.get(channels)
     if mode is None:
@@ -138,28 +143,16 @@ def decode_mask(content: bytes, name: str) -> NDArray[Any]:
     Returns
     -------
     ndarray
-        (H, W), with values and type as `decode_values` gives them; nearly always uint8.
+        (H, W), nearly always uint8. Values and type are as `decode_values` gives them, with two
+        exceptions. Of an image with a palette they are the indices. Of a TIFF that declares 0 as white,
+        programs mean the nucleus by either value; it is the one with fewer pixels, which is not 0 here.
 
     Raises
     ------
     NucleusError
         As for `decode_image`, or if the file is a JPEG or its channels differ.
     """
-    if content[:2] == _JPEG[:2]:
-        raise NucleusError(
-            f"{name}: a mask cannot be a JPEG, which blurs the edges of nuclei. "
-            "Save masks as PNG or TIFF."
-        )
-    pixels = _decode(content, name)
-    if pixels.ndim == 2:
-        return pixels
-    plane = pixels[..., 0]
-    if pixels.shape[2] > 2 and not (pixels[..., 1:3] == plane[..., None]).all():
-        raise NucleusError(
-            f"{name}: its colour channels differ. "
-            "Save a mask as one channel, with one number for each nucleus."
-        )
-    return np.ascontiguousarray(plane)
+    return _plane(content, name, "mask")
 
 
 def decode_labels(content: bytes, name: str) -> NDArray[np.int64]:
@@ -173,14 +166,17 @@ def decode_labels(content: bytes, name: str) -> NDArray[np.int64]:
     Returns
     -------
     ndarray
-        (H, W) int64, with the numbers of the file.
+        (H, W) int64, with the numbers of the file; of an image with a palette these are the indices. A
+        file of one bit is read like a mask.
 
     Raises
     ------
     NucleusError
         As for `decode_mask`, or if a number is negative, not whole, or 2⁶³ or more.
     """
-    plane = decode_mask(content, name)
+    plane = _plane(content, name, "labels")
+    if plane.dtype == np.bool_:
+        return plane.astype(np.int64)
     # Floats are allowed because ImageJ saves labels as 32-bit floats.
     if plane.dtype.kind == "f" and not np.equal(plane, np.floor(plane)).all():
         raise NucleusError(f"{name}: some labels are not whole numbers. Save labels as integers.")
@@ -191,6 +187,24 @@ def decode_labels(content: bytes, name: str) -> NDArray[np.int64]:
     if plane.size and plane.max() >= 2**63:  # also if it is infinite
         raise NucleusError(f"{name}: has a label of 2⁶³ or more. Use 1, 2, ... for nuclei.")
     return plane.astype(np.int64)
+
+
+def _plane(content: bytes, name: str, role: _Role) -> NDArray[Any]:
+    if content[:2] == _JPEG[:2]:
+        raise NucleusError(
+            f"{name}: a mask cannot be a JPEG, which blurs the edges of nuclei. "
+            "Save masks as PNG or TIFF."
+        )
+    pixels = _decode(content, name, role)
+    if pixels.ndim == 2:
+        return pixels
+    plane = pixels[..., 0]
+    if pixels.shape[2] > 2 and not (pixels[..., 1:3] == plane[..., None]).all():
+        raise NucleusError(
+            f"{name}: its colour channels differ. "
+            "Save a mask as one channel, with one number for each nucleus."
+        )
+    return np.ascontiguousarray(plane)
 
 
 def _to_uint8(pixels: NDArray[Any]) -> NDArray[np.uint8]:
@@ -211,13 +225,15 @@ def _to_uint8(pixels: NDArray[Any]) -> NDArray[np.uint8]:
     return np.where(np.isfinite(pixels), stretched, 0).astype(np.uint8)
 
 
-def _decode(content: bytes, name: str) -> NDArray[Any]:
+def _decode(content: bytes, name: str, role: _Role) -> NDArray[Any]:
     """The stored pixels, (H, W) or (H, W, C) with colours in the order RGB."""
     if content.startswith(_PNG):
         _check_png(content, name)
+        if role != "image" and content[_PNG_COLOUR_TYPE] == _PNG_PALETTE:
+            return _palette_indices(content, name)
         return _decode_opencv(content, name)
     if content.startswith(_TIFF):
-        return _decode_tiff(content, name)
+        return _decode_tiff(content, name, role)
     if content.startswith(_JPEG):
         _check_jpeg(content, name)
         return _decode_opencv(content, name)
@@ -241,6 +257,14 @@ def _decode_opencv(content: bytes, name: str) -> NDArray[Any]:
         order = [2, 1, 0, 3][: pixels.shape[2]]
         pixels = np.ascontiguousarray(pixels[..., order])
     return pixels
+
+
+def _palette_indices(content: bytes, name: str) -> NDArray[np.uint8]:
+    try:
+        with PngImageFile(BytesIO(content)) as png:
+            return np.asarray(png)
+    except (OSError, SyntaxError, ValueError) as error:
+        raise _damaged(name, f"damaged ({error})") from error
 
 
 def _check_png(content: bytes, name: str) -> None:
@@ -271,8 +295,8 @@ def _check_jpeg(content: bytes, name: str) -> None:
         raise _damaged(name, "truncated")
 
 
-def _decode_tiff(content: bytes, name: str) -> NDArray[Any]:
-    """The only page of a TIFF, with stored values even if the file declares 0 as white."""
+def _decode_tiff(content: bytes, name: str, role: _Role) -> NDArray[Any]:
+    """The only page of a TIFF."""
     try:
         with tifffile.TiffFile(BytesIO(content)) as tiff:
             if not tiff.pages:
@@ -289,15 +313,18 @@ def _decode_tiff(content: bytes, name: str) -> NDArray[Any]:
             ends = map(sum, zip(page.dataoffsets, page.databytecounts, strict=True))
             if max(ends, default=0) > len(content) or not all(page.databytecounts):
                 raise _damaged(name, "truncated")
-            return _pixels(page, name)
+            return _pixels(page, name, role)
     except NucleusError:
         raise
     except Exception as error:  # tifffile raises errors of any type for damaged files
         raise _damaged(name, f"damaged ({error})") from error
 
 
-def _pixels(page: tifffile.TiffPage, name: str) -> NDArray[Any]:
-    """Pixels (H, W) or (H, W, C); indices into a palette are replaced by its colours."""
+def _pixels(page: tifffile.TiffPage, name: str, role: _Role) -> NDArray[Any]:
+    """Pixels (H, W) or (H, W, C).
+
+    Indices into a palette are replaced by its colours in an image only.
+    """
     photometric = tifffile.PHOTOMETRIC(page.photometric)
     if photometric not in _PHOTOMETRICS and (photometric, page.compression) != _JPEG_IN_TIFF:
         raise NucleusError(
@@ -315,7 +342,11 @@ def _pixels(page: tifffile.TiffPage, name: str) -> NDArray[Any]:
             f"{name}: contains {pixels.dtype} values of shape {pixels.shape}. "
             "Save one plane of real numbers."
         )
-    if photometric == tifffile.PHOTOMETRIC.PALETTE:
+    is_mask = role == "mask" or (role == "labels" and pixels.dtype == np.bool_)
+    if is_mask and photometric == tifffile.PHOTOMETRIC.MINISWHITE and pixels.dtype.kind in "bu":
+        # Viewers show the inverse; but tifffile and scikit-image write every bool array like this.
+        return min(np.invert(pixels), pixels, key=np.count_nonzero)
+    if photometric == tifffile.PHOTOMETRIC.PALETTE and role == "image":
         palette = np.asarray(page.colormap)
         if palette.max() > 255:  # 16-bit colours, as TIFF demands; some programs write 8-bit ones
             palette >>= 8

@@ -7,6 +7,17 @@ from typing import Any
 import cv2
 import numpy as np
 from numpy.typing import NDArray
+from scipy.ndimage import find_objects
+from skimage.measure import label
+
+NOT_LABELS = ("no background", "not a label image")
+"""Kinds of problems of a file that cannot be a label image: training refuses it."""
+DECIDED_BY_RULE = ("overlap", "covered", "empty", "stray values", "wrong size")
+"""Kinds of problems that `merge_into_labels` solves."""
+MOST_IN_PIECES = 0.1
+"""Share of the numbers of a label image that may lie in several pieces."""
+LEAST_MAIN_PIECE = 0.95
+"""A number lies in several pieces if its largest piece has a smaller share of its pixels."""
 
 
 @dataclass(frozen=True)
@@ -50,7 +61,8 @@ def merge_into_labels(masks: Iterable[tuple[str, NDArray[Any]]], shape: tuple[in
     - A mask whose size differs from that of the image is skipped, and so is a mask without foreground.
     - A mask should contain 0 and one other value, the foreground. If it contains more values, for
       example because its edges were smoothed, the foreground is what reaches half of the largest
-      value of its type.
+      value of its type, or of the mask if its values are floating-point numbers. Those that are not
+      finite are background.
     - A pixel in several masks belongs to the nucleus with the fewest pixels. If those are equal, it
       belongs to the first by file name. A nucleus without any pixel left is skipped.
     - Labels are 1..n in the order of the file names of the masks that were not skipped.
@@ -131,30 +143,92 @@ def relabel(labels: NDArray[Any]) -> NDArray[np.int32]:
     return ranks.astype(np.int32)
 
 
-def check_label_image(file: str, labels: NDArray[Any]) -> tuple[DataProblem, ...]:
-    """Report a label image in which all nuclei have the same number, as in a mask.
+def pieces(labels: NDArray[np.int32]) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
+    """Count the pieces of each nucleus; pixels that touch at a corner are one piece.
+
+    Parameters
+    ----------
+    labels : (H, W) int32
+        0 is background, and each number from 1 to n is one nucleus.
+
+    Returns
+    -------
+    tuple of (n,) int64 and (n,) float64
+        The number of pieces, and the share of the pixels that the largest piece has.
+
+    Examples
+    --------
+    >>> count, share = pieces(np.array([[1, 1, 0, 1], [0, 0, 0, 0], [2, 2, 2, 2]], np.int32))
+    >>> count.tolist(), share.round(2).tolist()
+    ([2, 1], [0.67, 1.0])
+    """
+    parts = label(labels, connectivity=2)
+    areas, numbers = np.bincount(parts.ravel()), np.zeros(parts.max(initial=0) + 1, np.int64)
+    numbers[parts] = labels
+    largest = np.zeros(labels.max(initial=0) + 1, np.int64)
+    np.maximum.at(largest, numbers, areas)
+    return np.bincount(numbers)[1:], largest[1:] / np.bincount(labels.ravel())[1:]
+
+
+def has_hole(labels: NDArray[np.int32]) -> NDArray[np.bool_]:
+    """Whether each nucleus encloses pixels that are not its own; pixels that touch at a corner enclose.
+
+    Parameters
+    ----------
+    labels : (H, W) int32
+        0 is background, and each number from 1 to n is one nucleus.
+
+    Returns
+    -------
+    (n,) bool
+
+    Examples
+    --------
+    >>> has_hole(np.array([[0, 1, 0, 2], [1, 0, 1, 2], [0, 1, 0, 2]], np.int32)).tolist()
+    [True, False]
+    """
+    found = []
+    for number, box in enumerate(find_objects(labels), 1):
+        outside = np.pad(labels[box] != number, 1, constant_values=True).view(np.uint8)
+        found.append(cv2.connectedComponents(outside, connectivity=4)[0] > 2)
+    return np.array(found, np.bool_)
+
+
+def check_label_image(file: str, labels: NDArray[np.int32]) -> tuple[DataProblem, ...]:
+    """Find out whether a label image cannot be one.
+
+    Such files are masks without a number for each nucleus, maps of classes, and label images that were
+    resized with interpolation, compressed as JPEG, or saved with too few bits for their numbers.
 
     Parameters
     ----------
     file : str
         Name of the file, for the problem.
-    labels : (H, W) int
+    labels : (H, W) int32
+        As `relabel` returns them.
 
     Returns
     -------
     tuple of DataProblem
-        One problem if there is only one number and its pixels have several 8-connected parts.
+        One of the kinds in `NOT_LABELS` if no pixel is background, or if more than `MOST_IN_PIECES` of
+        the numbers lie in several pieces. One nucleus in two pieces is allowed, if there are others.
     """
-    numbers = np.unique(labels)
-    if np.count_nonzero(numbers) == 1:
-        parts = cv2.connectedComponents((labels > 0).astype(np.uint8), connectivity=8)[0] - 1
-        if parts > 1:
-            detail = (
-                f"one number for {parts} separate parts: read as one nucleus. "
-                "Give each nucleus a number of its own"
-            )
-            return (DataProblem(file, "not separated", detail),)
-    return ()
+    if labels.all():
+        detail = (
+            "no pixel is 0, so there is no background. Use 0 for background, 1, 2, ... for nuclei"
+        )
+        return (DataProblem(file, "no background", detail),)
+    count, share = pieces(labels)
+    split, numbers = count[share < LEAST_MAIN_PIECE], len(count)
+    further = (split - 1).sum()
+    if len(split) <= MOST_IN_PIECES * numbers or (further == 1 and numbers > 1):
+        return ()
+    detail = (
+        f"{len(split)} of {numbers} numbers lie in several pieces, {split.sum()} in all. "
+        "Give each nucleus a number of its own, do not interpolate or compress with losses, and save "
+        "16 bits"
+    )
+    return (DataProblem(file, "not a label image", detail),)
 
 
 def _foreground(mask: NDArray[Any]) -> tuple[tuple[slice, slice], NDArray[np.bool_], int]:
@@ -163,15 +237,15 @@ def _foreground(mask: NDArray[Any]) -> tuple[tuple[slice, slice], NDArray[np.boo
     marked = mask if mask.dtype == np.uint8 else (mask != 0).view(np.uint8)
     x, y, width, height = cv2.boundingRect(marked)
     box = (slice(y, y + height), slice(x, x + width))
-    crop = mask[box]
+    crop = np.where(np.isfinite(mask[box]), mask[box], 0)
     nucleus = crop != 0
     if not crop.size:
         return box, nucleus, 0
     value = crop.max() or crop.min()  # the foreground may be -1
     stray = int(np.count_nonzero(nucleus) - np.count_nonzero(crop == value))
     if stray:
-        largest = np.iinfo(mask.dtype).max if mask.dtype.kind in "iu" else 1.0
-        nucleus = crop >= largest / 2
+        largest = np.iinfo(mask.dtype).max if mask.dtype.kind in "iu" else value
+        nucleus = crop / largest >= 0.5
     return box, nucleus, stray
 
 

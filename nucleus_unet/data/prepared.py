@@ -24,6 +24,7 @@ from nucleus_unet.data.images import (
     pixel_digest,
 )
 from nucleus_unet.data.masks import (
+    NOT_LABELS,
     DataProblem,
     Merged,
     check_label_image,
@@ -34,8 +35,9 @@ from nucleus_unet.data.masks import (
 from nucleus_unet.data.raw import RawDataset, RawSample, open_raw
 from nucleus_unet.errors import NucleusError
 from nucleus_unet.files import sha256_bytes, sha256_file, write_atomically, writing
+from nucleus_unet.recipe import OnBad
 
-DECODERS = ("opencv-python-headless", "tifffile", "imagecodecs", "numpy")
+DECODERS = ("opencv-python-headless", "tifffile", "imagecodecs", "pillow", "numpy")
 """Packages that decide the pixels, besides the code of this project."""
 
 Progress = Callable[[int, int], None]
@@ -101,13 +103,15 @@ class Labels(_Record):
     file: ClassVar[str] = "labels.json"
 
     entries: tuple[LabelsEntry, ...]
+    skipped: tuple[LabelsEntry, ...] = ()
+    """Entries that are not used, because their files cannot be label images."""
 
     @property
     def problems(self) -> tuple[DataProblem, ...]:
         """Problems of all entries; each file name begins with the id of its image."""
         return tuple(
             DataProblem(f"{entry.id}/{problem.file}", problem.kind, problem.detail)
-            for entry in self.entries
+            for entry in (*self.entries, *self.skipped)
             for problem in entry.problems
         )
 
@@ -181,6 +185,7 @@ def prepare_labels(
     store: Path,
     code: str,
     progress: Progress | None = None,
+    on_bad: OnBad = "stop",
 ) -> Labels:
     """Merge the masks of each image into labels in the store, except those that it holds already.
 
@@ -190,12 +195,15 @@ def prepare_labels(
         As for `prepare_images`.
     images : Images
         The images of the same data sets, from `prepare_images`.
+    on_bad : OnBad
+        What to do with files that cannot be label images, see `check_label_image`.
 
     Raises
     ------
     NucleusError
         If an image is not annotated or not in `images`, a mask is truncated, a label image has
-        another size than its image, or one id has different contents.
+        another size than its image, one id has different contents, or a file cannot be a label image
+        and `on_bad` is ``stop``.
     """
     shapes = {image.id: (image.height, image.width) for image in images.entries}
 
@@ -229,7 +237,19 @@ def prepare_labels(
         return _store(store, made, merged.labels.astype(smallest))
 
     with _samples(raws, annotated=True) as samples:
-        return Labels(entries=_one_each(in_threads(entry, samples, progress)))
+        entries = _one_each(in_threads(entry, samples, progress))
+    bad = [one for one in entries if any(p.kind in NOT_LABELS for p in one.problems)]
+    if bad and on_bad == "stop":
+        [problem] = bad[0].problems
+        raise NucleusError(
+            f"{len(bad)} of {len(entries)} label images cannot be read as such. {bad[0].id}/"
+            f"{problem.file}: {problem.detail}. nucleus check lists all of them. Repair them, or train "
+            "with --on-bad skip or accept."
+        )
+    if on_bad == "skip":
+        entries = tuple(one for one in entries if one not in bad)
+        return Labels(entries=entries, skipped=tuple(bad))
+    return Labels(entries=entries)
 
 
 def originals(
@@ -332,7 +352,8 @@ def _merge(
             f"{name}/{file}: {size_text(labels.shape)}, but the image is {size_text(shape)}. "
             "Save the labels at the size of the image."
         )
-    return Merged(relabel(labels), check_label_image(file, labels))
+    numbered = relabel(labels)
+    return Merged(numbered, check_label_image(file, numbered))
 
 
 @contextmanager

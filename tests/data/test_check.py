@@ -34,7 +34,7 @@ def good(tmp_path: Path) -> Path:
 
 def test_a_data_set_without_problems(good: Path) -> None:
     report = check_dataset(good)
-    assert report.ok
+    assert report.problems == report.faults == ()
     assert (report.images, report.annotated) == (2, 2)
     assert report.sizes == {(8, 9): 2}
     assert report.modes == {"RGBA": 1, "gray uint16": 1}
@@ -43,7 +43,29 @@ def test_a_data_set_without_problems(good: Path) -> None:
     assert "nuclei             3" in lines
     assert "area               4 px smallest, 9 px median, 16 px largest" in lines
     assert "      8       9       2" in lines
-    assert lines[-1] == "no problems found"
+    assert lines[-1] == "usable"
+
+
+def test_small_problems_are_decided_by_rule(good: Path) -> None:
+    write_png(good / "a/masks/3.png", square(0, 0))
+    (good / "c/images").mkdir(parents=True)
+    (good / "c/images/c.png").write_bytes((good / "a/images/a.png").read_bytes())
+    (good / "c/masks").mkdir()
+    report = check_dataset(good)
+    assert [problem.kind for problem in report.problems] == ["empty", "duplicate"]
+    assert report.faults == ()
+    said = "usable: small problems with 2 files are decided by rule"
+    assert format_report(report).splitlines()[-1] == said
+
+
+def test_pieces_and_holes_are_counted(good: Path) -> None:
+    ring, apart = square(0, 3) // 255, square(4, 2) // 255 * 2
+    ring[1, 1], apart[7, 8] = 0, 2
+    write_png(good / "b/labels.png", ring + apart)
+    write_png(good / "a/masks/1.png", apart)
+    report = check_dataset(good)
+    assert (report.in_pieces, report.with_holes) == (2, 1)
+    assert "in pieces          2" in format_report(report)
 
 
 def test_ignored_files_are_listed(good: Path) -> None:
@@ -57,7 +79,7 @@ def test_ignored_files_are_listed(good: Path) -> None:
 def test_a_data_set_without_any_masks_has_no_problems(tmp_path: Path) -> None:
     write_png(tmp_path / "a/images/a.png", square(0, 3))
     report = check_dataset(tmp_path)
-    assert report.ok
+    assert report.problems == ()
     assert (report.annotated, report.areas_px.size) == (0, 0)
 
 
@@ -85,7 +107,6 @@ def test_problems_are_sorted_by_file(good: Path) -> None:
     os.truncate(good / "g/masks.png", 50)
 
     report = check_dataset(good)
-    assert not report.ok
     assert [(problem.file, problem.kind) for problem in report.problems] == [
         ("a/masks/3.png", "empty"),
         ("a/masks/4.png", "wrong size"),
@@ -94,18 +115,19 @@ def test_problems_are_sorted_by_file(good: Path) -> None:
         ("a/masks/7.png", "unreadable"),
         ("c", "duplicate"),
         ("c", "not annotated"),
-        ("d/labels.png", "wrong size"),
+        ("d/labels.png", "unreadable"),
         ("e/images/e.png", "unreadable"),
         ("e/masks/1.png", "unreadable"),
-        ("f/masks.png", "not separated"),
+        ("f/masks.png", "not a label image"),
         ("g/masks.png", "unreadable"),
     ]
     details = {problem.file: problem.detail for problem in report.problems}
     assert details["a/masks/7.png"] == "the file is truncated. Download or save it again."
     assert details["d/labels.png"] == "5x5, but the image is 8x9"
     lines = format_report(report).splitlines()
-    assert "unreadable            4" in lines
+    assert "unreadable                5" in lines
     assert any(line.startswith("c               duplicate") for line in lines)
+    assert lines[-1] == "not usable: 5 unreadable, 1 not annotated, 1 not a label image"
 
 
 def test_progress_and_errors_about_the_layout(good: Path) -> None:
@@ -121,4 +143,5 @@ def test_the_real_training_set(dsb2018: Path) -> None:
     report = check_dataset(dsb2018 / "stage1_train.zip")
     assert (report.images, report.areas_px.size, report.modes) == (664, 28_986, {"RGBA": 664})
     assert {problem.kind for problem in report.problems} == {"overlap"}
-    assert len(report.problems) == 6
+    assert (len(report.problems), report.in_pieces) == (6, 2)
+    assert format_report(report).endswith("small problems with 6 files are decided by rule")

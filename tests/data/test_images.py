@@ -11,6 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import array_shapes, arrays
 from numpy.typing import NDArray
+from PIL import Image
 
 from nucleus_unet.data.images import decode_image, decode_labels, decode_mask, decode_values
 from nucleus_unet.errors import NucleusError
@@ -136,8 +137,8 @@ def test_values_that_are_not_finite_become_0() -> None:
 
 
 def test_a_boolean_tiff_becomes_0_and_255() -> None:
-    image = np.array([[True, False, True]])
-    assert decode_image(tiff(image), "cell").image[0, :, 0].tolist() == [255, 0, 255]
+    image = np.array([[True, False, False]])
+    assert decode_image(tiff(image), "cell").image[0, :, 0].tolist() == [255, 0, 0]
     assert decode_mask(tiff(image), "mask").tolist() == image.tolist()
 
 
@@ -250,8 +251,41 @@ def test_gray_values_of_12_bits() -> None:
 def test_a_mask_has_the_stored_values() -> None:
     for content in (encode(GRAY), tiff(GRAY), encode(stack(GRAY))):
         np.testing.assert_array_equal(decode_mask(content, "mask"), GRAY)
-    inverted = tiff(GRAY, photometric="miniswhite")
-    np.testing.assert_array_equal(decode_mask(inverted, "mask"), GRAY)
+
+
+@pytest.mark.parametrize("dtype", [bool, np.uint8])
+@pytest.mark.parametrize("decode", [decode_mask, decode_labels])
+def test_a_mask_that_declares_0_as_white_has_few_pixels(decode: Any, dtype: type) -> None:
+    nucleus = np.zeros((6, 8), bool)
+    nucleus[2:4, 2:5] = True
+    stored = nucleus.astype(dtype) * dtype(255)
+    for pixels in (stored, np.invert(stored)) if dtype is bool or decode is decode_mask else ():
+        content = tiff(pixels, photometric="miniswhite")
+        np.testing.assert_array_equal(decode(content, "mask") != 0, nucleus)
+    content = tiff(stored, photometric="minisblack")
+    np.testing.assert_array_equal(decode(content, "mask") != 0, nucleus)
+
+
+def test_palettes_of_masks_and_labels_are_ignored() -> None:
+    numbers = np.array([[0, 1, 2], [3, 200, 0]], np.uint8)
+    palette = np.random.default_rng(0).integers(0, 256, (256, 3), np.uint8)
+    palette[0], palette[1] = 255, 0  # QuPath's background is white
+    image = Image.fromarray(numbers, "P")
+    image.putpalette(palette.tobytes())
+    for kind in ("PNG", "TIFF"):
+        content = BytesIO()
+        image.save(content, kind)
+        np.testing.assert_array_equal(decode_labels(content.getvalue(), "labels"), numbers)
+        np.testing.assert_array_equal(decode_mask(content.getvalue(), "mask"), numbers)
+        shown = decode_image(content.getvalue(), "cell").image
+        np.testing.assert_array_equal(shown, palette[numbers])
+    few = numbers % 4  # two bits per pixel, with a transparent background
+    image = Image.fromarray(few, "P")
+    image.putpalette(palette[:4].tobytes())
+    image.save(content := BytesIO(), "PNG", bits=2, transparency=0)
+    np.testing.assert_array_equal(decode_labels(content.getvalue(), "labels"), few)
+    with pytest.raises(NucleusError, match="mask: the file is truncated"):
+        decode_mask(content.getvalue()[:-20], "mask")
 
 
 def test_labels_are_lossless() -> None:

@@ -1,5 +1,7 @@
 import doctest
+from typing import Any
 
+import cv2
 import numpy as np
 import pytest
 from hypothesis import given
@@ -70,6 +72,14 @@ def test_the_foreground_may_be_minus_one() -> None:
     assert merged.problems == ()
 
 
+@pytest.mark.parametrize("largest", [1, 255, 65_535])
+def test_a_mask_of_floats_is_cut_at_half_of_its_largest_value(largest: float) -> None:
+    values = largest * np.array([[0, 0.3, 0.6, 1, np.nan, np.inf]], np.float32)
+    merged = merge_into_labels([("a.tif", values)], values.shape)
+    assert merged.labels.tolist() == [[0, 0, 1, 1, 0, 0]]
+    assert [p.kind for p in merged.problems] == ["stray values"]
+
+
 def test_a_mask_of_many_small_values_is_empty() -> None:
     merged = merge_into_labels([("a.png", np.array([[0, 1, 2]], np.uint8))], (1, 3))
     assert not merged.labels.any()
@@ -121,10 +131,77 @@ def test_relabel_changes_only_the_numbers(labels: NDArray[np.uint16]) -> None:
     np.testing.assert_array_equal(result.ravel()[:, None] == result.ravel(), same)
 
 
-def test_a_label_image_with_one_number_for_several_parts_is_reported() -> None:
-    assert check_label_image("labels.png", mask("##.", "..#")) == ()
-    assert check_label_image("labels.png", np.array([[0, 1, 0, 2]])) == ()
-    assert check_label_image("labels.png", np.zeros((2, 2), int)) == ()
-    [problem] = check_label_image("labels.png", mask("#.#"))
-    assert (problem.file, problem.kind) == ("labels.png", "not separated")
-    assert "2 separate parts" in problem.detail
+def cells(number: int, side: int = 12) -> NDArray[np.int32]:
+    """Discs of different sizes, each with a number of its own, on a square of background."""
+    columns = int(np.ceil(number**0.5))
+    labels = np.zeros((side * columns, side * columns), np.int32)
+    for index in range(number):
+        y, x = (side * at + side // 2 for at in divmod(index, columns))
+        cv2.circle(labels, (x, y), 2 + index % (side // 2 - 3), index + 1, -1)
+    return labels
+
+
+def cut(labels: NDArray[np.int32], *numbers: int) -> NDArray[np.int32]:
+    """The labels with a gap through the middle of some nuclei."""
+    labels = labels.copy()
+    for number in numbers:
+        rows = np.flatnonzero((labels == number).any(1))
+        labels[rows[len(rows) // 2]][labels[rows[len(rows) // 2]] == number] = 0
+    return labels
+
+
+def through_jpeg(labels: NDArray[np.int32]) -> NDArray[Any]:
+    encoded = cv2.imencode(".jpg", labels.astype(np.uint8))[1]
+    return np.asarray(cv2.imdecode(encoded, cv2.IMREAD_GRAYSCALE))
+
+
+def interpolated(labels: NDArray[np.integer], interpolation: int, by: float = 1.5) -> NDArray:
+    return cv2.resize(labels.astype(np.uint8), None, fx=by, fy=by, interpolation=interpolation)
+
+
+@pytest.mark.parametrize(
+    "labels",
+    [
+        np.zeros((2, 2), np.int32),
+        mask("##.", "..#"),
+        cells(1),
+        cells(30),
+        cells(300),
+        cut(cells(3), 2),
+        cut(cells(30), 3, 20, 29),
+        interpolated(cells(30), cv2.INTER_NEAREST),
+    ],
+)
+def test_label_images_with_a_few_nuclei_in_pieces_are_accepted(labels: NDArray) -> None:
+    assert check_label_image("labels.png", relabel(labels)) == ()
+
+
+@pytest.mark.parametrize(
+    "labels",
+    [
+        mask("#.#"),
+        cells(30) > 0,  # a mask
+        np.where(cells(30) > 0, 1, 2 * (np.arange(72) < 20)),  # classes
+        interpolated(cells(30), cv2.INTER_LINEAR),
+        interpolated(cells(30), cv2.INTER_CUBIC),
+        interpolated(255 * (cells(1) > 0), cv2.INTER_LINEAR),  # smoothed edges
+        interpolated(255 * (cells(9) > 0), cv2.INTER_AREA, 0.7),
+        through_jpeg(cells(30)),
+        cells(300).astype(np.uint8),  # the numbers from 256 on begin again at 0
+        cells(768).astype(np.uint8),
+        cut(cells(30), 3, 6, 10, 20),
+    ],
+)
+def test_files_that_are_not_label_images_are_found(labels: NDArray) -> None:
+    [problem] = check_label_image("labels.png", relabel(labels))
+    assert (problem.file, problem.kind) == ("labels.png", "not a label image")
+
+
+def test_a_label_image_needs_background() -> None:
+    [problem] = check_label_image("labels.png", relabel(1 + (cells(9) > 0)))  # ilastik's
+    assert problem.kind == "no background"
+
+
+def test_how_many_numbers_lie_in_pieces_is_said() -> None:
+    [problem] = check_label_image("labels.png", cut(cells(30), 3, 6, 10, 20))
+    assert problem.detail.startswith("4 of 30 numbers lie in several pieces, 8 in all. Give")

@@ -232,6 +232,24 @@ def test_label_image_of_another_size(raw: Path, store: Path) -> None:
         prepare_labels([raw], images, store, "code")
 
 
+def test_files_that_are_not_label_images(store: Path, tmp_path: Path) -> None:
+    raw = tmp_path / "raw"
+    for id_ in "abc":
+        write_png(raw / f"{id_}/images/{id_}.png", IMAGE)
+        write_png(raw / f"{id_}/labels.png", dot(0, 0) | (dot(0, 2) if id_ != "a" else 0))
+    images = prepare_images([raw], store, "code")
+    said = r"2 of 3 label images .* b/labels\.png: 1 of 1 numbers lie in several pieces, 2 in all\. Give"
+    with pytest.raises(NucleusError, match=said):
+        prepare_labels([raw], images, store, "code")
+    skipping = prepare_labels([raw], images, store, "code", on_bad="skip")
+    assert [entry.id for entry in skipping.entries] == ["a"]
+    assert [entry.id for entry in skipping.skipped] == ["b", "c"]
+    accepting = prepare_labels([raw], images, store, "code", on_bad="accept")
+    assert [entry.nuclei for entry in accepting.entries] == [1, 1, 1]
+    assert skipping.problems == accepting.problems
+    assert [problem.file for problem in skipping.problems] == ["b/labels.png", "c/labels.png"]
+
+
 @pytest.mark.parametrize("name", ["b/images/b.png", "b/masks/2.png"])
 def test_truncated_file_is_named_and_nothing_half_written(
     raw: Path, store: Path, name: str

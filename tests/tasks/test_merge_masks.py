@@ -7,12 +7,15 @@ import numpy as np
 import pytest
 
 from nucleus_unet.data.prepared import Labels, prepare_labels, read_labels
+from nucleus_unet.data.split import read_split
 from nucleus_unet.data.truth import read_truth
 from nucleus_unet.engine.stages import Stage
 from nucleus_unet.errors import NucleusError
+from nucleus_unet.recipe import Data
 from tasks import merge_masks as module
 from tasks.ingest import ingest_stage
 from tasks.merge_masks import merge_masks
+from tasks.split import split
 
 
 def test_masks_are_merged_to_labels(home: Path, stages: tuple[Stage, Stage]) -> None:
@@ -58,3 +61,23 @@ def test_problems_of_masks_are_counted_and_listed_by_file(
     assert message == "1 problems in the masks (1 covered): see the table mask-problems of this run"
     [[row]] = tables
     assert (row["problem"], row["file"]) == ("covered", "id3/masks/9.png")
+
+
+def test_images_whose_files_are_not_label_images_are_left_out(
+    home: Path, raw: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    cv2.imwrite(str(raw / "id0" / "labels.png"), np.array([[1, 0, 1], [1, 0, 1]], np.uint8))
+    (raw / "id0" / "masks").rmdir()
+    images = ingest_stage(home, [raw], annotated=True)
+    with pytest.raises(NucleusError, match="1 of 4 label images cannot be read as such"):
+        merge_masks.fn([raw], images)
+    monkeypatch.setattr(module, "create_table_artifact", lambda *_, **__: None)
+    monkeypatch.setattr(module, "get_run_logger", lambda: logging.getLogger("masks"))
+    labels = merge_masks.fn([raw], images, "skip")
+    assert isinstance(labels, Stage)
+    said = "1 images are left out, because their files cannot be label images: id0"
+    assert caplog.messages[-1] == said
+    done = split.fn(images, labels, Data())
+    assert isinstance(done, Stage)
+    made = read_split(done.folder)
+    assert {image.id for image in (*made.training, *made.validation)} == {"id1", "id2", "id3"}

@@ -12,15 +12,15 @@ from tasks.split import split
 UNKNOWN = "so its score stays unknown; try another data.split_seed"
 
 
-def split_of(images: Stage, data: Data) -> Stage:
-    made = split.fn(images, data)
+def split_of(stages: tuple[Stage, Stage], data: Data) -> Stage:
+    made = split.fn(*stages, data)
     assert isinstance(made, Stage)
     return made
 
 
 def test_the_split_covers_all_ids_and_is_made_once(stages: tuple[Stage, Stage]) -> None:
     data = Data(validation_fraction=0.25, split_seed=7)
-    made = split_of(stages[0], data)
+    made = split_of(stages, data)
     found = read_split(made.folder)
     assert sorted(image.id for image in (*found.training, *found.validation)) == [
         f"id{i}" for i in range(4)
@@ -28,10 +28,10 @@ def test_the_split_covers_all_ids_and_is_made_once(stages: tuple[Stage, Stage]) 
     [image] = found.validation
     assert image.kind == "fluorescence"
     assert len(image.slide) == 64
-    again = split.fn(stages[0], data)
+    again = split.fn(*stages, data)
     assert isinstance(again, State)
     assert again.name == "Cached"
-    assert split_of(stages[0], data.model_copy(update={"split_seed": 8})).digest != made.digest
+    assert split_of(stages, data.model_copy(update={"split_seed": 8})).digest != made.digest
 
 
 @pytest.mark.parametrize(
@@ -62,7 +62,7 @@ def test_a_kind_on_only_one_side_is_reported(
     kinds = {True: "bright-field", False: "fluorescence"}
     monkeypatch.setattr(module, "imaging_kind", lambda image: kinds[image.max() == lone])
     monkeypatch.setattr(module, "get_run_logger", logging.getLogger)
-    split.fn(stages[0], Data(validation_fraction=0.25, split_seed=7))
+    split.fn(*stages, Data(validation_fraction=0.25, split_seed=7))
     assert caplog.messages == warnings
 
 
@@ -74,6 +74,6 @@ def test_a_split_by_slide(stages: tuple[Stage, Stage], monkeypatch: pytest.Monke
     )
     for seed in range(4):
         data = Data(split="slide", validation_fraction=0.5, split_seed=seed)
-        found = read_split(split_of(stages[0], data).folder)
+        found = read_split(split_of(stages, data).folder)
         ids = [{image.id for image in side} for side in (found.training, found.validation)]
         assert sorted(ids, key=min) == [{"id0", "id3"}, {"id1", "id2"}]

@@ -34,9 +34,8 @@ EXPORTS = {
         random_matrix resolve segment_images usable_cores warp_sample write_maps
     """,
     "nuclei": """
-        Outlines THRESHOLDS encode_label_image instance_scores match_nuclei nucleus_errors
-        read_submission resize_maps separate_nuclei submission_rows validate_submission
-        write_submission
+        Outlines THRESHOLDS encode_label_image match_nuclei nucleus_errors read_submission
+        resize_maps separate_nuclei submission_rows validate_submission write_submission
     """,
     "reports": """
         Candidate Comparison Verdict compare_scores data_uri decide disagreement evaluate_model

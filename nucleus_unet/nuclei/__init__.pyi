@@ -3,7 +3,6 @@ from .exports import encode_label_image as encode_label_image
 from .instances import resize_maps as resize_maps
 from .instances import separate_nuclei as separate_nuclei
 from .scoring import THRESHOLDS as THRESHOLDS
-from .scoring import instance_scores as instance_scores
 from .scoring import match_nuclei as match_nuclei
 from .scoring import nucleus_errors as nucleus_errors
 from .submission import read_submission as read_submission

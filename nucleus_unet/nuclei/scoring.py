@@ -1,6 +1,5 @@
 """Scores of a prediction: by nucleus, as in the 2018 Data Science Bowl, and by pixel."""
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -174,50 +173,6 @@ def _repeated(values: NDArray[np.integer]) -> NDArray[np.integer]:
 
 
 @dataclass(frozen=True)
-class InstanceScores:
-    """Scores over several images.
-
-    score
-        Mean average precision: the mean of `Match.score` over images.
-    average_precision
-        (10,) mean of TP / (TP + FP + FN) over images, for each threshold in `THRESHOLDS`.
-    precision, recall, f1
-        (10,) computed over the nuclei of all images, for each threshold; 1 if there are no nuclei to
-        divide by.
-    true, predicted, split, merged
-        Sums of the fields of `Match` over images.
-    """
-
-    score: float
-    average_precision: NDArray[np.float64]
-    precision: NDArray[np.float64]
-    recall: NDArray[np.float64]
-    f1: NDArray[np.float64]
-    true: int
-    predicted: int
-    split: int
-    merged: int
-
-
-def instance_scores(matches: Sequence[Match]) -> InstanceScores:
-    """Compute the scores over the matches of one or more images."""
-    true, predicted = sum(m.true for m in matches), sum(m.predicted for m in matches)
-    tp = np.sum([m.tp for m in matches], axis=0)
-    average_precision = np.mean([m.average_precision for m in matches], axis=0)
-    return InstanceScores(
-        score=float(average_precision.mean()),
-        average_precision=average_precision,
-        precision=_share(tp, predicted),
-        recall=_share(tp, true),
-        f1=_share(2 * tp, true + predicted),
-        true=true,
-        predicted=predicted,
-        split=sum(m.split for m in matches),
-        merged=sum(m.merged for m in matches),
-    )
-
-
-@dataclass(frozen=True)
 class PixelScores:
     """Scores by pixel, over one or more images.
 
@@ -273,7 +228,3 @@ def pixel_scores(counts: NDArray[np.int64]) -> PixelScores:
         iou=nucleus,
         dice=2 * nucleus / (1 + nucleus),
     )
-
-
-def _share(part: NDArray[np.int64], total: int) -> NDArray[np.float64]:
-    return part / total if total else np.ones(part.shape)

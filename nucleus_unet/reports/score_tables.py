@@ -11,7 +11,6 @@ from nucleus_unet.data import rle
 from nucleus_unet.errors import NucleusError
 from nucleus_unet.nuclei import read_submission, scoring
 
-_BY_THRESHOLD = ("average_precision", "precision", "recall", "f1")
 _COUNTS = ("true", "predicted", "split", "merged")
 
 
@@ -50,24 +49,40 @@ def match_submission(
 
 
 def scores_table(matches: Mapping[str, scoring.Match]) -> dict[str, Any]:
-    """The scores of matched images as JSON values: overall, by threshold, and the images worst first."""
-    scores = scoring.instance_scores(list(matches.values()))
-    by_threshold = [
-        {
-            "iou_above": threshold,
-            **{name: float(getattr(scores, name)[k]) for name in _BY_THRESHOLD},
-        }
-        for k, threshold in enumerate(scoring.THRESHOLDS)
-    ]
+    """The scores of matched images as JSON values.
+
+    Returns
+    -------
+    dict
+        - ``score``: mean average precision, the mean of `Match.score` over images,
+        - ``images``: number of images,
+        - ``true``, ``predicted``, ``split``, ``merged``: sums of the fields of `Match` over images,
+        - ``by_threshold``: for each threshold ``average_precision``, the mean of
+          TP / (TP + FP + FN) over images, and ``precision``, ``recall`` and ``f1`` over the nuclei of
+          all images, which are 1 if there are no nuclei to divide by,
+        - ``by_image``: score and counts of each image, the worst first.
+    """
+    found = matches.values()
+    counts = {name: sum(getattr(match, name) for match in found) for name in _COUNTS}
+    tp = np.sum([match.tp for match in found], axis=0)
+    average_precision = np.mean([match.average_precision for match in found], axis=0)
+    columns = {
+        "iou_above": scoring.THRESHOLDS,
+        "average_precision": average_precision.tolist(),
+        "precision": _share(tp, counts["predicted"]),
+        "recall": _share(tp, counts["true"]),
+        "f1": _share(2 * tp, counts["true"] + counts["predicted"]),
+    }
+    rows = zip(*columns.values(), strict=True)
     by_image = [
-        {"id": image_id, "score": m.score} | {name: getattr(m, name) for name in _COUNTS}
-        for image_id, m in matches.items()
+        {"id": image_id, "score": match.score} | {name: getattr(match, name) for name in _COUNTS}
+        for image_id, match in matches.items()
     ]
     return {
-        "score": scores.score,
+        "score": float(average_precision.mean()),
         "images": len(matches),
-        **{name: getattr(scores, name) for name in _COUNTS},
-        "by_threshold": by_threshold,
+        **counts,
+        "by_threshold": [dict(zip(columns, row, strict=True)) for row in rows],
         "by_image": sorted(by_image, key=lambda row: (row["score"], row["id"])),
     }
 
@@ -96,3 +111,8 @@ def format_scores(table: Mapping[str, Any], worst: int = 10) -> str:
         ),
     ]
     return "\n".join(lines)
+
+
+def _share(part: NDArray[np.int64], total: int) -> list[float]:
+    shares = part / total if total else np.ones(part.shape)
+    return shares.tolist()

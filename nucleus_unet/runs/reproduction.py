@@ -10,9 +10,9 @@ import numpy as np
 from nucleus_unet.data import open_raw, read_truth, rle
 from nucleus_unet.errors import NucleusError
 from nucleus_unet.files import first_names
-from nucleus_unet.nuclei import instance_scores, match_nuclei, read_submission
+from nucleus_unet.nuclei import match_nuclei, read_submission
 from nucleus_unet.recipe import flatten
-from nucleus_unet.reports import markdown_table, match_submission
+from nucleus_unet.reports import markdown_table, match_submission, scores_table
 from nucleus_unet.runs.logged import Record
 
 ARITHMETIC = (
@@ -176,7 +176,7 @@ def submission_scores(
         if not all(sample.annotated for sample in raw.samples):
             return None
     matched = (match_submission(path, read_truth(data[0], store, progress)) for path in submissions)
-    return [instance_scores(list(matches.values())).score for matches in matched]
+    return [scores_table(matches)["score"] for matches in matched]
 
 
 def side_by_side(a: Record, b: Record) -> list[tuple[str, str, str]]:

@@ -9,7 +9,6 @@ from numpy.typing import NDArray
 
 from nucleus_unet.nuclei.scoring import (
     THRESHOLDS,
-    instance_scores,
     match_nuclei,
     nucleus_errors,
     pixel_counts,
@@ -183,23 +182,3 @@ def test_different_shapes_are_refused() -> None:
         ValueError, match=r"y_true has the shape \(1, 2\) but y_pred has the shape \(2, 1\)\. Both"
     ):
         match_nuclei(np.zeros((1, 2), int), np.zeros((2, 1), int))
-
-
-def test_scores_of_many_images_by_hand() -> None:
-    y_true = np.array([[1, 1, 1, 1, 0, 2, 0, 0]])
-    y_pred = np.array([[1, 1, 1, 1, 1, 0, 0, 2]])
-    nothing = np.zeros((1, 1), int)
-    scores = instance_scores([match_nuclei(y_true, y_pred), match_nuclei(nothing, nothing)])
-    assert scores.score == pytest.approx((0.2 + 1) / 2)  # each image has the same weight
-    np.testing.assert_allclose(scores.average_precision, [2 / 3] * 6 + [1 / 2] * 4)
-    np.testing.assert_allclose(scores.precision, [1 / 2] * 6 + [0] * 4)
-    np.testing.assert_allclose(scores.recall, [1 / 2] * 6 + [0] * 4)
-    np.testing.assert_allclose(scores.f1, [1 / 2] * 6 + [0] * 4)
-    assert (scores.true, scores.predicted, scores.split, scores.merged) == (2, 2, 0, 0)
-
-
-def test_scores_of_images_without_nuclei() -> None:
-    nothing = np.zeros((2, 2), int)
-    scores = instance_scores([match_nuclei(nothing, nothing)])
-    assert scores.score == 1.0
-    assert scores.f1.tolist() == [1.0] * 10

@@ -1,9 +1,11 @@
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
 from nucleus_unet.errors import NucleusError
+from nucleus_unet.nuclei import THRESHOLDS, match_nuclei
 from nucleus_unet.reports.score_tables import format_scores, match_submission, scores_table
 
 TRUTH = {"a": np.array([[1, 1, 1, 0], [0, 0, 0, 2]]), "b": np.array([[0]])}
@@ -43,6 +45,31 @@ def test_the_table_of_scores_by_hand(submission: Path) -> None:
         {"id": "b", "score": 1.0, **dict.fromkeys(counts, 0)},
     ]
     assert table == {"images": 2, **counts}
+
+
+def column(table: dict[str, Any], name: str) -> list[float]:
+    return [row[name] for row in table["by_threshold"]]
+
+
+def test_scores_of_many_images_by_hand() -> None:
+    y_true = np.array([[1, 1, 1, 1, 0, 2, 0, 0]])
+    y_pred = np.array([[1, 1, 1, 1, 1, 0, 0, 2]])
+    nothing = np.zeros((1, 1), int)
+    matches = {"a": match_nuclei(y_true, y_pred), "b": match_nuclei(nothing, nothing)}
+    table = scores_table(matches)
+    assert table["score"] == pytest.approx((0.2 + 1) / 2)  # each image has the same weight
+    assert column(table, "iou_above") == list(THRESHOLDS)
+    np.testing.assert_allclose(column(table, "average_precision"), [2 / 3] * 6 + [1 / 2] * 4)
+    for name in ("precision", "recall", "f1"):
+        np.testing.assert_allclose(column(table, name), [1 / 2] * 6 + [0] * 4)
+    assert [table[name] for name in ("true", "predicted", "split", "merged")] == [2, 2, 0, 0]
+
+
+def test_scores_of_images_without_nuclei() -> None:
+    nothing = np.zeros((2, 2), int)
+    table = scores_table({"a": match_nuclei(nothing, nothing)})
+    assert table["score"] == 1.0
+    assert column(table, "f1") == [1.0] * 10
 
 
 def test_the_page_of_scores_names_the_worst_first(submission: Path) -> None:

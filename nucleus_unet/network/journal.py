@@ -3,7 +3,6 @@
 import json
 import time
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -22,36 +21,8 @@ UNTIMED_STEPS = 4
 """Number of first steps that are not timed: they compile, fill caches and find batches ready."""
 CHECKPOINT_S = 120.0
 """Longest time without a checkpoint."""
-
-
-@dataclass(frozen=True)
-class Epoch:
-    """Results of one epoch.
-
-    epoch
-        Number of the epoch, from 1.
-    loss, dice, mean_iou
-        Loss and metrics of the training batches.
-    val_loss, val_dice, val_mean_iou
-        Loss and metrics of the validation images at the end of the epoch.
-    learning_rate
-        Learning rate after the last step of the epoch.
-    seconds
-        Duration of the epoch in seconds, validation included.
-    images_per_s
-        Training images per second, validation excluded.
-    """
-
-    epoch: int
-    loss: float
-    dice: float
-    mean_iou: float
-    val_loss: float
-    val_dice: float
-    val_mean_iou: float
-    learning_rate: float
-    seconds: float
-    images_per_s: float
+# Keras sorts them by name.
+_METRICS = ("loss", "dice", "mean_iou", "val_loss", "val_dice", "val_mean_iou")
 
 
 class Journal(keras.callbacks.Callback):
@@ -78,6 +49,19 @@ class Journal(keras.callbacks.Callback):
         Receives the events.
     asked_to_stop : callable
         Returns True if the process was asked to stop.
+
+    Attributes
+    ----------
+    history : list of dict
+        Results of each finished epoch, with these keys:
+
+        - ``epoch``: number of the epoch, from 1,
+        - ``loss``, ``dice``, ``mean_iou``: loss and metrics of the training batches,
+        - ``val_loss``, ``val_dice``, ``val_mean_iou``: loss and metrics of the validation images at
+          the end of the epoch,
+        - ``learning_rate``: learning rate after the last step of the epoch,
+        - ``seconds``: duration of the epoch in seconds, validation included,
+        - ``images_per_s``: training images per second, validation excluded.
     """
 
     def __init__(
@@ -102,8 +86,8 @@ class Journal(keras.callbacks.Callback):
         start = {"parameters": model.count_params(), "step": self.step}
         self.events.tell("start", **start, **backend.hardware())
         for epoch in self.history:
-            if epoch.epoch not in recorded:
-                self.events.tell("epoch", **asdict(epoch))
+            if epoch["epoch"] not in recorded:
+                self.events.tell("epoch", **epoch)
 
     def _restore(self) -> None:
         """Load the state of the last undamaged checkpoint; without one, start from step 0."""
@@ -116,14 +100,14 @@ class Journal(keras.callbacks.Callback):
         self._metrics = [arrays[name] for name in sorted(arrays) if name.startswith("metrics/")]
         self.kept_weights = [arrays[name] for name in sorted(arrays) if name.startswith("kept/")]
         history, self._epoch_s = json.loads(str(arrays.get("history", "[[], 0.0]")))
-        self.history = [Epoch(**line) for line in history]
+        self.history: list[dict[str, float]] = history
         self._saved = time.monotonic()
 
     @property
     def best_epoch(self) -> int:
         """Number of the first epoch with the highest validation mean IoU; 0 before the first epoch."""
-        best = max(self.history, key=lambda epoch: epoch.val_mean_iou, default=None)
-        return best.epoch if best else 0
+        scores = [epoch["val_mean_iou"] for epoch in self.history]
+        return 1 + scores.index(max(scores)) if scores else 0
 
     @property
     def kept_epoch(self) -> int:
@@ -178,25 +162,25 @@ class Journal(keras.callbacks.Callback):
         images = settings.steps_per_epoch * settings.batch_size
         seconds = (self._training_ended or now) - self._epoch_started
         self.history.append(
-            Epoch(
-                epoch=epoch + 1,
-                learning_rate=float(self._model.optimizer.learning_rate),
-                seconds=round(now - self._epoch_started, 3),
-                images_per_s=round(images / seconds, 3),
-                **{name: float(value) for name, value in logs.items()},
-            )
+            {
+                "epoch": epoch + 1,
+                **{name: float(logs[name]) for name in _METRICS},
+                "learning_rate": float(self._model.optimizer.learning_rate),
+                "seconds": round(now - self._epoch_started, 3),
+                "images_per_s": round(images / seconds, 3),
+            }
         )
         if self.kept_epoch == epoch + 1:
             self.kept_weights = [np.asarray(weight) for weight in self._model.weights]
         self._model.stop_training = self.finished
         self._save({}, 0.0)
-        self.events.tell("epoch", **asdict(self.history[-1]))
+        self.events.tell("epoch", **self.history[-1])
 
     def _save(self, metrics: dict[str, NDArray[Any]], epoch_s: float) -> None:
         """Write a checkpoint, and raise `StoppedError` if the process was asked to stop."""
         kept = {f"kept/{i:04d}": weight for i, weight in enumerate(self.kept_weights)}
         state = {name: np.asarray(v) for name, v in _named_variables(self._model).items()}
-        history = json.dumps([[asdict(epoch) for epoch in self.history], epoch_s])
+        history = json.dumps([self.history, epoch_s])
         arrays = state | metrics | kept | {"history": np.asarray(history)}
         checkpoints.save_checkpoint(self.folder, self.step, arrays)
         self._saved = time.monotonic()

@@ -1,5 +1,6 @@
 """The U-Net of Ronneberger et al. 2015 (https://arxiv.org/abs/1505.04597), of any depth."""
 
+import math
 from typing import Any
 
 import keras
@@ -40,7 +41,8 @@ def build_unet(network: Network, size: int | None, outputs: int = 1) -> keras.Mo
         if size and x.shape[1] % 2:
             raise ValueError(
                 f"an input of {size} px gives {x.shape[1]} px at level {level}, an odd number that "
-                f"cannot be halved. {_size_rule(network)}"
+                f"cannot be halved. Use {unet_input_size(network, 1)} + a multiple of "
+                f"{2**network.depth}."
             )
         skips.append(x)
         x = keras.layers.MaxPooling2D(2, name=f"pool{level}")(x)
@@ -88,23 +90,21 @@ def build_segmenter(network: Network, image_size: int | None) -> keras.Model:
     padding always needs this.
     """
     channels = CHANNELS[network.outputs]
+    inputs = keras.Input((image_size, image_size, 3), name="image")
+    x = keras.layers.Rescaling(1 / 255, name="scale")(inputs)
     if image_size is None:
-        inputs = keras.Input((None, None, 3), name="image")
-        x = keras.layers.Rescaling(1 / 255, name="scale")(inputs)
         return keras.Model(inputs, build_unet(network, None, outputs=channels)(x), name="segmenter")
     size = unet_input_size(network, image_size)
-    if (margin := max(_margins(size, image_size))) >= image_size:
+    margins = _margins(size, image_size)
+    if max(margins) >= image_size:
         other = "network.padding=same" if network.padding == "valid" else "a smaller network.depth"
         raise NucleusError(
             f"data.image_size = {image_size} is too small: {network.padding} convolutions at depth "
-            f"{network.depth} need a mirrored margin of {margin} px. Use larger images or {other}."
+            f"{network.depth} need a mirrored margin of {max(margins)} px. Use larger images or {other}."
         )
-    unet = build_unet(network, size, outputs=channels)
-    inputs = keras.Input((image_size, image_size, 3), name="image")
-    x = keras.layers.Rescaling(1 / 255, name="scale")(inputs)
     if size > image_size:
-        x = MirrorPadding2D(_margins(size, image_size), name="mirror")(x)
-    outputs = unet(x)
+        x = MirrorPadding2D(margins, name="mirror")(x)
+    outputs = build_unet(network, size, outputs=channels)(x)
     if outputs.shape[1] > image_size:
         outputs = keras.layers.Cropping2D(
             (_margins(outputs.shape[1], image_size),) * 2, name="crop", dtype="float32"
@@ -122,17 +122,14 @@ def unet_input_size(network: Network, output_size: int) -> int:
     >>> unet_input_size(Network(padding="valid"), 256)
     444
     """
+    step = 2**network.depth
     if network.padding == "same":
-        step = 2**network.depth
-        return -(-output_size // step) * step
-    # From the bottom up: two unpadded 3×3 convolutions cost 4 px, and each level doubles the size.
-    bottom = 1
-    while _valid_output(bottom, network.depth) < output_size:
-        bottom += 1
-    size = bottom + 4
-    for _ in range(network.depth):
-        size = size * 2 + 4
-    return size
+        return math.ceil(output_size / step) * step
+    # Two unpadded 3×3 convolutions cost 4 px: 4 at the bottom, which are 4 * step px of the input, and
+    # on the way down and on the way up 4 * (1 + 2 + ... + step / 2) = 4 * (step - 1) px.
+    border = 4 * (step - 1)
+    bottom = math.ceil((output_size + border) / step)
+    return (bottom + 4) * step + border
 
 
 @keras.saving.register_keras_serializable("nucleus_unet")
@@ -174,15 +171,3 @@ def _double_convolution(x: Any, network: Network, level: int, name: str) -> Any:
 def _margins(larger: int, smaller: int) -> tuple[int, int]:
     before = (larger - smaller) // 2
     return before, larger - smaller - before
-
-
-def _valid_output(bottom: int, depth: int) -> int:
-    """Output side in pixels if the bottom level ends with `bottom` pixels."""
-    for _ in range(depth):
-        bottom = bottom * 2 - 4
-    return bottom
-
-
-def _size_rule(network: Network) -> str:
-    near = unet_input_size(network, 1)
-    return f"Use {near} + a multiple of {2**network.depth}."

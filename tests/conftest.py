@@ -309,8 +309,7 @@ def retrained(place: Place) -> Retrained:
 def free_port() -> int:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
+        return probe.getsockname()[1]
 
 
 class Server:
@@ -420,8 +419,7 @@ class Team:
 
     def runs(self) -> list[dict[str, Any]]:
         """All flow runs."""
-        found: list[dict[str, Any]] = self.post("flow_runs/filter", {})
-        return found
+        return self.post("flow_runs/filter", {})
 
     def wait(self, until: Callable[[], Any]) -> None:
         """Return when something is so."""
@@ -461,5 +459,4 @@ def team(servers: dict[str, Any], make_team: Any) -> Team:
         "PREFECT_API_URL": servers["Prefect"].url,
         "MLFLOW_TRACKING_URI": servers["MLflow"].url,
     }
-    made: Team = make_team(**urls)
-    return made
+    return make_team(**urls)

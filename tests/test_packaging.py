@@ -81,8 +81,7 @@ def deployments() -> list[dict[str, Any]]:
     import yaml
 
     deployed = yaml.safe_load((ROOT / "prefect.yaml").read_text())
-    found: list[dict[str, Any]] = deployed["deployments"]
-    return found
+    return deployed["deployments"]
 
 
 @pytest.mark.parametrize("deployment", deployments(), ids=lambda deployment: deployment["name"])

@@ -407,10 +407,9 @@ def _is_whole(store: Path, entry: Entry) -> bool:
 
 def _load(store: Path, entry: Entry) -> NDArray[Any]:
     try:
-        array: NDArray[Any] = np.load(entry.path(store), mmap_mode="r", allow_pickle=False)
+        return np.load(entry.path(store), mmap_mode="r", allow_pickle=False)
     except (OSError, ValueError) as error:
         raise NucleusError(
             f"{entry.path(store)}: the prepared {entry.folder} of {entry.id} are missing or damaged. "
             "Start again to rebuild them."
         ) from error
-    return array

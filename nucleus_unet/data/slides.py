@@ -165,8 +165,7 @@ def _same_field(thumbnails: Line) -> Iterator[Pairs]:
 
 
 def _mean_square(differences: Line) -> Line:
-    mean: Line = (differences**2).mean(1) + np.float32(ROUNDING)
-    return mean
+    return (differences**2).mean(1) + np.float32(ROUNDING)
 
 
 def _detail(lines: Line, smooth: Line) -> Line:
@@ -180,8 +179,7 @@ def _unit(lines: Line, plain_spread: float = PLAIN_SPREAD) -> Line:
     centred = lines - lines.mean(1, keepdims=True)
     spread = centred.std(1, keepdims=True)
     length = np.sqrt(lines.shape[1]) * np.where(spread > plain_spread, spread, np.inf)
-    unit: Line = centred / length.astype(np.float32)
-    return unit
+    return centred / length.astype(np.float32)
 
 
 def _joined(first: NDArray[np.int64], pairs: Pairs) -> NDArray[np.int64]:

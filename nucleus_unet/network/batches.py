@@ -159,5 +159,4 @@ def _odds(samples: Sequence[Sample], balance: float) -> NDArray[np.float64] | No
         return None
     counts = Counter(sample.kind for sample in samples)
     odds = np.array([counts[sample.kind] ** -balance for sample in samples])
-    normed: NDArray[np.float64] = odds / odds.sum()
-    return normed
+    return odds / odds.sum()

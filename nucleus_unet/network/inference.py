@@ -145,8 +145,7 @@ def _predict_tile(model: keras.Model, tile: NDArray[np.uint8], flips: bool) -> N
         maps = np.asarray(model.predict_on_batch(batch))
         back = sum(m[::y, ::x] for m, (y, x) in zip(maps, FLIPS, strict=True))
         total = total + (back.transpose(1, 0, 2) if turned else back)
-    mean: NDArray[np.float32] = total / (2 * len(FLIPS))
-    return mean
+    return total / (2 * len(FLIPS))
 
 
 def predict_to_files(

@@ -93,8 +93,7 @@ def largest_piece(pixels: NDArray[np.bool_]) -> NDArray[np.bool_]:
     (H, W) bool
     """
     pieces = label(pixels, connectivity=2)
-    largest: NDArray[np.bool_] = pieces == 1 + np.bincount(pieces.ravel())[1:].argmax()
-    return largest
+    return pieces == 1 + np.bincount(pieces.ravel())[1:].argmax()
 
 
 def _of_one_scale(maps: NDArray[np.float32], inference: Inference) -> NDArray[np.integer]:
@@ -114,8 +113,7 @@ def _of_one_scale(maps: NDArray[np.float32], inference: Inference) -> NDArray[np
     areas = np.maximum(np.bincount(grown.ravel()), 1)
     cutoffs = np.interp(np.log(areas), np.log((SMALL_PX, LARGE_PX)), (small, large))
     kept = mask > cutoffs.astype(np.float32)[grown]
-    cut: NDArray[np.integer] = label(np.where(kept, grown, 0), connectivity=1)
-    return cut
+    return label(np.where(kept, grown, 0), connectivity=1)
 
 
 def resize_maps(maps: NDArray[np.float32], height: int, width: int) -> NDArray[np.float32]:
@@ -137,8 +135,7 @@ def resize_maps(maps: NDArray[np.float32], height: int, width: int) -> NDArray[n
         return maps
     resized: Any = cv2.resize(maps, (width, height), interpolation=cv2.INTER_LINEAR)
     # Rounding can take interpolated values out of [0, 1].
-    larger: NDArray[np.float32] = np.clip(resized, 0, 1).reshape(height, width, maps.shape[-1])
-    return larger
+    return np.clip(resized, 0, 1).reshape(height, width, maps.shape[-1])
 
 
 def connected_components(probability: NDArray[np.float32], cutoff: float) -> NDArray[np.int32]:

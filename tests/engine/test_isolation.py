@@ -127,8 +127,7 @@ def test_threads_that_come_at_once_share_one_worker() -> None:
 
     def ask(_: int) -> int:
         together.wait()
-        pid: int = run_in_worker(1, "os:getpid")
-        return pid
+        return run_in_worker(1, "os:getpid")
 
     with ThreadPoolExecutor(8) as pool:
         assert len(set(pool.map(ask, range(8)))) == 1

@@ -23,8 +23,7 @@ EPOCH = {
 
 def pixels(png: bytes) -> NDArray[np.uint8]:
     decoded: Any = cv2.imdecode(np.frombuffer(png, np.uint8), cv2.IMREAD_UNCHANGED)
-    rgb: NDArray[np.uint8] = decoded[..., 2::-1]
-    return rgb
+    return decoded[..., 2::-1]
 
 
 def contains(png: bytes, colour: tuple[int, int, int]) -> bool:

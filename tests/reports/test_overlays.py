@@ -30,8 +30,7 @@ def decoded(png: bytes) -> Any:
 
 
 def pixels(png: bytes) -> NDArray[np.uint8]:
-    rgb: NDArray[np.uint8] = decoded(png)[..., 2::-1]
-    return rgb
+    return decoded(png)[..., 2::-1]
 
 
 def square(low: int, high: int, size: int = 8) -> NDArray[np.int32]:

@@ -17,8 +17,7 @@ def one(case: Case) -> tuple[list[Sample], list[Path]]:
 
 
 def score(samples: list[Sample], maps: list[Path], inference: Inference) -> float:
-    found: float = score_maps(samples, maps, inference, lambda *_: None)["score"]
-    return found
+    return score_maps(samples, maps, inference, lambda *_: None)["score"]
 
 
 def test_seeds_are_tuned_only_for_maps_with_borders() -> None:

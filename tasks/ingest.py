@@ -52,10 +52,6 @@ def ingest_stage(home: Path, raws: list[Path], annotated: bool) -> Stage:
         write_index(folder, images)
         require_unchanged(raws, digests)
 
-    def damage(folder: Path) -> list[str]:
-        damaged = damaged_files(folder)
-        return damaged or damaged_entries(home, read_images(folder).entries)
-
     return cached_stage(
         home,
         "ingest",
@@ -63,5 +59,7 @@ def ingest_stage(home: Path, raws: list[Path], annotated: bool) -> Stage:
         build,
         code=["data.identity", "data.prepared", __name__],
         libraries=DECODERS,
-        damage=damage,
+        damage=lambda folder: (
+            damaged_files(folder) or damaged_entries(home, read_images(folder).entries)
+        ),
     )

@@ -41,10 +41,6 @@ def merge_masks(raws: list[Path], images: Stage, on_bad: OnBad = "stop") -> Stag
         write_index(folder, labels)
         require_unchanged(raws, digests)
 
-    def damage(folder: Path) -> list[str]:
-        damaged = damaged_files(folder)
-        return damaged or damaged_entries(images.home, read_labels(folder).entries)
-
     stage = cached_stage(
         images.home,
         "merge_masks",
@@ -52,7 +48,9 @@ def merge_masks(raws: list[Path], images: Stage, on_bad: OnBad = "stop") -> Stag
         build,
         code=["data.identity", "data.prepared", __name__],
         libraries=DECODERS,
-        damage=damage,
+        damage=lambda folder: (
+            damaged_files(folder) or damaged_entries(images.home, read_labels(folder).entries)
+        ),
     )
     labels = read_labels(stage.folder)
     if problems := labels.problems:

@@ -7,6 +7,8 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+import pynvml
+
 from nucleus_unet.engine import active_switches
 from nucleus_unet.errors import NucleusError
 from nucleus_unet.files import locked, make_folder
@@ -57,24 +59,18 @@ def best_precision() -> str:
 
 def gpu_compute_capability() -> tuple[int, int] | None:
     """Return the compute capability of the `used_gpu`, or None without a GPU."""
-    import pynvml
-
     gpu = used_gpu()
     return gpu and tuple(pynvml.nvmlDeviceGetCudaComputeCapability(gpu))
 
 
 def gpu_name() -> str | None:
     """Return the name of the `used_gpu`, like ``NVIDIA H100 80GB HBM3``, or None without a GPU."""
-    import pynvml
-
     gpu = used_gpu()
     return gpu and str(pynvml.nvmlDeviceGetName(gpu))
 
 
 def nvidia_gpus() -> list[Any]:
     """Return the NVML handles of all NVIDIA GPUs; an empty list without a driver."""
-    import pynvml
-
     try:
         pynvml.nvmlInit()
     except pynvml.NVMLError:
@@ -133,8 +129,6 @@ def gpu_held(on_wait: Callable[[], None]) -> Iterator[None]:
     NucleusError
         If no lock file can be created in ``~/.cache/nucleus-unet``.
     """
-    import pynvml
-
     with contextlib.ExitStack() as held:
         if gpu := used_gpu():
             folder = Path.home() / ".cache" / "nucleus-unet"
@@ -146,8 +140,6 @@ def gpu_held(on_wait: Callable[[], None]) -> Iterator[None]:
 
 def used_gpu() -> Any | None:
     """Return the NVML handle of the first GPU in CUDA_VISIBLE_DEVICES, or None without a GPU."""
-    import pynvml
-
     gpus = nvidia_gpus()
     first = os.environ.get("CUDA_VISIBLE_DEVICES", "0").partition(",")[0]
     for index, gpu in enumerate(gpus):
@@ -195,13 +187,6 @@ def configure(
     keras.config.set_dtype_policy(precision)
 
 
-def device() -> str:
-    """Return the device that the backend uses, like ``gpu:0``: the first GPU, or the CPU."""
-    import keras
-
-    return str(keras.distribution.list_devices()[0])
-
-
 def synchronize(model: Any) -> None:
     """Update a model's variables in the middle of an epoch; JAX keeps them elsewhere until its end."""
     import keras
@@ -211,12 +196,12 @@ def synchronize(model: Any) -> None:
 
 
 def hardware() -> dict[str, Any]:
-    """Describe the hardware of a run: device, backend with its version, CPU cores."""
+    """Describe the hardware of a run: first GPU or else CPU, backend with its version, CPU cores."""
     import keras
 
     backend = keras.backend.backend()
     return {
-        "device": device(),
+        "device": str(keras.distribution.list_devices()[0]),  # such as gpu:0
         "backend": f"{backend} {__import__(backend).__version__}",
         "cores": usable_cores(),
     }

@@ -9,6 +9,8 @@ from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
 
+import pynvml
+
 from nucleus_unet.engine import active_switches
 from nucleus_unet.errors import NucleusError
 from nucleus_unet.network import nvidia_gpus, usable_cores
@@ -92,8 +94,6 @@ def describe_machine() -> dict[str, str]:
 
 def _gpus() -> str:
     """Names of the GPUs and their driver."""
-    import pynvml
-
     names = ", ".join(pynvml.nvmlDeviceGetName(handle) for handle in nvidia_gpus())
     return f"{names}, driver {pynvml.nvmlSystemGetDriverVersion()}" if names else "none"
 

@@ -4,7 +4,7 @@ import csv
 import io
 import json
 import zipfile
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from typing import Any, Literal
 
 import cv2
@@ -105,7 +105,7 @@ def outlines(labels: NDArray[np.integer]) -> dict[int, list[NDArray[np.float64]]
         top, left = region.bbox[:2]
         # Points of a ring are (row, column) in the padded box, from the centre of its first pixel.
         rings = [ring[:, ::-1] + (left - 0.5, top - 0.5) for ring in rings]
-        areas = [_signed_area(ring) for ring in rings]
+        areas = [cv2.contourArea(ring.astype(np.float32), oriented=True) for ring in rings]
         outer = int(np.argmax(np.abs(areas)))
         holes = [r for r, area in zip(rings, areas, strict=True) if area * areas[outer] < 0]
         found[region.label] = [rings[outer], *holes]
@@ -203,14 +203,6 @@ def decode_label_image(content: bytes) -> NDArray[Any]:
 
 def _counts(encoded: str, pixels: int) -> list[int]:
     """Convert the RLE of a submission to COCO's: lengths of background and nucleus in turn."""
-    numbers: Sequence[int] = [int(word) for word in encoded.split()]
-    counts, end = [], 1
-    for start, length in zip(numbers[::2], numbers[1::2], strict=True):
-        counts += [start - end, length]
-        end = start + length
-    return [*counts, pixels + 1 - end]
-
-
-def _signed_area(ring: NDArray[np.float64]) -> float:
-    x, y = ring[:-1].T
-    return float(np.dot(x, np.roll(y, -1)) - np.dot(y, np.roll(x, -1))) / 2
+    starts, lengths = np.array(encoded.split(), np.int64).reshape(-1, 2).T
+    edges = np.stack([starts - 1, starts - 1 + lengths], axis=1)
+    return np.diff(edges.ravel(), prepend=0, append=pixels).tolist()

@@ -48,15 +48,13 @@ def read_truth(
     if path.suffix.lower() == ".csv":
         yield from _read_solution(path)
         return
-
-    def first(done: int, total: int) -> None:
-        progress(done, 2 * total)
-
-    def second(done: int, total: int) -> None:
-        progress(total + done, 2 * total)
-
-    images = prepared.prepare_images([path], store, images_code(), first, annotated=True)
-    for entry in prepared.prepare_labels([path], images, store, labels_code(), second).entries:
+    images = prepared.prepare_images(
+        [path], store, images_code(), lambda done, total: progress(done, 2 * total), annotated=True
+    )
+    labels = prepared.prepare_labels(
+        [path], images, store, labels_code(), lambda done, total: progress(total + done, 2 * total)
+    )
+    for entry in labels.entries:
         yield entry.id, prepared.load_labels(store, entry)
 
 

@@ -4,9 +4,7 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 
-from prefect import task
 from prefect.artifacts import create_markdown_artifact
-from prefect.cache_policies import NO_CACHE
 from prefect.logging import get_run_logger
 
 from nucleus_unet.data import read_images
@@ -22,10 +20,10 @@ from nucleus_unet.runs import (
     tracking,
 )
 from tasks.publish_submission import Submission
-from tasks.reporting import progress
+from tasks.reporting import progress, uncached_task
 
 
-@task(cache_policy=NO_CACHE, task_run_name="compare with run {record.run_id}")
+@uncached_task("compare with run {record.run_id}")
 def compare(
     record: Record,
     submission: Submission,

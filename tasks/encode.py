@@ -3,8 +3,6 @@
 from pathlib import Path
 
 import numpy as np
-from prefect import task
-from prefect.cache_policies import NO_CACHE
 
 from nucleus_unet.engine import Stage, raise_if_abandoned
 from nucleus_unet.files import write_atomically
@@ -17,13 +15,13 @@ from nucleus_unet.nuclei import (
 )
 from nucleus_unet.recipe import Inference
 from tasks.predict import images_in
-from tasks.reporting import StageResult, cached_stage, finished, shard_name
+from tasks.reporting import StageResult, cached_stage, finished, shard_name, uncached_task
 
 ROWS = "rows.csv"
 """File of a shard: a submission of its images alone."""
 
 
-@task(cache_policy=NO_CACHE, task_run_name=shard_name("encode"))
+@uncached_task(shard_name("encode"))
 def encode(images: Stage, shard: range, maps: Stage, inference: Inference) -> StageResult:
     """Separate the nuclei of a shard of images and write `ROWS` and a label image for each image."""
     entries = images_in(images, shard)

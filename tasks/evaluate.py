@@ -4,9 +4,7 @@ import json
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-from prefect import task
 from prefect.artifacts import create_table_artifact
-from prefect.cache_policies import NO_CACHE
 
 from nucleus_unet.data import SPLIT_FILE, read_images, read_labels, read_split
 from nucleus_unet.engine import Stage
@@ -14,7 +12,15 @@ from nucleus_unet.files import sha256_file, write_atomically
 from nucleus_unet.network import KERAS_LIBRARIES, prediction_key
 from nucleus_unet.recipe import Inference, Recipe
 from nucleus_unet.reports import evaluate_model, pictures
-from tasks.reporting import StageResult, cached_stage, finished, progress, short, show
+from tasks.reporting import (
+    StageResult,
+    cached_stage,
+    finished,
+    progress,
+    short,
+    show,
+    uncached_task,
+)
 from tasks.train import NETWORK_FILE
 
 SCORES = "scores.json"
@@ -24,7 +30,7 @@ EVALUATION_LIBRARIES = (*KERAS_LIBRARIES, "scikit-image", "scipy", "matplotlib")
 """Distributions whose version changes what a model finds, how it scores, or how that is drawn."""
 
 
-@task(cache_policy=NO_CACHE, task_run_name="evaluate {recipe.name} on validation images")
+@uncached_task("evaluate {recipe.name} on validation images")
 def evaluate(
     recipe: Recipe, images: Stage, labels: Stage, split: Stage, model: Stage
 ) -> StageResult:

@@ -3,8 +3,6 @@
 from pathlib import Path
 from typing import Literal
 
-from prefect import task
-from prefect.cache_policies import NO_CACHE
 from prefect.logging import get_run_logger
 
 from nucleus_unet.data import (
@@ -21,13 +19,13 @@ from nucleus_unet.data import (
 )
 from nucleus_unet.engine import Stage, damaged_files
 from nucleus_unet.files import first_names
-from tasks.reporting import StageResult, cached_stage, finished, progress
+from tasks.reporting import StageResult, cached_stage, finished, progress, uncached_task
 
 Role = Literal["training", "test", "new"]
 """What images are for. Training images must be annotated."""
 
 
-@task(cache_policy=NO_CACHE, task_run_name="ingest {role} images")
+@uncached_task("ingest {role} images")
 def ingest(home: Path, raws: list[Path], role: Role) -> StageResult:
     """Decode images into the home, except those that are there already."""
     stage = ingest_stage(home, raws, annotated=role == "training")

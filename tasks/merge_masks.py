@@ -3,9 +3,7 @@
 from collections import Counter
 from pathlib import Path
 
-from prefect import task
 from prefect.artifacts import create_table_artifact
-from prefect.cache_policies import NO_CACHE
 from prefect.logging import get_run_logger
 
 from nucleus_unet.data import (
@@ -22,13 +20,13 @@ from nucleus_unet.data import (
 from nucleus_unet.engine import Stage, damaged_files
 from nucleus_unet.files import first_names
 from nucleus_unet.recipe import OnBad
-from tasks.reporting import StageResult, cached_stage, finished, progress
+from tasks.reporting import StageResult, cached_stage, finished, progress, uncached_task
 
 MOST_ROWS = 1000
 """Largest number of problems that the table in Prefect lists."""
 
 
-@task(cache_policy=NO_CACHE, task_run_name="merge masks of training images")
+@uncached_task("merge masks of training images")
 def merge_masks(raws: list[Path], images: Stage, on_bad: OnBad = "stop") -> StageResult:
     """Merge masks into the home, except those that are there already, and report their problems."""
     digests = raw_digests(raws)

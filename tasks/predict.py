@@ -3,14 +3,11 @@
 from collections.abc import Sequence
 from pathlib import Path
 
-from prefect import task
-from prefect.cache_policies import NO_CACHE
-
 from nucleus_unet.data import ImageEntry, identities, read_images
 from nucleus_unet.engine import Stage
 from nucleus_unet.network import KERAS_LIBRARIES, prediction_key, write_maps
 from nucleus_unet.recipe import Recipe
-from tasks.reporting import StageResult, cached_stage, finished, progress, shard_name
+from tasks.reporting import StageResult, cached_stage, finished, progress, shard_name, uncached_task
 
 SHARD = 32
 """Images in a shard, which is retried, stored and held in memory as one."""
@@ -27,7 +24,7 @@ def images_in(images: Stage, shard: range) -> Sequence[ImageEntry]:
     return read_images(images.folder).entries[shard.start : shard.stop]
 
 
-@task(cache_policy=NO_CACHE, retries=1, task_run_name=shard_name("predict"))
+@uncached_task(shard_name("predict"), retries=1)
 def predict(recipe: Recipe, network: Path, images: Stage, shard: range) -> StageResult:
     """Predict the maps of a shard of images."""
     entries = images_in(images, shard)

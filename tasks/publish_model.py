@@ -5,9 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from prefect import task
 from prefect.artifacts import create_markdown_artifact
-from prefect.cache_policies import NO_CACHE
 from prefect.logging import get_run_logger
 
 from nucleus_unet.data import SPLIT_FILE, dataset_name, read_images, read_split
@@ -18,6 +16,7 @@ from nucleus_unet.recipe import Recipe
 from nucleus_unet.reports import model_card, training_curves, tuned_keys
 from nucleus_unet.runs import tracking, validation_warning
 from tasks.evaluate import BY_IMAGE, SCORES, TUNED, scores_of
+from tasks.reporting import uncached_task
 from tasks.split import SPLIT_PICTURE
 from tasks.train import NETWORK_FILE
 
@@ -41,7 +40,7 @@ class LoggedModel:
     card: str
 
 
-@task(cache_policy=NO_CACHE, task_run_name="log model {recipe.name} to MLflow")
+@uncached_task("log model {recipe.name} to MLflow")
 def publish_model(
     recipe: Recipe, data: Sequence[Path], made: Trained, run: tracking.Run
 ) -> LoggedModel:

@@ -3,8 +3,6 @@
 from collections.abc import Sequence
 from pathlib import Path
 
-from prefect import task
-from prefect.cache_policies import NO_CACHE
 from prefect.logging import get_run_logger
 
 from nucleus_unet.data import load_image, originals, read_images
@@ -13,9 +11,10 @@ from nucleus_unet.files import write_atomically, writing
 from nucleus_unet.nuclei import exports
 from nucleus_unet.reports import overlay_png
 from tasks.publish_submission import NO_SPACE
+from tasks.reporting import uncached_task
 
 
-@task(cache_policy=NO_CACHE, task_run_name="write label images, overlays and table")
+@uncached_task("write label images, overlays and table")
 def publish_nuclei(
     raws: Sequence[Path],
     images: Stage,

@@ -4,8 +4,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from prefect import task
-from prefect.cache_policies import NO_CACHE
 from prefect.logging import get_run_logger
 
 from nucleus_unet.data import read_images
@@ -15,6 +13,7 @@ from nucleus_unet.files import sha256_file, writing
 from nucleus_unet.nuclei import read_submission, validate_submission, write_submission
 from nucleus_unet.runs import tracking
 from tasks.encode import ROWS
+from tasks.reporting import uncached_task
 
 NO_SPACE = "Free some disk space, or choose another folder with NUCLEUS_HOME or --out."
 
@@ -29,7 +28,7 @@ class Submission:
     nuclei: int
 
 
-@task(cache_policy=NO_CACHE, task_run_name="write and log the submission")
+@uncached_task("write and log the submission")
 def publish_submission(
     images: Stage, shards: Sequence[Sequence[Stage]], run: tracking.Run, folder: Path
 ) -> Submission:

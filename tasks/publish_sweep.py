@@ -2,18 +2,16 @@
 
 from collections.abc import Sequence
 
-from prefect import task
 from prefect.artifacts import create_table_artifact
-from prefect.cache_policies import NO_CACHE
 from prefect.logging import get_run_logger
 
 from nucleus_unet.recipe import Recipe
 from nucleus_unet.reports import parallel_coordinates
 from nucleus_unet.runs import Trial, tracking
-from tasks.reporting import show
+from tasks.reporting import show, uncached_task
 
 
-@task(cache_policy=NO_CACHE, task_run_name="log the trials of the sweep")
+@uncached_task("log the trials of the sweep")
 def publish_sweep(trials: Sequence[Trial], best: Trial, winner: Recipe, run: tracking.Run) -> None:
     """Log a table and a picture of the trials, and the recipe of the best trial as a file."""
     rows = [

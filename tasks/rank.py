@@ -6,9 +6,7 @@ from dataclasses import asdict
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-from prefect import task
 from prefect.artifacts import create_markdown_artifact
-from prefect.cache_policies import NO_CACHE
 from prefect.events import emit_event
 from prefect.logging import get_run_logger
 
@@ -30,7 +28,7 @@ from nucleus_unet.reports import (
 from nucleus_unet.runs import images_seen, records, registry, slides_seen, tracking, unseen_samples
 from tasks.evaluate import EVALUATION_LIBRARIES, scores_of
 from tasks.publish_model import LoggedModel, Trained
-from tasks.reporting import cached_stage, progress, show
+from tasks.reporting import cached_stage, progress, show, uncached_task
 from tasks.train import NETWORK_FILE
 
 SCORES_OF_BOTH = "scores.json"
@@ -42,7 +40,7 @@ Model = tuple[Recipe, Path]
 """A recipe with its tuned values, and its ``model.keras``."""
 
 
-@task(cache_policy=NO_CACHE, task_run_name="compare {recipe.name} with the champion")
+@uncached_task("compare {recipe.name} with the champion")
 def rank(recipe: Recipe, made: Trained, model: LoggedModel, run: tracking.Run) -> Verdict:
     """Register the model, and make it the champion if it is the first or better than the champion.
 

@@ -1,10 +1,12 @@
-"""How tasks report: one line in the log, progress, tables and pictures in Prefect."""
+"""How tasks are declared and report: a line in the log, progress, tables and pictures in Prefect."""
 
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, ParamSpec, TypeVar
 
+from prefect import Task, task
 from prefect.artifacts import create_image_artifact, create_table_artifact
+from prefect.cache_policies import NO_CACHE
 from prefect.futures import PrefectFuture
 from prefect.logging import get_run_logger
 from prefect.runtime import task_run
@@ -14,8 +16,17 @@ from nucleus_unet.engine import Stage, damaged_files, raise_if_abandoned, report
 from nucleus_unet.files import first_names
 from nucleus_unet.reports import data_uri
 
+P = ParamSpec("P")
+R = TypeVar("R")
 StageResult = Stage | State[Stage]
 """What a task of a stage returns: the stage, in a state named Cached if nothing had to be done."""
+
+
+def uncached_task(
+    run_name: str | Callable[[], str], **options: Any
+) -> Callable[[Callable[P, R]], Task[P, R]]:
+    """A task that Prefect never answers from its cache, because stages have a cache of their own."""
+    return task(cache_policy=NO_CACHE, task_run_name=run_name, **options)
 
 
 def cached_stage(

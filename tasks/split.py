@@ -2,8 +2,6 @@
 
 from pathlib import Path
 
-from prefect import task
-from prefect.cache_policies import NO_CACHE
 from prefect.logging import get_run_logger
 
 from nucleus_unet.data import (
@@ -20,12 +18,12 @@ from nucleus_unet.engine import Stage
 from nucleus_unet.files import write_atomically
 from nucleus_unet.recipe import Data
 from nucleus_unet.reports import split_sheet
-from tasks.reporting import StageResult, cached_stage, finished
+from tasks.reporting import StageResult, cached_stage, finished, uncached_task
 
 SPLIT_PICTURE = "split.png"
 
 
-@task(cache_policy=NO_CACHE, task_run_name="split into training and validation")
+@uncached_task("split into training and validation")
 def split(images: Stage, labels: Stage, data: Data) -> StageResult:
     """Decide which images with labels the network never trains on."""
     labelled, home = {entry.id for entry in read_labels(labels.folder).entries}, images.home

@@ -8,13 +8,11 @@ from typing import Any
 from uuid import UUID
 
 from httpx import HTTPStatusError
-from prefect import task
 from prefect.artifacts import (
     create_progress_artifact,
     create_table_artifact,
     update_progress_artifact,
 )
-from prefect.cache_policies import NO_CACHE
 from prefect.exceptions import ObjectNotFound
 from prefect.logging import get_run_logger
 
@@ -25,14 +23,14 @@ from nucleus_unet.network import KERAS_LIBRARIES, device_kind, gpu_compute_capab
 from nucleus_unet.recipe import Recipe
 from nucleus_unet.reports import training_curves
 from nucleus_unet.runs import refused_by_mlflow, tracking, validation_warning
-from tasks.reporting import StageResult, cached_stage, finished, short, show
+from tasks.reporting import StageResult, cached_stage, finished, short, show, uncached_task
 
 NETWORK_FILE = "model.keras"
 BY_EPOCH = "by epoch"
 """Group of the curves in MLflow, whose pages sort the groups by name."""
 
 
-@task(cache_policy=NO_CACHE, task_run_name="train {recipe.name}")
+@uncached_task("train {recipe.name}")
 def train(
     recipe: Recipe,
     images: Stage,

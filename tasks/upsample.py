@@ -5,16 +5,14 @@ import shutil
 from pathlib import Path
 
 import numpy as np
-from prefect import task
-from prefect.cache_policies import NO_CACHE
 
 from nucleus_unet.engine import Stage, raise_if_abandoned
 from nucleus_unet.nuclei import resize_maps
 from tasks.predict import images_in
-from tasks.reporting import StageResult, cached_stage, finished, shard_name
+from tasks.reporting import StageResult, cached_stage, finished, shard_name, uncached_task
 
 
-@task(cache_policy=NO_CACHE, task_run_name=shard_name("upsample"))
+@uncached_task(shard_name("upsample"))
 def upsample(images: Stage, shard: range, maps: Stage) -> StageResult:
     """Resize the maps of a shard of images to the original size of each image."""
     entries = images_in(images, shard)

@@ -2,7 +2,6 @@
 
 import json
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import click
 
@@ -15,9 +14,7 @@ from nucleus_cli.starting import (
     run_rows,
     start,
 )
-
-if TYPE_CHECKING:
-    from nucleus_unet.nuclei import Outlines
+from nucleus_unet import data, engine, nuclei, reports, runs
 
 
 @click.command()
@@ -37,7 +34,7 @@ if TYPE_CHECKING:
     help="Write outlines too: geojson for QuPath, imagej for ImageJ's ROI manager, coco for COCO JSON.",
 )
 def predict(
-    images: tuple[Path, ...], model: str, out: Path, outlines: tuple["Outlines", ...]
+    images: tuple[Path, ...], model: str, out: Path, outlines: tuple["nuclei.Outlines", ...]
 ) -> None:
     """Find the nuclei in IMAGES: folders, zips or image files.
 
@@ -45,15 +42,12 @@ def predict(
     overlays/<id>.png and labels/<id>.png (16 bit, one number for each nucleus; from 65,536 nuclei
     <id>.tif, 32 bit).
     """
-    from nucleus_unet.data import require_outside
-
-    require_outside(images, out)
+    data.require_outside(images, out)
     read_data(images)
     start()
     from flows.predict import predict as flow
-    from nucleus_unet.runs import require_run, run_of
 
-    require_run(run_of(model))
+    runs.require_run(runs.run_of(model))
     made = flow(list(images), out, model, outlines)
     click.echo("\nThe prediction has finished.")
     written = {"label images": "labels", "overlays": "overlays", "table of nuclei": "nuclei.csv"}
@@ -80,10 +74,7 @@ def score(submission: Path, truth: Path, as_json: bool) -> None:
 
     TRUTH is a data set with masks, or the solution CSV of the organisers.
     """
-    from nucleus_unet.data import read_truth
-    from nucleus_unet.engine import home_folder
-    from nucleus_unet.reports import format_scores, match_submission, scores_table
-
-    labels = read_truth(truth, home_folder(), command_progress("reading the annotation", "files"))
-    table = scores_table(match_submission(submission, labels))
-    click.echo(json.dumps(table, indent=1) if as_json else format_scores(table))
+    progress = command_progress("reading the annotation", "files")
+    labels = data.read_truth(truth, engine.home_folder(), progress)
+    table = reports.scores_table(reports.match_submission(submission, labels))
+    click.echo(json.dumps(table, indent=1) if as_json else reports.format_scores(table))

@@ -6,7 +6,7 @@ from pathlib import Path
 import click
 
 from nucleus_cli.options import recipe_options, recipe_parameters, test_option, training_option
-from nucleus_cli.starting import settle_environment
+from nucleus_unet import engine
 from nucleus_unet.errors import NucleusError
 
 NIGHTLY = "0 2 * * *"
@@ -19,10 +19,8 @@ def ui(run_id: str | None) -> None:
 
     With RUN_ID, print where that run is in both.
     """
-    settle_environment()
-    from nucleus_unet.engine import check_servers
-
-    check_servers()
+    engine.prepare_environment()
+    engine.check_servers()
     click.echo("Starting Prefect and MLflow ...", err=True)
     from nucleus_cli.ui import serve_uis
 
@@ -54,7 +52,7 @@ def deploy(
 
     A scheduled run ends at once if nothing has changed. The event nucleus.data.changed starts a run too.
     """
-    settle_environment()
+    engine.prepare_environment()
     if "PREFECT_API_URL" not in os.environ:
         raise NucleusError(
             "nucleus deploy sets up a Prefect server. Start one and set PREFECT_API_URL to its address."
@@ -63,9 +61,7 @@ def deploy(
         raise NucleusError(
             "--test, --recipe, --set and --cron describe a schedule, which needs data. Give --train too."
         )
-    from nucleus_unet.engine import check_servers
-
-    check_servers()  # Prefect cannot be imported if the address of its server is wrong
+    engine.check_servers()  # Prefect cannot be imported if the address of its server is wrong
     from flows.running import require_prefect
     from nucleus_cli.deploy import Schedule, set_up_server
     from nucleus_unet.recipe import load_recipe

@@ -11,50 +11,40 @@ from typing import Any
 
 import click
 
+from nucleus_unet import data, engine
 from nucleus_unet.errors import NucleusError
-
-
-def settle_environment() -> None:
-    """Set the variables that Prefect and MLflow read, before either is imported."""
-    from nucleus_unet.engine import prepare_environment
-
-    prepare_environment()
+from nucleus_unet.files import locked
 
 
 def find_mlflow() -> None:
     """Settle the environment and make sure that MLflow can be asked."""
-    settle_environment()
-    from nucleus_unet.engine import check_servers
+    engine.prepare_environment()
     from nucleus_unet.runs import store
 
-    check_servers("MLFLOW_TRACKING_URI")
+    engine.check_servers("MLFLOW_TRACKING_URI")
     store.make_database()
     store.require_mlflow()
 
 
 def read_data(raws: Sequence[Path], *, annotated: bool = False) -> None:
     """Decode images into the home before any server is started, so that a bad file is found at once."""
-    from nucleus_unet.data import images_code, open_raw, prepare_images
-    from nucleus_unet.engine import home_folder
-
     for path in raws:
-        with open_raw(path, annotated=annotated):  # writes nothing if a path is wrong
+        with data.open_raw(path, annotated=annotated):  # writes nothing if a path is wrong
             pass
     if raws:
         report = command_progress("reading images", "images")
-        prepare_images(raws, home_folder(), images_code(), report, annotated=annotated)
+        home, code = engine.home_folder(), data.images_code()
+        data.prepare_images(raws, home, code, report, annotated=annotated)
 
 
 def start() -> None:
     """Settle the environment and start or find the servers. Then flows may be imported."""
-    settle_environment()
+    engine.prepare_environment()
     click.echo("Starting Prefect and MLflow ...", err=True)
     from nucleus_cli import server
-    from nucleus_unet.engine import check_servers, home_folder, ui_url
-    from nucleus_unet.files import locked
 
     # Two processes that make the same database at once both fail.
-    with locked(home_folder() / "locks" / "databases"):
+    with locked(engine.home_folder() / "locks" / "databases"):
         own = "PREFECT_API_URL" not in os.environ
         on_dask = os.environ.get("NUCLEUS_TASK_RUNNER") == "dask"
         if own and on_dask and "DASK_SCHEDULER_ADDRESS" in os.environ:
@@ -64,14 +54,14 @@ def start() -> None:
             )
         if own:
             url, process = server.start_server()
-            os.environ |= {"PREFECT_API_URL": url, "PREFECT_UI_URL": ui_url("prefect")}
+            os.environ |= {"PREFECT_API_URL": url, "PREFECT_UI_URL": engine.ui_url("prefect")}
         import_module("prefect.main")  # sets up the log
         from flows import running  # takes as long as the server needs to start
 
         if own:
             server.wait_for(url, process, server.log_path())
         else:
-            check_servers("PREFECT_API_URL")
+            engine.check_servers("PREFECT_API_URL")
             running.require_prefect()
         find_mlflow()
         for handler in logging.getLogger().handlers:  # of the terminal
@@ -108,6 +98,4 @@ def print_table(rows: Iterable[tuple[str, str]]) -> None:
 
 def command_progress(what: str, unit: str) -> Callable[[int, int | None], None]:
     """Progress of a command that runs no flow."""
-    from nucleus_unet.engine import progress
-
-    return progress.reporter(what, unit, lambda line: click.echo(line, err=True))
+    return engine.reporter(what, unit, lambda line: click.echo(line, err=True))

@@ -22,7 +22,9 @@ from nucleus_cli.starting import (
     run_rows,
     start,
 )
+from nucleus_unet import runs
 from nucleus_unet.errors import NucleusError
+from nucleus_unet.files import make_folder, write_atomically, writing
 
 PLACES = {
     "champion": "the champion: nucleus predict uses it",
@@ -73,7 +75,6 @@ def retrain(
     start()
     from flows.retrain import Retrained
     from flows.retrain import retrain as flow
-    from nucleus_unet.runs import require_run
 
     parameters = recipe_parameters(name, overrides)
     made = flow(training_data, test_data, registry=registry, **parameters)
@@ -87,7 +88,7 @@ def retrain(
     if made.submission:
         rows += printed_submission(made.submission)
     if registry:
-        tags = require_run(made.run.id)
+        tags = runs.require_run(made.run.id)
         number, place = tags["model.version"], tags["model.place"]
         rows += [("model", f"version {number}, {PLACES[place].format(number)}")]
         rows += [("verdict", tags["model.verdict"])]
@@ -136,16 +137,13 @@ def reproduce(
         options += [f"--train={path.absolute()}" for path in training_data]
         options += [f"--test={path.absolute()}" for path in test_data]
         find_mlflow()
-        from nucleus_unet.runs import reproduction_script
-
-        click.echo(reproduction_script(run_id, ["reproduce", run_id, *options]))
+        click.echo(runs.reproduction_script(run_id, ["reproduce", run_id, *options]))
         return
     try:
         start()
         from flows.reproduce import reproduce as flow
-        from nucleus_unet.runs import fetch_record
 
-        fetch_record(run_id)
+        runs.fetch_record(run_id)
         result = flow(run_id, retrain, training_data, test_data)
     except NucleusError:
         raise
@@ -193,9 +191,7 @@ def sweep(
     out: Path | None,
 ) -> None:
     """Train with combinations of values and find the best recipe."""
-    from nucleus_unet.files import make_folder, write_atomically, writing
     from nucleus_unet.recipe import load_recipe
-    from nucleus_unet.runs import candidates
 
     name = recipe_name or "best"
     recipe = load_recipe(name, overrides)
@@ -204,7 +200,7 @@ def sweep(
     values = {key: re.split(r",(?![^\[]*\])", text) if text else [] for key, _, text in pairs}
     if len(values) < len(over):
         raise NucleusError("--over names a key twice. Give all values of a key at once.")
-    candidates(recipe, values, draws, seed)  # refuses bad values at once
+    runs.candidates(recipe, values, draws, seed)  # refuses bad values at once
     read_data(training_data, annotated=True)
     if out:
         make_folder(out.parent, "Choose another file with --out.")

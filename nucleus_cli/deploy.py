@@ -5,8 +5,7 @@ It can be repeated at any time. What is missing is created, and what differs is 
 
 import subprocess
 import sys
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -121,52 +120,38 @@ def notifications(block_id: UUID) -> list[AutomationCore]:
     ]
 
 
-@dataclass(frozen=True)
-class Schedule:
-    """When to retrain, and on what. A scheduled run ends at once if nothing has changed."""
+def parse_cron(cron: str) -> CronSchedule:
+    """A cron expression, in UTC, as Prefect's schedule.
 
-    cron: str
-    """In UTC."""
-    training_data: Sequence[Path]
-    test_data: Path | None
-    recipe: Mapping[str, Any]
-    """The parameters of the flow `retrain` that choose the recipe."""
-
-    def in_prefect(self) -> CronSchedule:
-        """The schedule as Prefect's type.
-
-        Raises
-        ------
-        NucleusError
-            If it is not a cron expression.
-        """
-        try:
-            return CronSchedule(cron=self.cron, timezone="UTC")
-        except ValueError as error:
-            raise NucleusError(
-                f"--cron {self.cron} is not a cron expression. It has five fields; 0 2 * * * means each "
-                "night at two."
-            ) from error
-
-    def parameters(self) -> dict[str, Any]:
-        """The parameters of the flow `retrain`, which become the defaults of its form."""
-        recipe = {k: str(v) if isinstance(v, Path) else v for k, v in self.recipe.items()}
-        return {
-            "training_data": [str(path) for path in self.training_data],
-            "test_data": self.test_data and str(self.test_data),
-            **recipe,
-        }
+    Raises
+    ------
+    NucleusError
+        If it is not a cron expression.
+    """
+    try:
+        return CronSchedule(cron=cron, timezone="UTC")
+    except ValueError as error:
+        raise NucleusError(
+            f"--cron {cron} is not a cron expression. It has five fields; 0 2 * * * means each night at "
+            "two."
+        ) from error
 
 
 def set_up_server(
-    schedule: Schedule | None, notify: str | None, say: Callable[[str], object]
+    schedule: CronSchedule | None,
+    parameters: Mapping[str, Any] | None,
+    notify: str | None,
+    say: Callable[[str], object],
 ) -> None:
     """Create what the server lacks, update what differs, and report each item.
 
     Parameters
     ----------
-    schedule : Schedule, optional
-        Without it, an existing schedule stays.
+    schedule : CronSchedule, optional
+        When to retrain. Without it, an existing schedule stays.
+    parameters : mapping, optional
+        Parameters of the flow `retrain`, which become the defaults of its form. Without them, existing
+        defaults stay.
     notify : str, optional
         Type and name of a notification block in Prefect, for example ``slack-webhook/team``. Without it,
         existing notifications stay.
@@ -176,11 +161,9 @@ def set_up_server(
     Raises
     ------
     NucleusError
-        If the cron expression or the block is wrong, if the work pool has another type, or if the server
-        refuses the deployments of ``prefect.yaml``.
+        If the block is wrong, if the work pool has another type, or if the server refuses the
+        deployments of ``prefect.yaml``.
     """
-    if schedule:
-        schedule.in_prefect()
     with get_client(sync_client=True) as client:
         try:
             if (kind := client.read_work_pool(POOL).type) != "process":
@@ -210,14 +193,19 @@ def set_up_server(
         kept = before.get("retrain", {}).get("parameters")
         retrain = client.read_deployment_by_name("retrain/retrain")
         # Deploying reset the defaults of the form to those of prefect.yaml.
-        if parameters := schedule.parameters() if schedule else kept:
-            client.update_deployment(retrain.id, DeploymentUpdate(parameters=parameters))
+        if defaults := parameters or kept:
+            client.update_deployment(retrain.id, DeploymentUpdate(parameters=defaults))
         for name, now in _deployed(client).items():
             known = "unchanged" if before.get(name) == now else "updated"
             say(f"deployment {name}: {known if name in before else 'created'}")
         if schedule:
-            wanted = _on_new_data(retrain.id)
             say(f"schedule of retrain: {_schedule(client, retrain, schedule)}")
+            wanted = AutomationCore(
+                name="nucleus: retrain on new data",
+                description=f"After adding data: prefect event emit {NEW_DATA} --resource-id data",
+                trigger=_on(NEW_DATA),
+                actions=[RunDeployment(source="selected", deployment_id=retrain.id)],
+            )
             say(f"automation {wanted.name}: {_create_or_update(client, wanted)}")
 
 
@@ -251,13 +239,11 @@ def _block_id(client: SyncPrefectClient, notify: str) -> UUID:
     return block.id
 
 
-def _schedule(client: SyncPrefectClient, retrain: DeploymentResponse, schedule: Schedule) -> str:
+def _schedule(
+    client: SyncPrefectClient, retrain: DeploymentResponse, schedule: CronSchedule
+) -> str:
     """Create or update the schedule of a deployment; returns what was done."""
-    wanted = DeploymentScheduleUpdate(
-        slug=SLUG,
-        schedule=schedule.in_prefect(),
-        active=True,
-    )
+    wanted = DeploymentScheduleUpdate(slug=SLUG, schedule=schedule, active=True)
     there = [each for each in retrain.schedules if each.slug == SLUG]
     fields = {"schedule", "active"}
     if there and there[0].model_dump(include=fields) == wanted.model_dump(include=fields):
@@ -269,15 +255,6 @@ def _schedule(client: SyncPrefectClient, retrain: DeploymentResponse, schedule: 
     ]
     client.update_deployment(retrain.id, DeploymentUpdate(schedules=[*others, wanted]))
     return "updated" if there else "created"
-
-
-def _on_new_data(deployment_id: UUID) -> AutomationCore:
-    return AutomationCore(
-        name="nucleus: retrain on new data",
-        description=f"After adding data: prefect event emit {NEW_DATA} --resource-id data",
-        trigger=_on(NEW_DATA),
-        actions=[RunDeployment(source="selected", deployment_id=deployment_id)],
-    )
 
 
 def _create_or_update(client: SyncPrefectClient, wanted: AutomationCore) -> str:

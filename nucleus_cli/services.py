@@ -63,11 +63,11 @@ def deploy(
         )
     engine.check_servers()  # Prefect cannot be imported if the address of its server is wrong
     from flows.running import require_prefect
-    from nucleus_cli.deploy import Schedule, set_up_server
+    from nucleus_cli.deploy import parse_cron, set_up_server
     from nucleus_unet.recipe import load_recipe
 
     require_prefect()
-    schedule = None
+    schedule = parameters = None
     if training_data:
         name = recipe_name or "best"
         load_recipe(name, overrides)  # refuses a bad recipe at once
@@ -75,6 +75,7 @@ def deploy(
         for path in (*paths, *([test_data] if test_data else [])):
             if not os.path.exists(path):
                 click.echo(f"{path} is not on this machine. The worker must have it.", err=True)
-        recipe = recipe_parameters(name, overrides)
-        schedule = Schedule(cron or NIGHTLY, paths, test_data and test_data.absolute(), recipe)
-    set_up_server(schedule, notify, click.echo)
+        schedule = parse_cron(cron or NIGHTLY)
+        parameters = recipe_parameters(name, overrides)
+        parameters |= {"training_data": paths, "test_data": test_data and test_data.absolute()}
+    set_up_server(schedule, parameters, notify, click.echo)

@@ -9,12 +9,12 @@ from .home import prepare_environment as prepare_environment
 from .home import ui_url as ui_url
 from .home import without_credentials as without_credentials
 from .interruption import StoppedError as StoppedError
-from .interruption import raise_if_abandoned as raise_if_abandoned
 from .isolation import OutOfMemoryError as OutOfMemoryError
 from .isolation import abandoned_on_error as abandoned_on_error
 from .isolation import end_with as end_with
 from .isolation import follow as follow
 from .isolation import new_process as new_process
+from .isolation import raise_if_abandoned as raise_if_abandoned
 from .isolation import run_in_worker as run_in_worker
 from .progress import reporter as reporter
 from .servers import check_servers as check_servers

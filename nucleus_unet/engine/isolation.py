@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from nucleus_unet.engine.home import home_folder
-from nucleus_unet.engine.interruption import abandonable, raise_if_abandoned
+from nucleus_unet.engine.interruption import StoppedError
 from nucleus_unet.engine.switches import DEFAULTS
 from nucleus_unet.errors import NucleusError
 
@@ -44,6 +44,8 @@ class _Processes:
     followed: set[int] = field(default_factory=set)
     """Process ids of `follow`."""
     lock: threading.Lock = field(default_factory=threading.Lock)
+    failed: threading.Event = field(default_factory=threading.Event)
+    """Set if the run has failed or was stopped."""
 
 
 _current: ContextVar[_Processes | None] = ContextVar("processes of the run", default=None)
@@ -62,6 +64,18 @@ def _processes() -> _Processes:
 
 class OutOfMemoryError(NucleusError):
     """A process or its device had too little memory. Another try may have more."""
+
+
+def raise_if_abandoned() -> None:
+    """Check, now and then, whether work in threads should go on.
+
+    Raises
+    ------
+    StoppedError
+        If the run that the work belongs to has failed or was stopped.
+    """
+    if _processes().failed.is_set():
+        raise StoppedError("Stopped, because the run has failed or was stopped.")
 
 
 def new_process() -> ProcessPoolExecutor:
@@ -131,23 +145,22 @@ def _reports(
 
 @contextlib.contextmanager
 def abandoned_on_error() -> Iterator[None]:
-    """If an exception ends the block, stop the processes that compute for it.
+    """If an exception ends the block, stop the threads and processes that compute for it.
 
-    A signal may reach only this process, while other threads wait for those processes. A block that is
-    nested in another one shares the lasting processes with it. Other blocks have processes of their
-    own, so that an error in one run does not stop another run.
+    `raise_if_abandoned` then raises in the block's threads. A signal may reach only this process, while
+    other threads wait for those processes. A block that is nested in another one shares the lasting
+    processes with it. Other blocks have processes of their own, so that an error in one run does not
+    stop another run.
     """
     outer = _current.get()
-    inner = _Processes(outer.workers, set(), outer.lock) if outer else _Processes()
+    inner = _Processes(outer.workers, lock=outer.lock) if outer else _Processes()
     token = _current.set(inner)
     try:
-        with abandonable() as abandoned:
-            try:
-                yield
-            except BaseException:
-                abandoned.set()
-                _stop(inner)
-                raise
+        yield
+    except BaseException:
+        inner.failed.set()
+        _stop(inner)
+        raise
     finally:
         _current.reset(token)
 

@@ -15,7 +15,7 @@ from importlib.util import resolve_name
 from pathlib import Path
 from typing import Any
 
-from nucleus_unet.engine.interruption import raise_if_abandoned
+from nucleus_unet.engine.isolation import raise_if_abandoned
 from nucleus_unet.engine.switches import kernel_switches
 from nucleus_unet.errors import NucleusError
 from nucleus_unet.files import locked, sha256_bytes, sha256_file, write_atomically

@@ -20,6 +20,7 @@ from nucleus_unet.engine.isolation import (
     abandoned_on_error,
     follow,
     new_process,
+    raise_if_abandoned,
     run_in_worker,
 )
 
@@ -219,6 +220,52 @@ def test_stopped_work_is_not_reported_as_out_of_memory() -> None:
             busy.result(LIMIT_S)
     with abandoned_on_error():  # another run in the same process
         assert list(follow("os:getpid", poll=list)) == []
+
+
+def test_work_stops_when_its_run_is_abandoned() -> None:
+    raise_if_abandoned()
+    with contextlib.suppress(KeyboardInterrupt), abandoned_on_error():
+        raise_if_abandoned()
+        of_the_run = copy_context()
+        raise KeyboardInterrupt
+    with pytest.raises(StoppedError) as caught:
+        of_the_run.run(raise_if_abandoned)
+    assert str(caught.value) == "Stopped, because the run has failed or was stopped."
+    raise_if_abandoned()  # of the next run in this process
+    with abandoned_on_error():
+        raise_if_abandoned()
+
+
+def test_only_threads_of_the_run_stop() -> None:
+    stopped: list[str] = []
+
+    def work(name: str) -> None:
+        try:
+            raise_if_abandoned()
+        except StoppedError:
+            stopped.append(name)
+
+    with contextlib.suppress(KeyboardInterrupt), abandoned_on_error():
+        own = threading.Thread(target=copy_context().run, args=(work, "of the run"))
+        raise KeyboardInterrupt
+    for thread in (own, threading.Thread(target=work, args=("of another run",))):
+        thread.start()
+        thread.join()
+    assert stopped == ["of the run"]
+
+
+def test_a_run_within_a_run_stops_alone() -> None:
+    with contextlib.suppress(KeyboardInterrupt), abandoned_on_error():
+        with contextlib.suppress(KeyboardInterrupt), abandoned_on_error():
+            inner = copy_context()
+            raise KeyboardInterrupt
+        with pytest.raises(StoppedError):
+            inner.run(raise_if_abandoned)
+        raise_if_abandoned()
+        outer = copy_context()
+        raise KeyboardInterrupt
+    with pytest.raises(StoppedError):
+        outer.run(raise_if_abandoned)
 
 
 def test_a_run_within_a_run_stops_only_its_own_training() -> None:

@@ -1,9 +1,9 @@
 """A queue of calls to a server that may be down: sent in order, each retried until it succeeds."""
 
 import contextvars
+import queue
 import threading
 import time
-from collections import deque
 from collections.abc import Callable
 from typing import Any
 
@@ -40,9 +40,8 @@ class Delivery:
         refused: Callable[[Exception], bool] = lambda _: False,
     ) -> None:
         self._server, self._warn, self._is_refusal = server, warn, refused
-        self._calls: deque[Callable[[], object]] = deque()
-        self._changed = threading.Condition()
-        self._closed = False
+        self._calls: queue.Queue[Callable[[], object] | None] = queue.Queue()  # None: no more calls
+        self._abandoned = False
         self._error: Exception | None = None
         self._refusal: Exception | None = None
         self._succeeded = 0.0
@@ -69,9 +68,7 @@ class Delivery:
         """
         if self._refusal:
             raise self._refusal
-        with self._changed:
-            self._calls.append(lambda: function(*args, **kwargs))
-            self._changed.notify()
+        self._calls.put(lambda: function(*args, **kwargs))
 
     def close(self, patience_s: float = OUTAGE_TIMEOUT_S) -> None:
         """Wait until all calls are sent.
@@ -89,9 +86,7 @@ class Delivery:
         TimeoutError
             If that call has not failed but is still waiting for an answer.
         """
-        with self._changed:
-            self._closed = True
-            self._changed.notify()
+        self._calls.put(None)
         started = time.monotonic()
         while self._thread.is_alive():
             left_s = max(started, self._succeeded) + patience_s - time.monotonic()
@@ -103,36 +98,31 @@ class Delivery:
             raise self._refusal
 
     def _abandon(self) -> None:
-        with self._changed:
-            self._closed = True
-            self._calls.clear()
-            self._changed.notify()
+        self._abandoned = True
+        self._calls.put(None)
 
     def _deliver(self) -> None:
-        while True:
-            with self._changed:
-                self._changed.wait_for(lambda: self._calls or self._closed)
-                if not self._calls:
-                    return
-                call = self._calls[0]
-            try:
-                call()
-            except Exception as error:
-                if self._is_refusal(error):
-                    self._refusal = error
-                    return
-                if self._error is None:
-                    self._warn(
-                        f"{self._server} is not responding; updates are queued until it is back: "
-                        f"{error}"
-                    )
-                self._error = error
+        for call in iter(self._calls.get, None):
+            while not (self._abandoned or self._is_done(call)):
                 time.sleep(RETRY_S)
-                continue
-            self._succeeded = time.monotonic()
-            if self._error is not None:
-                self._error = None
-                self._warn(f"{self._server} is responding again")
-            with self._changed:
-                if self._calls:  # empty if `_abandon` ran during the call
-                    self._calls.popleft()
+
+    def _is_done(self, call: Callable[[], object]) -> bool:
+        """Try a call; returns False if it failed and must be retried."""
+        try:
+            call()
+        except Exception as error:
+            if self._is_refusal(error):
+                self._refusal = error
+                self._abandoned = True
+                return True
+            if self._error is None:
+                self._warn(
+                    f"{self._server} is not responding; updates are queued until it is back: {error}"
+                )
+            self._error = error
+            return False
+        self._succeeded = time.monotonic()
+        if self._error is not None:
+            self._error = None
+            self._warn(f"{self._server} is responding again")
+        return True

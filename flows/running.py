@@ -189,12 +189,11 @@ def tracked(work: Work) -> Iterator[tracking.Run]:
     run_tags = {**work.tags, **from_prefect, INPUTS: inputs}
     note = f"[{flow_run.name}, this run in Prefect]({url})"
     logger = get_run_logger()
-
-    def wait() -> None:
-        logger.warning("waiting for another process that does the same work")
-
     with (
-        locked(home_folder() / "locks" / f"work-{here[:20]}", wait),
+        locked(
+            home_folder() / "locks" / f"work-{here[:20]}",
+            lambda: logger.warning("waiting for another process that does the same work"),
+        ),
         tracking.open_run(
             work.kind, work.recipe, dataset_name(work.raws), run_tags, note, here
         ) as run,

@@ -58,12 +58,12 @@ def rank(recipe: Recipe, made: Trained, model: LoggedModel, run: tracking.Run) -
     logged = records.require_run(run.id)
     if before and before.number == version.number and "model.verdict" in logged:
         return Verdict("champion", logged["model.verdict"])
-
-    def wait() -> None:
-        logger.warning("waiting for another run that compares its model with the champion")
-
     # Two comparisons at once could both end with a champion that was not compared with the other.
-    with locked(made.images.home / "locks" / "ranking", wait, raise_if_abandoned):
+    with locked(
+        made.images.home / "locks" / "ranking",
+        lambda: logger.warning("waiting for another run that compares its model with the champion"),
+        raise_if_abandoned,
+    ):
         verdict = _decided(version, recipe, made, run)
     logger.info("version %s is the %s. %s", version.number, verdict.place, verdict.reason)
     return verdict

@@ -107,13 +107,11 @@ def _verdict(
     made: Trained,
     run: tracking.Run,
 ) -> Verdict:
-    note = version.tags.get(registry.NOTE)
-    if before is None or note or before.number == version.number:
-        champion = Candidate(before.number) if before else None
-        candidate = Candidate(version.number, note=note)
-        verdict = decide(candidate, champion, had_champion=registry.had_champion())
-        assert verdict
+    champion = Candidate(before.number) if before else None
+    candidate = Candidate(version.number, note=version.tags.get(registry.NOTE))
+    if verdict := decide(candidate, champion, had_champion=registry.had_champion()):
         return verdict
+    assert before  # the first model needs no comparison
     try:
         theirs = records.fetch_model(before.run_id)
         weights = (records.require_run(one)["weights.sha256"] for one in (before.run_id, run.id))
@@ -128,8 +126,6 @@ def _verdict(
     except (NucleusError, LookupError, TypeError, ValueError) as error:
         fault = not isinstance(error, NucleusError)
         get_run_logger().warning("not compared with the champion: %s", error, exc_info=fault)
-        champion = Candidate(before.number)
-        candidate = Candidate(version.number)
         reason = " ".join(str(error).split())
         comparison = f"Version {before.number}, the champion, cannot be compared: {reason}"
     verdict = decide(candidate, champion, comparison=comparison)

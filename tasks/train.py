@@ -1,7 +1,7 @@
 """Train the network in a process of its own, and report its progress to Prefect and MLflow."""
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import closing
 from pathlib import Path
 from typing import Any
@@ -135,16 +135,17 @@ class _Follower:
         kind = event.pop("event")
         getattr(self, f"_{kind}")(**event)
 
-    def replay(self, events: Sequence[Mapping[str, Any]]) -> None:
+    def replay(self, events: Iterable[dict[str, Any]]) -> None:
         """Log to MLflow what an earlier attempt may not have logged, without lines in the log."""
+        log: dict[str, Callable[..., None]] = {
+            "start": self._log_hardware,
+            "epoch": self._log_epoch,
+            "end": self._end,
+        }
         for event in events:
-            facts = {key: value for key, value in event.items() if key != "event"}
-            if event["event"] == "start":
-                self._log_hardware(**facts)
-            elif event["event"] == "epoch":
-                self._log_epoch(**facts)
-            elif event["event"] == "end":
-                self._end(**facts)
+            kind = event.pop("event")
+            if kind in log:
+                log[kind](**event)
 
     def end(self) -> None:
         self.move(self.steps, self.steps)

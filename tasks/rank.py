@@ -111,7 +111,7 @@ def _verdict(
     candidate = Candidate(version.number, note=version.tags.get(registry.NOTE))
     if verdict := decide(candidate, champion, had_champion=registry.had_champion()):
         return verdict
-    assert before  # the first model needs no comparison
+    assert before  # without a champion there is always a verdict
     try:
         theirs = records.fetch_model(before.run_id)
         weights = (records.require_run(one)["weights.sha256"] for one in (before.run_id, run.id))

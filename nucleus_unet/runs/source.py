@@ -32,11 +32,6 @@ class Source:
     diff: str
     """Uncommitted changes of `OURS` as a patch; empty if there are none."""
 
-    @property
-    def dirty(self) -> bool:
-        """Whether there are uncommitted changes."""
-        return bool(self.diff)
-
 
 def checkout_source() -> Source:
     """Find the revision of the checkout that this package lies in.

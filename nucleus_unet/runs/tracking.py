@@ -84,7 +84,7 @@ def open_run(
         "recipe": recipe.name,
         "recipe.digest": recipe.digest(),
         "source.commit": code.commit,
-        "source.dirty": str(code.dirty).lower(),
+        "source.dirty": str(bool(code.diff)).lower(),
         MLFLOW_SOURCE_NAME: f"nucleus {kind}",
         MLFLOW_SOURCE_TYPE: "LOCAL",
         MLFLOW_GIT_COMMIT: code.commit,
@@ -103,7 +103,7 @@ def open_run(
         client.log_text(run.id, json.dumps(describe_machine(), indent=1), "machine.json")
         if requirements := requirements_lock():
             client.log_text(run.id, requirements, "requirements.lock")
-        if code.dirty:
+        if code.diff:
             client.log_text(run.id, code.diff, "source.diff")
         yield run
     except BaseException as error:

@@ -42,7 +42,6 @@ def checkout(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def test_a_clean_checkout(checkout: Path) -> None:
     assert checkout_source().commit == git(checkout, "rev-parse", "HEAD")
     assert checkout_source().diff == ""
-    assert not checkout_source().dirty
 
 
 def test_the_patch_makes_the_working_tree_from_the_commit(checkout: Path, tmp_path: Path) -> None:
@@ -57,7 +56,6 @@ def test_the_patch_makes_the_working_tree_from_the_commit(checkout: Path, tmp_pa
     (checkout / "ignored.py").touch()
     (checkout / "notes.txt").touch()
     found = checkout_source()
-    assert found.dirty
     git(tmp_path, "clone", "--quiet", str(checkout), "clone")
     (tmp_path / "patch").write_text(found.diff)
     git(tmp_path / "clone", "apply", str(tmp_path / "patch"))
@@ -86,11 +84,7 @@ def test_files_of_settings_are_not_logged(checkout: Path) -> None:
 
 def test_outside_of_a_checkout(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "__file__", str(tmp_path / "nucleus_unet" / "runs" / "source.py"))
-    assert (checkout_source().commit, checkout_source().diff, checkout_source().dirty) == (
-        "unknown",
-        "",
-        False,
-    )
+    assert (checkout_source().commit, checkout_source().diff) == ("unknown", "")
 
 
 def test_in_a_worktree_without_its_repository(checkout: Path) -> None:

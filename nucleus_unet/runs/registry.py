@@ -99,7 +99,11 @@ def promote_version(number: str, who: str, why: str) -> Version:
     NucleusError
         If there is no such version.
     """
-    version, now, before = require_version(number), champion(), _champions()
+    there = _versions()
+    if number not in there:
+        numbers = ", ".join(sorted(there, key=int)) or "none yet"
+        raise NucleusError(f"The model {NAME} has no version {number}. Its versions: {numbers}.")
+    now, before = champion(), _champions()
     _crown(number, who, why)
     # The champion of now is not in the list if it was chosen in MLflow's pages.
     for one in (now.number if now else number, number):
@@ -107,7 +111,7 @@ def promote_version(number: str, who: str, why: str) -> Version:
             before.append(one)
     _remember(before)
     _unmark(number)
-    return version
+    return there[number]
 
 
 def restore_champion(who: str, why: str) -> Version:
@@ -136,21 +140,6 @@ def succeeds(number: str, before: str | None) -> bool:
     """Whether a version is the champion and directly succeeded another one, or was the first."""
     now = champion()
     return bool(now and now.number == number) and [None, None, *_champions()][-2] == before
-
-
-def require_version(number: str) -> Version:
-    """Find a version by its number.
-
-    Raises
-    ------
-    NucleusError
-        If there is no such version.
-    """
-    found = _versions()
-    if number not in found:
-        numbers = ", ".join(sorted(found, key=int)) or "none yet"
-        raise NucleusError(f"The model {NAME} has no version {number}. Its versions: {numbers}.")
-    return found[number]
 
 
 def _versions() -> dict[str, Version]:

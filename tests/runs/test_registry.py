@@ -143,7 +143,7 @@ def test_a_missing_version_is_named(versions: list[Version]) -> None:
 
 def test_a_missing_version_if_there_is_none() -> None:
     with pytest.raises(NucleusError) as caught:
-        registry.require_version("1")
+        registry.promote_version("1", "ann", "why not")
     said = "The model nucleus-unet has no version 1. Its versions: none yet."
     assert str(caught.value) == said
 

@@ -153,9 +153,9 @@ def run_stage(
         damaged = damage(folder) if folder.exists() else None
         if damaged:
             on_damage(damaged)
-        if cached := damaged is not None and not damaged:
-            return Stage(folder, digest, cached, time.monotonic() - started)
-        _build(folder, key, build, resumable)
+        cached = damaged is not None and not damaged
+        if not cached:
+            _build(folder, key, build, resumable)
     return Stage(folder, digest, cached, time.monotonic() - started)
 
 
@@ -271,7 +271,11 @@ def _build(
             ) from error
         raise
     seconds = time.monotonic() - started
-    files = {str(p.relative_to(partial)): sha256_file(p) for p in _files(partial)}
+    files = {
+        str(path.relative_to(partial)): sha256_file(path)
+        for path in sorted(partial.rglob("*"))
+        if path.is_file() and path.name != RECORD
+    }
     record = key | {"files": files, "seconds": round(seconds, 3)}
     write_atomically(partial / RECORD, json.dumps(record, indent=1))
     shutil.rmtree(folder, ignore_errors=True)
@@ -284,7 +288,3 @@ def _versions(libraries: Sequence[str]) -> dict[str, str]:
 
 def _is_docstring(line: ast.stmt) -> bool:
     return isinstance(line, ast.Expr) and isinstance(line.value, ast.Constant)
-
-
-def _files(folder: Path) -> list[Path]:
-    return sorted(path for path in folder.rglob("*") if path.is_file() and path.name != RECORD)

@@ -6,7 +6,7 @@ from pathlib import Path
 from prefect import flow
 
 from flows.predict import find_nuclei
-from flows.retrain import Retrained, Retraining, train_and_score
+from flows.retrain import Retrained, retraining, train_and_score
 from flows.running import Work, prepare, threads, tracked
 from nucleus_unet.data import dataset_files, read_images, read_labels
 from nucleus_unet.engine import fresh_home, home_folder
@@ -79,7 +79,7 @@ def reproduce(
 @flow(flow_run_name="retrain {recipe.name} again", task_runner=threads(), persist_result=False)
 def retrain_again(training_data: list[Path], test_data: Path, recipe: Recipe) -> Retrained:
     """Train again with a logged recipe, as a part of a reproduction."""
-    return train_and_score(Retraining(training_data, test_data, recipe, registry=False))
+    return train_and_score(retraining(training_data, test_data, recipe, registry=False))
 
 
 def _paths(record: Record, context: str, given: Sequence[Path]) -> list[Path]:

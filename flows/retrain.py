@@ -37,27 +37,8 @@ from tasks.train import NETWORK_FILE, train
 
 RecipeName = Literal["best", "paper", "quick", "seed"]
 """The recipes that come with the package, as a menu in Prefect's form."""
-
-
-@dataclass(frozen=True)
-class Retraining:
-    """What to train on, and how."""
-
-    training_data: list[Path]
-    test_data: Path | None
-    recipe: Recipe
-    """Resolved."""
-    registry: bool = True
-    """Whether the model is registered and may become the champion."""
-    parent: str | None = None
-    """The run in MLflow that this training is a part of, for example of a sweep."""
-
-    def work(self) -> Work:
-        """What decides the results."""
-        tags = {"registry": str(self.registry).lower()}
-        tags |= {tracking.PARENT: self.parent} if self.parent else {}
-        tests = [self.test_data] if self.test_data else []
-        return Work("retrain", self.recipe, self.training_data, tags, tests)
+REGISTRY = "registry"
+"""Tag of a run in MLflow: ``true`` if its model is registered and may become the champion."""
 
 
 @dataclass(frozen=True)
@@ -101,41 +82,61 @@ def retrain(
     if not training_data:
         training, test_data = sample_data()
         training_data = (training,)
-    plan = Retraining([*training_data], test_data, resolve(chosen), registry)
-    if is_automatic() and (before := tracking.first_finished_run(INPUTS, plan.work().inputs())):
+    work = retraining([*training_data], test_data, resolve(chosen), registry)
+    if is_automatic() and (before := tracking.first_finished_run(INPUTS, work.inputs())):
         unchanged = f"nothing changed since {run_url(before)}"
         return Completed(name=SKIPPED, message=f"{unchanged}: data, recipe, source and packages")
-    return train_and_score(plan)
+    return train_and_score(work)
 
 
-def train_and_score(plan: Retraining) -> Retrained:
-    """The steps of a training, within a flow run."""
-    recipe, home = plan.recipe, home_folder()
+def retraining(
+    training_data: list[Path],
+    test_data: Path | None,
+    recipe: Recipe,
+    registry: bool,
+    parent: str | None = None,
+) -> Work:
+    """What a retraining is going to do.
+
+    Parameters
+    ----------
+    recipe : Recipe
+        Resolved.
+    registry : bool
+        Whether the model is registered and may become the champion.
+    parent : str, optional
+        The run in MLflow that this training is a part of, for example of a sweep.
+    """
+    tags = {REGISTRY: str(registry).lower()} | ({tracking.PARENT: parent} if parent else {})
+    return Work("retrain", recipe, training_data, tags, [test_data] if test_data else [])
+
+
+def train_and_score(work: Work) -> Retrained:
+    """The steps of a `retraining`, within a flow run."""
+    recipe, home = work.recipe, home_folder()
     start_weights = fetch_start_weights(recipe)
-    with tracked(plan.work()) as run:
+    with tracked(work) as run:
         # Prefect's graph hides a task in another one whose unfinished future it is given.
-        reading = ingest.submit(home, plan.training_data, "training")
+        reading = ingest.submit(home, work.raws, "training")
         # Before the long work, so that a damaged test image is found at once.
-        tests = None
-        if plan.test_data:
-            tests = stage_of(ingest.submit(home, [plan.test_data], "test"))
+        tests = stage_of(ingest.submit(home, work.also, "test")) if work.also else None
         training = stage_of(reading)
-        merging = merge_masks.submit(plan.training_data, training, recipe.data.on_bad)
+        merging = merge_masks.submit(work.raws, training, recipe.data.on_bad)
         labels = stage_of(merging)
         sides = stage_of(split.submit(training, labels, recipe.data))
         model = stage_of(train.submit(recipe, training, labels, sides, start_weights, run))
         scores = stage_of(evaluate.submit(recipe, training, labels, sides, model))
         made = Trained(training, labels, sides, model, scores)
         images = read_images(made.images.folder), read_labels(made.labels.folder)
-        tracking.log_dataset(run, "training", plan.training_data, *images)
+        tracking.log_dataset(run, "training", work.raws, *images)
         recipe = tuned_by(made.scores, recipe)
-        logged = publish_model(recipe, plan.training_data, made, run)
-        if plan.registry:
+        logged = publish_model(recipe, work.raws, made, run)
+        if work.tags[REGISTRY] == "true":
             rank(recipe, made, logged, run)
         submission = None
-        if plan.test_data and tests:
+        if tests:
             new = read_images(tests.folder)
-            tracking.log_dataset(run, "test", [plan.test_data], new, None)
+            tracking.log_dataset(run, "test", work.also, new, None)
             warn_of_leaks(shared_images(images[0], new))
             found = find_nuclei(recipe, made.model.folder / NETWORK_FILE, tests)
             submission = publish_submission(tests, found, run, home / "runs" / run.id)

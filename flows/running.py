@@ -2,9 +2,9 @@
 
 import logging
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -146,11 +146,11 @@ class Work:
     """Kind of flow: ``retrain``, ``predict``, ``reproduce`` or ``sweep``."""
     recipe: Recipe
     """Resolved."""
-    raws: Sequence[Path]
+    raws: list[Path]
     """The raw data sets that the run in MLflow is named after."""
     tags: Mapping[str, str]
     """Tags of the run, which also decide what it makes."""
-    also: Sequence[Path] = ()
+    also: list[Path] = field(default_factory=list)
     """Other raw data sets that it reads."""
 
     def inputs(self) -> str:

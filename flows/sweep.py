@@ -11,7 +11,7 @@ from prefect import flow, tags
 from prefect.logging import get_run_logger
 from pydantic import Field
 
-from flows.retrain import RecipeName, Retrained, Retraining, train_and_score
+from flows.retrain import RecipeName, Retrained, retraining, train_and_score
 from flows.running import (
     INPUTS,
     TAG,
@@ -85,8 +85,8 @@ def sweep(
             tried = []
             for one in left:
                 short = resolve(recipes[one].with_overrides([f"{EPOCHS}={epochs}"]))
-                plan = Retraining(training_data, None, short, registry=False, parent=run.id)
-                tried.append(_run_trial(one, plan))
+                work = retraining(training_data, None, short, registry=False, parent=run.id)
+                tried.append(_run_trial(one, work))
             trials += tried
             left = best_half(tried)
         best = best_of(trials)
@@ -97,19 +97,19 @@ def sweep(
 
 # Results are not persisted: when a sweep resumes, Prefect would reuse the first result for all.
 @flow(flow_run_name="trial {changes}", task_runner=task_runner(), persist_result=False)
-def trial(changes: str, training_data: list[Path], recipe: Recipe, parent: str | None) -> Retrained:
+def trial(changes: str, training_data: list[Path], recipe: Recipe, parent: str) -> Retrained:
     """Train with one recipe of a sweep."""
-    return train_and_score(Retraining(training_data, None, recipe, False, parent))
+    return train_and_score(retraining(training_data, None, recipe, registry=False, parent=parent))
 
 
-def _run_trial(changes: tuple[str, ...], plan: Retraining) -> Trial:
+def _run_trial(changes: tuple[str, ...], work: Work) -> Trial:
     """Train with one recipe, unless this sweep did so before it was interrupted."""
-    run_id = tracking.first_finished_run(INPUTS, plan.work().inputs())
-    epochs = plan.recipe.training.epochs
+    run_id = tracking.first_finished_run(INPUTS, work.inputs())
+    epochs = work.recipe.training.epochs
     try:
         if not run_id:
             with tags(TAG):
-                made = trial(" ".join(changes), plan.training_data, plan.recipe, plan.parent)
+                made = trial(" ".join(changes), work.raws, work.recipe, work.tags[tracking.PARENT])
             run_id = made.run.id
     except StoppedError:
         raise

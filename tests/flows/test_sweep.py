@@ -38,20 +38,20 @@ def test_what_is_no_fault_of_the_recipe_ends_the_sweep(
     bare: Path, tiny: Recipe, monkeypatch: pytest.MonkeyPatch, error: Exception, ends: bool
 ) -> None:
     from flows import sweep
-    from flows.retrain import Retraining
+    from flows.retrain import retraining
 
     def fail(*_: Any, **__: Any) -> None:
         raise error
 
     monkeypatch.setattr(sweep, "trial", fail)
     monkeypatch.setattr(sweep.tracking, "first_finished_run", lambda *_: None)
-    plan = Retraining([], None, tiny, registry=False, parent="0" * 32)
+    work = retraining([], None, tiny, registry=False, parent="0" * 32)
     with disable_run_logger():
         if ends:
             with pytest.raises(type(error)):
-                sweep._run_trial(("a=1",), plan)
+                sweep._run_trial(("a=1",), work)
         else:
-            assert sweep._run_trial(("a=1",), plan).failed
+            assert sweep._run_trial(("a=1",), work).failed
 
 
 @pytest.mark.slow

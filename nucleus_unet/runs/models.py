@@ -7,7 +7,6 @@ from pathlib import Path
 
 import mlflow
 import numpy as np
-from mlflow import MlflowClient
 from mlflow.models import ModelSignature
 from mlflow.types import Schema, TensorSpec
 
@@ -57,7 +56,7 @@ def log_model(run: Run, recipe: Recipe, network: Path, example: Path) -> str:
         recipe_file = Path(folder) / "recipe.json"
         recipe_file.write_text(recipe.model_dump_json(indent=1))
         digests = json.dumps({path.name: sha256_file(path) for path in (recipe_file, network)})
-        tags = MlflowClient().get_run(run.id).data.tags
+        tags = mlflow.MlflowClient().get_run(run.id).data.tags
         if tags.get(MODEL_FILES) == digests:
             return str(tags[MODEL_ID])
         mlflow.start_run(run_id=run.id)

@@ -9,8 +9,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import mlflow
-from mlflow import MlflowClient
+from mlflow import MlflowClient, artifacts, get_tracking_uri
 from mlflow.exceptions import MlflowException
 
 from nucleus_unet.engine import home_folder, without_credentials
@@ -37,7 +36,7 @@ def require_run(run_id: str) -> dict[str, str]:
         if error.error_code not in ABSENT:
             raise
         raise NucleusError(
-            f"There is no run {run_id} at {without_credentials(mlflow.get_tracking_uri())}. Copy a run "
+            f"There is no run {run_id} at {without_credentials(get_tracking_uri())}. Copy a run "
             "id from MLflow's pages (nucleus ui), or set MLFLOW_TRACKING_URI to the server that has it."
         ) from error
 
@@ -229,7 +228,7 @@ def _fetch(run_id: str, name: str) -> Path:
             shutil.rmtree(left)
         with tempfile.TemporaryDirectory(dir=to, prefix=".") as fresh:
             uri = f"runs:/{run_id}/{name}"
-            found = Path(mlflow.artifacts.download_artifacts(uri, dst_path=fresh))
+            found = Path(artifacts.download_artifacts(uri, dst_path=fresh))
             for file in (path for path in (found, *found.rglob("*")) if path.is_file()):
                 place = to / name / file.relative_to(found)
                 place.parent.mkdir(parents=True, exist_ok=True)
@@ -243,5 +242,5 @@ def _is_absent(error: Exception, run_id: str, name: str) -> bool:
         return False
     # A file is listed in its folder; a model is kept elsewhere, and only its own listing shows it.
     places = f"runs:/{run_id}/{Path(name).parent}".removesuffix("."), f"runs:/{run_id}/{name}"
-    listed = [a.path for uri in places for a in mlflow.artifacts.list_artifacts(uri)]
+    listed = [a.path for uri in places for a in artifacts.list_artifacts(uri)]
     return not any(path == name or path.startswith(f"{name}/") for path in listed)

@@ -6,8 +6,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 
-import mlflow
-from mlflow import MlflowClient
+from mlflow import MlflowClient, get_tracking_uri
 from mlflow.entities.model_registry import ModelVersion
 from mlflow.exceptions import MlflowException
 
@@ -80,7 +79,7 @@ def run_of(model: str) -> str:
     if found := champion():
         return found.run_id
     raise NucleusError(
-        f"There is no champion at {without_credentials(mlflow.get_tracking_uri())}. Train a model with "
+        f"There is no champion at {without_credentials(get_tracking_uri())}. Train a model with "
         "nucleus retrain, name a run with --model, or set NUCLEUS_HOME or MLFLOW_TRACKING_URI to where "
         "your models are."
     )

@@ -4,8 +4,7 @@ import os
 import shutil
 from pathlib import Path
 
-import mlflow
-from mlflow import MlflowClient
+from mlflow import MlflowClient, get_tracking_uri
 from mlflow.exceptions import MlflowException
 from sqlalchemy.exc import DBAPIError
 
@@ -97,7 +96,7 @@ def experiment_id(client: MlflowClient) -> str:
                 f"--experiment-id {found.experiment_id}, or set MLFLOW_EXPERIMENT_NAME to another name."
             )
         return str(found.experiment_id)
-    local = not mlflow.get_tracking_uri().startswith(("http://", "https://"))
+    local = not get_tracking_uri().startswith(("http://", "https://"))
     location = (home_folder() / "mlartifacts").as_uri() if local else None
     # Without this tag MLflow's pages show the experiment as one of language models.
     tags = {"mlflow.experimentKind": "custom_model_development"}
@@ -126,7 +125,7 @@ def ui_address() -> str:
     At 127.0.0.1 and localhost the pages open an assistant over the values of the metrics, but not at
     mlflow.localhost, which browsers send to this machine too (RFC 6761).
     """
-    uri = str(mlflow.get_tracking_uri())
+    uri = str(get_tracking_uri())
     if uri.startswith("http"):
         return uri.rstrip("/")
     return ui_url("mlflow").replace("127.0.0.1", "mlflow.localhost")

@@ -16,19 +16,6 @@ from nucleus_unet.files import sha256_bytes
 from nucleus_unet.network.backend import usable_cores
 
 
-@pytest.fixture(scope="module")
-def client(retrained: Any) -> Any:
-    from mlflow import MlflowClient
-
-    return MlflowClient(tracking_uri=f"sqlite:///{retrained.place.home}/mlflow.db")
-
-
-@pytest.fixture(scope="module")
-def artifacts(retrained: Any, client: Any) -> Path:
-    """The folder of the artifacts of the run that is reproduced."""
-    return Path(client.get_run(retrained.run_id).info.artifact_uri.removeprefix("file://"))
-
-
 @contextmanager
 def changed(path: Path, content: bytes | None) -> Iterator[None]:
     """A file with other content, or away, within the block."""

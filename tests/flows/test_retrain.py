@@ -44,20 +44,9 @@ METRICS = {
 
 
 @pytest.fixture(scope="module")
-def client(retrained: Any) -> Any:
-    return retrained.client
-
-
-@pytest.fixture(scope="module")
 def run(retrained: Any, client: Any) -> Any:
     """The run in MLflow."""
     return client.get_run(retrained.run_id)
-
-
-@pytest.fixture(scope="module")
-def artifacts(retrained: Any) -> Path:
-    """The folder of the run's artifacts."""
-    return retrained.artifacts
 
 
 @pytest.fixture(scope="module")

@@ -25,20 +25,12 @@ RECORD = "stage.json"
 """File in a stage's folder: what the output depends on, and the SHA-256 of each of its files."""
 _PACKAGE = "nucleus_unet"
 DECIDES_NOTHING = {
-    *(f"{_PACKAGE}.{name}" for name in ("errors", "files", "recipe")),
-    *(
-        f"{_PACKAGE}.engine.{name}"
-        for name in (
-            "home",
-            "stages",
-            "isolation",
-            "interruption",
-            "delivery",
-            "servers",
-            "progress",
-        )
-    ),
-    f"{_PACKAGE}.engine.switches",
+    f"{_PACKAGE}.{name}"
+    for name in (
+        *("errors", "files", "recipe", "engine.home", "engine.stages", "engine.isolation"),
+        *("engine.interruption", "engine.delivery", "engine.servers", "engine.progress"),
+        "engine.switches",
+    )
 }
 """Modules that do not count as code of an output: how work runs and how files are written. The values
 that an output takes from them are among its inputs. So a reworded error never retrains a network."""

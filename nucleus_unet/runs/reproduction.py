@@ -182,10 +182,7 @@ def submission_scores(
 def side_by_side(a: Record, b: Record) -> list[tuple[str, str, str]]:
     """What two runs made, as rows of a name and the two values: curves, scores, submission."""
     before, after = _made(a), _made(b)
-    return [
-        (key, before.get(key, "absent"), after.get(key, "absent"))
-        for key in [*before, *(key for key in after if key not in before)]
-    ]
+    return [(key, before.get(key, "absent"), after.get(key, "absent")) for key in before | after]
 
 
 def _made(record: Record) -> dict[str, str]:
@@ -207,6 +204,5 @@ def _made(record: Record) -> dict[str, str]:
 
 def _changed(a: Mapping[str, Any], b: Mapping[str, Any]) -> dict[str, str]:
     """By name, each value that differs: the name and both values."""
-    keys = [*a, *(key for key in b if key not in a)]
-    pairs = {key: (a.get(key, "absent"), b.get(key, "absent")) for key in keys}
+    pairs = {key: (a.get(key, "absent"), b.get(key, "absent")) for key in {**a, **b}}
     return {key: f"{key} {x} → {y}" for key, (x, y) in pairs.items() if x != y}

@@ -67,8 +67,8 @@ def reproduce(
             submission = retrained.submission
             assert submission
             tracking.log_tags(run, {"retrained": retrained.run.id})
-            digests = record.tags, records.require_run(retrained.run.id)
-            weights = digests[0]["weights.sha256"], digests[1]["weights.sha256"]
+            again = records.require_run(retrained.run.id)
+            weights = record.tags["weights.sha256"], again["weights.sha256"]
         else:
             tuned, network = records.fetch_model(record.tags.get("model.run_id", run_id))
             found = find_nuclei(tuned, network, images)

@@ -111,10 +111,9 @@ def open_run(
             _log_failure(client, run, error)
         except MlflowException as refused:  # the error that ended the run matters more
             _logger.warning("Run %s ended, but MLflow did not accept how: %s", run.id, refused)
-        finally:
-            monitor.finish()
         raise
-    monitor.finish()
+    finally:
+        monitor.finish()
     client.set_terminated(run.id, "FINISHED")
 
 

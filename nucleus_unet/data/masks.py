@@ -137,10 +137,8 @@ def relabel(labels: NDArray[Any]) -> NDArray[np.int32]:
     array([[0, 2, 2],
            [3, 0, 1]], dtype=int32)
     """
-    numbers = np.unique(labels)
-    numbers = numbers[numbers > 0]
-    ranks = np.searchsorted(numbers, labels, side="right")
-    return ranks.astype(np.int32)
+    numbers = np.unique(labels[labels > 0])
+    return np.searchsorted(numbers, labels, side="right").astype(np.int32)
 
 
 def pieces(labels: NDArray[np.int32]) -> tuple[NDArray[np.int64], NDArray[np.float64]]:

@@ -14,6 +14,7 @@ import numpy as np
 from numpy.random import Generator
 from numpy.typing import NDArray
 
+from nucleus_unet.data.masks import relabel
 from nucleus_unet.errors import NucleusError
 from nucleus_unet.files import sha256_bytes
 
@@ -285,10 +286,8 @@ def _draw(
             stain[window] += np.float32(amount) * dome * (depth > 0)
     inner = np.s_[_MARGIN:-_MARGIN, _MARGIN:-_MARGIN]
     labels, stain = labels[inner], stain[inner]
-    area = np.bincount(labels.ravel(), minlength=1)
-    kept = area >= _SLIVER_PX
-    kept[0] = False
-    return (np.cumsum(kept) * kept).astype(np.int32)[labels], stain
+    areas = np.bincount(labels.ravel())
+    return relabel(np.where(areas[labels] < _SLIVER_PX, 0, labels)), stain
 
 
 def _chromatin(size: _Size, radius: float, rng: Generator, contrast: float = 1.0) -> _Float:

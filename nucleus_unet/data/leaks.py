@@ -12,5 +12,8 @@ def shared_images(training: Images, test: Images) -> list[tuple[str, str]]:
         Id of the test image and id of the training image.
     """
     known = {entry.pixels_sha256: entry.id for entry in training.entries}
-    found = ((entry.id, known.get(entry.pixels_sha256)) for entry in test.entries)
-    return [(test_id, training_id) for test_id, training_id in found if training_id]
+    return [
+        (entry.id, known[entry.pixels_sha256])
+        for entry in test.entries
+        if entry.pixels_sha256 in known
+    ]

@@ -158,19 +158,9 @@ def warp_sample(
     border = cv2.BORDER_REFLECT_101 if mirrored else cv2.BORDER_REPLICATE
     warped, moved = (
         cv2.warpAffine(
-            image,
-            pixels[:2],
-            (size, size),
-            flags=cv2.WARP_INVERSE_MAP | cv2.INTER_LINEAR,
-            borderMode=border,
-        ),
-        cv2.warpAffine(
-            labels,
-            pixels[:2],
-            (size, size),
-            flags=cv2.WARP_INVERSE_MAP | cv2.INTER_NEAREST,
-            borderMode=border,
-        ),
+            array, pixels[:2], (size, size), flags=cv2.WARP_INVERSE_MAP | how, borderMode=border
+        )
+        for array, how in ((image, cv2.INTER_LINEAR), (labels, cv2.INTER_NEAREST))
     )
     return warped.astype(image.dtype, copy=False), moved.astype(labels.dtype, copy=False)
 

@@ -39,7 +39,11 @@ def images_seen(run_id: str | None) -> set[str]:
 def slides_seen(split: Split, images: Images, seen: set[str]) -> set[str]:
     """The slides that have at least one image whose file is among those seen."""
     slides = split.slides
-    return {slides[entry.id] for entry in images.entries if entry.source_sha256 in seen}
+    return {
+        slides[entry.id]
+        for entry in images.entries
+        if entry.source_sha256 in seen and entry.id in slides  # others were left out of the split
+    }
 
 
 def unseen_samples(

@@ -34,6 +34,8 @@ class DatasetReport:
     """The result of `check_dataset`."""
 
     path: Path
+    layout: str
+    """What its layout is called."""
     images: int
     """Number of images."""
     annotated: int
@@ -114,6 +116,7 @@ def check_dataset(
     modes = Counter(sample.mode for sample in samples if sample.mode)
     return DatasetReport(
         path,
+        raw.layout,
         images=len(samples),
         annotated=annotated,
         sizes=dict(sizes.most_common()),
@@ -129,7 +132,8 @@ def check_dataset(
 def format_report(report: DatasetReport) -> str:
     """The report as aligned plain text, with the problems at the end."""
     areas = report.areas_px
-    lines = [str(report.path), f"{'images':<12}{report.images:>8}"]
+    lines = [str(report.path), f"{'layout':<12}{report.layout}"]
+    lines.append(f"{'images':<12}{report.images:>8}")
     lines.append(f"{'annotated':<12}{report.annotated:>8}")
     lines.append(f"{'nuclei':<12}{areas.size:>8}")
     if areas.size:

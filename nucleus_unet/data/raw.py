@@ -6,20 +6,16 @@ import os
 import re
 import zipfile
 import zlib
-from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
+from nucleus_unet.data.layouts import DATA_SET, LAYOUT, RawSample, read_layout
 from nucleus_unet.errors import NucleusError
 from nucleus_unet.files import UNPRINTABLE, sha256_bytes, sha256_file
 
-LAYOUT = (
-    "<id>/images/<id>.png and, for training, <id>/masks/*.png or one label image <id>/labels.png"
-)
-_DATA_SET = f"A data set is a folder or zip file of PNG, TIFF or JPEG images, or of {LAYOUT}."
 SAMPLE_NAMES = {
     "built-in-sample": "built-in sample",
     "built-in-sample-test": "built-in sample, test images",
@@ -27,44 +23,11 @@ SAMPLE_NAMES = {
 """Folders of the built-in sample, and what the data sets are called."""
 LARGEST_MEMBER_BYTES = 2**31
 """Limit for an unpacked file: a few bytes of a zip file can unpack to any amount of memory."""
-LONGEST_ID_BYTES = 240
-"""Output files are named after the id, and file systems limit the length of a name."""
 _DEPTH = 4  # the levels: top folder, id, "images" or "masks", file
 
 _DAMAGED = (zipfile.BadZipFile, zlib.error, lzma.LZMAError)
 
-_PICTURE = re.compile(r"(?:.*/)?[^/]+\.(?:png|tiff?|jpe?g)", re.IGNORECASE)
-_KAGGLE = re.compile(
-    r"(?:(?P<top>[^/]+)/)?(?P<id>[^/]+)/(?:"
-    r"(?P<image>images/)(?:[^/]+\.(?:png|tiff?|jpe?g))?|"
-    r"(?P<folder>masks/)(?:[^/]+\.(?:png|tiff?))?|"
-    r"(?P<labels>(?:masks|labels)\.(?:png|tiff?)))",
-    re.IGNORECASE,
-)
-_IN_MASKS = re.compile(r"(?:[^/]+/){1,2}masks/.+", re.IGNORECASE)
-_FLAT = re.compile(r"(?:(?P<top>[^/]+)/)?(?P<id>[^/]+)\.(?:png|tiff?|jpe?g)", re.IGNORECASE)
-
-
-@dataclass(frozen=True)
-class RawSample:
-    """One image and its annotation, as names of files in the data set."""
-
-    id: str
-    image: str
-    masks: tuple[str, ...] = ()
-    label_image: str | None = None
-    annotated: bool = False
-    """Whether there is a label image or a masks folder.
-
-    An empty masks folder is the annotation of an image without nuclei.
-    """
-
-    @property
-    def annotation(self) -> tuple[tuple[str, str], ...]:
-        """Name within the sample's folder and name in the data set, of each mask or the label image."""
-        if self.label_image is not None:
-            return ((self.label_image.rpartition("/")[2], self.label_image),)
-        return tuple(("/".join(name.split("/")[-2:]), name) for name in self.masks)
+_PICTURE = re.compile(r".+\.(?:png|tiff?|jpe?g)", re.IGNORECASE)
 
 
 @dataclass(frozen=True)
@@ -72,6 +35,8 @@ class RawDataset:
     """An open raw data set, as `open_raw` yields it. Several threads may read from it."""
 
     path: Path
+    layout: str
+    """What the layout is called."""
     samples: tuple[RawSample, ...]
     """Sorted by id. In a folder of plain images, the id is the file name without its ending."""
     members: Mapping[str, Callable[[], bytes]]
@@ -139,12 +104,15 @@ def open_raw(path: Path, *, annotated: bool = False) -> Iterator[RawDataset]:
 
     Notes
     -----
-    A folder or zip file contains one of two layouts, at its root or below one top folder:
+    A folder or zip file contains one of these layouts, at its root or below one top folder:
 
-    - Kaggle's layout: ``<id>/images/<id>.png`` with one file for each nucleus in ``<id>/masks/``.
-      Instead of the masks folder a sample may have one label image, ``<id>/labels.png`` or
-      ``<id>/masks.png``.
-    - Image files next to each other, without annotation. A single image file is read like this too.
+    - Kaggle's: ``<id>/images/<id>.png`` with one file for each nucleus in ``<id>/masks/``. Instead of
+      the masks folder a sample may have one label image, ``<id>/labels.png`` or ``<id>/masks.png``.
+    - A folder of images and one of label images with the same names: ``images`` with ``masks`` or
+      ``labels`` (StarDist, BiaPy), ``Training_source`` with ``Training_target`` (ZeroCostDL4Mic), or
+      ``imagesTr`` with ``labelsTr`` (nnU-Net, whose images end in ``_0000``).
+    - Images next to each other, each perhaps with a label image that has the same name and ``_masks`` or
+      ``_cp_masks`` (cellpose). A single image file is read like this too.
 
     Images are PNG, TIFF or JPEG; masks and label images are PNG or TIFF. Ignored are files that are
     not images, except in a masks folder, and files that operating systems add: names that begin with
@@ -162,12 +130,14 @@ def open_raw(path: Path, *, annotated: bool = False) -> Iterator[RawDataset]:
                 name: (path / name).read_bytes for name in walk(path)
             }
         elif not exists:
-            raise NucleusError(f"{path}: no such file or folder. {_DATA_SET}")
+            raise NucleusError(f"{path}: no such file or folder. {DATA_SET}")
         elif _PICTURE.fullmatch(path.name):
             members = {path.name: path.read_bytes}
         else:
             members = _zip_members(path, resources)
-        samples = tuple(sorted(_samples(path, members), key=lambda sample: sample.id))
+        seen = [name for name in members if not any(map(_is_clutter, name.split("/")))]
+        layout, found = read_layout(path, seen)
+        samples = tuple(sorted(found, key=lambda sample: sample.id))
         for sample in samples:
             if annotated and not sample.annotated:
                 raise NucleusError(
@@ -175,10 +145,9 @@ def open_raw(path: Path, *, annotated: bool = False) -> Iterator[RawDataset]:
                     f"Add one of them. The layout is {LAYOUT}."
                 )
         read = {name for s in samples for name in (s.image, *(file for _, file in s.annotation))}
-        files = (name for name in members if not name.endswith("/"))
-        others = (n for n in files if n not in read and not any(map(_is_clutter, n.split("/"))))
+        others = (name for name in seen if name not in read and not name.endswith("/"))
         unread = tuple(sorted(UNPRINTABLE.sub("?", name) for name in others))
-        yield RawDataset(path, samples, members, unread)
+        yield RawDataset(path, layout, samples, members, unread)
 
 
 def dataset_name(paths: Sequence[Path]) -> str:
@@ -278,73 +247,3 @@ def _zip_members(path: Path, resources: ExitStack) -> dict[str, Callable[[], byt
                 "file yourself and give the folder."
             )
     return {name: partial(archive.read, info) for name, info in members.items()}
-
-
-def _samples(path: Path, names: Mapping[str, object]) -> Iterator[RawSample]:
-    """Group file names into samples, in whichever of the two layouts they have."""
-    seen = [name for name in names if not any(map(_is_clutter, name.split("/")))]
-    kaggle = {name: match for name in seen if (match := _KAGGLE.fullmatch(name))}
-    is_kaggle = any(m["image"] and not name.endswith("/") for name, m in kaggle.items())
-    matches = kaggle if is_kaggle else {n: m for n in seen if (m := _FLAT.fullmatch(n))}
-    if not matches:
-        raise NucleusError(f"{path}: no images found. {_DATA_SET}")
-    tops = sorted({match["top"] or "" for match in matches.values()})
-    for name in seen:
-        if match := matches.get(name):
-            if UNPRINTABLE.search(name):
-                raise NucleusError(
-                    f"{path}: the name {name!r} has characters that cannot be printed. Rename the file."
-                )
-            if len(match["id"].encode()) > LONGEST_ID_BYTES:
-                raise NucleusError(
-                    f"{path}: the id of {name} is longer than {LONGEST_ID_BYTES} bytes. Shorten it."
-                )
-        elif _PICTURE.fullmatch(name) or (is_kaggle and _IN_MASKS.fullmatch(name)):
-            raise NucleusError(
-                f"{path}: {name} does not fit the layout of a data set: images (PNG, TIFF or JPEG) and "
-                f"masks (PNG or TIFF) in {LAYOUT}. Move or remove it."
-            )
-    if len(tops) > 1:
-        named = " and ".join(top or "the root" for top in tops[:3])
-        raise NucleusError(
-            f"{path}: contains several data sets, below {named}. "
-            "Give the path of one of them, or put each into a zip file of its own."
-        )
-    by_id: defaultdict[str, list[str]] = defaultdict(list)
-    for name, match in matches.items():
-        by_id[match["id"]].append(name)
-    for id_, files in by_id.items():
-        if is_kaggle:
-            yield _kaggle_sample(path, id_, sorted(files), kaggle)
-        else:
-            yield RawSample(id_, _only(path, id_, "image", files))
-
-
-def _kaggle_sample(
-    path: Path, id_: str, files: list[str], matches: Mapping[str, re.Match[str]]
-) -> RawSample:
-    images = [name for name in files if matches[name]["image"] and not name.endswith("/")]
-    in_folder = [name for name in files if matches[name]["folder"]]
-    label_images = [name for name in files if matches[name]["labels"]]
-    masks = tuple(name for name in in_folder if not name.endswith("/"))
-    if masks and label_images:
-        raise NucleusError(
-            f"{path}: {id_} has both a masks folder and the label image {label_images[0]}. "
-            "Remove one of them."
-        )
-    return RawSample(
-        id_,
-        _only(path, id_, "image", images),
-        masks,
-        _only(path, id_, "label image", label_images) if label_images else None,
-        bool(in_folder or label_images),
-    )
-
-
-def _only(path: Path, id_: str, what: str, files: list[str]) -> str:
-    if len(files) == 1:
-        return files[0]
-    found = f"{len(files)} {what}s ({', '.join(files[:2])})" if files else f"no {what}"
-    raise NucleusError(
-        f"{path}: {id_} has {found} and must have exactly one. The layout is {LAYOUT}."
-    )

@@ -40,6 +40,7 @@ def test_a_data_set_without_problems(good: Path) -> None:
     assert report.modes == {"RGBA": 1, "gray uint16": 1}
     assert sorted(report.areas_px.tolist()) == [4, 9, 16]
     lines = format_report(report).splitlines()
+    assert lines[1] == "layout      a folder for each image"
     assert "nuclei             3" in lines
     assert "area               4 px smallest, 9 px median, 16 px largest" in lines
     assert "      8       9       2" in lines

@@ -69,6 +69,65 @@ def test_kaggle_layout(tmp_path: Path, container: str) -> None:
     assert raw.samples[1].annotation[0] == ("masks/1.png", "b/masks/1.png")
 
 
+@pytest.mark.parametrize(
+    ("layout", "image", "label_image"),
+    [
+        ("images in images/, label images in masks/", "images/{}.tif", "masks/{}.png"),
+        ("images in Images/, label images in labels/", "Images/{}.png", "labels/{}.png"),
+        (
+            "images in set/images/, label images in set/masks/",
+            "set/images/{}.png",
+            "set/masks/{}.tif",
+        ),
+        (
+            "images in Training_source/, label images in Training_target/",
+            "Training_source/{}.tif",
+            "Training_target/{}.tif",
+        ),
+        (
+            "images in imagesTr/, label images in labelsTr/",
+            "imagesTr/{}_0000.png",
+            "labelsTr/{}.png",
+        ),
+        ("images with label images beside them", "{}.tif", "{}_masks.tif"),
+        ("images with label images beside them", "set/{}.png", "set/{}_cp_masks.png"),
+    ],
+)
+def test_layouts_of_other_programs(
+    tmp_path: Path, container: str, layout: str, image: str, label_image: str
+) -> None:
+    ids = ("cell 1", "cell_2", "n_masks_3")
+    files = {name.format(id_): id_.encode() for id_ in ids for name in (image, label_image)}
+    files |= {image.format("new"): b"", "dataset.json": b"", "cell 1_seg.npy": b""}
+    files |= {"imagesTs/x_0000.png": b""} if "Tr" in image and "_0000" in image else {}
+    with open_raw(write(tmp_path, files, container)) as raw:
+        assert raw.layout == layout
+        assert raw.samples == (
+            *(RawSample(id_, image.format(id_), (), label_image.format(id_), True) for id_ in ids),
+            RawSample("new", image.format("new")),
+        )
+    assert "dataset.json" in raw.unread
+
+
+def test_one_image_with_a_folder_of_labels(tmp_path: Path, container: str) -> None:
+    files = {"x/images/a.png": b"", "x/labels/a.png": b""}
+    with open_raw(write(tmp_path, files, container)) as raw:
+        assert raw.samples == (RawSample("a", "x/images/a.png", (), "x/labels/a.png", True),)
+    assert raw.samples[0].annotation == (("x/labels/a.png", "x/labels/a.png"),)
+
+
+def test_other_results_of_cellpose_are_not_read(tmp_path: Path) -> None:
+    names = ("a.png", "a_cp_masks.png", "a_flows.tif", "a_cp_output.png", "b.png")
+    with open_raw(write_folder(tmp_path, dict.fromkeys(names, b""))) as raw:
+        assert [sample.id for sample in raw.samples] == ["a", "b"]
+    assert raw.unread == ("a_cp_output.png", "a_flows.tif")
+
+
+def test_the_name_of_an_image_may_end_in_masks(tmp_path: Path) -> None:
+    with open_raw(write_folder(tmp_path, {"a_masks.png": b"", "b_flows.png": b""})) as raw:
+        assert [sample.id for sample in raw.samples] == ["a_masks", "b_flows"]
+
+
 def test_a_top_folder_is_skipped_and_other_files_are_ignored(
     tmp_path: Path, container: str
 ) -> None:
@@ -206,7 +265,39 @@ def test_digest(tmp_path: Path) -> None:
             {"a/images/a.png": b"", "a/masks/\r.png": b""},
             "masks/.r.png' has characters that cannot",
         ),
-        ({"a/images/a.png": b"", "a/images/b.png": b""}, "a has 2 images"),
+        ({"a/images/a.png": b"", "a/images/a.tif": b""}, "a has 2 images"),
+        (
+            {"a/images/a.png": b"", "b/images/b.png": b"", "b/images/c.png": b""},
+            "b has 2 images",
+        ),
+        (
+            {
+                "a/images/1.png": b"",
+                "a/images/2.png": b"",
+                "b/images/3.png": b"",
+                "b/images/4.png": b"",
+            },
+            "contains several data sets, below a/images/ and b/images/",
+        ),
+        (
+            {"x/images/a.png": b"", "x/masks/a.png": b""},
+            "x/masks/a.png may be the mask of one nucleus or a label image. Rename it to x/masks/1.png",
+        ),
+        (
+            {"images/a.png": b"", "labels/a.png": b"", "masks/a.png": b""},
+            "has both labels/ and masks/. Remove one of them",
+        ),
+        ({"images/a.png": b"", "labels/b.png": b""}, "labels/b.png has no image images/b. Name"),
+        ({"images/a.png": b"", "more/b.png": b""}, "more/b.png does not fit the layout"),
+        ({"images/a.png": b"", "images/a.tif": b"", "labels/a.png": b""}, "a has 2 images"),
+        ({"images/a.png": b"", "labels/a.png": b"", "labels/a.tif": b""}, "a has 2 label images"),
+        (
+            {"imagesTr/a_0000.png": b"", "imagesTr/a_0001.png": b"", "labelsTr/a.png": b""},
+            "imagesTr/a_0001.png is a further channel of a. Keep only",
+        ),
+        ({"a.png": b"", "a_masks.png": b"", "b_masks.png": b""}, "b_masks.png has no image b"),
+        ({"a.png": b"", "a_masks.png": b"", "a_cp_masks.png": b""}, "a has 2 label images"),
+        ({"images/\x1b.png": b""}, "has characters that cannot be printed"),
         ({"a/images/a.png": b"", "b/masks/1.png": b""}, "b has no image"),
         ({"a/images/a.png": b"", "b/images/": b""}, "b has no image"),
         (

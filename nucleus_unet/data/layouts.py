@@ -1,0 +1,264 @@
+"""Layouts of data sets: which files are images, and which files are their annotation."""
+
+import re
+from collections import defaultdict
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from nucleus_unet.errors import NucleusError
+from nucleus_unet.files import UNPRINTABLE
+
+LAYOUT = (
+    "<id>/images/<id>.png and, for training, <id>/masks/*.png or one label image <id>/labels.png"
+)
+DATA_SET = f"A data set is a folder or zip file of PNG, TIFF or JPEG images, or of {LAYOUT}."
+LABEL_FOLDERS = {
+    "images": ("masks", "labels"),
+    "imagestr": ("labelstr",),
+    "training_source": ("training_target",),
+}
+"""Folders of images, and those that may hold a label image of the same name for each: of StarDist and
+BiaPy, of nnU-Net, and of ZeroCostDL4Mic, in lower case."""
+LONGEST_ID_BYTES = 240
+"""Output files are named after the id, and file systems limit the length of a name."""
+
+_ENDING = r"\.(?:png|tiff?|jpe?g)"
+_PICTURE = re.compile(rf"(?P<folder>(?:.*/)?)(?P<stem>[^/]+){_ENDING}", re.IGNORECASE)
+_KAGGLE = re.compile(
+    r"(?:(?P<top>[^/]+)/)?(?P<id>[^/]+)/(?:"
+    rf"(?P<image>images/)(?:[^/]+{_ENDING})?|"
+    r"(?P<folder>masks/)(?:[^/]+\.(?:png|tiff?))?|"
+    r"(?P<labels>(?:masks|labels)\.(?:png|tiff?)))",
+    re.IGNORECASE,
+)
+_IN_MASKS = re.compile(r"(?:[^/]+/){1,2}masks/.+", re.IGNORECASE)
+_FLAT = re.compile(rf"(?:(?P<top>[^/]+)/)?(?P<id>[^/]+){_ENDING}", re.IGNORECASE)
+_LABEL_IMAGE = re.compile(r"(.+?)(?:_cp)?_masks")
+_OF_CELLPOSE = re.compile(r".+_(?:flows|cp_output|cp_outlines)")
+_CHANNEL = re.compile(r"(.+)_(\d{4})")
+"""nnU-Net numbers the channels of an image in its file names."""
+
+
+@dataclass(frozen=True)
+class RawSample:
+    """One image and its annotation, as names of files in the data set."""
+
+    id: str
+    image: str
+    masks: tuple[str, ...] = ()
+    label_image: str | None = None
+    annotated: bool = False
+    """Whether there is a label image or a masks folder.
+
+    An empty masks folder is the annotation of an image without nuclei.
+    """
+
+    @property
+    def annotation(self) -> tuple[tuple[str, str], ...]:
+        """Name within the sample's folder and name in the data set, of each mask or the label image."""
+        files = self.masks if self.label_image is None else (self.label_image,)
+        return tuple((f"/{name}".rpartition(f"/{self.id}/")[2].lstrip("/"), name) for name in files)
+
+
+Folders = Mapping[str, Mapping[str, Sequence[str]]]
+"""Pictures by folder, with a slash at the end, and by stem."""
+
+
+def read_layout(path: Path, names: Collection[str]) -> tuple[str, list[RawSample]]:
+    """Group the files of a data set into samples.
+
+    Parameters
+    ----------
+    path : Path
+        The data set, for messages.
+    names : collection of str
+        Names of files, and of folders with a slash at the end, without those that operating systems
+        add.
+
+    Returns
+    -------
+    tuple of str and list of RawSample
+        What the layout is called, and the samples.
+
+    Raises
+    ------
+    NucleusError
+        If the files fit no layout, or more than one.
+    """
+    folders: defaultdict[str, defaultdict[str, list[str]]] = defaultdict(lambda: defaultdict(list))
+    for name in names:
+        if match := _PICTURE.fullmatch(name):
+            folders[match["folder"]][match["stem"]].append(name)
+    if folder := _folder_of_pairs(path, folders):
+        return _pairs(path, folder, folders)
+    kaggle = {name: match for name in names if (match := _KAGGLE.fullmatch(name))}
+    is_kaggle = any(m["image"] and not name.endswith("/") for name, m in kaggle.items())
+    matches = kaggle if is_kaggle else {n: m for n in names if (m := _FLAT.fullmatch(n))}
+    if not matches:
+        raise NucleusError(f"{path}: no images found. {DATA_SET}")
+    for name in names:
+        if match := matches.get(name):
+            _check_name(path, name, match["id"])
+        elif _PICTURE.fullmatch(name) or (is_kaggle and _IN_MASKS.fullmatch(name)):
+            raise _misplaced(path, name)
+    if len(tops := sorted({match["top"] or "" for match in matches.values()})) > 1:
+        raise _several(path, [top or "the root" for top in tops])
+    by_id: defaultdict[str, list[str]] = defaultdict(list)
+    for name, match in matches.items():
+        by_id[match["id"]].append(name)
+    if is_kaggle:
+        samples = [_kaggle_sample(path, id_, sorted(n), kaggle) for id_, n in by_id.items()]
+        return "a folder for each image", samples
+    return _flat(path, by_id)
+
+
+def _folder_of_pairs(path: Path, folders: Folders) -> str | None:
+    """The folder whose images have label images in another one; None in another layout."""
+    found = [folder for folder in folders if _last(folder) in LABEL_FOLDERS]
+    if len(found) > 1 and all(len(folders[folder]) > 1 for folder in found):
+        raise _several(path, sorted(found))
+    if len(found) != 1:
+        return None
+    [folder] = found
+    images, beside = folders[folder], _beside(folder, folders)
+    if folder.count("/") == 1 or len(images) > 1 or _last(folder) != "images":
+        return folder
+    masks = [name for name in beside if _last(name) == "masks"]
+    if not masks:
+        return folder if beside else None
+    [stem] = images
+    if [*folders[masks[0]]] != [stem]:
+        return None
+    [file, *_] = folders[masks[0]][stem]
+    raise NucleusError(
+        f"{path}: {file} may be the mask of one nucleus or a label image. Rename it to {masks[0]}1"
+        f"{Path(file).suffix} in the first case, and the folder to labels in the second."
+    )
+
+
+def _pairs(path: Path, folder: str, folders: Folders) -> tuple[str, list[RawSample]]:
+    beside = _beside(folder, folders)
+    if len(beside) > 1:
+        raise NucleusError(f"{path}: has both {beside[0]} and {beside[1]}. Remove one of them.")
+    labels = folders[beside[0]] if beside else {}
+    images = folders[folder] if _last(folder) != "imagestr" else _one_channel(path, folders[folder])
+    for stem, files in labels.items():
+        if stem not in images:
+            raise NucleusError(
+                f"{path}: {files[0]} has no image {folder}{stem}. Name label images like their images."
+            )
+    for other, stems in folders.items():
+        if other not in (folder, *beside) and _last(other) not in ("imagests", "labelsts"):
+            raise _misplaced(path, next(iter(stems.values()))[0])
+    samples = []
+    for stem, files in images.items():
+        label_image = _only(path, stem, "label image", labels[stem]) if stem in labels else None
+        _check_name(path, files[0], stem)
+        samples.append(
+            RawSample(stem, _only(path, stem, "image", files), (), label_image, stem in labels)
+        )
+    return f"images in {folder}, label images in {beside[0] if beside else 'no folder'}", samples
+
+
+def _beside(folder: str, folders: Folders) -> list[str]:
+    """The folders with label images for the images in a folder."""
+    parent = folder[: -len(_last(folder)) - 1]
+    return sorted(
+        other
+        for other in folders
+        if other.startswith(parent)
+        and other[len(parent) : -1].lower() in LABEL_FOLDERS[_last(folder)]
+    )
+
+
+def _last(folder: str) -> str:
+    return folder[:-1].rpartition("/")[2].lower()
+
+
+def _one_channel(path: Path, images: Mapping[str, Sequence[str]]) -> Mapping[str, Sequence[str]]:
+    """nnU-Net's images by the names of their label images."""
+    found = {}
+    for stem, files in images.items():
+        match = _CHANNEL.fullmatch(stem)
+        if match and match[2] != "0000":
+            raise NucleusError(
+                f"{path}: {files[0]} is a further channel of {match[1]}. Keep only the files of the "
+                "channel that shows the nuclei, and name them ..._0000."
+            )
+        found[match[1] if match else stem] = files
+    return found
+
+
+def _flat(path: Path, by_id: Mapping[str, Sequence[str]]) -> tuple[str, list[RawSample]]:
+    """Images next to each other, each perhaps next to its label image."""
+    labels: defaultdict[str, list[str]] = defaultdict(list)
+    for stem, files in by_id.items():
+        if (label := _LABEL_IMAGE.fullmatch(stem)) and label[1] in by_id:
+            labels[label[1]] += files
+    samples = []
+    for stem, files in by_id.items():
+        label = _LABEL_IMAGE.fullmatch(stem)
+        if labels and label and label[1] not in labels:
+            raise NucleusError(f"{path}: {files[0]} has no image {label[1]}. Add or remove it.")
+        if labels and (label or _OF_CELLPOSE.fullmatch(stem)):
+            continue
+        label_image = _only(path, stem, "label image", labels[stem]) if stem in labels else None
+        image = _only(path, stem, "image", files)
+        samples.append(RawSample(stem, image, (), label_image, stem in labels))
+    return "images with label images beside them" if labels else "images", samples
+
+
+def _kaggle_sample(
+    path: Path, id_: str, files: list[str], matches: Mapping[str, re.Match[str]]
+) -> RawSample:
+    images = [name for name in files if matches[name]["image"] and not name.endswith("/")]
+    in_folder = [name for name in files if matches[name]["folder"]]
+    label_images = [name for name in files if matches[name]["labels"]]
+    masks = tuple(name for name in in_folder if not name.endswith("/"))
+    if masks and label_images:
+        raise NucleusError(
+            f"{path}: {id_} has both a masks folder and the label image {label_images[0]}. "
+            "Remove one of them."
+        )
+    return RawSample(
+        id_,
+        _only(path, id_, "image", images),
+        masks,
+        _only(path, id_, "label image", label_images) if label_images else None,
+        bool(in_folder or label_images),
+    )
+
+
+def _only(path: Path, id_: str, what: str, files: Sequence[str]) -> str:
+    if len(files) == 1:
+        return files[0]
+    found = f"{len(files)} {what}s ({', '.join(files[:2])})" if files else f"no {what}"
+    raise NucleusError(
+        f"{path}: {id_} has {found} and must have exactly one. The layout is {LAYOUT}."
+    )
+
+
+def _check_name(path: Path, name: str, id_: str) -> None:
+    if UNPRINTABLE.search(name):
+        raise NucleusError(
+            f"{path}: the name {name!r} has characters that cannot be printed. Rename the file."
+        )
+    if len(id_.encode()) > LONGEST_ID_BYTES:
+        raise NucleusError(
+            f"{path}: the id of {name} is longer than {LONGEST_ID_BYTES} bytes. Shorten it."
+        )
+
+
+def _misplaced(path: Path, name: str) -> NucleusError:
+    return NucleusError(
+        f"{path}: {name} does not fit the layout of a data set: images (PNG, TIFF or JPEG) and "
+        f"masks (PNG or TIFF) in {LAYOUT}. Move or remove it."
+    )
+
+
+def _several(path: Path, places: Sequence[str]) -> NucleusError:
+    return NucleusError(
+        f"{path}: contains several data sets, below {' and '.join(places[:3])}. "
+        "Give the path of one of them, or put each into a zip file of its own."
+    )

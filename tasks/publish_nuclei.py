@@ -38,8 +38,12 @@ def publish_nuclei(
         Gets ``labels/<id>.png`` (``.tif`` from 65,536 nuclei), ``overlays/<id>.png`` and ``nuclei.csv``;
         for outlines ``outlines/<id>.geojson``, ``outlines/<id>.zip`` (ImageJ) and ``coco.json``.
     """
-    files = (path for stage in encoded for path in stage.folder.iterdir())
-    label_files = {path.stem: path for path in files if path.suffix in (".png", ".tif")}
+    label_files = {
+        str(path.relative_to(stage.folder).with_suffix("")): path
+        for stage in encoded
+        for path in stage.folder.rglob("*")
+        if path.suffix in (".png", ".tif")
+    }
     entries = read_images(images.folder).entries
     rows = []
 
@@ -49,7 +53,7 @@ def publish_nuclei(
 
     for entry, values in originals(raws, entries):
         content = label_files[entry.id].read_bytes()
-        write(f"labels/{label_files[entry.id].name}", content)
+        write(f"labels/{entry.id}{label_files[entry.id].suffix}", content)
         labels = exports.decode_label_image(content)
         title = f"{entry.id}: {labels.max()} nuclei"
         picture = overlay_png(load_image(images.home, entry), labels, title=title)

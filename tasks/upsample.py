@@ -22,6 +22,7 @@ def upsample(images: Stage, shard: range, maps: Stage) -> StageResult:
             raise_if_abandoned()
             name = f"{entry.id}.npy"
             predicted = np.load(maps.folder / name)
+            (folder / name).parent.mkdir(parents=True, exist_ok=True)  # an id may have folders
             if predicted.shape[:2] != (entry.height, entry.width):
                 np.save(folder / name, resize_maps(predicted, entry.height, entry.width))
                 continue

@@ -1,5 +1,6 @@
 """Layouts of data sets: which files are images, and which files are their annotation."""
 
+import os
 import re
 from collections import defaultdict
 from collections.abc import Collection, Mapping, Sequence
@@ -33,7 +34,6 @@ _KAGGLE = re.compile(
     re.IGNORECASE,
 )
 _IN_MASKS = re.compile(r"(?:[^/]+/){1,2}masks/.+", re.IGNORECASE)
-_FLAT = re.compile(rf"(?:(?P<top>[^/]+)/)?(?P<id>[^/]+){_ENDING}", re.IGNORECASE)
 _LABEL_IMAGE = re.compile(r"(.+?)(?:_cp)?_masks")
 _OF_CELLPOSE = re.compile(r".+_(?:flows|cp_output|cp_outlines)")
 _CHANNEL = re.compile(r"(.+)_(\d{4})")
@@ -93,24 +93,20 @@ def read_layout(path: Path, names: Collection[str]) -> tuple[str, list[RawSample
     if folder := _folder_of_pairs(path, folders):
         return _pairs(path, folder, folders)
     kaggle = {name: match for name in names if (match := _KAGGLE.fullmatch(name))}
-    is_kaggle = any(m["image"] and not name.endswith("/") for name, m in kaggle.items())
-    matches = kaggle if is_kaggle else {n: m for n in names if (m := _FLAT.fullmatch(n))}
-    if not matches:
-        raise NucleusError(f"{path}: no images found. {DATA_SET}")
+    if not any(match["image"] and not name.endswith("/") for name, match in kaggle.items()):
+        return _flat(path, folders)
     for name in names:
-        if match := matches.get(name):
+        if match := kaggle.get(name):
             _check_name(path, name, match["id"])
-        elif _PICTURE.fullmatch(name) or (is_kaggle and _IN_MASKS.fullmatch(name)):
+        elif _PICTURE.fullmatch(name) or _IN_MASKS.fullmatch(name):
             raise _misplaced(path, name)
-    if len(tops := sorted({match["top"] or "" for match in matches.values()})) > 1:
+    if len(tops := sorted({match["top"] or "" for match in kaggle.values()})) > 1:
         raise _several(path, [top or "the root" for top in tops])
     by_id: defaultdict[str, list[str]] = defaultdict(list)
-    for name, match in matches.items():
+    for name, match in kaggle.items():
         by_id[match["id"]].append(name)
-    if is_kaggle:
-        samples = [_kaggle_sample(path, id_, sorted(n), kaggle) for id_, n in by_id.items()]
-        return "a folder for each image", samples
-    return _flat(path, by_id)
+    samples = [_kaggle_sample(path, id_, sorted(n), kaggle) for id_, n in by_id.items()]
+    return "a folder for each image", samples
 
 
 def _folder_of_pairs(path: Path, folders: Folders) -> str | None:
@@ -190,8 +186,16 @@ def _one_channel(path: Path, images: Mapping[str, Sequence[str]]) -> Mapping[str
     return found
 
 
-def _flat(path: Path, by_id: Mapping[str, Sequence[str]]) -> tuple[str, list[RawSample]]:
-    """Images next to each other, each perhaps next to its label image."""
+def _flat(path: Path, folders: Folders) -> tuple[str, list[RawSample]]:
+    """Images in any folders, each perhaps next to its label image; ids keep the folders."""
+    if not folders:
+        raise NucleusError(f"{path}: no images found. {DATA_SET}")
+    common = os.path.commonpath(folders) if all(folders) else ""
+    by_id = {
+        os.path.relpath(f"{folder}{stem}", common or "."): files
+        for folder, stems in folders.items()
+        for stem, files in stems.items()
+    }
     labels: defaultdict[str, list[str]] = defaultdict(list)
     for stem, files in by_id.items():
         if (label := _LABEL_IMAGE.fullmatch(stem)) and label[1] in by_id:
@@ -203,6 +207,7 @@ def _flat(path: Path, by_id: Mapping[str, Sequence[str]]) -> tuple[str, list[Raw
             raise NucleusError(f"{path}: {files[0]} has no image {label[1]}. Add or remove it.")
         if labels and (label or _OF_CELLPOSE.fullmatch(stem)):
             continue
+        _check_name(path, files[0], stem)
         label_image = _only(path, stem, "label image", labels[stem]) if stem in labels else None
         image = _only(path, stem, "image", files)
         samples.append(RawSample(stem, image, (), label_image, stem in labels))

@@ -45,6 +45,8 @@ def write_maps(
         The files, in the order of `images`.
     """
     saved = [folder / f"{id_}.npy" for id_ in images]
+    for path in saved:  # an id may have folders
+        path.parent.mkdir(parents=True, exist_ok=True)
     run_in_worker(
         recipe.training.cpu_threads,
         "nucleus_unet.network.inference:predict_to_files",

@@ -182,6 +182,24 @@ def test_a_folder_of_plain_images(tmp_path: Path, container: str) -> None:
         assert raw.samples == (RawSample("a", "slides/a.tif"), RawSample("b", "slides/b.JPG"))
 
 
+@pytest.mark.parametrize(
+    ("names", "ids"),
+    [
+        (("a.png", "x/y/z/b.png"), ("a", "x/y/z/b")),
+        (("s/a.png", "t/a.png"), ("s/a", "t/a")),
+        (("plate/s/a.b.png", "plate/t/a.png"), ("s/a.b", "t/a")),
+        (("plate/s/a.png", "plate/s/b.png"), ("a", "b")),
+        (("s/a.png", "s/a_masks.png", "t/a.png"), ("s/a", "t/a")),
+    ],
+)
+def test_images_in_folders_keep_them_in_their_ids(
+    tmp_path: Path, container: str, names: tuple[str, ...], ids: tuple[str, ...]
+) -> None:
+    with open_raw(write(tmp_path, dict.fromkeys(names, b""), container)) as raw:
+        assert tuple(sample.id for sample in raw.samples) == ids
+        assert raw.samples[0].annotated == ("s/a_masks.png" in names)
+
+
 def test_a_name_that_is_not_utf8(tmp_path: Path) -> None:
     write_folder(tmp_path, {os.fsdecode(b"caf\xe9.png"): b""})
     assert_error(
@@ -313,7 +331,6 @@ def test_digest(tmp_path: Path) -> None:
             "contains several data sets, below s and t",
         ),
         ({"a.png": b"", "a.tif": b""}, "a has 2 images"),
-        ({"a.png": b"", "x/y/z/b.png": b""}, "x/y/z/b.png does not fit the layout"),
         ({"a\x1b]0;b.png": b""}, "'a.x1b.0;b.png' has characters that cannot be printed"),
         ({f"{'ж' * 121}/images/a.png": b""}, "is longer than 240 bytes"),
     ],

@@ -155,3 +155,24 @@ def test_coco_names_the_files_that_were_read(
     publish_nuclei.fn([tmp_path / "set"], images, [encoded], ("coco",), tmp_path / "out")
     coco = json.loads((tmp_path / "out" / "coco.json").read_text())
     assert [image["file_name"] for image in coco["images"]] == ["field.png", "other.png"]
+
+
+def test_results_keep_the_folders_of_their_images(home: Path, tmp_path: Path) -> None:
+    for name in ("s/a.b", "t/a"):
+        (tmp_path / "raw" / name).parent.mkdir(parents=True)
+        cv2.imwrite(f"{tmp_path}/raw/{name}.png", np.zeros((2, 2), np.uint8))
+        (tmp_path / "maps" / name).parent.mkdir(parents=True)
+        np.save(tmp_path / "maps" / f"{name}.npy", np.ones((1, 1, 1), np.float32))
+    images = ingest_stage(home, [tmp_path / "raw"], annotated=False)
+    maps = Stage(tmp_path / "maps", "digest of the maps", False, 1.0)
+    encoded = encoded_at(images, upsampled(images, maps), 0.5)
+    assert (encoded.folder / ROWS).read_text().splitlines()[1:] == ["s/a.b,1 4", "t/a,1 4"]
+    out = tmp_path / "out"
+    publish_nuclei.fn([tmp_path / "raw"], images, [encoded], ("geojson", "coco"), out)
+    files = {str(path.relative_to(out)) for path in out.rglob("*.*")}
+    assert files == {
+        *(f"labels/{name}.png" for name in ("s/a.b", "t/a")),
+        *(f"overlays/{name}.png" for name in ("s/a.b", "t/a")),
+        *(f"outlines/{name}.geojson" for name in ("s/a.b", "t/a")),
+        *("nuclei.csv", "coco.json"),
+    }

@@ -1,4 +1,4 @@
-"""Decode PNG, TIFF and JPEG files to arrays."""
+"""Decode PNG, TIFF, JPEG, BMP and WebP files to arrays."""
 
 import re
 import struct
@@ -11,11 +11,14 @@ import cv2
 import numpy as np
 import tifffile
 from numpy.typing import NDArray
+from PIL.BmpImagePlugin import BmpImageFile
 from PIL.PngImagePlugin import PngImageFile
 
 from nucleus_unet.errors import NucleusError
 from nucleus_unet.files import sha256_bytes
 
+MOST_PIXELS = 2**30
+"""Limit of OpenCV for files other than TIFF; it holds for those too that OpenCV does not read."""
 STRETCH_PERCENTILES = (0.01, 99.99)
 """Percentiles of an image with more than 8 bits that become 0 and 255."""
 
@@ -23,6 +26,9 @@ _PNG = b"\x89PNG\r\n\x1a\n"
 _JPEG = b"\xff\xd8\xff"
 _MARKER = re.compile(rb"\xff+([\x01-\xfe])")
 """The start of a segment of a JPEG file; the length of the segment follows."""
+_BMP, _BMP_BITS = b"BM", 28
+"""How a BMP begins, and the position of the number of bits per pixel."""
+_WEBP = b"RIFF", b"WEBP"
 _TIFF = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 _PHOTOMETRICS = (
     tifffile.PHOTOMETRIC.MINISWHITE,
@@ -49,7 +55,7 @@ class DecodedImage:
 
 
 def decode_image(content: bytes, name: str) -> DecodedImage:
-    """Decode a PNG, TIFF or JPEG file to 8-bit RGB at its own size.
+    """Decode a PNG, TIFF, JPEG, BMP or WebP file to 8-bit RGB at its own size.
 
     Parameters
     ----------
@@ -133,7 +139,7 @@ def _colours(content: bytes, name: str) -> tuple[NDArray[Any], str]:
 
 
 def decode_mask(content: bytes, name: str) -> NDArray[Any]:
-    """Decode a PNG or TIFF mask to a single channel.
+    """Decode a PNG, TIFF or BMP mask to a single channel.
 
     Parameters
     ----------
@@ -150,7 +156,7 @@ def decode_mask(content: bytes, name: str) -> NDArray[Any]:
     Raises
     ------
     NucleusError
-        As for `decode_image`, or if the file is a JPEG or its channels differ.
+        As for `decode_image`, or if the file is a JPEG or WebP, or its channels differ.
     """
     return _plane(content, name, "mask")
 
@@ -190,9 +196,9 @@ def decode_labels(content: bytes, name: str) -> NDArray[np.int64]:
 
 
 def _plane(content: bytes, name: str, role: _Role) -> NDArray[Any]:
-    if content[:2] == _JPEG[:2]:
+    if content.startswith((_JPEG[:2], _WEBP[0])):
         raise NucleusError(
-            f"{name}: a mask cannot be a JPEG, which blurs the edges of nuclei. "
+            f"{name}: a mask cannot be a JPEG or WebP, which blurs the edges of nuclei. "
             "Save masks as PNG or TIFF."
         )
     pixels = _decode(content, name, role)
@@ -230,14 +236,22 @@ def _decode(content: bytes, name: str, role: _Role) -> NDArray[Any]:
     if content.startswith(_PNG):
         _check_png(content, name)
         if role != "image" and content[_PNG_COLOUR_TYPE] == _PNG_PALETTE:
-            return _palette_indices(content, name)
+            return _palette_indices(PngImageFile, content, name)
         return _decode_opencv(content, name)
     if content.startswith(_TIFF):
         return _decode_tiff(content, name, role)
     if content.startswith(_JPEG):
         _check_jpeg(content, name)
         return _decode_opencv(content, name)
-    raise _damaged(name, "empty" if not content else "not a PNG, TIFF or JPEG")
+    if content.startswith(_BMP):
+        _check_length(content, name, 2, from_start=True)
+        if role != "image" and content[_BMP_BITS : _BMP_BITS + 1] <= b"\x08":
+            return _palette_indices(BmpImageFile, content, name)
+        return _decode_opencv(content, name)
+    if content.startswith(_WEBP[0]) and content[8:12] == _WEBP[1]:
+        _check_length(content, name, 4, from_start=False)
+        return _decode_opencv(content, name)
+    raise _damaged(name, "empty" if not content else "not a PNG, TIFF, JPEG, BMP or WebP")
 
 
 def _damaged(name: str, how: object) -> NucleusError:
@@ -259,10 +273,14 @@ def _decode_opencv(content: bytes, name: str) -> NDArray[Any]:
     return pixels
 
 
-def _palette_indices(content: bytes, name: str) -> NDArray[np.uint8]:
+def _palette_indices(
+    reader: type[PngImageFile | BmpImageFile], content: bytes, name: str
+) -> NDArray[np.uint8]:
     try:
-        with PngImageFile(BytesIO(content)) as png:
-            return np.asarray(png)
+        with reader(BytesIO(content)) as file:
+            if file.width * file.height > MOST_PIXELS:
+                raise NucleusError(f"{name}: has more than 2³⁰ pixels. Save it as TIFF.")
+            return np.asarray(file)
     except (OSError, SyntaxError, ValueError) as error:
         raise _damaged(name, f"damaged ({error})") from error
 
@@ -292,6 +310,13 @@ def _check_jpeg(content: bytes, name: str) -> None:
         kind, length_at = marker[1], marker.end()
         position = length_at + int.from_bytes(content[length_at : length_at + 2])
     if content.find(b"\xff\xd9", position) < 0:
+        raise _damaged(name, "truncated")
+
+
+def _check_length(content: bytes, name: str, position: int, *, from_start: bool) -> None:
+    """Raise if a BMP or WebP is shorter than it says at a position of its header."""
+    length = int.from_bytes(content[position : position + 4], "little")
+    if len(content) < length + (0 if from_start else position + 4):
         raise _damaged(name, "truncated")
 
 

@@ -13,7 +13,9 @@ from nucleus_unet.files import UNPRINTABLE
 LAYOUT = (
     "<id>/images/<id>.png and, for training, <id>/masks/*.png or one label image <id>/labels.png"
 )
-DATA_SET = f"A data set is a folder or zip file of PNG, TIFF or JPEG images, or of {LAYOUT}."
+DATA_SET = (
+    f"A data set is a folder or zip file of PNG, TIFF, JPEG, BMP or WebP images, or of {LAYOUT}."
+)
 LABEL_FOLDERS = {
     "images": ("masks", "labels"),
     "imagestr": ("labelstr",),
@@ -24,13 +26,13 @@ BiaPy, of nnU-Net, and of ZeroCostDL4Mic, in lower case."""
 LONGEST_ID_BYTES = 240
 """Output files are named after the id, and file systems limit the length of a name."""
 
-_ENDING = r"\.(?:png|tiff?|jpe?g)"
-_PICTURE = re.compile(rf"(?P<folder>(?:.*/)?)(?P<stem>[^/]+){_ENDING}", re.IGNORECASE)
+_ENDING = r"\.(?:png|tiff?|jpe?g|bmp|webp)"
+PICTURE = re.compile(rf"(?P<folder>(?:.*/)?)(?P<stem>[^/]+){_ENDING}", re.IGNORECASE)
 _KAGGLE = re.compile(
     r"(?:(?P<top>[^/]+)/)?(?P<id>[^/]+)/(?:"
     rf"(?P<image>images/)(?:[^/]+{_ENDING})?|"
-    r"(?P<folder>masks/)(?:[^/]+\.(?:png|tiff?))?|"
-    r"(?P<labels>(?:masks|labels)\.(?:png|tiff?)))",
+    r"(?P<folder>masks/)(?:[^/]+\.(?:png|tiff?|bmp))?|"
+    r"(?P<labels>(?:masks|labels)\.(?:png|tiff?|bmp)))",
     re.IGNORECASE,
 )
 _IN_MASKS = re.compile(r"(?:[^/]+/){1,2}masks/.+", re.IGNORECASE)
@@ -88,7 +90,7 @@ def read_layout(path: Path, names: Collection[str]) -> tuple[str, list[RawSample
     """
     folders: defaultdict[str, defaultdict[str, list[str]]] = defaultdict(lambda: defaultdict(list))
     for name in names:
-        if match := _PICTURE.fullmatch(name):
+        if match := PICTURE.fullmatch(name):
             folders[match["folder"]][match["stem"]].append(name)
     if folder := _folder_of_pairs(path, folders):
         return _pairs(path, folder, folders)
@@ -98,7 +100,7 @@ def read_layout(path: Path, names: Collection[str]) -> tuple[str, list[RawSample
     for name in names:
         if match := kaggle.get(name):
             _check_name(path, name, match["id"])
-        elif _PICTURE.fullmatch(name) or _IN_MASKS.fullmatch(name):
+        elif PICTURE.fullmatch(name) or _IN_MASKS.fullmatch(name):
             raise _misplaced(path, name)
     if len(tops := sorted({match["top"] or "" for match in kaggle.values()})) > 1:
         raise _several(path, [top or "the root" for top in tops])
@@ -257,8 +259,8 @@ def _check_name(path: Path, name: str, id_: str) -> None:
 
 def _misplaced(path: Path, name: str) -> NucleusError:
     return NucleusError(
-        f"{path}: {name} does not fit the layout of a data set: images (PNG, TIFF or JPEG) and "
-        f"masks (PNG or TIFF) in {LAYOUT}. Move or remove it."
+        f"{path}: {name} does not fit the layout of a data set: images (PNG, TIFF, JPEG, BMP or "
+        f"WebP) and masks (PNG, TIFF or BMP) in {LAYOUT}. Move or remove it."
     )
 
 

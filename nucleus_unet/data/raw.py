@@ -3,7 +3,6 @@
 import hashlib
 import lzma
 import os
-import re
 import zipfile
 import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -12,7 +11,7 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
-from nucleus_unet.data.layouts import DATA_SET, LAYOUT, RawSample, read_layout
+from nucleus_unet.data.layouts import DATA_SET, LAYOUT, PICTURE, RawSample, read_layout
 from nucleus_unet.errors import NucleusError
 from nucleus_unet.files import UNPRINTABLE, sha256_bytes, sha256_file
 
@@ -26,8 +25,6 @@ LARGEST_MEMBER_BYTES = 2**31
 _DEPTH = 4  # the levels: top folder, id, "images" or "masks", file
 
 _DAMAGED = (zipfile.BadZipFile, zlib.error, lzma.LZMAError)
-
-_PICTURE = re.compile(r".+\.(?:png|tiff?|jpe?g)", re.IGNORECASE)
 
 
 @dataclass(frozen=True)
@@ -65,7 +62,7 @@ class RawDataset:
 
     def digest(self) -> str:
         """SHA-256 of the zip file; of a folder or an image, of the names and contents of its files."""
-        if self.path.is_file() and not _PICTURE.fullmatch(self.path.name):
+        if self.path.is_file() and not PICTURE.fullmatch(self.path.name):
             return sha256_file(self.path)
         digest = hashlib.sha256()
         for sample in self.samples:
@@ -114,9 +111,9 @@ def open_raw(path: Path, *, annotated: bool = False) -> Iterator[RawDataset]:
     - Images next to each other, each perhaps with a label image that has the same name and ``_masks`` or
       ``_cp_masks`` (cellpose). A single image file is read like this too.
 
-    Images are PNG, TIFF or JPEG; masks and label images are PNG or TIFF. Ignored are files that are
-    not images, except in a masks folder, and files that operating systems add: names that begin with
-    a dot, ``__MACOSX``, ``Thumbs.db`` and ``desktop.ini``.
+    Images are PNG, TIFF, JPEG, BMP or WebP; masks and label images are PNG, TIFF or BMP. Ignored are
+    files that are not images, except in a masks folder, and files that operating systems add: names
+    that begin with a dot, ``__MACOSX``, ``Thumbs.db`` and ``desktop.ini``.
     """
     try:
         is_folder, exists = path.is_dir(), path.exists()
@@ -131,7 +128,7 @@ def open_raw(path: Path, *, annotated: bool = False) -> Iterator[RawDataset]:
             }
         elif not exists:
             raise NucleusError(f"{path}: no such file or folder. {DATA_SET}")
-        elif _PICTURE.fullmatch(path.name):
+        elif PICTURE.fullmatch(path.name):
             members = {path.name: path.read_bytes}
         else:
             members = _zip_members(path, resources)

@@ -171,7 +171,7 @@ def test_every_truncated_png_is_an_error(data: st.DataObject) -> None:
     ("content", "message"),
     [
         (b"", "the file is empty"),
-        (b"GIF89a", "not a PNG, TIFF or JPEG"),
+        (b"GIF89a", "not a PNG, TIFF, JPEG, BMP or WebP"),
         (encode(COLOURS)[:-5], "truncated"),
         (encode(COLOURS).replace(b"IDAT", b"IDAR"), "damaged .its checksum differs"),
         (encode(COLOURS, ".jpg")[:-2], "truncated"),
@@ -266,13 +266,45 @@ def test_a_mask_that_declares_0_as_white_has_few_pixels(decode: Any, dtype: type
     np.testing.assert_array_equal(decode(content, "mask") != 0, nucleus)
 
 
+@pytest.mark.parametrize("suffix", [".bmp", ".webp"])
+def test_bmp_and_lossless_webp(suffix: str) -> None:
+    options = (cv2.IMWRITE_WEBP_QUALITY, 101) if suffix == ".webp" else ()
+    image = np.random.default_rng(0).integers(0, 256, (5, 7, 3), np.uint8)
+    content = encode(image, suffix, options)
+    np.testing.assert_array_equal(decode_image(content, "cell").image, image)
+    for end in (1, len(content) // 2, 20):
+        with pytest.raises(NucleusError, match="cell: the file is "):
+            decode_image(content[:-end] if end == 1 else content[:end], "cell")
+
+
+def test_masks_and_labels_as_bmp() -> None:
+    for numbers in (GRAY, np.array([[0, 1, 1]], np.uint8)):
+        np.testing.assert_array_equal(decode_labels(encode(numbers, ".bmp"), "labels"), numbers)
+        np.testing.assert_array_equal(decode_mask(encode(stack(numbers), ".bmp"), "m"), numbers)
+    with pytest.raises(NucleusError, match="mask cannot be a JPEG or WebP"):
+        decode_mask(encode(GRAY, ".webp"), "mask")
+
+
+@pytest.mark.parametrize("kind", ["PNG", "BMP"])
+def test_a_palette_image_with_too_many_pixels_is_not_decoded(kind: str) -> None:
+    Image.fromarray(GRAY, "P").save(file := BytesIO(), kind)
+    content = bytearray(file.getvalue())
+    if kind == "PNG":
+        struct.pack_into(">II", content, 16, 2**16, 2**16)
+        struct.pack_into(">I", content, 29, zlib.crc32(content[12:29]))
+    else:
+        struct.pack_into("<ii", content, 18, 2**16, 2**16)
+    with pytest.raises(NucleusError, match="mask: has more than 2³⁰ pixels"):
+        decode_mask(bytes(content), "mask")
+
+
 def test_palettes_of_masks_and_labels_are_ignored() -> None:
     numbers = np.array([[0, 1, 2], [3, 200, 0]], np.uint8)
     palette = np.random.default_rng(0).integers(0, 256, (256, 3), np.uint8)
     palette[0], palette[1] = 255, 0  # QuPath's background is white
     image = Image.fromarray(numbers, "P")
     image.putpalette(palette.tobytes())
-    for kind in ("PNG", "TIFF"):
+    for kind in ("PNG", "TIFF", "BMP"):
         content = BytesIO()
         image.save(content, kind)
         np.testing.assert_array_equal(decode_labels(content.getvalue(), "labels"), numbers)
@@ -306,7 +338,7 @@ def test_labels_are_lossless() -> None:
     ("content", "message"),
     [
         (encode(COLOURS), "its colour channels differ"),
-        (encode(COLOURS, ".jpg"), "a mask cannot be a JPEG, which blurs the edges"),
+        (encode(COLOURS, ".jpg"), "a mask cannot be a JPEG or WebP, which blurs the edges"),
         (tiff(np.array([[0, 1.5]], np.float32)), "not whole numbers"),
         (tiff(np.array([[0, np.nan]], np.float32)), "not whole numbers"),
         (tiff(np.array([[0, -1]], np.int16)), "has negative labels"),

@@ -176,9 +176,9 @@ def test_an_empty_masks_folder_is_an_annotation(tmp_path: Path, container: str) 
 
 
 def test_a_folder_of_plain_images(tmp_path: Path, container: str) -> None:
-    files = {"slides/b.JPG": b"", "slides/a.tif": b"", "slides/c.bmp": b"", "slides/\x1bd": b""}
+    files = {"slides/b.JPG": b"", "slides/a.tif": b"", "slides/c.gif": b"", "slides/\x1bd": b""}
     with open_raw(write(tmp_path, files, container)) as raw:
-        assert raw.unread == ("slides/?d", "slides/c.bmp")
+        assert raw.unread == ("slides/?d", "slides/c.gif")
         assert raw.samples == (RawSample("a", "slides/a.tif"), RawSample("b", "slides/b.JPG"))
 
 
@@ -274,7 +274,7 @@ def test_digest(tmp_path: Path) -> None:
         ({"readme.txt": b""}, "no images found.*<id>/images"),
         ({"a/images/a.png": b"", "a/a.png": b""}, "a/a.png does not fit the layout"),
         ({"a/images/a.png": b"", "a/masks/1.jpg": b""}, "a/masks/1.jpg does not fit"),
-        ({"a/images/a.png": b"", "a/masks/1.bmp": b""}, "a/masks/1.bmp does not fit"),
+        ({"a/images/a.png": b"", "a/masks/1.webp": b""}, "a/masks/1.webp does not fit"),
         ({"a/images/a.png": b"", "a/masks/": b"", "a/masks/b/1": b""}, "a/masks/b/.* does not fit"),
         ({"a/images/a.png": b"", "a/masks/1.png": b"", "a/masks/2.npy": b""}, "2.npy does not fit"),
         ({"s/a/images/a.png": b"", "s/a/masks/1/1.png": b""}, "s/a/masks/1/.* does not fit"),

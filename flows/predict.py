@@ -6,15 +6,16 @@ from pathlib import Path
 from typing import Annotated
 
 from prefect import flow
-from pydantic import Field
+from pydantic import Field, PositiveInt
 
 from flows.running import Work, prepare, task_runner, tracked
 from nucleus_unet.data import read_images, require_outside
 from nucleus_unet.engine import Stage, home_folder
+from nucleus_unet.errors import NucleusError
 from nucleus_unet.files import make_folder
 from nucleus_unet.network import resolve
 from nucleus_unet.nuclei import Outlines
-from nucleus_unet.recipe import Recipe
+from nucleus_unet.recipe import Depth, Recipe
 from nucleus_unet.runs import CHAMPION, records, registry, tracking
 from tasks.encode import encode
 from tasks.ingest import ingest
@@ -42,6 +43,10 @@ def predict(
     out: Path,
     model: str = CHAMPION,
     outlines: Sequence[Outlines] = (),
+    channel: str | None = None,
+    z: Depth | None = None,
+    time: PositiveInt | None = None,
+    overrides: tuple[str, ...] = (),
 ) -> Predicted:
     """Find the nuclei in images with a trained model.
 
@@ -51,17 +56,24 @@ def predict(
         model: Id of the MLflow run that trained the model, or champion.
         outlines: Outlines to write in addition: geojson for QuPath, imagej for ImageJ's ROI manager,
             coco for COCO JSON.
+        channel: Channel of image files with several, by its name or its number from 1.
+        z: Plane of image files with several depths: max, middle or its number from 1.
+        time: Time of image files with several, by its number from 1.
+        overrides: Changes of the inference settings, for example inference.cutoff=0.4.
     """
+    if bad := [change for change in overrides if not change.startswith("inference.")]:
+        raise NucleusError(f"{bad[0]}: a prediction can only change keys of inference.")
     require_outside(images, out)
     prepare()
     run_id, home = registry.run_of(model), home_folder()
     recipe, network = records.fetch_model(run_id)
-    recipe = resolve(recipe)
+    data = recipe.data.model_copy(update={"channel": channel, "z": z, "time": time})
+    recipe = resolve(recipe.model_copy(update={"data": data}).with_overrides(overrides))
     drawn = ["outlines"] if {"geojson", "imagej"} & set(outlines) else []
     for name in ("labels", "overlays", *drawn):
         make_folder(out / name, "Choose another folder with --out.")
     with tracked(Work("predict", recipe, images, {"model.run_id": run_id})) as run:
-        new = stage_of(ingest.submit(home, images, "new"))
+        new = stage_of(ingest.submit(home, images, "new", recipe.data.plane))
         tracking.log_dataset(run, "test", images, read_images(new.folder), None)
         found = find_nuclei(recipe, network, new)
         submission = publish_submission(new, found, run, out)

@@ -52,13 +52,14 @@ def reproduce(
     work = Work("reproduce", recipe, test, {"reproduces": run_id}, training)
     with tracked(work) as run, fresh_home(run.id):
         home = home_folder()
-        images = stage_of(ingest.submit(home, test, "test"))
+        images = stage_of(ingest.submit(home, test, "test", recipe.data.plane))
         index = read_images(images.folder)
         require_same_data(record, "test", dataset_files(index, None))
         tracking.log_dataset(run, "test", test, index, None)
         weights = None
         if retrain:
-            annotated = stage_of(ingest.submit(home, training, "training"))
+            reading = ingest.submit(home, training, "training", recipe.data.plane)
+            annotated = stage_of(reading)
             labels = stage_of(merge_masks.submit(training, annotated, recipe.data.on_bad))
             indices = read_images(annotated.folder), read_labels(labels.folder)
             require_same_data(record, "training", dataset_files(*indices))

@@ -117,9 +117,10 @@ def train_and_score(work: Work) -> Retrained:
     start_weights = fetch_start_weights(recipe)
     with tracked(work) as run:
         # Prefect's graph hides a task in another one whose unfinished future it is given.
-        reading = ingest.submit(home, work.raws, "training")
+        plane = recipe.data.plane
+        reading = ingest.submit(home, work.raws, "training", plane)
         # Before the long work, so that a damaged test image is found at once.
-        tests = stage_of(ingest.submit(home, work.also, "test")) if work.also else None
+        tests = stage_of(ingest.submit(home, work.also, "test", plane)) if work.also else None
         training = stage_of(reading)
         merging = merge_masks.submit(work.raws, training, recipe.data.on_bad)
         labels = stage_of(merging)

@@ -6,21 +6,26 @@ from pathlib import Path
 
 import click
 
-from nucleus_cli.options import PATH
+from nucleus_cli.options import PATH, plane_options, plane_overrides
 from nucleus_cli.starting import command_progress, print_table
 
 
 @click.command()
 @click.argument("data", type=PATH)
 @click.option("--against", type=PATH, help="Report images that this other data set holds too.")
-def check(data: Path, against: Path | None) -> None:
+@plane_options
+def check(
+    data: Path, against: Path | None, channel: str | None, z: str | None, time: int | None
+) -> None:
     """Report what a data set holds, what is wrong with it, and whether it can be used.
 
     The exit code is 1 if it cannot be used, and 2 if it cannot be opened.
     """
     from nucleus_unet.data import check_dataset, format_report
+    from nucleus_unet.recipe import load_recipe
 
-    report = check_dataset(data, command_progress("checking", "images"), against)
+    plane = load_recipe("best", plane_overrides(channel, z, time)).data.plane
+    report = check_dataset(data, command_progress("checking", "images"), against, plane)
     click.echo(format_report(report))
     sys.exit(1 if report.faults else 0)
 

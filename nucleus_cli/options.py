@@ -41,6 +41,29 @@ overrides_option = click.option(
 )
 
 
+def plane_options(command: Callable[..., None]) -> Callable[..., None]:
+    """The options that choose a plane of image files with several."""
+    for option in (
+        click.option("--time", type=click.IntRange(1), help="Time of files with several, from 1."),
+        click.option(
+            "--z", metavar="max|middle|N", help="Depth of files with several: all, or one from 1."
+        ),
+        click.option(
+            "--channel",
+            metavar="NAME|N",
+            help="Channel of files with several, such as DAPI, or from 1.",
+        ),
+    ):
+        command = option(command)
+    return command
+
+
+def plane_overrides(channel: str | None, z: str | None, time: int | None) -> tuple[str, ...]:
+    """The changes of a recipe that choose a plane."""
+    chosen = {"channel": channel, "z": z, "time": time}
+    return tuple(f"data.{key}={value}" for key, value in chosen.items() if value is not None)
+
+
 def recipe_options(default: str = "best") -> Decorator:
     """The options that choose a recipe."""
     named = click.option(

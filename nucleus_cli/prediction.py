@@ -5,7 +5,7 @@ from pathlib import Path
 
 import click
 
-from nucleus_cli.options import PATH
+from nucleus_cli.options import PATH, overrides_option, plane_options, plane_overrides
 from nucleus_cli.starting import (
     command_progress,
     print_table,
@@ -33,22 +33,37 @@ from nucleus_unet import data, engine, nuclei, reports, runs
     multiple=True,
     help="Write outlines too: geojson for QuPath, imagej for ImageJ's ROI manager, coco for COCO JSON.",
 )
+@plane_options
+@overrides_option
 def predict(
-    images: tuple[Path, ...], model: str, out: Path, outlines: tuple["nuclei.Outlines", ...]
+    images: tuple[Path, ...],
+    model: str,
+    out: Path,
+    outlines: tuple["nuclei.Outlines", ...],
+    channel: str | None,
+    z: str | None,
+    time: int | None,
+    overrides: tuple[str, ...],
 ) -> None:
     """Find the nuclei in IMAGES: folders, zips or image files.
+
+    Nuclei are found in flat images: one plane, gray or RGB. --channel, --z and --time choose a plane of
+    files with several.
 
     Writes submission.csv, nuclei.csv (area, centre, mean intensity and eccentricity of each nucleus),
     overlays/<id>.png and labels/<id>.png (16 bit, one number for each nucleus; from 65,536 nuclei
     <id>.tif, 32 bit).
     """
+    from nucleus_unet.recipe import load_recipe
+
     data.require_outside(images, out)
-    read_data(images)
+    chosen = load_recipe("best", (*plane_overrides(channel, z, time), *overrides))
+    read_data(images, chosen.data.plane)
     start()
     from flows.predict import predict as flow
 
     runs.require_run(runs.run_of(model))
-    made = flow(list(images), out, model, outlines)
+    made = flow(list(images), out, model, outlines, *chosen.data.plane, overrides=overrides)
     click.echo("\nThe prediction has finished.")
     written = {"label images": "labels", "overlays": "overlays", "table of nuclei": "nuclei.csv"}
     if set(outlines) - {"coco"}:

@@ -7,13 +7,16 @@ import sys
 from collections.abc import Callable, Iterable, Sequence
 from importlib import import_module
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from nucleus_unet import data, engine
 from nucleus_unet.errors import NucleusError
 from nucleus_unet.files import locked
+
+if TYPE_CHECKING:
+    from nucleus_unet.recipe import Plane
 
 
 def find_mlflow() -> None:
@@ -26,7 +29,7 @@ def find_mlflow() -> None:
     store.require_mlflow()
 
 
-def read_data(raws: Sequence[Path], *, annotated: bool = False) -> None:
+def read_data(raws: Sequence[Path], plane: "Plane", *, annotated: bool = False) -> None:
     """Decode images into the home before any server is started, so that a bad file is found at once."""
     for path in raws:
         with data.open_raw(path, annotated=annotated):  # writes nothing if a path is wrong
@@ -34,7 +37,7 @@ def read_data(raws: Sequence[Path], *, annotated: bool = False) -> None:
     if raws:
         report = command_progress("reading images", "images")
         home, code = engine.home_folder(), data.images_code()
-        data.prepare_images(raws, home, code, report, annotated=annotated)
+        data.prepare_images(raws, home, code, report, annotated=annotated, plane=plane)
 
 
 def start() -> None:

@@ -9,6 +9,8 @@ import click
 
 from nucleus_cli.options import (
     PATH,
+    plane_options,
+    plane_overrides,
     recipe_options,
     recipe_parameters,
     test_option,
@@ -45,6 +47,7 @@ PLACES = {
     help="What to do with files that cannot be label images: refuse the data (default), leave their "
     "images out, or read them anyway. Short for --set data.on_bad=...",
 )
+@plane_options
 @click.option(
     "--registry/--no-registry",
     default=True,
@@ -56,6 +59,9 @@ def retrain(
     recipe_name: str | None,
     overrides: tuple[str, ...],
     on_bad: str | None,
+    channel: str | None,
+    z: str | None,
+    time: int | None,
     registry: bool,
 ) -> None:
     """Train a model on annotated images, score it, and predict the test images."""
@@ -69,9 +75,10 @@ def retrain(
     name = recipe_name or ("best" if training_data else "quick")
     if on_bad:
         overrides = (*overrides, f"data.on_bad={on_bad}")
-    load_recipe(name, overrides)  # refuses a bad recipe at once
-    read_data(training_data, annotated=True)
-    read_data([test_data] if test_data else [])
+    overrides = (*overrides, *plane_overrides(channel, z, time))
+    plane = load_recipe(name, overrides).data.plane  # refuses a bad recipe at once
+    read_data(training_data, plane, annotated=True)
+    read_data([test_data] if test_data else [], plane)
     start()
     from flows.retrain import Retrained
     from flows.retrain import retrain as flow
@@ -201,7 +208,7 @@ def sweep(
     if len(values) < len(over):
         raise NucleusError("--over names a key twice. Give all values of a key at once.")
     runs.candidates(recipe, values, draws, seed)  # refuses bad values at once
-    read_data(training_data, annotated=True)
+    read_data(training_data, recipe.data.plane, annotated=True)
     if out:
         make_folder(out.parent, "Choose another file with --out.")
         if out.is_dir():

@@ -5,13 +5,14 @@ import tomllib
 from collections.abc import Iterable, Iterator
 from importlib import resources
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self, get_args
+from typing import Annotated, Any, Literal, NamedTuple, Self, get_args
 
 from pydantic import (
     BaseModel,
     ConfigDict,
     Field,
     PositiveFloat,
+    PositiveInt,
     ValidationError,
     model_validator,
 )
@@ -30,6 +31,19 @@ class Part(BaseModel):
 
 
 OnBad = Literal["stop", "skip", "accept"]
+Depth = Literal["max", "middle"] | PositiveInt
+
+
+class Plane(NamedTuple):
+    """Which plane of a file with several is the image. Nothing is chosen where nothing is said."""
+
+    channel: str | None = None
+    z: Depth | None = None
+    time: int | None = None
+
+
+ONLY_PLANE = Plane()
+"""Of files that have one plane."""
 
 
 class Data(Part):
@@ -81,6 +95,25 @@ class Data(Part):
         description="What to do with files that cannot be label images. stop: refuse the data; skip: "
         "leave their images out; accept: read them anyway",
     )
+    channel: str | None = Field(
+        None,
+        description="Channel of image files with several, by its name or its number from 1; none: "
+        "refuse such files",
+    )
+    z: Depth | None = Field(
+        None,
+        description="Plane of image files with several depths. max: the largest value of all planes; "
+        "middle: the plane in the middle; or its number from 1; none: refuse such files",
+    )
+    time: PositiveInt | None = Field(
+        None,
+        description="Time of image files with several, by its number from 1; none: refuse such files",
+    )
+
+    @property
+    def plane(self) -> Plane:
+        """Which plane of an image file is used."""
+        return Plane(self.channel, self.z, self.time)
 
 
 class Augmentation(Part):

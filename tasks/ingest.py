@@ -19,6 +19,7 @@ from nucleus_unet.data import (
 )
 from nucleus_unet.engine import Stage, damaged_files
 from nucleus_unet.files import first_names
+from nucleus_unet.recipe import ONLY_PLANE, Plane
 from tasks.reporting import StageResult, cached_stage, finished, progress, uncached_task
 
 Role = Literal["training", "test", "new"]
@@ -26,14 +27,14 @@ Role = Literal["training", "test", "new"]
 
 
 @uncached_task("ingest {role} images")
-def ingest(home: Path, raws: list[Path], role: Role) -> StageResult:
+def ingest(home: Path, raws: list[Path], role: Role, plane: Plane) -> StageResult:
     """Decode images into the home, except those that are there already."""
-    stage = ingest_stage(home, raws, annotated=role == "training")
+    stage = ingest_stage(home, raws, annotated=role == "training", plane=plane)
     count = len(read_images(stage.folder).entries)
     return finished(stage, f"read {count:,} {role} images from {dataset_name(raws)}")
 
 
-def ingest_stage(home: Path, raws: list[Path], annotated: bool) -> Stage:
+def ingest_stage(home: Path, raws: list[Path], annotated: bool, plane: Plane = ONLY_PLANE) -> Stage:
     """The decoded images of raw data sets, as a list of entries in the store of the home."""
     digests = raw_digests(raws)
     for path in raws:
@@ -46,14 +47,15 @@ def ingest_stage(home: Path, raws: list[Path], annotated: bool) -> Stage:
 
     def build(folder: Path) -> None:
         report = progress("decoding images")
-        images = prepare_images(raws, home, images_code(), report, annotated=annotated)
+        code = images_code()
+        images = prepare_images(raws, home, code, report, annotated=annotated, plane=plane)
         write_index(folder, images)
         require_unchanged(raws, digests)
 
     return cached_stage(
         home,
         "ingest",
-        {"raws": digests, "annotated": annotated},
+        {"raws": digests, "annotated": annotated, "plane": plane},
         build,
         code=["data.identity", "data.prepared", __name__],
         libraries=DECODERS,

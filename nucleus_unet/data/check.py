@@ -4,6 +4,7 @@ from collections import Counter, deque
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +26,7 @@ from nucleus_unet.data.prepared import Progress, in_threads
 from nucleus_unet.data.raw import RawDataset, RawSample, open_raw
 from nucleus_unet.errors import NucleusError
 from nucleus_unet.files import first_names
+from nucleus_unet.recipe import ONLY_PLANE, Plane
 
 _KIND_WIDTH = 20
 
@@ -77,7 +79,10 @@ class _Sample:
 
 
 def check_dataset(
-    path: Path, progress: Progress | None = None, against: Path | None = None
+    path: Path,
+    progress: Progress | None = None,
+    against: Path | None = None,
+    plane: Plane = ONLY_PLANE,
 ) -> DatasetReport:
     """Read every file of a raw data set, and report the problems of each instead of raising.
 
@@ -89,6 +94,8 @@ def check_dataset(
         Called as ``progress(done, total)`` after each image.
     against : Path, optional
         Another data set, for example the test images. Images that both hold are problems.
+    plane : Plane
+        Which plane of files with several is the image.
 
     Returns
     -------
@@ -101,7 +108,8 @@ def check_dataset(
     """
     with open_raw(path) as raw:
         annotated = sum(sample.annotated for sample in raw.samples)
-        samples = list(in_threads(lambda sample: _look(raw, sample), raw.samples, progress))
+        look = partial(_look, raw, plane)
+        samples = list(in_threads(look, raw.samples, progress))
         problems = [problem for sample in samples for problem in sample.problems]
         if annotated:
             problems += [
@@ -111,7 +119,7 @@ def check_dataset(
             ]
     problems += _duplicates(samples)
     if against:
-        problems += _leaks(samples, against)
+        problems += _leaks(samples, against, plane)
     sizes = Counter(sample.size for sample in samples if sample.size)
     modes = Counter(sample.mode for sample in samples if sample.mode)
     return DatasetReport(
@@ -167,13 +175,13 @@ def _verdict(report: DatasetReport) -> str:
     return "usable"
 
 
-def _look(raw: RawDataset, sample: RawSample) -> _Sample:
+def _look(raw: RawDataset, plane: Plane, sample: RawSample) -> _Sample:
     problems: list[DataProblem] = []
     pixels_sha256 = size = mode = None
     labels = np.zeros((1, 1), np.int32)
     file = "/".join(sample.image.split("/")[-2:])
     with _noting(problems, file):
-        decoded = decode_image(raw.read(sample.image), file)
+        decoded = decode_image(raw.read(sample.image), file, plane)
         size, mode = decoded.image.shape[:2], decoded.mode
         pixels_sha256 = pixel_digest(decoded.image)
     annotation = _readable(raw, sample, problems)
@@ -248,12 +256,13 @@ def _duplicates(samples: list[_Sample]) -> Iterator[DataProblem]:
             yield DataProblem(sample.id, "duplicate", detail)
 
 
-def _leaks(samples: list[_Sample], against: Path) -> Iterator[DataProblem]:
+def _leaks(samples: list[_Sample], against: Path, plane: Plane) -> Iterator[DataProblem]:
     """A problem for each image that another data set holds too."""
     with open_raw(against) as raw:
         others = {}
         for sample in raw.samples:
-            image = decode_image(raw.read(sample.image), f"{against}/{sample.image}").image
+            name = f"{against}/{sample.image}"
+            image = decode_image(raw.read(sample.image), name, plane).image
             others[pixel_digest(image)] = sample.id
     for mine in samples:
         if mine.pixels_sha256 in others:

@@ -14,8 +14,10 @@ from numpy.typing import NDArray
 from PIL.BmpImagePlugin import BmpImageFile
 from PIL.PngImagePlugin import PngImageFile
 
+from nucleus_unet.data.stacks import choose_plane
 from nucleus_unet.errors import NucleusError
 from nucleus_unet.files import sha256_bytes
+from nucleus_unet.recipe import ONLY_PLANE, Plane
 
 MOST_PIXELS = 2**30
 """Limit of OpenCV for files other than TIFF; it holds for those too that OpenCV does not read."""
@@ -36,6 +38,7 @@ _PHOTOMETRICS = (
     tifffile.PHOTOMETRIC.RGB,
     tifffile.PHOTOMETRIC.PALETTE,
 )
+_GRAY = (tifffile.PHOTOMETRIC.MINISWHITE, tifffile.PHOTOMETRIC.MINISBLACK)
 _JPEG_IN_TIFF = (tifffile.PHOTOMETRIC.YCBCR, tifffile.COMPRESSION.JPEG)
 _ALPHA = ((tifffile.EXTRASAMPLE.ASSOCALPHA,), (tifffile.EXTRASAMPLE.UNASSALPHA,))
 _PNG_COLOUR_TYPE, _PNG_PALETTE = 25, 3
@@ -54,7 +57,7 @@ class DecodedImage:
     """Channels of the file (gray, RGB or RGBA), and its type unless that is uint8: "gray uint16"."""
 
 
-def decode_image(content: bytes, name: str) -> DecodedImage:
+def decode_image(content: bytes, name: str, plane: Plane = ONLY_PLANE) -> DecodedImage:
     """Decode a PNG, TIFF, JPEG, BMP or WebP file to 8-bit RGB at its own size.
 
     Parameters
@@ -63,11 +66,13 @@ def decode_image(content: bytes, name: str) -> DecodedImage:
         The bytes of the file. They decide what kind of file it is, not the name.
     name : str
         The name of the file for error messages.
+    plane : Plane
+        Which plane of a file with several channels, depths or times is the image.
 
     Raises
     ------
     NucleusError
-        If the file is truncated, damaged or of another kind, or has several pages.
+        If the file is truncated, damaged or of another kind, or has several planes and none is chosen.
 
     Notes
     -----
@@ -79,7 +84,7 @@ def decode_image(content: bytes, name: str) -> DecodedImage:
       image becomes 0.
     - An orientation in the metadata is not applied, because masks are drawn on the stored pixels.
     """
-    colours, mode = _colours(content, name)
+    colours, mode = _colours(content, name, plane)
     image = _to_uint8(colours)
     if image.shape[2] == 1:
         image = np.repeat(image, 3, axis=2)
@@ -104,12 +109,12 @@ def pixel_digest(image: NDArray[np.uint8]) -> str:
     return sha256_bytes(repr(shape).encode() + content)
 
 
-def decode_values(content: bytes, name: str) -> NDArray[Any]:
+def decode_values(content: bytes, name: str, plane: Plane = ONLY_PLANE) -> NDArray[Any]:
     """Decode an image file without changing its values; an alpha channel is dropped.
 
     Parameters
     ----------
-    content, name
+    content, name, plane
         As for `decode_image`.
 
     Returns
@@ -123,12 +128,12 @@ def decode_values(content: bytes, name: str) -> NDArray[Any]:
     NucleusError
         As for `decode_image`.
     """
-    return _colours(content, name)[0]
+    return _colours(content, name, plane)[0]
 
 
-def _colours(content: bytes, name: str) -> tuple[NDArray[Any], str]:
+def _colours(content: bytes, name: str, plane: Plane) -> tuple[NDArray[Any], str]:
     """The values without alpha, and the mode as in `DecodedImage`."""
-    pixels = _decode(content, name, "image")
+    pixels = _decode(content, name, "image", plane)
     channels = 1 if pixels.ndim == 2 else pixels.shape[2]
     mode = {1: "gray", 2: "gray + alpha", 3: "RGB", 4: "RGBA"}.get(channels)
     if mode is None:
@@ -231,7 +236,7 @@ def _to_uint8(pixels: NDArray[Any]) -> NDArray[np.uint8]:
     return np.where(np.isfinite(pixels), stretched, 0).astype(np.uint8)
 
 
-def _decode(content: bytes, name: str, role: _Role) -> NDArray[Any]:
+def _decode(content: bytes, name: str, role: _Role, plane: Plane = ONLY_PLANE) -> NDArray[Any]:
     """The stored pixels, (H, W) or (H, W, C) with colours in the order RGB."""
     if content.startswith(_PNG):
         _check_png(content, name)
@@ -239,7 +244,7 @@ def _decode(content: bytes, name: str, role: _Role) -> NDArray[Any]:
             return _palette_indices(PngImageFile, content, name)
         return _decode_opencv(content, name)
     if content.startswith(_TIFF):
-        return _decode_tiff(content, name, role)
+        return _decode_tiff(content, name, role, plane)
     if content.startswith(_JPEG):
         _check_jpeg(content, name)
         return _decode_opencv(content, name)
@@ -320,8 +325,8 @@ def _check_length(content: bytes, name: str, position: int, *, from_start: bool)
         raise _damaged(name, "truncated")
 
 
-def _decode_tiff(content: bytes, name: str, role: _Role) -> NDArray[Any]:
-    """The only page of a TIFF."""
+def _decode_tiff(content: bytes, name: str, role: _Role, plane: Plane) -> NDArray[Any]:
+    """The only page of a TIFF, or the chosen plane of an image."""
     try:
         with tifffile.TiffFile(BytesIO(content)) as tiff:
             if not tiff.pages:
@@ -329,20 +334,41 @@ def _decode_tiff(content: bytes, name: str, role: _Role) -> NDArray[Any]:
             pages = len(tiff.pages)
             if tiff.is_imagej or tiff.is_shaped:  # a large stack may list only its first page
                 pages = max(pages, tiff.series[0].size // tiff.pages.first.size)
-            if pages > 1:
-                raise NucleusError(
-                    f"{name}: has {pages} pages, but a file must contain one image. "
-                    "Save the plane to be segmented as a file of its own."
-                )
+            for page in tiff.pages:
+                ends = map(sum, zip(page.dataoffsets, page.databytecounts, strict=True))
+                if max(ends, default=0) > len(content) or not all(page.databytecounts):
+                    raise _damaged(name, "truncated")
             page = tiff.pages.first
-            ends = map(sum, zip(page.dataoffsets, page.databytecounts, strict=True))
-            if max(ends, default=0) > len(content) or not all(page.databytecounts):
-                raise _damaged(name, "truncated")
-            return _pixels(page, name, role)
+            if pages == 1 and not (role == "image" and _has_channels(page)):
+                return _pixels(page, name, role)
+            if role != "image":
+                raise NucleusError(
+                    f"{name}: has {pages} pages, but the annotation of an image has one. Save it as a "
+                    "file of its own."
+                )
+            _check_kind(page.dtype, page, name)
+            return choose_plane(tiff, name, plane)
     except NucleusError:
         raise
     except Exception as error:  # tifffile raises errors of any type for damaged files
         raise _damaged(name, f"damaged ({error})") from error
+
+
+def _has_channels(page: tifffile.TiffPage) -> bool:
+    """Whether the samples of a pixel are gray channels, not colours or alpha."""
+    samples, gray = page.samplesperpixel, page.photometric in _GRAY
+    alpha = page.extrasamples[-1:] in _ALPHA
+    return samples > 1 and gray and not (alpha and samples == 2)
+
+
+def _check_kind(dtype: np.dtype[Any] | None, page: tifffile.TiffPage, name: str) -> None:
+    photometric = tifffile.PHOTOMETRIC(page.photometric)
+    if photometric not in _PHOTOMETRICS and (photometric, page.compression) != _JPEG_IN_TIFF:
+        raise NucleusError(
+            f"{name}: its colour mode {photometric.name} cannot be read. Save it as gray or RGB."
+        )
+    if dtype is None or dtype.kind not in "buif":
+        raise NucleusError(f"{name}: contains {dtype} values. Save real numbers.")
 
 
 def _pixels(page: tifffile.TiffPage, name: str, role: _Role) -> NDArray[Any]:
@@ -350,23 +376,8 @@ def _pixels(page: tifffile.TiffPage, name: str, role: _Role) -> NDArray[Any]:
 
     Indices into a palette are replaced by its colours in an image only.
     """
-    photometric = tifffile.PHOTOMETRIC(page.photometric)
-    if photometric not in _PHOTOMETRICS and (photometric, page.compression) != _JPEG_IN_TIFF:
-        raise NucleusError(
-            f"{name}: its colour mode {photometric.name} cannot be read. Save it as gray or RGB."
-        )
-    gray = photometric in (tifffile.PHOTOMETRIC.MINISWHITE, tifffile.PHOTOMETRIC.MINISBLACK)
-    channels = page.samplesperpixel
-    if (channels == 2 or (channels == 4 and gray)) and page.extrasamples[-1:] not in _ALPHA:
-        raise NucleusError(
-            f"{name}: has {channels} gray channels. Save only the one to be segmented."
-        )
-    pixels = page.asarray()
-    if pixels.ndim not in (2, 3) or pixels.dtype.kind not in "buif":
-        raise NucleusError(
-            f"{name}: contains {pixels.dtype} values of shape {pixels.shape}. "
-            "Save one plane of real numbers."
-        )
+    _check_kind(page.dtype, page, name)
+    photometric, pixels = tifffile.PHOTOMETRIC(page.photometric), page.asarray()
     is_mask = role == "mask" or (role == "labels" and pixels.dtype == np.bool_)
     if is_mask and photometric == tifffile.PHOTOMETRIC.MINISWHITE and pixels.dtype.kind in "bu":
         # Viewers show the inverse; but tifffile and scikit-image write every bool array like this.

@@ -35,7 +35,7 @@ from nucleus_unet.data.masks import (
 from nucleus_unet.data.raw import RawDataset, RawSample, open_raw
 from nucleus_unet.errors import NucleusError
 from nucleus_unet.files import sha256_bytes, sha256_file, write_atomically, writing
-from nucleus_unet.recipe import OnBad
+from nucleus_unet.recipe import ONLY_PLANE, OnBad, Plane
 
 DECODERS = ("opencv-python-headless", "tifffile", "imagecodecs", "pillow", "numpy")
 """Packages that decide the pixels, besides the code of this project."""
@@ -78,6 +78,8 @@ class ImageEntry(Entry):
     """Where the image was read: path of the raw data set, and file in it."""
     pixels_sha256: str
     """As `pixel_digest` gives it."""
+    plane: Plane
+    """Which plane of the file it is."""
 
 
 class LabelsEntry(Entry):
@@ -129,6 +131,7 @@ def prepare_images(
     progress: Progress | None = None,
     *,
     annotated: bool = False,
+    plane: Plane = ONLY_PLANE,
 ) -> Images:
     """Decode the images of raw data sets into the store, except those that it holds already.
 
@@ -146,6 +149,8 @@ def prepare_images(
         Reports the progress.
     annotated : bool
         Require that every image is annotated, before any is decoded.
+    plane : Plane
+        Which plane of files with several is the image.
 
     Raises
     ------
@@ -157,12 +162,12 @@ def prepare_images(
         raw, sample = item
         content = raw.read(sample.image)
         source_sha256 = sha256_bytes(content)
-        digest = sha256_bytes(f"image {code} {source_sha256}".encode())
+        digest = sha256_bytes(f"image {code} {tuple(plane)} {source_sha256}".encode())
         source = str(raw.path if raw.path.name == sample.image else raw.path / sample.image)
         found = _stored(ImageEntry, store, digest)
         if found is not None:
             return found.model_copy(update={"id": sample.id, "source": source})
-        decoded = decode_image(content, source)
+        decoded = decode_image(content, source, plane)
         made = ImageEntry(
             id=sample.id,
             digest=digest,
@@ -172,6 +177,7 @@ def prepare_images(
             width=decoded.image.shape[1],
             source=source,
             pixels_sha256=pixel_digest(decoded.image),
+            plane=plane,
         )
         return _store(store, made, decoded.image)
 
@@ -272,7 +278,7 @@ def originals(
                     f"{entry.source}: the file has changed since it was read. Start again when nothing "
                     "writes to it."
                 )
-            yield entry, decode_values(content, entry.source)
+            yield entry, decode_values(content, entry.source, entry.plane)
 
 
 def load_image(store: Path, entry: ImageEntry) -> NDArray[np.uint8]:

@@ -6,6 +6,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
+import tifffile
 from numpy.typing import NDArray
 
 from nucleus_unet.data import prepared
@@ -21,6 +22,7 @@ from nucleus_unet.data.prepared import (
     write_index,
 )
 from nucleus_unet.errors import NucleusError
+from nucleus_unet.recipe import Plane
 
 IMAGE = np.arange(4 * 6 * 3, dtype=np.uint8).reshape(4, 6, 3)
 
@@ -59,9 +61,9 @@ def decoded(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     names: list[str] = []
     original = prepared.decode_image
 
-    def decode(content: bytes, name: str) -> object:
+    def decode(content: bytes, name: str, plane: Plane) -> object:
         names.append(name.rpartition("/")[2])
-        return original(content, name)
+        return original(content, name, plane)
 
     monkeypatch.setattr(prepared, "decode_image", decode)
     return names
@@ -289,3 +291,16 @@ def test_store_that_cannot_be_written(raw: Path, store: Path) -> None:
     )
     with pytest.raises(NucleusError, match=said):
         prepare_images([raw], store, "code")
+
+
+def test_another_plane_is_another_entry(store: Path, tmp_path: Path) -> None:
+    planes = np.arange(2 * 12, dtype=np.uint8).reshape(2, 3, 4)
+    tifffile.imwrite(tmp_path / "a.tif", planes, photometric="minisblack")
+    found = []
+    for z in (1, 2):
+        images = prepare_images([tmp_path / "a.tif"], store, "code", plane=Plane(z=z))
+        np.testing.assert_array_equal(load_image(store, images.entries[0])[..., 0], planes[z - 1])
+        [(_, values)] = originals([tmp_path / "a.tif"], images.entries)
+        np.testing.assert_array_equal(values[..., 0], planes[z - 1])
+        found.append(images.entries[0].digest)
+    assert found[0] != found[1]

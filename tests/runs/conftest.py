@@ -8,7 +8,7 @@ import pytest
 from mlflow import MlflowClient
 
 from nucleus_unet.data.prepared import ImageEntry, Images
-from nucleus_unet.recipe import Recipe
+from nucleus_unet.recipe import ONLY_PLANE, Recipe
 from nucleus_unet.runs import tracking
 from nucleus_unet.runs.source import Source
 
@@ -68,6 +68,7 @@ def make_images() -> Callable[..., Images]:
                     source_sha256=digest,
                     height=4,
                     width=6,
+                    plane=ONLY_PLANE,
                     source=f"/raw/{id_}.png",
                     pixels_sha256=f"pixels of {digest}",
                 )

@@ -50,7 +50,7 @@ def predict(
     Nuclei are found in flat images: one plane, gray or RGB. --channel, --z and --time choose a plane of
     files with several.
 
-    Writes submission.csv, nuclei.csv (area, centre, mean intensity and eccentricity of each nucleus),
+    Writes submission.csv, nuclei.csv (position, size, shape and intensity of each nucleus),
     overlays/<id>.png and labels/<id>.png (16 bit, one number for each nucleus; from 65,536 nuclei
     <id>.tif, 32 bit).
     """

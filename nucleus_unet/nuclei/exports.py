@@ -17,15 +17,27 @@ from nucleus_unet.data import rle
 from nucleus_unet.nuclei.instances import largest_piece
 
 Outlines = Literal["geojson", "imagej", "coco"]
-_MEASURED = {
+COLUMNS = (
+    *("image", "nucleus", "x_px", "y_px", "left_px", "top_px", "width_px", "height_px"),
+    *("touches_edge", "area_px", "diameter_px", "perimeter_px", "solidity", "eccentricity"),
+    *("orientation_deg", "mean_intensity", "mean_red", "mean_green", "mean_blue"),
+)
+"""Columns of ``nuclei.csv``."""
+_SHAPE = {
     "label": "nucleus",
-    "area": "area_px",
     "centroid-1": "x_px",
     "centroid-0": "y_px",
-    "_finite_mean": "mean_intensity",
+    "bbox-1": "left_px",
+    "bbox-0": "top_px",
+    "area": "area_px",
+    "equivalent_diameter_area": "diameter_px",
+    "perimeter": "perimeter_px",
+    "solidity": "solidity",
     "eccentricity": "eccentricity",
 }
-"""Names of the measurements: scikit-image's and the table's."""
+"""Names of measurements that scikit-image makes: its own, and those of the table."""
+_FORMULA = ("=", "+", "-", "@", "\t", "\r")
+"""How a cell begins that a spreadsheet takes for a formula."""
 
 
 def measurements(image: NDArray[Any], labels: NDArray[np.integer]) -> list[dict[str, Any]]:
@@ -44,38 +56,61 @@ def measurements(image: NDArray[Any], labels: NDArray[np.integer]) -> list[dict[
         One row for each nucleus, with these keys:
 
         - ``nucleus``: its label,
-        - ``area_px``: its number of pixels,
         - ``x_px``, ``y_px``: its centre in pixels; (0, 0) is the centre of the image's first pixel,
+        - ``left_px``, ``top_px``, ``width_px``, ``height_px``: its bounding box in whole pixels,
+        - ``touches_edge``: 1 if it has a pixel at the edge of the image, else 0,
+        - ``area_px``: its number of pixels,
+        - ``diameter_px``: of the circle with the same area,
+        - ``perimeter_px``: length of its outline through the centres of its outer pixels,
+        - ``solidity``: its share of its convex hull,
+        - ``eccentricity``: of the ellipse with the same moments; 0 for a circle, close to 1 for a line,
+        - ``orientation_deg``: of that ellipse's long axis, from 0, which is vertical, to 90 or -90,
+          counter-clockwise,
         - ``mean_intensity``: mean of its finite values over pixels and channels; NaN without any,
-        - ``eccentricity``: of the ellipse with the same moments; 0 for a circle, close to 1 for a
-          line.
+        - ``mean_red``, ``mean_green``, ``mean_blue``: the same of each channel of an RGB image.
     """
-    wanted = {name.partition("-")[0] for name in _MEASURED} - {_finite_mean.__name__}
-    gray = np.ma.masked_invalid(image, copy=False).mean(2).filled(np.nan)
-    found = regionprops_table(
-        labels, gray, properties=sorted(wanted), extra_properties=[_finite_mean]
-    )
-    columns = [found[name].tolist() for name in _MEASURED]
-    rows = zip(*columns, strict=True)
-    return [dict(zip(_MEASURED.values(), row, strict=True)) for row in rows]
+    wanted = sorted({name.partition("-")[0] for name in _SHAPE} | {"orientation"})
+    found = regionprops_table(labels, image, properties=wanted, extra_properties=[_finite_mean])
+    height, width = labels.shape
+    channels = [found[f"_finite_mean-{channel}"] for channel in range(image.shape[2])]
+    columns = {ours: found[theirs] for theirs, ours in _SHAPE.items()}
+    top, left, bottom, right = (found[f"bbox-{side}"] for side in range(4))
+    at_edge = (top == 0) | (left == 0) | (bottom == height) | (right == width)
+    columns |= {
+        "width_px": right - left,
+        "height_px": bottom - top,
+        "touches_edge": at_edge.astype(int),
+        "orientation_deg": np.degrees(found["orientation"]),
+        "mean_intensity": np.ma.masked_invalid(channels).mean(0).filled(np.nan),
+    }
+    if len(channels) == 3:
+        columns |= dict(zip(("mean_red", "mean_green", "mean_blue"), channels, strict=True))
+    rows = zip(*(column.tolist() for column in columns.values()), strict=True)
+    return [dict(zip(columns, row, strict=True)) for row in rows]
 
 
-def _finite_mean(pixels: NDArray[np.bool_], values: NDArray[np.floating]) -> float:
+def _finite_mean(pixels: NDArray[np.bool_], values: NDArray[Any]) -> float:
     """Mean of the finite values of a nucleus in its bounding box; NaN if there are none."""
     finite = values[pixels & np.isfinite(values)]
     return float(finite.mean()) if finite.size else np.nan
 
 
 def nuclei_csv(rows: Iterable[Mapping[str, Any]]) -> str:
-    """Format rows of `measurements`, each with its ``image``, as CSV with seven significant digits."""
+    """Format rows of `measurements`, each with its ``image``, as CSV with seven significant digits.
+
+    An apostrophe comes before the id of an image that a spreadsheet would take for a formula.
+    """
     text = io.StringIO()
-    writer = csv.DictWriter(text, ["image", *_MEASURED.values()], lineterminator="\n")
+    writer = csv.DictWriter(text, COLUMNS, lineterminator="\n")
     writer.writeheader()
-    for row in rows:
-        writer.writerow(
-            {k: float(f"{v:.7g}") if isinstance(v, float) else v for k, v in row.items()}
-        )
+    writer.writerows({key: _cell(value) for key, value in row.items()} for row in rows)
     return text.getvalue()
+
+
+def _cell(value: Any) -> Any:
+    if isinstance(value, float):
+        return float(f"{value:.7g}")
+    return f"'{value}" if isinstance(value, str) and value.startswith(_FORMULA) else value
 
 
 def outlines(labels: NDArray[np.integer]) -> dict[int, list[NDArray[np.float64]]]:

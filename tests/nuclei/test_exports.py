@@ -1,3 +1,4 @@
+import csv
 import io
 import json
 import zipfile
@@ -37,15 +38,16 @@ def test_measurements_by_hand() -> None:
     image[2, 5] = 20
     ring, pair = measurements(image, LABELS)
     assert ring == {
-        "nucleus": 1,
-        "area_px": 8,
-        "x_px": 2,
-        "y_px": 1,
-        "mean_intensity": 0,
-        "eccentricity": 0,
+        **{"nucleus": 1, "x_px": 2, "y_px": 1, "eccentricity": 0},
+        **{"left_px": 1, "top_px": 0, "width_px": 3, "height_px": 3, "touches_edge": 1},
+        **{"area_px": 8, "diameter_px": pytest.approx(2 * (8 / np.pi) ** 0.5), "perimeter_px": 8},
+        **{"solidity": pytest.approx(8 / 9), "orientation_deg": pytest.approx(-45)},
+        **{"mean_intensity": 0, "mean_red": 0, "mean_green": 0, "mean_blue": 0},
     }
     assert (pair["nucleus"], pair["area_px"], pair["x_px"], pair["y_px"]) == (2, 2, 5, 1.5)
     assert pair["mean_intensity"] == 40
+    assert [pair[f"mean_{name}"] for name in ("red", "green", "blue")] == [25, 40, 55]
+    assert (pair["touches_edge"], pair["orientation_deg"]) == (1, 0)
     assert 0.8 < pair["eccentricity"] <= 1
     assert measurements(image, np.zeros((4, 6), int)) == []
     assert measurements(image[..., :1] * np.uint16(100), LABELS)[1]["mean_intensity"] == 2500
@@ -66,9 +68,24 @@ def test_the_table_has_seven_significant_digits() -> None:
     _, pair = nuclei_csv(
         [{"image": "a", **row} for row in measurements(image, LABELS)[1:]]
     ).splitlines()
-    assert pair.split(",")[:6] == ["a", "2", "2.0", "5.0", "1.5", "3.456e-05"]
+    assert pair.split(",")[:4] == ["a", "2", "5.0", "1.5"]
+    assert pair.split(",")[15:] == ["3.456e-05", "", "", ""]
     _, row = nuclei_csv([{"image": "a", "x_px": 31234.5678, "y_px": 1 / 3}]).splitlines()
-    assert row == "a,,,31234.57,0.3333333,,"
+    assert row.startswith("a,,31234.57,0.3333333,,")
+
+
+@pytest.mark.parametrize("id_", ["=1+1", "+1", "-1", "@SUM(A1)", "\t=1"])
+def test_no_cell_of_the_table_is_a_formula(id_: str) -> None:
+    [row] = csv.DictReader(io.StringIO(nuclei_csv([{"image": id_, "x_px": -1.5}])))
+    assert (row["image"], row["x_px"]) == (f"'{id_}", "-1.5")
+
+
+def test_a_nucleus_inside_the_image_does_not_touch_its_edge() -> None:
+    labels = np.zeros((4, 6), int)
+    labels[1:3, 2:5] = 1
+    [row] = measurements(np.ones((4, 6, 1)), labels)
+    assert (row["touches_edge"], row["width_px"], row["height_px"]) == (0, 3, 2)
+    assert abs(row["orientation_deg"]) == 90
 
 
 def test_outlines_by_hand() -> None:

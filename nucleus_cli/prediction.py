@@ -65,7 +65,8 @@ def predict(
     runs.require_run(runs.run_of(model))
     made = flow(list(images), out, model, outlines, *chosen.data.plane, overrides=overrides)
     click.echo("\nThe prediction has finished.")
-    written = {"label images": "labels", "overlays": "overlays", "table of nuclei": "nuclei.csv"}
+    written = {"label images": "labels", "overlays": "overlays", "first images": "overview.png"}
+    written["table of nuclei"] = "nuclei.csv"
     if set(outlines) - {"coco"}:
         written["outlines"] = "outlines"
     if "coco" in outlines:

@@ -9,9 +9,12 @@ from nucleus_unet.data import load_image, originals, read_images
 from nucleus_unet.engine import Stage
 from nucleus_unet.files import write_atomically, writing
 from nucleus_unet.nuclei import exports
-from nucleus_unet.reports import overlay_png
+from nucleus_unet.reports import PREDICTED_LEGEND, contact_sheet, overlay, overlay_png, short_name
 from tasks.publish_submission import NO_SPACE
 from tasks.reporting import uncached_task
+
+OVERVIEW = 12
+"""Largest number of images in ``overview.png``."""
 
 
 @uncached_task("write label images, overlays and table")
@@ -35,8 +38,9 @@ def publish_nuclei(
     outlines : sequence of str
         Formats of outlines to write in addition.
     folder : Path
-        Gets ``labels/<id>.png`` (``.tif`` from 65,536 nuclei), ``overlays/<id>.png`` and ``nuclei.csv``;
-        for outlines ``outlines/<id>.geojson``, ``outlines/<id>.zip`` (ImageJ) and ``coco.json``.
+        Gets ``labels/<id>.png`` (``.tif`` from 65,536 nuclei), ``overlays/<id>.png``, ``overview.png``
+        and ``nuclei.csv``; for outlines ``outlines/<id>.geojson``, ``outlines/<id>.zip`` (ImageJ) and
+        ``coco.json``.
     """
     label_files = {
         str(path.relative_to(stage.folder).with_suffix("")): path
@@ -45,7 +49,7 @@ def publish_nuclei(
         if path.suffix in (".png", ".tif")
     }
     entries = read_images(images.folder).entries
-    rows = []
+    rows, tiles = [], []
 
     def write(name: str, content: bytes | str) -> None:
         with writing(folder / name, NO_SPACE):
@@ -55,15 +59,18 @@ def publish_nuclei(
         content = label_files[entry.id].read_bytes()
         write(f"labels/{entry.id}{label_files[entry.id].suffix}", content)
         labels = exports.decode_label_image(content)
-        title = f"{entry.id}: {labels.max()} nuclei"
-        picture = overlay_png(load_image(images.home, entry), labels, title=title)
-        write(f"overlays/{entry.id}.png", picture)
+        image = load_image(images.home, entry)
+        write(f"overlays/{entry.id}.png", overlay_png(image, labels))
+        if len(tiles) < OVERVIEW:
+            title = f"{short_name(entry.id)}: {labels.max()} nuclei"
+            tiles.append((title, overlay(image, labels, side_px=480)))
         rows += [{"image": entry.id} | row for row in exports.measurements(values, labels)]
         if "geojson" in outlines:
             write(f"outlines/{entry.id}.geojson", exports.geojson(labels))
         if "imagej" in outlines:
             write(f"outlines/{entry.id}.zip", exports.imagej(labels))
     write("nuclei.csv", exports.nuclei_csv(rows))
+    write("overview.png", contact_sheet(tiles, PREDICTED_LEGEND))
     if "coco" in outlines:
         names = [Path(entry.source).name for entry in entries]
         if len(set(names)) < len(names):

@@ -38,9 +38,10 @@ EXPORTS = {
         resize_maps separate_nuclei submission_rows validate_submission write_submission
     """,
     "reports": """
-        Candidate Comparison Verdict compare_scores data_uri decide disagreement evaluate_model
+        Candidate Comparison PREDICTED_LEGEND Verdict compare_scores contact_sheet data_uri decide
+        disagreement evaluate_model
         format_scores markdown_table match_submission model_card overlay overlay_png
-        parallel_coordinates pictures scores_table split_sheet training_curves tuned_keys
+        parallel_coordinates pictures scores_table short_name split_sheet training_curves tuned_keys
     """,
     "runs": """
         CHAMPION EPOCHS ImageDifference Record Reproduction Trial best_half best_of candidates

@@ -130,15 +130,9 @@ def comparison(
     return np.hstack([truth, np.full((truth.shape[0], 4, 3), 255, np.uint8), predicted])
 
 
-def overlay_png(
-    image: NDArray[np.uint8],
-    labels: NDArray[np.integer],
-    *,
-    title: str = "",
-    side_px: int = 960,
-) -> bytes:
-    """Draw `overlay` with a title and a legend, as a PNG that is large enough to read."""
-    return contact_sheet([(title, overlay(image, labels, side_px=side_px))], PREDICTED_LEGEND)
+def overlay_png(image: NDArray[np.uint8], labels: NDArray[np.integer]) -> bytes:
+    """Draw `overlay` as a PNG of the size of the image, which lies on the image in other programs."""
+    return bytes(cv2.imencode(".png", overlay(image, labels)[..., ::-1])[1])
 
 
 def short_name(id_: str) -> str:

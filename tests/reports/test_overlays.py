@@ -104,9 +104,13 @@ def test_overlay_takes_reversed_and_read_only_arrays() -> None:
 
 
 def test_overlay_png_holds_the_overlay_to_the_pixel() -> None:
-    png = overlay_png(gray(), square(2, 6), title="ab12 $ 0.5", side_px=200)
+    picture = pixels(overlay_png(gray(), square(2, 6)))
+    np.testing.assert_array_equal(picture, overlay(gray(), square(2, 6)))
+
+
+def test_a_contact_sheet_holds_its_pictures_to_the_pixel() -> None:
     drawn = overlay(gray(), square(2, 6), side_px=200)
-    picture = pixels(png)
+    picture = pixels(contact_sheet([("ab12 $ 0.5", drawn)], PREDICTED_LEGEND))
     assert picture.shape == (200 + 26 + 30, 240 + 20, 3)
     np.testing.assert_array_equal(picture[26:226, 10:210], drawn)
     assert (picture[:26] < 100).any()  # the title
@@ -124,7 +128,6 @@ def test_the_legend_shows_the_colours_that_are_given() -> None:
     assert shown(contact_sheet(tiles * 2, PREDICTED_LEGEND)) == {PREDICTION}
     compared = {FOUND, MISSED, SPLIT_UP, INVENTED, MERGED}
     assert shown(contact_sheet(tiles * 2, COMPARED_LEGEND)) == compared
-    assert shown(overlay_png(gray(), square(2, 6), side_px=200)) == {PREDICTION}
 
 
 def test_contact_sheet_lays_out_lines_of_two() -> None:

@@ -175,5 +175,5 @@ def test_results_keep_the_folders_of_their_images(home: Path, tmp_path: Path) ->
         *(f"labels/{name}.png" for name in ("s/a.b", "t/a")),
         *(f"overlays/{name}.png" for name in ("s/a.b", "t/a")),
         *(f"outlines/{name}.geojson" for name in ("s/a.b", "t/a")),
-        *("nuclei.csv", "coco.json"),
+        *("nuclei.csv", "coco.json", "overview.png"),
     }

@@ -11,6 +11,8 @@ COMMANDS = {
     "retrain": "training",
     "predict": "prediction",
     "reproduce": "training",
+    "runs": "models",
+    "models": "models",
     "diff": "models",
     "score": "prediction",
     "check": "datasets",

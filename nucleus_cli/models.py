@@ -1,11 +1,11 @@
-"""Commands about trained models and their runs: promote, rollback and diff."""
+"""Commands about trained models and their runs: runs, models, promote, rollback and diff."""
 
 import getpass
 import os
 
 import click
 
-from nucleus_cli.starting import find_mlflow, print_table
+from nucleus_cli.starting import find_mlflow, print_columns, print_table
 
 IMAGES_SHOWN = 20
 """Largest number of images that ``diff`` lists."""
@@ -17,6 +17,27 @@ def user_name() -> str:
         return getpass.getuser()
     except (KeyError, OSError):
         return f"uid {os.getuid()}"
+
+
+@click.command()
+@click.option(
+    "--last", type=click.IntRange(1), default=20, show_default=True, help="Number of runs."
+)
+def runs(last: int) -> None:
+    """List the latest runs, with their data, score and state."""
+    find_mlflow()
+    from nucleus_unet.runs import listing
+
+    print_columns(listing.RUN_COLUMNS, listing.recent_runs(last))
+
+
+@click.command()
+def models() -> None:
+    """List the versions of the model: champion, challenger, score, and why."""
+    find_mlflow()
+    from nucleus_unet.runs import listing
+
+    print_columns(listing.VERSION_COLUMNS, listing.model_versions())
 
 
 why_option = click.option(

@@ -99,6 +99,15 @@ def print_table(rows: Iterable[tuple[str, str]]) -> None:
         click.echo(f"{name:{width}}  {value}")
 
 
+def print_columns(head: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+    """Print rows below a head, in aligned columns."""
+    table = [head, *rows]
+    widths = [max(map(len, column)) for column in zip(*table, strict=True)]
+    for row in table:
+        cells = (f"{cell:{width}}" for cell, width in zip(row, widths, strict=True))
+        click.echo("  ".join(cells).rstrip())
+
+
 def command_progress(what: str, unit: str) -> Callable[[int, int | None], None]:
     """Progress of a command that runs no flow."""
     return engine.reporter(what, unit, lambda line: click.echo(line, err=True))

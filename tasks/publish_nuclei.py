@@ -2,7 +2,10 @@
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
 from prefect.logging import get_run_logger
 
 from nucleus_unet.data import load_image, originals, read_images
@@ -49,7 +52,8 @@ def publish_nuclei(
         if path.suffix in (".png", ".tif")
     }
     entries = read_images(images.folder).entries
-    rows, tiles = [], []
+    rows: list[dict[str, Any]] = []
+    tiles: list[tuple[str, NDArray[np.uint8]]] = []
 
     def write(name: str, content: bytes | str) -> None:
         with writing(folder / name, NO_SPACE):

@@ -46,9 +46,9 @@ EXPORTS = {
     "runs": """
         CHAMPION EPOCHS ImageDifference Record Reproduction Trial best_half best_of candidates
         checkout_source compare_submissions fetch_record fetch_start_weights images_seen
-        installed_packages make_database refused_by_mlflow reproduction_script require_run
-        require_same_data run_differences run_of run_url side_by_side slides_seen
-        submission_scores unseen_samples validation_warning
+        installed_packages make_database model_versions recent_runs refused_by_mlflow
+        reproduction_script require_run require_same_data run_differences run_of run_url
+        side_by_side slides_seen submission_scores unseen_samples validation_warning
     """,
 }
 HEAVY = {"keras", "tensorflow", "jax", "mlflow", "prefect", "matplotlib", "skimage", "sklearn"}

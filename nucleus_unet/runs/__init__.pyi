@@ -1,3 +1,5 @@
+from .listing import model_versions as model_versions
+from .listing import recent_runs as recent_runs
 from .logged import Record as Record
 from .records import fetch_record as fetch_record
 from .records import fetch_start_weights as fetch_start_weights

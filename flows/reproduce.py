@@ -71,8 +71,9 @@ def reproduce(
             again = records.require_run(retrained.run.id)
             weights = record.tags["weights.sha256"], again["weights.sha256"]
         else:
-            tuned, network = records.fetch_model(record.tags.get("model.run_id", run_id))
-            found = find_nuclei(tuned, network, images)
+            trained_in = record.tags.get("model.run_id")  # of a prediction
+            tuned, network = records.fetch_model(trained_in or run_id)
+            found = find_nuclei(recipe if trained_in else tuned, network, images)
             submission = publish_submission(images, found, run, made / run.id)
         return compare(record, submission, images, test, weights, run)
 

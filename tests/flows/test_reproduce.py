@@ -48,6 +48,21 @@ def test_the_logged_model_makes_the_same_submission(retrained: Any, client: Any)
 
 
 @pytest.mark.slow
+def test_a_prediction_is_reproduced_with_its_own_settings(retrained: Any, tmp_path: Path) -> None:
+    place = retrained.place
+    options = ("--model", retrained.run_id, "--set", "inference.min_area_px=60")
+    done = place.nucleus("predict", place.test, "--out", tmp_path / "out", *options)
+    assert done.returncode == 0, done.stderr
+    said = dict(
+        re.split("  +", line, maxsplit=1) for line in done.stdout.splitlines() if "  " in line
+    )
+    assert said["SHA-256"] != retrained.said["SHA-256"]
+    done = place.nucleus("reproduce", said["run"])
+    assert done.returncode == 0, done.stdout
+    assert done.stdout.count(said["SHA-256"]) == 2
+
+
+@pytest.mark.slow
 def test_trained_again_it_has_the_same_weights(retrained: Any, client: Any) -> None:
     done = retrained.place.nucleus("reproduce", retrained.run_id, "--retrain")
     assert done.returncode == 0, done.stderr

@@ -6,13 +6,14 @@ from pathlib import Path
 from typing import Annotated
 
 from prefect import flow
+from prefect.logging import get_run_logger
 from pydantic import Field, PositiveInt
 
 from flows.running import Work, prepare, task_runner, tracked
 from nucleus_unet.data import read_images, require_outside
 from nucleus_unet.engine import Stage, home_folder
 from nucleus_unet.errors import NucleusError
-from nucleus_unet.files import make_folder
+from nucleus_unet.files import make_folder, sha256_file
 from nucleus_unet.network import resolve
 from nucleus_unet.nuclei import Outlines
 from nucleus_unet.recipe import Depth, Recipe
@@ -32,8 +33,8 @@ class Predicted:
     """What a prediction made."""
 
     run: tracking.Run
-    model_run_id: str
-    """The run that trained the model."""
+    model: str
+    """Which model it was, in a few words."""
     submission: Submission
 
 
@@ -53,7 +54,8 @@ def predict(
     Args:
         images: Folders, zips or image files.
         out: Folder for the results: submission.csv, nuclei.csv, labels/ and overlays/.
-        model: Id of the MLflow run that trained the model, or champion.
+        model: Id of the MLflow run that trained the model, champion, or builtin for the model that comes
+            with the program. Without a champion, that is the built-in model too.
         outlines: Outlines to write in addition: geojson for QuPath, imagej for ImageJ's ROI manager,
             coco for COCO JSON.
         channel: Channel of image files with several, by its name or its number from 1.
@@ -69,16 +71,19 @@ def predict(
     recipe, network = records.fetch_model(run_id)
     data = recipe.data.model_copy(update={"channel": channel, "z": z, "time": time})
     recipe = resolve(recipe.model_copy(update={"data": data}).with_overrides(overrides))
+    said = registry.describe_model(run_id)
+    get_run_logger().info("predicting with %s", said)
     drawn = ["outlines"] if {"geojson", "imagej"} & set(outlines) else []
     for name in ("labels", "overlays", *drawn):
         make_folder(out / name, "Choose another folder with --out.")
-    with tracked(Work("predict", recipe, images, {"model.run_id": run_id})) as run:
+    of_model = {"model.run_id": run_id, "model.sha256": sha256_file(network)}
+    with tracked(Work("predict", recipe, images, of_model)) as run:
         new = stage_of(ingest.submit(home, images, "new", recipe.data.plane))
         tracking.log_dataset(run, "test", images, read_images(new.folder), None)
         found = find_nuclei(recipe, network, new)
         submission = publish_submission(new, found, run, out)
         publish_nuclei(images, new, [stages[-1] for stages in found], outlines, out)
-    return Predicted(run, run_id, submission)
+    return Predicted(run, said, submission)
 
 
 def find_nuclei(recipe: Recipe, network: Path, images: Stage) -> list[list[Stage]]:

@@ -11,6 +11,7 @@ from flows.running import Work, prepare, threads, tracked
 from nucleus_unet.data import dataset_files, read_images, read_labels
 from nucleus_unet.engine import fresh_home, home_folder
 from nucleus_unet.errors import NucleusError
+from nucleus_unet.files import sha256_file
 from nucleus_unet.recipe import Recipe
 from nucleus_unet.runs import Record, Reproduction, records, require_same_data, tracking
 from tasks.compare import compare
@@ -73,6 +74,11 @@ def reproduce(
         else:
             trained_in = record.tags.get("model.run_id")  # of a prediction
             tuned, network = records.fetch_model(trained_in or run_id)
+            if record.tags.get("model.sha256", sha256_file(network)) != sha256_file(network):
+                raise NucleusError(
+                    f"Run {run_id} predicted with the built-in model of another version of the program. "
+                    f"Reproduce it in its own environment: nucleus reproduce {run_id} --in-env | sh"
+                )
             found = find_nuclei(recipe if trained_in else tuned, network, images)
             submission = publish_submission(images, found, run, made / run.id)
         return compare(record, submission, images, test, weights, run)

@@ -19,12 +19,12 @@ from flows.running import (
     task_runner,
     tracked,
 )
-from nucleus_unet.data import read_images, read_labels, shared_images
+from nucleus_unet.data import is_sample, read_images, read_labels, shared_images
 from nucleus_unet.engine import home_folder
 from nucleus_unet.errors import NucleusError
 from nucleus_unet.network import resolve
 from nucleus_unet.recipe import Recipe, load_recipe
-from nucleus_unet.runs import fetch_start_weights, run_url, tracking
+from nucleus_unet.runs import fetch_start_weights, run_url, tracking, with_start
 from tasks.evaluate import evaluate, scores_of, tuned_by
 from tasks.ingest import ingest
 from tasks.merge_masks import merge_masks
@@ -101,12 +101,13 @@ def retraining(
     Parameters
     ----------
     recipe : Recipe
-        Resolved.
+        Resolved. If it starts from the champion, the run of the champion is noted instead.
     registry : bool
         Whether the model is registered and may become the champion.
     parent : str, optional
         The run in MLflow that this training is a part of, for example of a sweep.
     """
+    recipe = with_start(recipe)
     tags = {REGISTRY: str(registry).lower()} | ({tracking.PARENT: parent} if parent else {})
     return Work("retrain", recipe, training_data, tags, [test_data] if test_data else [])
 
@@ -133,7 +134,7 @@ def train_and_score(work: Work) -> Retrained:
         recipe = tuned_by(made.scores, recipe)
         logged = publish_model(recipe, work.raws, made, run)
         if work.tags[REGISTRY] == "true":
-            rank(recipe, made, logged, run)
+            rank(recipe, made, logged, run, of_sample=is_sample(work.raws))
         submission = None
         if tests:
             new = read_images(tests.folder)

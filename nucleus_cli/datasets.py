@@ -22,11 +22,13 @@ def check(
     The exit code is 1 if it cannot be used, and 2 if it cannot be opened.
     """
     from nucleus_unet.data import check_dataset, format_report
+    from nucleus_unet.network import builtin_model
     from nucleus_unet.recipe import load_recipe
 
     plane = load_recipe("best", plane_overrides(channel, z, time)).data.plane
     report = check_dataset(data, command_progress("checking", "images"), against, plane)
-    click.echo(format_report(report))
+    small, _, large = builtin_model().diameters_px
+    click.echo(format_report(report, (small, large)))
     sys.exit(1 if report.faults else 0)
 
 

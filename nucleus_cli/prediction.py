@@ -22,9 +22,9 @@ from nucleus_unet import data, engine, nuclei, reports, runs
 @click.option(
     "--model",
     default="champion",
-    show_default=True,
-    metavar="RUN_ID",
-    help="The run that trained the model.",
+    metavar="champion|builtin|RUN_ID",
+    help="The champion among your models (default; without one, the built-in model), the built-in "
+    "model, or the model of a run.",
 )
 @click.option("--out", required=True, type=PATH, help="Folder for the results.")
 @click.option(
@@ -62,7 +62,7 @@ def predict(
     start()
     from flows.predict import predict as flow
 
-    runs.require_run(runs.run_of(model))
+    runs.describe_model(runs.run_of(model))  # refuses an unknown run at once
     made = flow(list(images), out, model, outlines, *chosen.data.plane, overrides=overrides)
     click.echo("\nThe prediction has finished.")
     written = {"label images": "labels", "overlays": "overlays", "first images": "overview.png"}
@@ -73,7 +73,7 @@ def predict(
         written["outlines for COCO"] = "coco.json"
     print_table(
         [
-            ("model of run", made.model_run_id),
+            ("model", made.model),
             *printed_submission(made.submission),
             *((name, str(out / file)) for name, file in written.items()),
             *run_rows(made.run.id),

@@ -23,6 +23,7 @@ from nucleus_cli.starting import (
     read_data,
     run_rows,
     start,
+    typed_command,
 )
 from nucleus_unet import runs
 from nucleus_unet.errors import NucleusError
@@ -103,7 +104,8 @@ def retrain(
         (f"{name} images", str(made.pictures / f"validation_{name}.png"))
         for name in ("worst", "best")
     ]
-    print_table([*rows, *run_rows(made.run.id)])
+    use = f"{typed_command()} predict IMAGES --out FOLDER --model {made.run.id}"
+    print_table([*rows, *run_rows(made.run.id), ("to use the model, type", use)])
 
 
 @click.command()

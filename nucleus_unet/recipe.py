@@ -256,8 +256,8 @@ class Training(Part):
     )
     start_from: str | None = Field(
         None,
-        description="ID of an MLflow run: training starts from the weights of its model, which must "
-        "have the same architecture; none: from random weights",
+        description="Where training gets its first weights from: the model of an MLflow run by its ID, "
+        "champion or builtin, which must have the same architecture; none: random weights",
     )
     precision: Literal["auto", "float32", "mixed_bfloat16", "mixed_float16"] = Field(
         "auto",

@@ -14,7 +14,7 @@ from nucleus_unet.data import Sample, read_images, read_labels, read_split
 from nucleus_unet.engine import OutOfMemoryError, Stage, StoppedError, raise_if_abandoned
 from nucleus_unet.errors import NucleusError
 from nucleus_unet.files import locked, write_atomically
-from nucleus_unet.network import prediction_key
+from nucleus_unet.network import BUILTIN, prediction_key
 from nucleus_unet.recipe import Recipe
 from nucleus_unet.reports import (
     Candidate,
@@ -41,8 +41,12 @@ Model = tuple[Recipe, Path]
 
 
 @uncached_task("compare {recipe.name} with the champion")
-def rank(recipe: Recipe, made: Trained, model: LoggedModel, run: tracking.Run) -> Verdict:
-    """Register the model, and make it the champion if it is the first or better than the champion.
+def rank(
+    recipe: Recipe, made: Trained, model: LoggedModel, run: tracking.Run, *, of_sample: bool = False
+) -> Verdict:
+    """Register the model, and make it the champion if it is better than the champion.
+
+    The first model is compared with the built-in model instead.
 
     What was decided before stays, whether an operator or an earlier attempt of this run decided it.
 
@@ -50,6 +54,8 @@ def rank(recipe: Recipe, made: Trained, model: LoggedModel, run: tracking.Run) -
     ----------
     recipe : Recipe
         Recipe of the model, with its tuned values.
+    of_sample : bool
+        Whether the model was trained on the built-in sample.
     """
     tags = {"recipe": recipe.name, "score": f"{scores_of(made.scores)['score']:.4f}"}
     version = registry.register(run, model.id, tags, model.card)
@@ -64,18 +70,18 @@ def rank(recipe: Recipe, made: Trained, model: LoggedModel, run: tracking.Run) -
         lambda: logger.warning("waiting for another run that compares its model with the champion"),
         raise_if_abandoned,
     ):
-        verdict = _decided(version, recipe, made, run)
+        verdict = _decided(version, recipe, made, run, of_sample)
     logger.info("version %s is the %s. %s", version.number, verdict.place, verdict.reason)
     return verdict
 
 
 def _decided(
-    version: registry.Version, recipe: Recipe, made: Trained, run: tracking.Run
+    version: registry.Version, recipe: Recipe, made: Trained, run: tracking.Run, of_sample: bool
 ) -> Verdict:
     """Decide, log the verdict and do what it says, until the champion did not change meanwhile."""
     while True:
         before = registry.champion()
-        verdict = _verdict(version, before, recipe, made, run)
+        verdict = _verdict(version, before, recipe, made, run, of_sample)
         if registry.champion() != before:  # somebody promoted another version
             continue
         _log(verdict, version, run)
@@ -106,39 +112,41 @@ def _verdict(
     recipe: Recipe,
     made: Trained,
     run: tracking.Run,
+    of_sample: bool,
 ) -> Verdict:
     champion = Candidate(before.number) if before else None
     candidate = Candidate(version.number, note=version.tags.get(registry.NOTE))
-    if verdict := decide(candidate, champion, had_champion=registry.had_champion()):
+    had_champion, opponent = registry.had_champion(), before.run_id if before else BUILTIN
+    if verdict := decide(candidate, champion, had_champion=had_champion, of_sample=of_sample):
         return verdict
-    assert before  # without a champion there is always a verdict
     try:
-        theirs = records.fetch_model(before.run_id)
-        weights = (records.require_run(one)["weights.sha256"] for one in (before.run_id, run.id))
-        champion = Candidate(before.number, next(weights), theirs[0].digest())
-        candidate = Candidate(version.number, next(weights), recipe.digest())
-        if verdict := decide(candidate, champion):
-            return verdict
-        comparison: Comparison | str = _compared(before, theirs, recipe, made, run)
+        theirs = records.fetch_model(opponent)
+        if before:
+            weights = [records.require_run(one)["weights.sha256"] for one in (opponent, run.id)]
+            champion = Candidate(before.number, weights[0], theirs[0].digest())
+            candidate = Candidate(version.number, weights[1], recipe.digest())
+            if verdict := decide(candidate, champion):
+                return verdict
+        comparison: Comparison | str = _compared(opponent, theirs, recipe, made, run)
     except (StoppedError, OutOfMemoryError):
         raise
     # This code cannot read an older model. A fault that another try may not have ends the run.
     except (NucleusError, LookupError, TypeError, ValueError) as error:
         fault = not isinstance(error, NucleusError)
         get_run_logger().warning("not compared with the champion: %s", error, exc_info=fault)
-        reason = " ".join(str(error).split())
-        comparison = f"Version {before.number}, the champion, cannot be compared: {reason}"
+        name = f"Version {before.number}, the champion," if before else "The built-in model"
+        comparison = f"{name} cannot be compared: {' '.join(str(error).split())}"
     verdict = decide(candidate, champion, comparison=comparison)
     assert verdict
     return verdict
 
 
 def _compared(
-    before: registry.Version, theirs: Model, recipe: Recipe, made: Trained, run: tracking.Run
+    opponent: str, theirs: Model, recipe: Recipe, made: Trained, run: tracking.Run
 ) -> Comparison | str:
     """Score both models on validation images that are new to both, and log how they compare."""
     split, images = read_split(made.split.folder), read_images(made.images.folder)
-    seen = images_seen(before.run_id) | images_seen(recipe.training.start_from)
+    seen = images_seen(opponent) | images_seen(recipe.training.start_from)
     unseen = unseen_samples(
         split.samples("validation", images, read_labels(made.labels.folder), made.images.home),
         split,

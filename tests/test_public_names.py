@@ -16,7 +16,7 @@ EXPORTS = {
         DECODERS ImageEntry Images KINDS Labels SAMPLE_NAMES SIDES SPLIT_FILE Sample Split
         check_dataset damaged_entries dataset_digest dataset_files dataset_name decode_rle
         draw_synthetic encode_rle fingerprint format_report group_by_slide identities
-        images_code imaging_kind in_threads labels_code load_image load_labels make_split
+        images_code imaging_kind in_threads is_sample labels_code load_image load_labels make_split
         open_raw originals prepare_images prepare_labels raw_digests read_images read_labels
         read_split read_truth require_outside require_unchanged shared_images write_index
         write_synthetic
@@ -29,7 +29,8 @@ EXPORTS = {
         ui_url without_credentials
     """,
     "network": """
-        CHANNELS KERAS_LIBRARIES bce_dice_loss best_precision build_segmenter configure
+        BUILTIN CHANNELS KERAS_LIBRARIES bce_dice_loss best_precision build_segmenter
+        builtin_model configure
         device_kind gpu_compute_capability load_model maps_loss nvidia_gpus prediction_key
         random_matrix resolve segment_images usable_cores warp_sample write_maps
     """,
@@ -45,10 +46,10 @@ EXPORTS = {
     """,
     "runs": """
         CHAMPION EPOCHS ImageDifference Record Reproduction Trial best_half best_of candidates
-        checkout_source compare_submissions fetch_record fetch_start_weights images_seen
-        installed_packages make_database model_versions recent_runs refused_by_mlflow
+        checkout_source compare_submissions describe_model fetch_record fetch_start_weights
+        images_seen installed_packages make_database model_versions recent_runs refused_by_mlflow
         reproduction_script require_run require_same_data run_differences run_of run_url
-        side_by_side slides_seen submission_scores unseen_samples validation_warning
+        side_by_side slides_seen submission_scores unseen_samples validation_warning with_start
     """,
 }
 HEAVY = {"keras", "tensorflow", "jax", "mlflow", "prefect", "matplotlib", "skimage", "sklearn"}

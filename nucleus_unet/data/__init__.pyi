@@ -27,6 +27,7 @@ from .prepared import read_labels as read_labels
 from .prepared import write_index as write_index
 from .raw import SAMPLE_NAMES as SAMPLE_NAMES
 from .raw import dataset_name as dataset_name
+from .raw import is_sample as is_sample
 from .raw import open_raw as open_raw
 from .raw import require_outside as require_outside
 from .rle import decode_rle as decode_rle

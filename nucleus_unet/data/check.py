@@ -137,8 +137,15 @@ def check_dataset(
     )
 
 
-def format_report(report: DatasetReport) -> str:
-    """The report as aligned plain text, with the problems at the end."""
+def format_report(report: DatasetReport, usual_px: tuple[float, float]) -> str:
+    """The report as aligned plain text, with the problems and a verdict at the end.
+
+    Parameters
+    ----------
+    report : DatasetReport
+    usual_px : (float, float)
+        Between which diameters in pixels the built-in model expects nuclei.
+    """
     areas = report.areas_px
     lines = [str(report.path), f"{'layout':<12}{report.layout}"]
     lines.append(f"{'images':<12}{report.images:>8}")
@@ -147,6 +154,10 @@ def format_report(report: DatasetReport) -> str:
     if areas.size:
         low, middle, high = areas.min(), np.median(areas), areas.max()
         lines.append(f"{'area':<12}{low:>8} px smallest, {middle:g} px median, {high} px largest")
+        diameter, usual = 2 * np.sqrt(middle / np.pi), f"{usual_px[0]:g} to {usual_px[1]:g} px"
+        lines.append(
+            f"{'diameter':<12}{diameter:>8.1f} px median; of the built-in model's nuclei {usual}"
+        )
         lines.append(f"{'in pieces':<12}{report.in_pieces:>8}")
         lines.append(f"{'with holes':<12}{report.with_holes:>8}")
     if report.unread:

@@ -154,6 +154,11 @@ def dataset_name(paths: Sequence[Path]) -> str:
     return f"{SAMPLE_NAMES.get(name, name)}{more}"
 
 
+def is_sample(paths: Sequence[Path]) -> bool:
+    """Whether a data set is the built-in sample, by the names of its folders."""
+    return all(path.absolute().name in SAMPLE_NAMES for path in paths)
+
+
 def walk(folder: Path, depth: int = _DEPTH, prefix: str = "") -> Iterator[str]:
     """Names of the files and folders that `open_raw` reads, relative to `folder`.
 

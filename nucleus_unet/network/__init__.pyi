@@ -7,6 +7,8 @@ from .backend import gpu_compute_capability as gpu_compute_capability
 from .backend import nvidia_gpus as nvidia_gpus
 from .backend import resolve as resolve
 from .backend import usable_cores as usable_cores
+from .builtin import BUILTIN as BUILTIN
+from .builtin import builtin_model as builtin_model
 from .inference import load_model as load_model
 from .inference import segment_images as segment_images
 from .losses import bce_dice_loss as bce_dice_loss

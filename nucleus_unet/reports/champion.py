@@ -107,6 +107,7 @@ def decide(
     champion: Candidate | None,
     *,
     had_champion: bool = False,
+    of_sample: bool = False,
     comparison: Comparison | str | None = None,
 ) -> Verdict | None:
     """Decide whether a model becomes the champion.
@@ -116,11 +117,14 @@ def decide(
     new : Candidate
         The model that is decided on.
     champion : Candidate, optional
-        The champion of now.
+        The champion of now. Without one, the new model is compared with the built-in model.
     had_champion : bool
         Whether there was a champion before, even if it was deleted.
+    of_sample : bool
+        Whether the new model was trained on the built-in sample, which says nothing about real images.
     comparison : Comparison or str, optional
-        The champion compared with the new model, or why the two cannot be compared.
+        The champion or the built-in model compared with the new model, or why the two cannot be
+        compared.
 
     Returns
     -------
@@ -132,23 +136,21 @@ def decide(
         return Verdict("champion", f"It already is the champion{why}.")
     if new.note:
         return Verdict("challenger", f"It was the champion before ({new.note}).")
-    if champion is None:
-        if not had_champion:
-            return Verdict("champion", "It is the first model.")
+    if of_sample:
+        return Verdict("challenger", "It was trained on the built-in sample, not on real images.")
+    if champion is None and had_champion:
         lost = "The champion was deleted. Promote a version, or restore the previous champion."
         return Verdict("challenger", lost)
-    same = (new.weights_sha256, new.recipe_digest) == (
-        champion.weights_sha256,
-        champion.recipe_digest,
-    )
-    if same and new.weights_sha256 and new.recipe_digest:
+    made = new.weights_sha256, new.recipe_digest
+    if champion and all(made) and made == (champion.weights_sha256, champion.recipe_digest):
         return Verdict("copy", "It has the same weights and settings as the champion.")
     if comparison is None:
         return None
     if isinstance(comparison, str):
         return Verdict("challenger", comparison)
+    opponent = f"version {champion.number}, the champion" if champion else "the built-in model"
     rows = [
-        (f"version {champion.number}, the champion", f"{comparison.first:.4f}"),
+        (opponent, f"{comparison.first:.4f}"),
         (f"version {new.number}, the new model", f"{comparison.second:.4f}"),
     ]
     reason = (

@@ -6,7 +6,9 @@ from .records import fetch_start_weights as fetch_start_weights
 from .records import reproduction_script as reproduction_script
 from .records import require_run as require_run
 from .registry import CHAMPION as CHAMPION
+from .registry import describe_model as describe_model
 from .registry import run_of as run_of
+from .registry import with_start as with_start
 from .reproduction import ImageDifference as ImageDifference
 from .reproduction import Reproduction as Reproduction
 from .reproduction import compare_submissions as compare_submissions

@@ -3,9 +3,9 @@
 from datetime import datetime
 
 from mlflow import MlflowClient
-from mlflow.entities import Run
 
 from nucleus_unet.runs import registry
+from nucleus_unet.runs.records import data_name
 from nucleus_unet.runs.store import experiment_id
 
 RUN_COLUMNS = ("run", "kind", "recipe", "data", "score", "state", "started")
@@ -32,7 +32,7 @@ def recent_runs(most: int) -> list[tuple[str, ...]]:
             run.info.run_id,
             run.data.tags.get("kind", ""),
             run.data.tags.get("recipe", ""),
-            _data(run),
+            data_name(run),
             _score(run.data.metrics.get("validation/score")),
             run.info.status.lower(),
             f"{datetime.fromtimestamp(run.info.start_time / 1000):%Y-%m-%d %H:%M}",
@@ -68,13 +68,6 @@ def model_versions() -> list[tuple[str, ...]]:
         )
         for one in sorted(found, key=lambda one: -int(one.version))
     ]
-
-
-def _data(run: Run) -> str:
-    """Name of the data that a run trained on or, if it did not train, predicted."""
-    inputs = run.inputs.dataset_inputs if run.inputs else []
-    names = {tag.value: one.dataset.name for one in inputs for tag in one.tags}
-    return names.get("training") or names.get("test", "")
 
 
 def _score(value: float | str | None) -> str:

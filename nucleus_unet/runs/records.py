@@ -10,11 +10,13 @@ from pathlib import Path
 from typing import Any
 
 from mlflow import MlflowClient, artifacts, get_tracking_uri
+from mlflow.entities import Run
 from mlflow.exceptions import MlflowException
 
 from nucleus_unet.engine import home_folder, without_credentials
 from nucleus_unet.errors import NucleusError
 from nucleus_unet.files import locked, sha256_file
+from nucleus_unet.network.builtin import BUILTIN, BUILTIN_NETWORK, builtin_model
 from nucleus_unet.recipe import Recipe, parse_recipe
 from nucleus_unet.runs.environment import environment_script
 from nucleus_unet.runs.logged import LoggedDataset, Record
@@ -41,13 +43,25 @@ def require_run(run_id: str) -> dict[str, str]:
         ) from error
 
 
+def data_name(run: Run) -> str:
+    """Name of the data that a run trained on or, if it did not train, predicted."""
+    inputs = run.inputs.dataset_inputs if run.inputs else []
+    names = {tag.value: one.dataset.name for one in inputs for tag in one.tags}
+    return names.get("training") or names.get("test", "")
+
+
 def metric(run_id: str, name: str) -> float:
     """The last value of a run's metric."""
     return float(MlflowClient().get_run(run_id).data.metrics[name])
 
 
 def fetch_model(run_id: str) -> tuple[Recipe, Path]:
-    """Fetch the model of a logged run into the home.
+    """Fetch the model of a logged run into the home, or name that of the package.
+
+    Parameters
+    ----------
+    run_id : str
+        Id of the run that trained the model, or `BUILTIN`.
 
     Returns
     -------
@@ -60,6 +74,8 @@ def fetch_model(run_id: str) -> tuple[Recipe, Path]:
         If this tracking server has no such run, if the run logged no model, if the files of the model
         are damaged, or if another version of the code made the recipe.
     """
+    if run_id == BUILTIN:
+        return builtin_model().recipe, BUILTIN_NETWORK
     tag = require_run(run_id).get(MODEL_FILES)
     if not tag:
         raise NucleusError(
@@ -100,8 +116,8 @@ def fetch_start_weights(recipe: Recipe) -> Path | None:
         theirs, ours = getattr(origin.network, key), getattr(recipe.network, key)
         if theirs != ours:
             raise NucleusError(
-                f"training.start_from={run_id}: network.{key} is {theirs} in that run and {ours} in the "
-                f"recipe. Start from a run with the same network, or set network.{key}={theirs}."
+                f"training.start_from={run_id}: network.{key} is {theirs} in that model and {ours} in "
+                f"the recipe. Start from a model with the same network, or set network.{key}={theirs}."
             )
     return network
 

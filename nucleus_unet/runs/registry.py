@@ -6,12 +6,14 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 
-from mlflow import MlflowClient, get_tracking_uri
+from mlflow import MlflowClient
 from mlflow.entities.model_registry import ModelVersion
 from mlflow.exceptions import MlflowException
 
-from nucleus_unet.engine import without_credentials
 from nucleus_unet.errors import NucleusError
+from nucleus_unet.network import BUILTIN, builtin_model
+from nucleus_unet.recipe import Recipe
+from nucleus_unet.runs.records import data_name, require_run
 from nucleus_unet.runs.store import ABSENT
 from nucleus_unet.runs.tracking import Run
 
@@ -62,27 +64,50 @@ def had_champion() -> bool:
 
 
 def run_of(model: str) -> str:
-    """The run that logged a model.
+    """The run that trained a model, or `BUILTIN`.
 
     Parameters
     ----------
     model : str
-        The id of that run, or ``champion``.
+        The id of that run, `BUILTIN`, or ``champion``; without a champion that is the built-in model.
+    """
+    if model != CHAMPION:
+        return model
+    found = champion()
+    return found.run_id if found else BUILTIN
+
+
+def describe_model(run_id: str) -> str:
+    """Say in a few words which model this is, what it was trained on and how it scores.
+
+    Parameters
+    ----------
+    run_id : str
+        Id of the run that trained the model, or `BUILTIN`.
 
     Raises
     ------
     NucleusError
-        If there is no champion.
+        If this tracking server has no such run.
     """
-    if model != CHAMPION:
-        return model
-    if found := champion():
-        return found.run_id
-    raise NucleusError(
-        f"There is no champion at {without_credentials(get_tracking_uri())}. Train a model with "
-        "nucleus retrain, name a run with --model, or set NUCLEUS_HOME or MLFLOW_TRACKING_URI to where "
-        "your models are."
+    if run_id == BUILTIN:
+        return str(builtin_model())
+    tags, run = require_run(run_id), MlflowClient().get_run(run_id)
+    now, name = champion(), f"run {run_id}"
+    if now and now.run_id == run_id:
+        name = f"the champion, version {now.number}"
+    return (
+        f"{name}: {tags['recipe']}, trained on {data_name(run)}, score "
+        f"{run.data.metrics['validation/score']:.3f} on its validation images"
     )
+
+
+def with_start(recipe: Recipe) -> Recipe:
+    """Name the run of the champion in a recipe whose training starts from the champion."""
+    if recipe.training.start_from != CHAMPION:
+        return recipe
+    training = recipe.training.model_copy(update={"start_from": run_of(CHAMPION)})
+    return recipe.model_copy(update={"training": training})
 
 
 def challenge(version: Version) -> None:

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 
 from nucleus_unet.data import SPLIT_FILE, Images, Sample, Split
 from nucleus_unet.errors import NucleusError
+from nucleus_unet.network import BUILTIN, builtin_model
 from nucleus_unet.recipe import Training
 from nucleus_unet.runs import records
 
@@ -14,10 +15,15 @@ def chooses_epoch(training: Training) -> bool:
 
 
 def images_seen(run_id: str | None) -> set[str]:
-    """SHA-256 of the image files that a logged model knows; none for None.
+    """SHA-256 of the image files, or of the pixels, of the images that a model knows; none for None.
 
     A model knows the images that it was trained on, those that its epoch was chosen on, and those that
     the model knows from which its training started.
+
+    Parameters
+    ----------
+    run_id : str, optional
+        Id of the run that trained the model, or `BUILTIN`.
 
     Raises
     ------
@@ -26,6 +32,8 @@ def images_seen(run_id: str | None) -> set[str]:
     """
     seen: set[str] = set()
     while run_id:
+        if run_id == BUILTIN:
+            return seen | builtin_model().seen
         record = records.fetch_record(run_id)
         split = Split.model_validate_json(records.fetch_artifact(run_id, SPLIT_FILE).read_bytes())
         digests = {file["id"]: file["image_sha256"] for file in record.data["training"].files}
@@ -37,12 +45,13 @@ def images_seen(run_id: str | None) -> set[str]:
 
 
 def slides_seen(split: Split, images: Images, seen: set[str]) -> set[str]:
-    """The slides that have at least one image whose file is among those seen."""
+    """The slides that have at least one image whose file or pixels are among those seen."""
     slides = split.slides
     return {
         slides[entry.id]
         for entry in images.entries
-        if entry.source_sha256 in seen and entry.id in slides  # others were left out of the split
+        # Others were left out of the split.
+        if entry.id in slides and seen & {entry.source_sha256, entry.pixels_sha256}
     }
 
 

@@ -39,10 +39,11 @@ def test_a_data_set_without_problems(good: Path) -> None:
     assert report.sizes == {(8, 9): 2}
     assert report.modes == {"RGBA": 1, "gray uint16": 1}
     assert sorted(report.areas_px.tolist()) == [4, 9, 16]
-    lines = format_report(report).splitlines()
+    lines = format_report(report, (8, 30)).splitlines()
     assert lines[1] == "layout      a folder for each image"
     assert "nuclei             3" in lines
     assert "area               4 px smallest, 9 px median, 16 px largest" in lines
+    assert "diameter         3.4 px median; of the built-in model's nuclei 8 to 30 px" in lines
     assert "      8       9       2" in lines
     assert lines[-1] == "usable"
 
@@ -56,7 +57,7 @@ def test_small_problems_are_decided_by_rule(good: Path) -> None:
     assert [problem.kind for problem in report.problems] == ["empty", "duplicate"]
     assert report.faults == ()
     said = "usable: small problems with 2 files are decided by rule"
-    assert format_report(report).splitlines()[-1] == said
+    assert format_report(report, (8, 30)).splitlines()[-1] == said
 
 
 def test_pieces_and_holes_are_counted(good: Path) -> None:
@@ -66,14 +67,14 @@ def test_pieces_and_holes_are_counted(good: Path) -> None:
     write_png(good / "a/masks/1.png", apart)
     report = check_dataset(good)
     assert (report.in_pieces, report.with_holes) == (2, 1)
-    assert "in pieces          2" in format_report(report)
+    assert "in pieces          2" in format_report(report, (8, 30))
 
 
 def test_ignored_files_are_listed(good: Path) -> None:
     for number in range(5):
         (good / f"{number}.czi").touch()
     (good / "a/notes.txt").touch()
-    lines = format_report(check_dataset(good)).splitlines()
+    lines = format_report(check_dataset(good), (8, 30)).splitlines()
     assert "ignored            6 0.czi, 1.czi, 2.czi and 3 more" in lines
 
 
@@ -125,7 +126,7 @@ def test_problems_are_sorted_by_file(good: Path) -> None:
     details = {problem.file: problem.detail for problem in report.problems}
     assert details["a/masks/7.png"] == "the file is truncated. Download or save it again."
     assert details["d/labels.png"] == "5x5, but the image is 8x9"
-    lines = format_report(report).splitlines()
+    lines = format_report(report, (8, 30)).splitlines()
     assert "unreadable                5" in lines
     assert any(line.startswith("c               duplicate") for line in lines)
     assert lines[-1] == "not usable: 5 unreadable, 1 not annotated, 1 not a label image"
@@ -145,4 +146,6 @@ def test_the_real_training_set(dsb2018: Path) -> None:
     assert (report.images, report.areas_px.size, report.modes) == (664, 28_986, {"RGBA": 664})
     assert {problem.kind for problem in report.problems} == {"overlap"}
     assert (len(report.problems), report.in_pieces) == (6, 2)
-    assert format_report(report).endswith("small problems with 6 files are decided by rule")
+    assert format_report(report, (8, 30)).endswith(
+        "small problems with 6 files are decided by rule"
+    )

@@ -14,6 +14,8 @@ from typing import Any
 import pytest
 from playwright.sync_api import Locator, Page, expect, sync_playwright
 
+from tasks.rank import NEW_CHAMPION
+
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "chrome"))), None)
 PATIENCE_MS = 60_000
 BLOCK = """
@@ -108,9 +110,22 @@ def test_a_run_from_the_form_to_both_uis(team: Any, told: Any, page: Page, shots
     page.get_by_role("button", name="Submit").click()
     team.wait(lambda: [run["state_name"] for run in team.runs()] == ["Completed"])
     [run] = team.runs()
+
+    # A model of the built-in sample never becomes the champion, so another one is announced.
+    payload = json.dumps({"said": "Version 1: It is better.", "url": "http://mlflow/run"})
+    event = (
+        "event",
+        "emit",
+        NEW_CHAMPION,
+        "--resource-id",
+        "nucleus.model.1",
+        "--payload",
+        payload,
+    )
+    assert team.prefect(*event).wait(60) == 0
     team.wait(lambda: sent)
     assert sent[0]["subject"] == "nucleus: a new champion"
-    assert sent[0]["body"].startswith("Version 1: It is the first model.\nhttp://")
+    assert sent[0]["body"] == "Version 1: It is better.\nhttp://mlflow/run"
 
     # The chain of tasks, and the artifacts with a picture that is drawn.
     page.goto(f"{prefect}/runs/flow-run/{run['id']}")

@@ -95,8 +95,10 @@ def test_it_ends_with_what_was_made(retrained: Any) -> None:
     assert said["SHA-256"] == sha256_file(retrained.submission)
     assert said["to see the run, type"] == f"nucleus ui {retrained.run_id}"
     assert said["nuclei"].endswith(" in 3 images")
-    assert said["model"] == "version 1, the champion: nucleus predict uses it"
-    assert said["verdict"] == "It is the first model."
+    promote = "nucleus promote 1 --why TEXT makes it the champion"
+    assert said["model"] == f"version 1, the challenger: {promote}"
+    assert said["verdict"].startswith("The difference in score is ")
+    assert said["verdict"].endswith(" A decision needs at least 10 slides.")
     assert 0 <= float(said["validation mean_iou"]) <= 1
 
 
@@ -390,11 +392,9 @@ def test_again_is_a_new_run_with_the_same_submission(
 ) -> None:
     assert again.run_id != retrained.run_id
     assert again.said["SHA-256"] == retrained.said["SHA-256"]
-    assert again.said["verdict"] == "It has the same weights and settings as the champion."
-    assert again.said["model"] == "version 2, a copy of the champion, which nucleus predict uses"
+    assert again.said["verdict"] == retrained.said["verdict"]
     aliases = client.get_registered_model("nucleus-unet").aliases
-    assert str(aliases["champion"]) == "1"
-    assert str(aliases.get("challenger")) != "2"
+    assert {name: str(number) for name, number in aliases.items()} == {"challenger": "2"}
     run = client.get_run(again.run_id)
     assert run.info.status == "FINISHED"
     assert run.data.tags["reused_from"] == retrained.run_id
@@ -437,7 +437,8 @@ def predicted(retrained: Any, tmp_path_factory: pytest.TempPathFactory) -> Path:
     assert "Traceback" not in done.stderr
     said = {line.split()[-1] for line in done.stdout.splitlines() if line}
     assert {str(path) for path in out.iterdir()} <= said
-    assert re.search(rf"^model of run +{retrained.run_id}$", done.stdout, re.MULTILINE)
+    trained = "quick, trained on stage1_train, score "
+    assert re.search(rf"^model +run {retrained.run_id}: {trained}", done.stdout, re.MULTILINE)
     return out
 
 

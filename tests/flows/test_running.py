@@ -149,11 +149,9 @@ def test_what_a_flow_refuses_before_any_work(
         (Path(), Path(".made")),
         (tmp_path / "labels" / "a.png", tmp_path / "labels"),
     ):
-        with pytest.raises(
-            NucleusError, match=r"^There is no champion at sqlite:.*\. Train a model"
-        ):
-            predict.fn([images], out)
-    monkeypatch.setattr("nucleus_unet.runs.registry.run_of", lambda model: model)
+        with pytest.raises(NucleusError, match=r"^There is no run other at "):
+            predict.fn([images], out, "other")
+    monkeypatch.setattr("nucleus_unet.runs.registry.describe_model", lambda model: model)
     monkeypatch.setattr(
         "nucleus_unet.runs.records.fetch_model", lambda _: (tiny, Path("model.keras"))
     )

@@ -1,4 +1,4 @@
-"""The champion behind MLflow's own server."""
+"""A registered model behind MLflow's own server."""
 
 import os
 import sys
@@ -22,10 +22,12 @@ def test_an_image_is_answered_with_its_labels(retrained: Any, start_server: Any)
         "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",  # it starts uvicorn
     }
 
+    number = retrained.client.get_run(retrained.run_id).data.tags["model.version"]
+
     def command(port: int) -> list[str]:
         serve = ("-m", "mlflow", "models", "serve", "--env-manager", "local", "--workers", "1")
         where = ("--host", "127.0.0.1", "--port", str(port))
-        return [sys.executable, *serve, *where, "-m", "models:/nucleus-unet@champion"]
+        return [sys.executable, *serve, *where, "-m", f"models:/nucleus-unet/{number}"]
 
     server = start_server(command, "", environment)
     path = min(Path(place.test).glob("*/images/*.png"))

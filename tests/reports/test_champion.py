@@ -91,8 +91,22 @@ MEASURED = (
 )
 
 
-def test_the_first_model_becomes_the_champion() -> None:
-    assert decide(NEW, None) == Verdict("champion", "It is the first model.")
+def test_the_first_model_is_compared_with_the_built_in_model() -> None:
+    assert decide(NEW, None) is None
+    table = TABLE.replace("version 3, the champion", "the built-in model")
+    assert decide(NEW, None, comparison=BETTER) == Verdict("champion", MEASURED, table)
+    found = decide(NEW, None, comparison="Not comparable.")
+    assert found == Verdict("challenger", "Not comparable.")
+
+
+def test_a_model_of_the_built_in_sample_never_becomes_the_champion() -> None:
+    said = Verdict("challenger", "It was trained on the built-in sample, not on real images.")
+    for before in (None, CHAMPION):
+        assert decide(NEW, before, of_sample=True, comparison=BETTER) == said
+    promoted = Candidate("3", note="2026-01-01 ann: by hand")
+    found = decide(promoted, CHAMPION, of_sample=True)
+    assert found
+    assert found.place == "champion"
 
 
 def test_a_deleted_champion_is_not_succeeded() -> None:

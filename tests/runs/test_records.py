@@ -257,8 +257,8 @@ def test_the_weights_of_another_network_are_refused(
     with pytest.raises(NucleusError) as caught:
         records.fetch_start_weights(tiny.with_overrides([f"training.start_from={start}"]))
     assert str(caught.value) == (
-        f"training.start_from={start}: network.{key} is {theirs} in that run and {ours} in the recipe. "
-        f"Start from a run with the same network, or set network.{key}={theirs}."
+        f"training.start_from={start}: network.{key} is {theirs} in that model and {ours} in the "
+        f"recipe. Start from a model with the same network, or set network.{key}={theirs}."
     )
 
 

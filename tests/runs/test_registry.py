@@ -8,6 +8,7 @@ from mlflow.exceptions import MlflowException
 from mlflow.protos.databricks_pb2 import PERMISSION_DENIED
 
 from nucleus_unet.errors import NucleusError
+from nucleus_unet.recipe import Recipe
 from nucleus_unet.runs import registry
 from nucleus_unet.runs.registry import Version
 from nucleus_unet.runs.tracking import Run
@@ -148,13 +149,16 @@ def test_a_missing_version_if_there_is_none() -> None:
     assert str(caught.value) == said
 
 
-def test_without_a_champion(tmp_path: Path, versions: list[Version]) -> None:
-    with pytest.raises(NucleusError) as caught:
-        registry.run_of("champion")
-    assert str(caught.value) == (
-        f"There is no champion at sqlite:///{tmp_path}/mlflow.db. Train a model with nucleus retrain, "
-        "name a run with --model, or set NUCLEUS_HOME or MLFLOW_TRACKING_URI to where your models are."
-    )
+def test_without_a_champion(versions: list[Version], tiny: Recipe) -> None:
+    assert registry.run_of("champion") == "builtin"
+    from_champion = tiny.with_overrides(["training.start_from=champion"])
+    assert registry.with_start(from_champion).training.start_from == "builtin"
+    registry.promote_version("2", "ann", "better")
+    assert registry.with_start(from_champion).training.start_from == versions[1].run_id
+    assert registry.with_start(tiny) is tiny
+
+
+def test_nothing_to_restore(versions: list[Version]) -> None:
     with pytest.raises(NucleusError, match=NO_OTHER):
         registry.restore_champion("ann", "why not")
 

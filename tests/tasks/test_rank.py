@@ -47,7 +47,7 @@ class Registry:
         (stages / SCORES).write_text(json.dumps(table))
         self.made = Trained(*[Stage(stages, "d" * 64, cached=False, seconds=1.0)] * 5)
 
-    def rank(self, name: str, attempts: int = 1) -> list[str]:
+    def rank(self, name: str, attempts: int = 1, of_sample: bool = False) -> list[str]:
         """Rank the model of a new run; returns the place after each attempt."""
         with tracking.open_run("retrain", self.recipe, name, {}, "", name) as run:
             tracking.log_tags(run, {"weights.sha256": name})
@@ -55,7 +55,8 @@ class Registry:
             model = MlflowClient().create_logged_model(experiment, "model", source_run_id=run.id)
             logged = LoggedModel(model.model_id, f"# Card of {name}")
             arguments = (self.recipe, self.made, logged, run)
-            return [module.rank.fn(*arguments).place for _ in range(attempts)]
+            ranks = (module.rank.fn(*arguments, of_sample=of_sample) for _ in range(attempts))
+            return [verdict.place for verdict in ranks]
 
 
 @pytest.fixture
@@ -71,13 +72,19 @@ def champion() -> str | None:
     return found.number if found else None
 
 
-def test_the_first_model_becomes_the_champion(ranked: Registry) -> None:
+def test_the_first_model_becomes_the_champion_if_it_is_better(ranked: Registry) -> None:
+    ranked.compared = lambda: WORSE
+    assert ranked.rank("worse") == ["challenger"]
+    assert champion() is None
+
+
+def test_the_first_champion_is_noted_once(ranked: Registry) -> None:
     assert ranked.rank("first", attempts=2) == ["champion", "champion"]
     [run] = MlflowClient().search_runs(["1"])
     tags = run.data.tags
     assert (tags["model.version"], tags["model.place"]) == ("1", "champion")
-    assert tags["model.verdict"] == "It is the first model."  # also after the second attempt
-    payload = {"said": "Version 1: It is the first model.", "url": ranked.events[0][1]["url"]}
+    assert tags["model.verdict"] == REASON  # also after the second attempt
+    payload = {"said": f"Version 1: {REASON}", "url": ranked.events[0][1]["url"]}
     assert ranked.events == [("nucleus.champion.new", payload)]
 
 
@@ -90,6 +97,11 @@ def test_a_better_model_succeeds_the_champion_and_a_worse_one_does_not(ranked: R
     [version] = MlflowClient().search_model_versions("run_id = '" + _run_of("better") + "'")
     assert version.tags[registry.NOTE].endswith(f" retrain: {REASON}")
     assert version.description == "# Card of better"
+
+
+def test_a_model_of_the_built_in_sample_is_not_compared(ranked: Registry) -> None:
+    ranked.compared = lambda: pytest.fail("compared")
+    assert ranked.rank("sample", of_sample=True) == ["challenger"]
 
 
 def test_a_promotion_by_hand_is_kept(ranked: Registry) -> None:

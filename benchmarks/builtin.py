@@ -1,0 +1,139 @@
+"""Make the model that comes with the package from a run on this machine, and score it.
+
+    nucleus retrain --train stage1_train.zip
+    python benchmarks/builtin.py RUN_ID --data "the 2018 Data Science Bowl"
+
+Rounds the weights to half precision, scores them on the validation images of the run, and writes
+model.keras, record.json and card.md into nucleus_unet/builtin/. Run it in the home of the run.
+"""
+
+import argparse
+import json
+import zipfile
+from collections.abc import Callable
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import h5py
+import numpy as np
+
+from nucleus_unet.data import (
+    SPLIT_FILE,
+    Split,
+    images_code,
+    labels_code,
+    load_labels,
+    prepare_images,
+    prepare_labels,
+    raw_digests,
+)
+from nucleus_unet.engine import EVENTS, EventLog, home_folder, prepare_environment, reporter
+from nucleus_unet.files import sha256_file
+from nucleus_unet.network import resolve
+from nucleus_unet.network.builtin import (
+    BUILTIN_CARD,
+    BUILTIN_NETWORK,
+    BUILTIN_RECORD,
+    BuiltinModel,
+)
+from nucleus_unet.reports import evaluate_model, model_card
+
+WEIGHTS = "model.weights.h5"
+
+
+def halve(network: Path, to: Path) -> None:
+    """Copy a ``model.keras`` with its weights rounded to float16. Equal weights give equal bytes."""
+    with TemporaryDirectory() as folder, zipfile.ZipFile(network) as source:
+        source.extract(WEIGHTS, folder)
+        rounded = Path(folder) / "rounded.h5"
+        with h5py.File(Path(folder) / WEIGHTS) as full, h5py.File(rounded, "w") as half:
+
+            def copy(name: str, item: h5py.Group | h5py.Dataset) -> None:
+                if isinstance(item, h5py.Dataset):
+                    half.create_dataset(name, data=np.asarray(item, np.float16), track_times=False)
+                    copied = half[name]
+                else:
+                    copied = half.require_group(name)
+                copied.attrs.update(item.attrs)
+
+            full.visititems(copy)
+            half.attrs.update(full.attrs)
+        with zipfile.ZipFile(to, "w", zipfile.ZIP_DEFLATED) as target:
+            for name in sorted(source.namelist()):
+                content = rounded.read_bytes() if name == WEIGHTS else source.read(name)
+                target.writestr(zipfile.ZipInfo(name), content, zipfile.ZIP_DEFLATED)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("run_id")
+    parser.add_argument("--data", required=True, help="name of the training data")
+    chosen = parser.parse_args()
+    prepare_environment()
+    from nucleus_unet.runs import fetch_record, records
+
+    home, record = home_folder(), fetch_record(chosen.run_id)
+    recipe, network = records.fetch_model(chosen.run_id)
+    # Each machine predicts with all of its cores.
+    training = recipe.training.model_copy(update={"threads": "auto"})
+    recipe = recipe.model_copy(update={"training": training})
+    halve(network, BUILTIN_NETWORK)
+    raws = [Path(path) for path in record.data["training"].paths]
+    images = prepare_images(raws, home, images_code(), annotated=True)
+    labels = prepare_labels(raws, images, home, labels_code())
+    split = Split.model_validate_json(
+        records.fetch_artifact(chosen.run_id, SPLIT_FILE).read_bytes()
+    )
+    trained = {image.id for image in split.training}
+    areas = np.concatenate(
+        [
+            np.bincount(load_labels(home, entry).ravel())[1:]
+            for entry in labels.entries
+            if entry.id in trained
+        ]
+    )
+
+    def progress(what: str, unit: str) -> Callable[[int, int | None], None]:
+        return reporter(what, unit, print)
+
+    fixed = resolve(recipe.with_overrides(["inference.tune=false"]))
+    validation = split.samples("validation", images, labels, home)
+    with TemporaryDirectory() as maps:
+        found = evaluate_model(fixed, BUILTIN_NETWORK, validation, Path(maps), progress)
+    made = BuiltinModel(
+        recipe=recipe,
+        network_sha256=sha256_file(BUILTIN_NETWORK),
+        data=chosen.data,
+        score=found.scores["score"],
+        images=len(validation),
+        commit=record.commit,
+        diameters_px=tuple(np.percentile(2 * np.sqrt(areas / np.pi), [5, 50, 95]).round(1)),
+        seen=frozenset(entry.pixels_sha256 for entry in images.entries if entry.id in trained),
+    )
+    values = made.model_dump(mode="json") | {"seen": sorted(made.seen)}
+    BUILTIN_RECORD.write_text(json.dumps(values, indent=1) + "\n")
+    events = EventLog(home / "stages" / "train" / record.tags["stage.train"][:20] / EVENTS).new()
+    scores = dict(found.scores)
+    by_image = scores.pop("by_image")
+    card = model_card(
+        recipe, f"{made.data[0].upper()}{made.data[1:]}", split, events, scores, by_image, None
+    )
+    origin = (
+        f"## Origin\n\nTrained at revision {made.commit} with `nucleus retrain --train "
+        f"stage1_train.zip` (SHA-256 of the zip: {raw_digests(raws)[0]}); its weights were rounded to "
+        "half precision by `benchmarks/builtin.py`. The scores are those of the rounded weights. "
+        f"SHA-256 of `model.keras`: {made.network_sha256}. The "
+        f"nuclei of its training images are {made.diameters_px[0]:g} to {made.diameters_px[2]:g} px "
+        f"wide (90 % of them), half of them up to {made.diameters_px[1]:g} px. The images have no pixel "
+        "size. They are released as CC0 (BBBC038v1, Caicedo et al., Nature Methods 2019)."
+    )
+    BUILTIN_CARD.write_text(f"{card}\n\n{origin}\n")
+    print(
+        f"score {made.score:.4f} with the weights as trained {record.metrics['validation/score']:.4f}"
+    )
+
+
+if __name__ == "__main__":
+    main()

@@ -72,12 +72,12 @@ def predict(
     data = recipe.data.model_copy(update={"channel": channel, "z": z, "time": time})
     recipe = resolve(recipe.model_copy(update={"data": data}).with_overrides(overrides))
     said = registry.describe_model(run_id)
-    get_run_logger().info("predicting with %s", said)
     drawn = ["outlines"] if {"geojson", "imagej"} & set(outlines) else []
     for name in ("labels", "overlays", *drawn):
         make_folder(out / name, "Choose another folder with --out.")
     of_model = {"model.run_id": run_id, "model.sha256": sha256_file(network)}
     with tracked(Work("predict", recipe, images, of_model)) as run:
+        get_run_logger().info("predicting with %s", said)
         new = stage_of(ingest.submit(home, images, "new", recipe.data.plane))
         tracking.log_dataset(run, "test", images, read_images(new.folder), None)
         found = find_nuclei(recipe, network, new)

@@ -65,10 +65,12 @@ def test_every_package_and_every_recipe_is_packaged() -> None:
     ]
     folders = {
         suffix: {".".join(p.parent.relative_to(ROOT).parts) for p in found if p.suffix == suffix}
-        for suffix in (".py", ".toml")
+        for suffix in (".py", ".toml", ".keras", ".json", ".md")
     }
     assert set(find_packages(str(ROOT), **setuptools["packages"]["find"])) == folders[".py"]
     data = {"*": ["*.pyi", "py.typed"], **{name: ["*.toml"] for name in folders[".toml"]}}
+    [builtin] = folders[".keras"] | folders[".json"] | folders[".md"]
+    data |= {builtin: ["*.keras", "*.json", "*.md"]}
     assert setuptools["package-data"] == data
 
 

@@ -17,6 +17,7 @@ from nucleus_unet.data.identity import (
 )
 from nucleus_unet.data.prepared import ImageEntry, Images, Labels, LabelsEntry
 from nucleus_unet.errors import NucleusError
+from nucleus_unet.recipe import ONLY_PLANE
 
 
 @pytest.fixture
@@ -124,7 +125,8 @@ def test_data_that_changed_are_refused(raw: Path, tmp_path: Path) -> None:
 def image(id_: str, **changes: Any) -> ImageEntry:
     fields = {"digest": f"i{id_}", "sha256": "", "source_sha256": f"file {id_}", "source": "x"}
     fields["pixels_sha256"] = f"pixels {id_}"
-    return ImageEntry.model_validate({"id": id_, **fields, "height": 4, "width": 6, **changes})
+    more = {"height": 4, "width": 6, "plane": ONLY_PLANE}
+    return ImageEntry.model_validate({"id": id_, **fields, **more, **changes})
 
 
 def label(id_: str, **changes: Any) -> LabelsEntry:

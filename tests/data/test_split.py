@@ -18,7 +18,7 @@ from nucleus_unet.data.split import (
     slide_split,
 )
 from nucleus_unet.errors import NucleusError
-from nucleus_unet.recipe import Data
+from nucleus_unet.recipe import ONLY_PLANE, Data
 
 IDS = [f"{number:02}" for number in range(20)]
 
@@ -151,7 +151,8 @@ def test_a_side_as_prepared_samples() -> None:
     common: dict[str, Any] = {"sha256": "", "source_sha256": "", "height": 2, "width": 3}
     images = Images(
         entries=tuple(
-            ImageEntry(id=i, digest=f"i{i}", source=i, pixels_sha256="", **common) for i in "abc"
+            ImageEntry(id=i, digest=f"i{i}", source=i, pixels_sha256="", plane=ONLY_PLANE, **common)
+            for i in "abc"
         )
     )
     labels = Labels(

@@ -52,7 +52,8 @@ def test_a_better_model_becomes_the_champion_and_a_worse_does_not(
     assert cv2.imread(str(folder / "pictures" / "disagreement.png")) is not None
     done = here.nucleus("predict", here.test, "--out", tmp_path / "out")
     assert done.returncode == 0, done.stderr
-    [predicted] = client.search_runs([run.info.experiment_id], "tags.kind = 'predict'")
+    predicted, earlier = client.search_runs([run.info.experiment_id], "tags.kind = 'predict'")
+    assert earlier.data.tags["model.run_id"] == "builtin"
     best = client.get_model_version("nucleus-unet", "2")
     assert predicted.data.tags["model.run_id"] == best.run_id
     for command, number in ((("promote", "3"), "3"), (("rollback",), "2")):

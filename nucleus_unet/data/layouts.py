@@ -36,8 +36,8 @@ _KAGGLE = re.compile(
     re.IGNORECASE,
 )
 _IN_MASKS = re.compile(r"(?:[^/]+/){1,2}masks/.+", re.IGNORECASE)
-_LABEL_IMAGE = re.compile(r"(.+?)(?:_cp)?_masks")
-_OF_CELLPOSE = re.compile(r".+_(?:flows|cp_output|cp_outlines)")
+_OF_CELLPOSE = re.compile(r"(?P<id>.+?)_(?P<what>(?:cp_)?masks|flows|cp_output|cp_outlines)")
+"""Files that cellpose writes for an image; its masks are a label image."""
 _CHANNEL = re.compile(r"(.+)_(\d{4})")
 """nnU-Net numbers the channels of an image in its file names."""
 
@@ -92,11 +92,11 @@ def read_layout(path: Path, names: Collection[str]) -> tuple[str, list[RawSample
     for name in names:
         if match := PICTURE.fullmatch(name):
             folders[match["folder"]][match["stem"]].append(name)
-    if folder := _folder_of_pairs(path, folders):
-        return _pairs(path, folder, folders)
+    if folder := _image_folder(path, folders):
+        return _in_two_folders(path, folder, folders)
     kaggle = {name: match for name in names if (match := _KAGGLE.fullmatch(name))}
     if not any(match["image"] and not name.endswith("/") for name, match in kaggle.items()):
-        return _flat(path, folders)
+        return _in_any_folders(path, folders)
     for name in names:
         if match := kaggle.get(name):
             _check_name(path, name, match["id"])
@@ -111,67 +111,80 @@ def read_layout(path: Path, names: Collection[str]) -> tuple[str, list[RawSample
     return "a folder for each image", samples
 
 
-def _folder_of_pairs(path: Path, folders: Folders) -> str | None:
-    """The folder whose images have label images in another one; None in another layout."""
-    found = [folder for folder in folders if _last(folder) in LABEL_FOLDERS]
+def _image_folder(path: Path, folders: Folders) -> str | None:
+    """The folder of images that has a folder of label images next to it; None in another layout."""
+    found = [folder for folder in folders if _name(folder) in LABEL_FOLDERS]
     if len(found) > 1 and all(len(folders[folder]) > 1 for folder in found):
         raise _several(path, sorted(found))
     if len(found) != 1:
         return None
     [folder] = found
-    images, beside = folders[folder], _beside(folder, folders)
-    if folder.count("/") == 1 or len(images) > 1 or _last(folder) != "images":
+    is_at_root = folder.count("/") == 1
+    if is_at_root or len(folders[folder]) > 1 or _name(folder) != "images":
         return folder
-    masks = [name for name in beside if _last(name) == "masks"]
-    if not masks:
-        return folder if beside else None
-    [stem] = images
-    if [*folders[masks[0]]] != [stem]:
-        return None
-    [file, *_] = folders[masks[0]][stem]
-    raise NucleusError(
-        f"{path}: {file} may be the mask of one nucleus or a label image. Rename it to {masks[0]}1"
-        f"{Path(file).suffix} in the first case, and the folder to labels in the second."
-    )
+    # One image, as in a data set of Kaggle's layout with one sample.
+    [stem] = folders[folder]
+    label_folders = {_name(found): found for found in _label_folders(folder, folders)}
+    masks = folders[label_folders["masks"]] if "masks" in label_folders else {}
+    if list(masks) == [stem]:
+        file = masks[stem][0]
+        raise NucleusError(
+            f"{path}: {file} may be the mask of one nucleus or a label image. If it is a mask, rename "
+            f"it to {label_folders['masks']}1{Path(file).suffix}. If it is a label image, rename its "
+            "folder to labels."
+        )
+    return folder if "labels" in label_folders else None
 
 
-def _pairs(path: Path, folder: str, folders: Folders) -> tuple[str, list[RawSample]]:
-    beside = _beside(folder, folders)
-    if len(beside) > 1:
-        raise NucleusError(f"{path}: has both {beside[0]} and {beside[1]}. Remove one of them.")
-    labels = folders[beside[0]] if beside else {}
-    images = folders[folder] if _last(folder) != "imagestr" else _one_channel(path, folders[folder])
+def _in_two_folders(path: Path, image_folder: str, folders: Folders) -> tuple[str, list[RawSample]]:
+    """Images in one folder, and a label image of the same name for each in another folder."""
+    label_folders = _label_folders(image_folder, folders)
+    if len(label_folders) > 1:
+        both = " and ".join(label_folders)
+        raise NucleusError(f"{path}: has both {both}. Remove one of them.")
+    labels = folders[label_folders[0]] if label_folders else {}
+    images = folders[image_folder]
+    if _name(image_folder) == "imagestr":
+        images = _one_channel(path, images)
     for stem, files in labels.items():
         if stem not in images:
             raise NucleusError(
-                f"{path}: {files[0]} has no image {folder}{stem}. Name label images like their images."
+                f"{path}: {files[0]} has no image {image_folder}{stem}. Name label images like their "
+                "images."
             )
-    for other, stems in folders.items():
-        if other not in (folder, *beside) and _last(other) not in ("imagests", "labelsts"):
+    for folder, stems in folders.items():
+        of_test = _name(folder) in ("imagests", "labelsts")
+        if folder not in (image_folder, *label_folders) and not of_test:
             raise _misplaced(path, next(iter(stems.values()))[0])
-    samples = []
-    for stem, files in images.items():
-        label_image = _only(path, stem, "label image", labels[stem]) if stem in labels else None
-        _check_name(path, files[0], stem)
-        samples.append(
-            RawSample(stem, _only(path, stem, "image", files), (), label_image, stem in labels)
-        )
-    return f"images in {folder}, label images in {beside[0] if beside else 'no folder'}", samples
+    samples = [_with_label_image(path, stem, files, labels) for stem, files in images.items()]
+    said = f"label images in {label_folders[0]}" if label_folders else "no label images"
+    return f"images in {image_folder}, {said}", samples
 
 
-def _beside(folder: str, folders: Folders) -> list[str]:
-    """The folders with label images for the images in a folder."""
-    parent = folder[: -len(_last(folder)) - 1]
+def _label_folders(image_folder: str, folders: Folders) -> list[str]:
+    """The folders next to a folder of images that may hold its label images."""
+    name = _name(image_folder)
+    parent = image_folder[: -len(f"{name}/")]
     return sorted(
-        other
-        for other in folders
-        if other.startswith(parent)
-        and other[len(parent) : -1].lower() in LABEL_FOLDERS[_last(folder)]
+        folder
+        for folder in folders
+        if folder.startswith(parent) and folder[len(parent) : -1].lower() in LABEL_FOLDERS[name]
     )
 
 
-def _last(folder: str) -> str:
+def _name(folder: str) -> str:
+    """The last part of a folder's path, in lower case."""
     return folder[:-1].rpartition("/")[2].lower()
+
+
+def _with_label_image(
+    path: Path, id_: str, files: Sequence[str], labels: Mapping[str, Sequence[str]]
+) -> RawSample:
+    """The sample of an image that may have a label image."""
+    _check_name(path, files[0], id_)
+    label_image = _only(path, id_, "label image", labels[id_]) if id_ in labels else None
+    image = _only(path, id_, "image", files)
+    return RawSample(id_, image, label_image=label_image, annotated=id_ in labels)
 
 
 def _one_channel(path: Path, images: Mapping[str, Sequence[str]]) -> Mapping[str, Sequence[str]]:
@@ -188,31 +201,29 @@ def _one_channel(path: Path, images: Mapping[str, Sequence[str]]) -> Mapping[str
     return found
 
 
-def _flat(path: Path, folders: Folders) -> tuple[str, list[RawSample]]:
+def _in_any_folders(path: Path, folders: Folders) -> tuple[str, list[RawSample]]:
     """Images in any folders, each perhaps next to its label image; ids keep the folders."""
     if not folders:
         raise NucleusError(f"{path}: no images found. {DATA_SET}")
-    common = os.path.commonpath(folders) if all(folders) else ""
+    common = os.path.commonpath(folders)
     by_id = {
-        os.path.relpath(f"{folder}{stem}", common or "."): files
+        f"{folder}{stem}".removeprefix(f"{common}/"): files
         for folder, stems in folders.items()
         for stem, files in stems.items()
     }
+    results = {id_: match for id_ in by_id if (match := _OF_CELLPOSE.fullmatch(id_))}
+    masks = {id_: match["id"] for id_, match in results.items() if match["what"].endswith("masks")}
     labels: defaultdict[str, list[str]] = defaultdict(list)
-    for stem, files in by_id.items():
-        if (label := _LABEL_IMAGE.fullmatch(stem)) and label[1] in by_id:
-            labels[label[1]] += files
+    for id_, image in masks.items():
+        if image in by_id:
+            labels[image] += by_id[id_]
     samples = []
-    for stem, files in by_id.items():
-        label = _LABEL_IMAGE.fullmatch(stem)
-        if labels and label and label[1] not in labels:
-            raise NucleusError(f"{path}: {files[0]} has no image {label[1]}. Add or remove it.")
-        if labels and (label or _OF_CELLPOSE.fullmatch(stem)):
+    for id_, files in by_id.items():
+        if labels and id_ in results and results[id_]["id"] in by_id:
             continue
-        _check_name(path, files[0], stem)
-        label_image = _only(path, stem, "label image", labels[stem]) if stem in labels else None
-        image = _only(path, stem, "image", files)
-        samples.append(RawSample(stem, image, (), label_image, stem in labels))
+        if labels and id_ in masks:
+            raise NucleusError(f"{path}: {files[0]} has no image {masks[id_]}. Add or remove it.")
+        samples.append(_with_label_image(path, id_, files, labels))
     return "images with label images beside them" if labels else "images", samples
 
 
@@ -241,9 +252,7 @@ def _only(path: Path, id_: str, what: str, files: Sequence[str]) -> str:
     if len(files) == 1:
         return files[0]
     found = f"{len(files)} {what}s ({', '.join(files[:2])})" if files else f"no {what}"
-    raise NucleusError(
-        f"{path}: {id_} has {found} and must have exactly one. The layout is {LAYOUT}."
-    )
+    raise NucleusError(f"{path}: {id_} has {found} and must have exactly one. Add or remove files.")
 
 
 def _check_name(path: Path, name: str, id_: str) -> None:
@@ -259,8 +268,8 @@ def _check_name(path: Path, name: str, id_: str) -> None:
 
 def _misplaced(path: Path, name: str) -> NucleusError:
     return NucleusError(
-        f"{path}: {name} does not fit the layout of a data set: images (PNG, TIFF, JPEG, BMP or "
-        f"WebP) and masks (PNG, TIFF or BMP) in {LAYOUT}. Move or remove it."
+        f"{path}: {name} does not fit the layout of the other files. Images are PNG, TIFF, JPEG, BMP or "
+        f"WebP, masks are PNG, TIFF or BMP; for example in {LAYOUT}. Move or remove it."
     )
 
 

@@ -139,7 +139,7 @@ def open_raw(path: Path, *, annotated: bool = False) -> Iterator[RawDataset]:
             if annotated and not sample.annotated:
                 raise NucleusError(
                     f"{path}: image {sample.id} has no masks folder and no label image. "
-                    f"Add one of them. The layout is {LAYOUT}."
+                    f"Add one of them, for example as {LAYOUT}."
                 )
         read = {name for s in samples for name in (s.image, *(file for _, file in s.annotation))}
         others = (name for name in seen if name not in read and not name.endswith("/"))

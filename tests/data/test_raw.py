@@ -117,9 +117,9 @@ def test_one_image_with_a_folder_of_labels(tmp_path: Path, container: str) -> No
 
 
 def test_other_results_of_cellpose_are_not_read(tmp_path: Path) -> None:
-    names = ("a.png", "a_cp_masks.png", "a_flows.tif", "a_cp_output.png", "b.png")
+    names = ("a.png", "a_cp_masks.png", "a_flows.tif", "a_cp_output.png", "river_flows.png")
     with open_raw(write_folder(tmp_path, dict.fromkeys(names, b""))) as raw:
-        assert [sample.id for sample in raw.samples] == ["a", "b"]
+        assert [sample.id for sample in raw.samples] == ["a", "river_flows"]
     assert raw.unread == ("a_cp_output.png", "a_flows.tif")
 
 
@@ -299,7 +299,8 @@ def test_digest(tmp_path: Path) -> None:
         ),
         (
             {"x/images/a.png": b"", "x/masks/a.png": b""},
-            "x/masks/a.png may be the mask of one nucleus or a label image. Rename it to x/masks/1.png",
+            "x/masks/a.png may be the mask of one nucleus or a label image. If it is a mask, rename it "
+            "to x/masks/1.png. If it is a label image, rename its folder to labels",
         ),
         (
             {"images/a.png": b"", "labels/a.png": b"", "masks/a.png": b""},

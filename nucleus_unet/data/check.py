@@ -14,12 +14,12 @@ from numpy.typing import NDArray
 from nucleus_unet.data.images import decode_image, decode_labels, decode_mask, pixel_digest
 from nucleus_unet.data.masks import (
     DECIDED_BY_RULE,
+    NOT_LABELS,
     DataProblem,
-    check_label_image,
     has_hole,
     merge_into_labels,
+    number_label_image,
     pieces,
-    relabel,
     size_text,
 )
 from nucleus_unet.data.prepared import Progress, in_threads
@@ -144,7 +144,7 @@ def format_report(report: DatasetReport, usual_px: tuple[float, float]) -> str:
     ----------
     report : DatasetReport
     usual_px : (float, float)
-        Between which diameters in pixels the built-in model expects nuclei.
+        Smallest and largest diameter of most nuclei that the built-in model was trained on.
     """
     areas = report.areas_px
     lines = [str(report.path), f"{'layout':<12}{report.layout}"]
@@ -154,9 +154,10 @@ def format_report(report: DatasetReport, usual_px: tuple[float, float]) -> str:
     if areas.size:
         low, middle, high = areas.min(), np.median(areas), areas.max()
         lines.append(f"{'area':<12}{low:>8} px smallest, {middle:g} px median, {high} px largest")
-        diameter, usual = 2 * np.sqrt(middle / np.pi), f"{usual_px[0]:g} to {usual_px[1]:g} px"
+        diameter = 2 * np.sqrt(middle / np.pi)
         lines.append(
-            f"{'diameter':<12}{diameter:>8.1f} px median; of the built-in model's nuclei {usual}"
+            f"{'diameter':<12}{diameter:>8.1f} px median; the built-in model was trained on "
+            f"{usual_px[0]:g} to {usual_px[1]:g} px"
         )
         lines.append(f"{'in pieces':<12}{report.in_pieces:>8}")
         lines.append(f"{'with holes':<12}{report.with_holes:>8}")
@@ -182,7 +183,7 @@ def _verdict(report: DatasetReport) -> str:
     if faults := Counter(problem.kind for problem in report.faults):
         return "not usable: " + ", ".join(f"{n} {kind}" for kind, n in faults.most_common())
     if report.problems:
-        return f"usable: small problems with {len(report.problems)} files are decided by rule"
+        return f"usable: {len(report.problems)} small problems are decided by rule"
     return "usable"
 
 
@@ -226,13 +227,13 @@ def _labels(
         return merged.labels
     for file, labels in annotation:
         if labels.shape == size:
-            numbered = relabel(labels)
-            if not (faults := check_label_image(file, numbered)):
-                return numbered
-            problems += faults
-            continue
-        detail = f"{size_text(labels.shape)}, but the image is {size_text(size)}"
-        problems.append(DataProblem(file, "unreadable", detail))
+            numbered = number_label_image(file, labels)
+            problems += numbered.problems
+            if not any(problem.kind in NOT_LABELS for problem in numbered.problems):
+                return numbered.labels
+        else:
+            detail = f"{size_text(labels.shape)}, but the image is {size_text(size)}"
+            problems.append(DataProblem(file, "unreadable", detail))
     return np.zeros(size, np.int32)
 
 

@@ -169,16 +169,9 @@ def pieces(labels: NDArray[np.int32]) -> tuple[NDArray[np.int64], NDArray[np.flo
 
 
 def has_hole(labels: NDArray[np.int32]) -> NDArray[np.bool_]:
-    """Whether each nucleus encloses pixels that are not its own; pixels that touch at a corner enclose.
+    """Find out which nuclei have a hole, (n,) bool; `labels` are as for `pieces`.
 
-    Parameters
-    ----------
-    labels : (H, W) int32
-        0 is background, and each number from 1 to n is one nucleus.
-
-    Returns
-    -------
-    (n,) bool
+    A hole may hold other nuclei. Pixels of the nucleus that touch only at a corner close it.
 
     Examples
     --------
@@ -192,8 +185,8 @@ def has_hole(labels: NDArray[np.int32]) -> NDArray[np.bool_]:
     return np.array(found, np.bool_)
 
 
-def check_label_image(file: str, labels: NDArray[np.int32]) -> tuple[DataProblem, ...]:
-    """Find out whether a label image cannot be one.
+def number_label_image(file: str, numbers: NDArray[Any]) -> Merged:
+    """Renumber the nuclei of a label image 1..n, and report a file that cannot be a label image.
 
     Such files are masks without a number for each nucleus, maps of classes, and label images that were
     resized with interpolation, compressed as JPEG, or saved with too few bits for their numbers.
@@ -202,27 +195,33 @@ def check_label_image(file: str, labels: NDArray[np.int32]) -> tuple[DataProblem
     ----------
     file : str
         Name of the file, for the problem.
-    labels : (H, W) int32
-        As `relabel` returns them.
+    numbers : (H, W) int
+        As `relabel` takes them.
 
     Returns
     -------
-    tuple of DataProblem
-        One of the kinds in `NOT_LABELS` if no pixel is background, or if more than `MOST_IN_PIECES` of
-        the numbers lie in several pieces. One nucleus in two pieces is allowed, if there are others.
+    Merged
+        The labels, with a problem of a kind in `NOT_LABELS` if no pixel is background, or if more than
+        `MOST_IN_PIECES` of the numbers lie in several pieces. One nucleus in two pieces is allowed, if
+        there are others.
     """
+    labels = relabel(numbers)
+    return Merged(labels, _problems_of_label_image(file, labels))
+
+
+def _problems_of_label_image(file: str, labels: NDArray[np.int32]) -> tuple[DataProblem, ...]:
     if labels.all():
         detail = (
             "no pixel is 0, so there is no background. Use 0 for background, 1, 2, ... for nuclei"
         )
         return (DataProblem(file, "no background", detail),)
     count, share = pieces(labels)
-    split, numbers = count[share < LEAST_MAIN_PIECE], len(count)
-    further = (split - 1).sum()
-    if len(split) <= MOST_IN_PIECES * numbers or (further == 1 and numbers > 1):
+    split = count[share < LEAST_MAIN_PIECE]
+    one_in_two_pieces = split.tolist() == [2] and len(count) > 1
+    if len(split) <= MOST_IN_PIECES * len(count) or one_in_two_pieces:
         return ()
     detail = (
-        f"{len(split)} of {numbers} numbers lie in several pieces, {split.sum()} in all. "
+        f"{len(split)} of {len(count)} numbers lie in several pieces, {split.sum()} in all. "
         "Give each nucleus a number of its own, do not interpolate or compress with losses, and save "
         "16 bits"
     )

@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from io import BytesIO
+from itertools import filterfalse
 from pathlib import Path
 from typing import Any, ClassVar, TypeVar
 
@@ -27,9 +28,8 @@ from nucleus_unet.data.masks import (
     NOT_LABELS,
     DataProblem,
     Merged,
-    check_label_image,
     merge_into_labels,
-    relabel,
+    number_label_image,
     size_text,
 )
 from nucleus_unet.data.raw import RawDataset, RawSample, open_raw
@@ -202,7 +202,7 @@ def prepare_labels(
     images : Images
         The images of the same data sets, from `prepare_images`.
     on_bad : OnBad
-        What to do with files that cannot be label images, see `check_label_image`.
+        What to do with files that cannot be label images, see `number_label_image`.
 
     Raises
     ------
@@ -244,18 +244,21 @@ def prepare_labels(
 
     with _samples(raws, annotated=True) as samples:
         entries = _one_each(in_threads(entry, samples, progress))
-    bad = [one for one in entries if any(p.kind in NOT_LABELS for p in one.problems)]
+    if on_bad == "accept":
+        return Labels(entries=entries)
+    bad = tuple(filter(_is_no_label_image, entries))
     if bad and on_bad == "stop":
         [problem] = bad[0].problems
         raise NucleusError(
-            f"{len(bad)} of {len(entries)} label images cannot be read as such. {bad[0].id}/"
+            f"{len(bad)} of {len(entries)} files cannot be label images, for example {bad[0].id}/"
             f"{problem.file}: {problem.detail}. nucleus check lists all of them. Repair them, or train "
             "with --on-bad skip or accept."
         )
-    if on_bad == "skip":
-        entries = tuple(one for one in entries if one not in bad)
-        return Labels(entries=entries, skipped=tuple(bad))
-    return Labels(entries=entries)
+    return Labels(entries=tuple(filterfalse(_is_no_label_image, entries)), skipped=bad)
+
+
+def _is_no_label_image(entry: LabelsEntry) -> bool:
+    return any(problem.kind in NOT_LABELS for problem in entry.problems)
 
 
 def originals(
@@ -358,8 +361,7 @@ def _merge(
             f"{name}/{file}: {size_text(labels.shape)}, but the image is {size_text(shape)}. "
             "Save the labels at the size of the image."
         )
-    numbered = relabel(labels)
-    return Merged(numbered, check_label_image(file, numbered))
+    return number_label_image(file, labels)
 
 
 @contextmanager

@@ -1,4 +1,4 @@
-"""The plane of a TIFF that is segmented: which channel, which depth and which time."""
+"""Which plane of a TIFF stack is the image: its channel, depth and time."""
 
 from typing import Any
 
@@ -47,46 +47,46 @@ def choose_plane(tiff: tifffile.TiffFile, name: str, plane: Plane) -> NDArray[An
         axes = axes.replace(pages[0], "Z")
     if "C" not in axes and tiff.pages.first.photometric != tifffile.PHOTOMETRIC.RGB:
         axes = axes.replace("S", "C")
-    sizes = dict(zip(axes, series.shape, strict=True))
-    names = _channel_names(tiff, sizes.get("C", 1))
-    choices = {"C": plane.channel, "Z": plane.z, "T": plane.time}
-    if unknown := [axis for axis in axes if axis not in "YXS" and axis not in _AXES]:
+    if unknown := [axis for axis in axes if axis not in "YXSCZT"]:
         raise NucleusError(f"{name}: has the axes {axes}, of which {unknown[0]} is not known.")
-    if any(sizes.get(axis, 1) > 1 and choices[axis] is None for axis in _AXES):
-        held = ", ".join(
-            f"{sizes[axis]} {what}" + (f" ({', '.join(names)})" if axis == "C" and names else "")
-            for axis, what in _AXES.items()
-            if sizes.get(axis, 1) > 1
-        )
+    counts = dict(zip(axes, series.shape, strict=True))
+    names = _channel_names(tiff, counts.get("C", 1))
+    held = {
+        axis: f"{counts[axis]} {what}" + (f" ({', '.join(names)})" if axis == "C" and names else "")
+        for axis, what in _AXES.items()
+        if counts.get(axis, 1) > 1
+    }
+    choices = {"C": plane.channel, "Z": plane.z, "T": plane.time}
+    if any(choices[axis] is None for axis in held):
         options = _OPTIONS | ({"C": f"--channel {names[0]} or a number"} if names else {})
-        needed = " and ".join(options[axis] for axis in _AXES if sizes.get(axis, 1) > 1)
-        raise NucleusError(f"{name}: holds {held}. Choose what to segment with {needed}.")
+        needed = " and ".join(options[axis] for axis in held)
+        raise NucleusError(
+            f"{name}: holds {', '.join(held.values())}. Choose what to segment with {needed}."
+        )
     pixels = series.asarray()
-    for axis in _AXES:
-        if axis not in axes:
-            continue
-        at, count = axes.index(axis), sizes[axis]
+    for axis in [axis for axis in _AXES if axis in axes]:
+        at, choice = axes.index(axis), choices[axis]
         axes = axes.replace(axis, "")
-        if axis == "Z" and plane.z == "max" and count > 1:
+        if axis == "Z" and choice == "max":
             pixels = pixels.max(axis=at)
-        else:
-            pixels = pixels.take(_position(name, axis, choices[axis], count, names), axis=at)
+            continue
+        position = (
+            _position(choice, counts[axis], names if axis == "C" else []) if axis in held else 0
+        )
+        if position is None:
+            raise NucleusError(f"{name}: holds {held[axis]}, and {choice} is none of them.")
+        pixels = pixels.take(position, axis=at)
     return np.moveaxis(pixels, axes.index("S"), -1) if "S" in axes else pixels
 
 
-def _position(name: str, axis: str, choice: str | int | None, count: int, names: list[str]) -> int:
-    """The position of a choice along an axis, from 0."""
-    if count == 1:
-        return 0
-    if axis == "Z" and choice == "middle":
+def _position(choice: str | int | None, count: int, names: list[str]) -> int | None:
+    """The position of a choice along an axis, from 0; None if it is not there."""
+    text = str(choice).lower()
+    if text == "middle":
         return count // 2
-    lower = [channel.lower() for channel in names] if axis == "C" else []
-    if str(choice).lower() in lower:
-        return lower.index(str(choice).lower())
-    if str(choice).isdecimal() and 1 <= int(str(choice)) <= count:
-        return int(str(choice)) - 1
-    held = f"{count} {_AXES[axis]}" + (f" ({', '.join(names)})" if lower else "")
-    raise NucleusError(f"{name}: holds {held}, and {choice} is none of them.")
+    if text in (lower := [name.lower() for name in names]):
+        return lower.index(text)
+    return int(text) - 1 if text.isdecimal() and 1 <= int(text) <= count else None
 
 
 def _channel_names(tiff: tifffile.TiffFile, count: int) -> list[str]:

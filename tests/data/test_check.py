@@ -43,7 +43,7 @@ def test_a_data_set_without_problems(good: Path) -> None:
     assert lines[1] == "layout      a folder for each image"
     assert "nuclei             3" in lines
     assert "area               4 px smallest, 9 px median, 16 px largest" in lines
-    assert "diameter         3.4 px median; of the built-in model's nuclei 8 to 30 px" in lines
+    assert "diameter         3.4 px median; the built-in model was trained on 8 to 30 px" in lines
     assert "      8       9       2" in lines
     assert lines[-1] == "usable"
 
@@ -56,7 +56,7 @@ def test_small_problems_are_decided_by_rule(good: Path) -> None:
     report = check_dataset(good)
     assert [problem.kind for problem in report.problems] == ["empty", "duplicate"]
     assert report.faults == ()
-    said = "usable: small problems with 2 files are decided by rule"
+    said = "usable: 2 small problems are decided by rule"
     assert format_report(report, (8, 30)).splitlines()[-1] == said
 
 

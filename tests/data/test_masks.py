@@ -10,7 +10,7 @@ from hypothesis.extra.numpy import arrays
 from numpy.typing import NDArray
 
 from nucleus_unet.data import masks as module
-from nucleus_unet.data.masks import check_label_image, merge_into_labels, relabel
+from nucleus_unet.data.masks import merge_into_labels, number_label_image, relabel
 
 
 def mask(*rows: str, dtype: type = np.uint8, value: float = 255) -> NDArray:
@@ -173,7 +173,7 @@ def interpolated(labels: NDArray[np.integer], interpolation: int, by: float = 1.
     ],
 )
 def test_label_images_with_a_few_nuclei_in_pieces_are_accepted(labels: NDArray) -> None:
-    assert check_label_image("labels.png", relabel(labels)) == ()
+    assert number_label_image("labels.png", labels).problems == ()
 
 
 @pytest.mark.parametrize(
@@ -193,15 +193,15 @@ def test_label_images_with_a_few_nuclei_in_pieces_are_accepted(labels: NDArray) 
     ],
 )
 def test_files_that_are_not_label_images_are_found(labels: NDArray) -> None:
-    [problem] = check_label_image("labels.png", relabel(labels))
+    [problem] = number_label_image("labels.png", labels).problems
     assert (problem.file, problem.kind) == ("labels.png", "not a label image")
 
 
 def test_a_label_image_needs_background() -> None:
-    [problem] = check_label_image("labels.png", relabel(1 + (cells(9) > 0)))  # ilastik's
+    [problem] = number_label_image("labels.png", 1 + (cells(9) > 0)).problems  # ilastik's
     assert problem.kind == "no background"
 
 
 def test_how_many_numbers_lie_in_pieces_is_said() -> None:
-    [problem] = check_label_image("labels.png", cut(cells(30), 3, 6, 10, 20))
+    [problem] = number_label_image("labels.png", cut(cells(30), 3, 6, 10, 20)).problems
     assert problem.detail.startswith("4 of 30 numbers lie in several pieces, 8 in all. Give")

@@ -69,7 +69,8 @@ def test_images_whose_files_are_not_label_images_are_left_out(
     cv2.imwrite(str(raw / "id0" / "labels.png"), np.array([[1, 0, 1], [1, 0, 1]], np.uint8))
     (raw / "id0" / "masks").rmdir()
     images = ingest_stage(home, [raw], annotated=True)
-    with pytest.raises(NucleusError, match="1 of 4 label images cannot be read as such"):
+    said = r"1 of 4 files cannot be label images, for example id0/labels\.png"
+    with pytest.raises(NucleusError, match=said):
         merge_masks.fn([raw], images)
     monkeypatch.setattr(module, "create_table_artifact", lambda *_, **__: None)
     monkeypatch.setattr(module, "get_run_logger", lambda: logging.getLogger("masks"))

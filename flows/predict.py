@@ -12,11 +12,10 @@ from pydantic import Field, PositiveInt
 from flows.running import Work, prepare, task_runner, tracked
 from nucleus_unet.data import read_images, require_outside
 from nucleus_unet.engine import Stage, home_folder
-from nucleus_unet.errors import NucleusError
 from nucleus_unet.files import make_folder, sha256_file
 from nucleus_unet.network import resolve
 from nucleus_unet.nuclei import Outlines
-from nucleus_unet.recipe import Depth, Recipe
+from nucleus_unet.recipe import Depth, Recipe, require_inference
 from nucleus_unet.runs import CHAMPION, records, registry, tracking
 from tasks.encode import encode
 from tasks.ingest import ingest
@@ -58,13 +57,12 @@ def predict(
             with the program. Without a champion, that is the built-in model too.
         outlines: Outlines to write in addition: geojson for QuPath, imagej for ImageJ's ROI manager,
             coco for COCO JSON.
-        channel: Channel of image files with several, by its name or its number from 1.
-        z: Plane of image files with several depths: max, middle or its number from 1.
-        time: Time of image files with several, by its number from 1.
+        channel: If the images have several channels: the name or number, from 1.
+        z: If the images have several z planes: max, middle or a number, from 1.
+        time: If the images are time series: the number, from 1.
         overrides: Changes of the inference settings, for example inference.cutoff=0.4.
     """
-    if bad := [change for change in overrides if not change.startswith("inference.")]:
-        raise NucleusError(f"{bad[0]}: a prediction can only change keys of inference.")
+    require_inference(overrides)
     require_outside(images, out)
     prepare()
     run_id, home = registry.run_of(model), home_folder()
@@ -75,8 +73,8 @@ def predict(
     drawn = ["outlines"] if {"geojson", "imagej"} & set(outlines) else []
     for name in ("labels", "overlays", *drawn):
         make_folder(out / name, "Choose another folder with --out.")
-    of_model = {"model.run_id": run_id, "model.sha256": sha256_file(network)}
-    with tracked(Work("predict", recipe, images, of_model)) as run:
+    tags = {"model.run_id": run_id, "model.sha256": sha256_file(network)}
+    with tracked(Work("predict", recipe, images, tags)) as run:
         get_run_logger().info("predicting with %s", said)
         new = stage_of(ingest.submit(home, images, "new", recipe.data.plane))
         tracking.log_dataset(run, "test", images, read_images(new.folder), None)

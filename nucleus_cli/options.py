@@ -42,16 +42,23 @@ overrides_option = click.option(
 
 
 def plane_options(command: Callable[..., None]) -> Callable[..., None]:
-    """The options that choose a plane of image files with several."""
+    """The options that choose a plane of stacks."""
     for option in (
-        click.option("--time", type=click.IntRange(1), help="Time of files with several, from 1."),
         click.option(
-            "--z", metavar="max|middle|N", help="Depth of files with several: all, or one from 1."
+            "--time",
+            type=click.IntRange(1),
+            help="If the images are time series: the number, from 1.",
+        ),
+        click.option(
+            "--z",
+            metavar="max|middle|N",
+            help="If the images have several z planes: the largest value of all, the plane in the "
+            "middle, or a number, from 1.",
         ),
         click.option(
             "--channel",
             metavar="NAME|N",
-            help="Channel of files with several, such as DAPI, or from 1.",
+            help="If the images have several channels: the name, such as DAPI, or the number, from 1.",
         ),
     ):
         command = option(command)

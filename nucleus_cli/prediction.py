@@ -14,7 +14,7 @@ from nucleus_cli.starting import (
     run_rows,
     start,
 )
-from nucleus_unet import data, engine, nuclei, reports, runs
+from nucleus_unet import data, engine, network, nuclei, reports, runs
 
 
 @click.command()
@@ -47,25 +47,27 @@ def predict(
 ) -> None:
     """Find the nuclei in IMAGES: folders, zips or image files.
 
-    Nuclei are found in flat images: one plane, gray or RGB. --channel, --z and --time choose a plane of
-    files with several.
+    The images are flat (2-D), gray or RGB. Of a stack, choose one plane with --channel, --z and --time.
 
     Writes submission.csv, nuclei.csv (position, size, shape and intensity of each nucleus),
     overlays/<id>.png and labels/<id>.png (16 bit, one number for each nucleus; from 65,536 nuclei
     <id>.tif, 32 bit).
     """
-    from nucleus_unet.recipe import load_recipe
+    from nucleus_unet.recipe import load_recipe, require_inference
 
     data.require_outside(images, out)
+    require_inference(overrides)
     chosen = load_recipe("best", (*plane_overrides(channel, z, time), *overrides))
     read_data(images, chosen.data.plane)
     start()
     from flows.predict import predict as flow
 
-    runs.describe_model(runs.run_of(model))  # refuses an unknown run at once
+    run_id = runs.run_of(model)
+    runs.describe_model(run_id)  # refuses an unknown run at once
+    model = run_id if run_id == network.BUILTIN else model  # Prefect shows which it was
     made = flow(list(images), out, model, outlines, *chosen.data.plane, overrides=overrides)
     click.echo("\nThe prediction has finished.")
-    written = {"label images": "labels", "overlays": "overlays", "first images": "overview.png"}
+    written = {"label images": "labels", "overlays": "overlays", "overview": "overview.png"}
     written["table of nuclei"] = "nuclei.csv"
     if set(outlines) - {"coco"}:
         written["outlines"] = "outlines"

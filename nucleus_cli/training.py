@@ -45,8 +45,8 @@ PLACES = {
 @click.option(
     "--on-bad",
     type=click.Choice(["stop", "skip", "accept"]),
-    help="What to do with files that cannot be label images: refuse the data (default), leave their "
-    "images out, or read them anyway. Short for --set data.on_bad=...",
+    help="What to do if an annotation file cannot be a label image: refuse the data (default), leave "
+    "the image out, or read the file anyway. Short for --set data.on_bad=...",
 )
 @plane_options
 @click.option(

@@ -35,7 +35,7 @@ Depth = Literal["max", "middle"] | PositiveInt
 
 
 class Plane(NamedTuple):
-    """Which plane of a file with several is the image. Nothing is chosen where nothing is said."""
+    """Which channel, z plane and time of a stack is the image; None if there is only one."""
 
     channel: str | None = None
     z: Depth | None = None
@@ -43,7 +43,7 @@ class Plane(NamedTuple):
 
 
 ONLY_PLANE = Plane()
-"""Of files that have one plane."""
+"""For files that are no stacks."""
 
 
 class Data(Part):
@@ -97,22 +97,23 @@ class Data(Part):
     )
     channel: str | None = Field(
         None,
-        description="Channel of image files with several, by its name or its number from 1; none: "
-        "refuse such files",
+        description="If images have several channels: the name or number (from 1) of the one to use; "
+        "none: refuse such images",
     )
     z: Depth | None = Field(
         None,
-        description="Plane of image files with several depths. max: the largest value of all planes; "
-        "middle: the plane in the middle; or its number from 1; none: refuse such files",
+        description="If images have several z planes: which to use. max: the largest value of all; "
+        "middle: the plane in the middle; a number: that plane, from 1; none: refuse such images",
     )
     time: PositiveInt | None = Field(
         None,
-        description="Time of image files with several, by its number from 1; none: refuse such files",
+        description="If images are time series: the number (from 1) of the time to use; none: refuse "
+        "such images",
     )
 
     @property
     def plane(self) -> Plane:
-        """Which plane of an image file is used."""
+        """Which plane of a stack is the image."""
         return Plane(self.channel, self.z, self.time)
 
 
@@ -256,8 +257,8 @@ class Training(Part):
     )
     start_from: str | None = Field(
         None,
-        description="Where training gets its first weights from: the model of an MLflow run by its ID, "
-        "champion or builtin, which must have the same architecture; none: random weights",
+        description="Model whose weights the training starts from: the ID of an MLflow run, champion or "
+        "builtin; its architecture must be the same. none: random weights",
     )
     precision: Literal["auto", "float32", "mixed_bfloat16", "mixed_float16"] = Field(
         "auto",
@@ -453,6 +454,21 @@ class Recipe(Part):
                 raise NucleusError(f"{override}: unknown key. {_nearest(key, self.flat())}")
             table[last] = _value(text.strip(), is_text=key.strip() in _text_keys())
         return parse_recipe(values, " ".join(overrides))
+
+
+def require_inference(overrides: Iterable[str]) -> None:
+    """Make sure that changes of a recipe only change how a model predicts.
+
+    Raises
+    ------
+    NucleusError
+        If another key is changed.
+    """
+    for override in overrides:
+        if not override.startswith("inference."):
+            raise NucleusError(
+                f"{override} cannot be changed for a prediction, which only has the keys of inference."
+            )
 
 
 def digest_of(value: Any) -> str:

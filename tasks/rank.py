@@ -116,7 +116,8 @@ def _verdict(
 ) -> Verdict:
     champion = Candidate(before.number) if before else None
     candidate = Candidate(version.number, note=version.tags.get(registry.NOTE))
-    had_champion, opponent = registry.had_champion(), before.run_id if before else BUILTIN
+    opponent = before.run_id if before else BUILTIN
+    had_champion = registry.had_champion()
     if verdict := decide(candidate, champion, had_champion=had_champion, of_sample=of_sample):
         return verdict
     try:

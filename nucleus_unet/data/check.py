@@ -95,7 +95,7 @@ def check_dataset(
     against : Path, optional
         Another data set, for example the test images. Images that both hold are problems.
     plane : Plane
-        Which plane of files with several is the image.
+        Which plane of stacks is the image.
 
     Returns
     -------

@@ -67,12 +67,12 @@ def decode_image(content: bytes, name: str, plane: Plane = ONLY_PLANE) -> Decode
     name : str
         The name of the file for error messages.
     plane : Plane
-        Which plane of a file with several channels, depths or times is the image.
+        Which plane of a stack is the image.
 
     Raises
     ------
     NucleusError
-        If the file is truncated, damaged or of another kind, or has several planes and none is chosen.
+        If the file is truncated, damaged or of another kind, or is a stack of which no plane is chosen.
 
     Notes
     -----

@@ -79,7 +79,7 @@ class ImageEntry(Entry):
     pixels_sha256: str
     """As `pixel_digest` gives it."""
     plane: Plane
-    """Which plane of the file it is."""
+    """Which plane of the file it is, if the file is a stack."""
 
 
 class LabelsEntry(Entry):
@@ -150,7 +150,7 @@ def prepare_images(
     annotated : bool
         Require that every image is annotated, before any is decoded.
     plane : Plane
-        Which plane of files with several is the image.
+        Which plane of stacks is the image.
 
     Raises
     ------

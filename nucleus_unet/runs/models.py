@@ -1,6 +1,7 @@
 """Trained models in MLflow, logged from code: nothing is pickled."""
 
 import json
+import shutil
 import tempfile
 from importlib import metadata
 from pathlib import Path
@@ -51,8 +52,12 @@ def log_model(run: Run, recipe: Recipe, network: Path, example: Path) -> str:
         The model's id in MLflow.
     """
     backend.configure(recipe.training.cpu_threads)
-    package = Path(__file__).parents[1]
     with tempfile.TemporaryDirectory() as folder:
+        # Without the built-in model, which the code of a model does not need.
+        without = shutil.ignore_patterns("builtin", "__pycache__")
+        package = shutil.copytree(
+            Path(__file__).parents[1], Path(folder) / "nucleus_unet", ignore=without
+        )
         recipe_file = Path(folder) / "recipe.json"
         recipe_file.write_text(recipe.model_dump_json(indent=1))
         digests = json.dumps({path.name: sha256_file(path) for path in (recipe_file, network)})

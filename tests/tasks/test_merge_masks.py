@@ -76,7 +76,7 @@ def test_images_whose_files_are_not_label_images_are_left_out(
     monkeypatch.setattr(module, "get_run_logger", lambda: logging.getLogger("masks"))
     labels = merge_masks.fn([raw], images, "skip")
     assert isinstance(labels, Stage)
-    said = "1 images are left out, because their files cannot be label images: id0"
+    said = "1 images are left out, because their annotation files cannot be label images: id0"
     assert caplog.messages[-1] == said
     done = split.fn(images, labels, Data())
     assert isinstance(done, Stage)

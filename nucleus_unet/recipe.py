@@ -467,7 +467,7 @@ def require_inference(overrides: Iterable[str]) -> None:
     for override in overrides:
         if not override.startswith("inference."):
             raise NucleusError(
-                f"{override} cannot be changed for a prediction, which only has the keys of inference."
+                f"{override}: a prediction can only change keys that begin with inference."
             )
 
 

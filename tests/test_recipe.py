@@ -15,6 +15,7 @@ from nucleus_unet.recipe import (
     parse_recipe,
     recipe_differences,
     recipe_names,
+    require_inference,
 )
 
 SEED = {
@@ -325,3 +326,9 @@ def test_a_run_id_of_digits_is_not_a_number(run_id: str) -> None:
     assert load_recipe("quick", [f"training.start_from={run_id}"]).training.start_from == run_id
     quoted = load_recipe("quick", [f"training.start_from='{run_id}'"])
     assert quoted.training.start_from == run_id
+
+
+def test_a_prediction_changes_only_keys_of_inference() -> None:
+    require_inference(["inference.cutoff=0.4", "inference.flips=false"])
+    with pytest.raises(NucleusError, match=r"^data\.balance=1: a prediction can only change keys"):
+        require_inference(["inference.cutoff=0.4", "data.balance=1"])

@@ -164,6 +164,7 @@ def interpolated(labels: NDArray[np.integer], interpolation: int, by: float = 1.
     [
         np.zeros((2, 2), np.int32),
         mask("##.", "..#"),
+        np.array([[0, 1, 0, 2]]),
         cells(1),
         cells(30),
         cells(300),

@@ -47,10 +47,12 @@ class Registry:
         (stages / SCORES).write_text(json.dumps(table))
         self.made = Trained(*[Stage(stages, "d" * 64, cached=False, seconds=1.0)] * 5)
 
-    def rank(self, name: str, attempts: int = 1, of_sample: bool = False) -> list[str]:
+    def rank(
+        self, name: str, attempts: int = 1, of_sample: bool = False, weights: str = ""
+    ) -> list[str]:
         """Rank the model of a new run; returns the place after each attempt."""
         with tracking.open_run("retrain", self.recipe, name, {}, "", name) as run:
-            tracking.log_tags(run, {"weights.sha256": name})
+            tracking.log_tags(run, {"weights.sha256": weights or name})
             experiment = MlflowClient().get_run(run.id).info.experiment_id
             model = MlflowClient().create_logged_model(experiment, "model", source_run_id=run.id)
             logged = LoggedModel(model.model_id, f"# Card of {name}")
@@ -102,6 +104,16 @@ def test_a_better_model_succeeds_the_champion_and_a_worse_one_does_not(ranked: R
 def test_a_model_of_the_built_in_sample_is_not_compared(ranked: Registry) -> None:
     ranked.compared = lambda: pytest.fail("compared")
     assert ranked.rank("sample", of_sample=True) == ["challenger"]
+
+
+def test_a_copy_of_the_champion_is_not_compared(ranked: Registry) -> None:
+    ranked.rank("first")
+    ranked.compared = lambda: pytest.fail("compared")
+    assert ranked.rank("again", weights="first") == ["copy"]
+    tags = MlflowClient().get_run(_run_of("again")).data.tags
+    assert tags["model.verdict"] == "It has the same weights and settings as the champion."
+    aliases = MlflowClient().get_registered_model(registry.NAME).aliases
+    assert {name: str(number) for name, number in aliases.items()} == {"champion": "1"}
 
 
 def test_a_promotion_by_hand_is_kept(ranked: Registry) -> None:

@@ -1,6 +1,6 @@
 """Train the recipe "best" with single parts changed or switched off, and compare the scores.
 
-    python benchmarks/ablation.py --train ZIP      # 10 to 15 minutes per run on two cores
+    python benchmarks/ablation.py --train ZIP      # 5 to 10 minutes per run on two cores
     python benchmarks/ablation.py                  # only writes the table again
 
 Trains once for each change, logs the runs to MLflow, and writes the table in benchmarks/ablation.md. It
@@ -21,7 +21,7 @@ from nucleus_unet.recipe import load_recipe
 
 PAGE = Path(__file__).with_suffix(".md")
 NUCLEUS = (sys.executable, "-m", "nucleus_cli.main")
-EPOCHS, STEPS_PER_EPOCH = 10, 100
+EPOCHS, STEPS_PER_EPOCH = 10, 50
 PARTS = (
     (),
     ("training.seed=11",),  # shows how much chance changes a score

@@ -31,11 +31,6 @@ PARTS = (
     ("network.outputs=mask", "inference.large_cutoff=none"),
     ("training.schedule=constant",),
     ("data.normalize=false",),
-    (
-        "augmentation.scale_range=[1, 1]",
-        "augmentation.stain_range=0",
-        "data.balance=0",
-    ),
     ("inference.flips=false",),
     ("inference.tune=false",),
     ("inference.scales=[1]",),

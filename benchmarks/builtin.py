@@ -20,9 +20,9 @@ import numpy as np
 from nucleus_unet.data import (
     SPLIT_FILE,
     Split,
+    describe_training,
     images_code,
     labels_code,
-    load_labels,
     prepare_images,
     prepare_labels,
     raw_digests,
@@ -87,13 +87,6 @@ def main() -> None:
         records.fetch_artifact(chosen.run_id, SPLIT_FILE).read_bytes()
     )
     trained = {image.id for image in split.training}
-    areas = np.concatenate(
-        [
-            np.bincount(load_labels(home, entry).ravel())[1:]
-            for entry in labels.entries
-            if entry.id in trained
-        ]
-    )
 
     def progress(what: str, unit: str) -> Callable[[int, int | None], None]:
         return reporter(what, unit, print)
@@ -109,12 +102,13 @@ def main() -> None:
         score=found.scores["score"],
         images=len(validation),
         commit=record.commit,
-        diameters_px=tuple(np.percentile(2 * np.sqrt(areas / np.pi), [5, 50, 95]).round(1)),
+        trained_on=describe_training(split, labels, home),
         seen=frozenset(entry.pixels_sha256 for entry in images.entries if entry.id in trained),
     )
     values = made.model_dump(mode="json") | {"seen": sorted(made.seen)}
     BUILTIN_RECORD.write_text(json.dumps(values, indent=1) + "\n")
     events = EventLog(home / "stages" / "train" / record.tags["stage.train"][:20] / EVENTS).new()
+    small, usual, large = made.trained_on.diameters_px
     scores = dict(found.scores)
     by_image = scores.pop("by_image")
     card = model_card(
@@ -124,10 +118,9 @@ def main() -> None:
         f"## Origin\n\nTrained at revision {made.commit} with `nucleus retrain --train "
         f"stage1_train.zip` (SHA-256 of the zip: {raw_digests(raws)[0]}); its weights were rounded to "
         "half precision by `benchmarks/builtin.py`. The scores are those of the rounded weights. "
-        f"SHA-256 of `model.keras`: {made.network_sha256}. The "
-        f"nuclei of its training images are {made.diameters_px[0]:g} to {made.diameters_px[2]:g} px "
-        f"wide (90 % of them), half of them up to {made.diameters_px[1]:g} px. The images have no pixel "
-        "size. They are released as CC0 (BBBC038v1, Caicedo et al., Nature Methods 2019)."
+        f"SHA-256 of `model.keras`: {made.network_sha256}. The nuclei of its training images are "
+        f"{small:g} to {large:g} px wide (90 % of them), half of them up to {usual:g} px. The images "
+        "have no pixel size. They are released as CC0 (BBBC038v1, Caicedo et al., Nature Methods 2019)."
     )
     BUILTIN_CARD.write_text(f"{card}\n\n{origin}\n")
     print(

@@ -3,25 +3,25 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 from prefect import flow
 from prefect.logging import get_run_logger
-from pydantic import Field, PositiveInt
+from pydantic import Field, PositiveFloat, PositiveInt
 
 from flows.running import Work, prepare, task_runner, tracked
-from nucleus_unet.data import read_images, require_outside
+from nucleus_unet.data import read_images, require_outside, scale_for
 from nucleus_unet.engine import Stage, home_folder
 from nucleus_unet.files import make_folder, sha256_file
 from nucleus_unet.network import resolve
-from nucleus_unet.nuclei import Outlines
+from nucleus_unet.nuclei import LabelFormat, Outlines
 from nucleus_unet.recipe import Depth, Recipe, require_inference
 from nucleus_unet.runs import CHAMPION, records, registry, tracking
 from tasks.encode import encode
 from tasks.ingest import ingest
 from tasks.predict import predict as predict_shard
 from tasks.predict import shards
-from tasks.publish_nuclei import publish_nuclei
+from tasks.publish_nuclei import Output, publish_nuclei
 from tasks.publish_submission import Submission, publish_submission
 from tasks.reporting import stage_of
 from tasks.upsample import upsample
@@ -35,6 +35,8 @@ class Predicted:
     model: str
     """Which model it was, in a few words."""
     submission: Submission
+    skipped: int
+    """Number of images that could not be read."""
 
 
 @flow(flow_run_name="predict with {model}", task_runner=task_runner())
@@ -43,23 +45,32 @@ def predict(
     out: Path,
     model: str = CHAMPION,
     outlines: Sequence[Outlines] = (),
+    label_format: LabelFormat = "png",
+    diameter_px: PositiveFloat | None = None,
+    pixel_size_um: PositiveFloat | None = None,
     channel: str | None = None,
     z: Depth | None = None,
     time: PositiveInt | None = None,
+    on_bad: Literal["skip", "stop"] = "skip",
     overrides: tuple[str, ...] = (),
 ) -> Predicted:
     """Find the nuclei in images with a trained model.
 
     Args:
         images: Folders, zips or image files.
-        out: Folder for the results: submission.csv, nuclei.csv, labels/ and overlays/.
+        out: Folder for the results: submission.csv, nuclei.csv, images.csv, labels/ and overlays/.
         model: Id of the MLflow run that trained the model, champion, or builtin for the model that comes
             with the program. Without a champion, that is the built-in model too.
         outlines: Outlines to write in addition: geojson for QuPath, imagej for ImageJ's ROI manager,
             coco for COCO JSON.
+        label_format: png, or ome-tiff, which also holds the pixel size.
+        diameter_px: Usual diameter of the nuclei in these images, in pixels. The images are then
+            predicted at the size at which their nuclei look like those of the training.
+        pixel_size_um: Side of a pixel in µm, if the files do not say it.
         channel: If the images have several channels: the name or number, from 1.
         z: If the images have several z planes: max, middle or a number, from 1.
         time: If the images are time series: the number, from 1.
+        on_bad: What to do if an image cannot be read: skip it, or stop.
         overrides: Changes of the inference settings, for example inference.cutoff=0.4.
     """
     require_inference(overrides)
@@ -67,7 +78,11 @@ def predict(
     prepare()
     run_id, home = registry.run_of(model), home_folder()
     recipe, network = records.fetch_model(run_id)
-    data = recipe.data.model_copy(update={"channel": channel, "z": z, "time": time})
+    trained_on = records.fetch_training_images(run_id)
+    if diameter_px:
+        overrides = (*overrides, f"inference.scale={scale_for(diameter_px, trained_on)}")
+    chosen = {"channel": channel, "z": z, "time": time, "on_bad": on_bad}
+    data = recipe.data.model_copy(update=chosen)
     recipe = resolve(recipe.model_copy(update={"data": data}).with_overrides(overrides))
     said = registry.describe_model(run_id)
     drawn = ["outlines"] if {"geojson", "imagej"} & set(outlines) else []
@@ -76,12 +91,15 @@ def predict(
     tags = {"model.run_id": run_id, "model.sha256": sha256_file(network)}
     with tracked(Work("predict", recipe, images, tags)) as run:
         get_run_logger().info("predicting with %s", said)
-        new = stage_of(ingest.submit(home, images, "new", recipe.data.plane))
-        tracking.log_dataset(run, "test", images, read_images(new.folder), None)
+        new = stage_of(ingest.submit(home, images, "new", recipe.data.plane, on_bad))
+        index = read_images(new.folder)
+        tracking.log_dataset(run, "test", images, index, None)
         found = find_nuclei(recipe, network, new)
         submission = publish_submission(new, found, run, out)
-        publish_nuclei(images, new, [stages[-1] for stages in found], outlines, out)
-    return Predicted(run, said, submission)
+        output = Output(out, outlines, label_format, pixel_size_um)
+        encoded = [stages[-1] for stages in found]
+        publish_nuclei(images, new, encoded, recipe, trained_on, output)
+    return Predicted(run, said, submission, len(index.skipped))
 
 
 def find_nuclei(recipe: Recipe, network: Path, images: Stage) -> list[list[Stage]]:

@@ -27,7 +27,7 @@ def check(
 
     plane = load_recipe("best", plane_overrides(channel, z, time)).data.plane
     report = check_dataset(data, command_progress("checking", "images"), against, plane)
-    small, _, large = builtin_model().diameters_px
+    small, _, large = builtin_model().trained_on.diameters_px
     click.echo(format_report(report, (small, large)))
     sys.exit(1 if report.faults else 0)
 

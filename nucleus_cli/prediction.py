@@ -1,7 +1,9 @@
 """Commands about nuclei: predict them, and score a submission."""
 
 import json
+import sys
 from pathlib import Path
+from typing import Literal
 
 import click
 
@@ -15,6 +17,7 @@ from nucleus_cli.starting import (
     start,
 )
 from nucleus_unet import data, engine, network, nuclei, reports, runs
+from nucleus_unet.errors import NucleusError
 
 
 @click.command()
@@ -33,6 +36,43 @@ from nucleus_unet import data, engine, network, nuclei, reports, runs
     multiple=True,
     help="Write outlines too: geojson for QuPath, imagej for ImageJ's ROI manager, coco for COCO JSON.",
 )
+@click.option(
+    "--labels",
+    "label_format",
+    type=click.Choice(["png", "ome-tiff"]),
+    default="png",
+    show_default=True,
+    help="Format of the label images; ome-tiff also holds the pixel size.",
+)
+@click.option(
+    "--diameter",
+    "diameter_px",
+    type=click.FloatRange(0, min_open=True),
+    metavar="PX",
+    help="Usual diameter of the nuclei in pixels. The images are then predicted at the size at which "
+    "their nuclei look like those of the training.",
+)
+@click.option(
+    "--scale",
+    type=click.FloatRange(0, 8, min_open=True),
+    metavar="F",
+    help="The same as a factor: 0.5 for nuclei twice as large as in the training.",
+)
+@click.option(
+    "--pixel-size",
+    "pixel_size_um",
+    type=click.FloatRange(0, min_open=True),
+    metavar="UM",
+    help="Side of a pixel in µm. It is also read from OME-TIFF and ImageJ files.",
+)
+@click.option(
+    "--on-bad",
+    type=click.Choice(["skip", "stop"]),
+    default="skip",
+    show_default=True,
+    help="What to do if an image cannot be read. With skip the others are predicted, and the exit code "
+    "is 1.",
+)
 @plane_options
 @overrides_option
 def predict(
@@ -40,6 +80,11 @@ def predict(
     model: str,
     out: Path,
     outlines: tuple["nuclei.Outlines", ...],
+    label_format: "nuclei.LabelFormat",
+    diameter_px: float | None,
+    scale: float | None,
+    pixel_size_um: float | None,
+    on_bad: Literal["skip", "stop"],
     channel: str | None,
     z: str | None,
     time: int | None,
@@ -49,30 +94,46 @@ def predict(
 
     The images are flat (2-D), gray or RGB. Of a stack, choose one plane with --channel, --z and --time.
 
-    Writes submission.csv, nuclei.csv (position, size, shape and intensity of each nucleus),
-    overlays/<id>.png and labels/<id>.png (16 bit, one number for each nucleus; from 65,536 nuclei
-    <id>.tif, 32 bit).
+    Writes submission.csv, nuclei.csv and nuclei.parquet (position, size, shape and intensity of each
+    nucleus), images.csv (what became of each image), overlays/<id>.png and labels/<id>.png (16 bit, one
+    number for each nucleus; from 65,536 nuclei <id>.tif, 32 bit).
     """
     from nucleus_unet.recipe import load_recipe, require_inference
 
     data.require_outside(images, out)
+    if scale and diameter_px:
+        raise NucleusError("Give --scale or --diameter, not both.")
+    if scale:
+        overrides = (*overrides, f"inference.scale={scale}")
     require_inference(overrides)
     chosen = load_recipe("best", (*plane_overrides(channel, z, time), *overrides))
-    read_data(images, chosen.data.plane)
+    read_data(images, chosen.data.plane, on_bad=on_bad)
     start()
     from flows.predict import predict as flow
 
     run_id = runs.run_of(model)
     runs.describe_model(run_id)  # refuses an unknown run at once
     model = run_id if run_id == network.BUILTIN else model  # Prefect shows which it was
-    made = flow(list(images), out, model, outlines, *chosen.data.plane, overrides=overrides)
+    made = flow(
+        [*images],
+        out,
+        model,
+        outlines,
+        label_format,
+        diameter_px,
+        pixel_size_um,
+        *chosen.data.plane,
+        on_bad,
+        overrides,
+    )
     click.echo("\nThe prediction has finished.")
     written = {"label images": "labels", "overlays": "overlays", "overview": "overview.png"}
-    written["table of nuclei"] = "nuclei.csv"
+    written |= {"table of nuclei": "nuclei.csv", "the same as Parquet": "nuclei.parquet"}
+    written["table of images"] = "images.csv"
     if set(outlines) - {"coco"}:
         written["outlines"] = "outlines"
     if "coco" in outlines:
-        written["outlines for COCO"] = "coco.json"
+        written |= {"for COCO": "coco.json", "for COCO.loadRes": "coco_results.json"}
     print_table(
         [
             ("model", made.model),
@@ -81,6 +142,9 @@ def predict(
             *run_rows(made.run.id),
         ]
     )
+    if made.skipped:
+        click.echo(f"{made.skipped} images could not be read and were skipped; see images.csv.")
+        sys.exit(1)
 
 
 @click.command()

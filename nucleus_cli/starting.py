@@ -16,7 +16,7 @@ from nucleus_unet.errors import NucleusError
 from nucleus_unet.files import locked
 
 if TYPE_CHECKING:
-    from nucleus_unet.recipe import Plane
+    from nucleus_unet.recipe import OnBad, Plane
 
 
 def find_mlflow() -> None:
@@ -29,7 +29,9 @@ def find_mlflow() -> None:
     store.require_mlflow()
 
 
-def read_data(raws: Sequence[Path], plane: "Plane", *, annotated: bool = False) -> None:
+def read_data(
+    raws: Sequence[Path], plane: "Plane", *, annotated: bool = False, on_bad: "OnBad" = "stop"
+) -> None:
     """Decode images into the home before any server is started, so that a bad file is found at once."""
     for path in raws:
         with data.open_raw(path, annotated=annotated):  # writes nothing if a path is wrong
@@ -37,7 +39,9 @@ def read_data(raws: Sequence[Path], plane: "Plane", *, annotated: bool = False) 
     if raws:
         report = command_progress("reading images", "images")
         home, code = engine.home_folder(), data.images_code()
-        data.prepare_images(raws, home, code, report, annotated=annotated, plane=plane)
+        data.prepare_images(
+            raws, home, code, report, annotated=annotated, plane=plane, on_bad=on_bad
+        )
 
 
 def start() -> None:

@@ -92,8 +92,9 @@ class Data(Part):
     )
     on_bad: OnBad = Field(
         "stop",
-        description="What to do with files that cannot be label images. stop: refuse the data; skip: "
-        "leave their images out; accept: read them anyway",
+        description="What to do with annotation files that cannot be label images, and in a prediction "
+        "with images that cannot be read. stop: refuse the data; skip: leave these images out; accept: "
+        "read the annotation anyway",
     )
     channel: str | None = Field(
         None,
@@ -326,11 +327,18 @@ class Inference(Part):
         description="Choose cutoff, seed_cutoff, min_area_px and min_confidence by the score on the "
         "validation images; the values in the recipe are the start of the search",
     )
+    scale: float = Field(
+        1.0,
+        gt=0,
+        le=8,
+        description="Enlarge images by this factor before prediction, so that nuclei have the size of "
+        "those in training: 0.5 for nuclei twice as large (only with data.framing = crop)",
+    )
     scales: tuple[Annotated[float, Field(gt=0, le=4)], ...] = Field(
         (1.0,),
         min_length=1,
-        description="Predict each image at these magnifications, and keep the most probable of "
-        "nuclei found at the same place (only with data.framing = crop)",
+        description="Predict each image at these magnifications, multiplied by scale, and keep the "
+        "most probable of nuclei found at the same place (only with data.framing = crop)",
     )
     flips: bool = Field(
         False,
@@ -377,6 +385,11 @@ class Recipe(Part):
                 raise ValueError(
                     "augmentation.scale_range works only with data.framing = crop. "
                     "Set data.framing to crop, or augmentation.scale_range to [1, 1]."
+                )
+            if self.inference.scale != 1:
+                raise ValueError(
+                    "inference.scale works only with data.framing = crop, because the recipe resizes "
+                    "every image to data.image_size. Choose a model of another recipe, or set it to 1."
                 )
             if self.inference.scales != (1,):
                 raise ValueError(

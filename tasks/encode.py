@@ -8,8 +8,8 @@ from nucleus_unet.engine import Stage, raise_if_abandoned
 from nucleus_unet.files import write_atomically
 from nucleus_unet.nuclei import (
     encode_label_image,
+    rated_nuclei,
     read_submission,
-    separate_nuclei,
     submission_rows,
     write_submission,
 )
@@ -23,17 +23,21 @@ ROWS = "rows.csv"
 
 @uncached_task(shard_name("encode"))
 def encode(images: Stage, shard: range, maps: Stage, inference: Inference) -> StageResult:
-    """Separate the nuclei of a shard of images and write `ROWS` and a label image for each image."""
+    """Separate the nuclei of a shard of images.
+
+    Writes `ROWS` and, for each image, a label image and the confidences of its nuclei, ``.npy``.
+    """
     entries = images_in(images, shard)
 
     def build(folder: Path) -> None:
         rows = []
         for entry in entries:
             raise_if_abandoned()
-            labels = separate_nuclei(np.load(maps.folder / f"{entry.id}.npy"), inference)
+            labels, confidence = rated_nuclei(np.load(maps.folder / f"{entry.id}.npy"), inference)
             rows += submission_rows(entry.id, labels)
             suffix, content = encode_label_image(labels)
             write_atomically(folder / f"{entry.id}{suffix}", content)
+            np.save(folder / f"{entry.id}.npy", confidence)
         write_submission(folder / ROWS, rows)
 
     stage = cached_stage(

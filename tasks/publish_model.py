@@ -8,13 +8,20 @@ from pathlib import Path
 from prefect.artifacts import create_markdown_artifact
 from prefect.logging import get_run_logger
 
-from nucleus_unet.data import SPLIT_FILE, dataset_name, read_images, read_split
+from nucleus_unet.data import (
+    SPLIT_FILE,
+    dataset_name,
+    describe_training,
+    read_images,
+    read_labels,
+    read_split,
+)
 from nucleus_unet.engine import EVENTS, EventLog, Stage, epochs, run_in_worker
 from nucleus_unet.files import write_atomically
 from nucleus_unet.network import CHANNELS
 from nucleus_unet.recipe import Recipe
 from nucleus_unet.reports import model_card, training_curves, tuned_keys
-from nucleus_unet.runs import tracking, validation_warning
+from nucleus_unet.runs import records, tracking, validation_warning
 from tasks.evaluate import BY_IMAGE, SCORES, TUNED, scores_of
 from tasks.reporting import uncached_task
 from tasks.split import SPLIT_PICTURE
@@ -59,6 +66,8 @@ def publish_model(
     history = epochs(events)
     tracking.log_json(run, "history.json", history)
     tracking.log_bytes(run, "curves.png", training_curves(history))
+    trained_on = describe_training(split, read_labels(made.labels.folder), made.labels.home)
+    tracking.log_json(run, records.TRAINING_IMAGES, trained_on.model_dump())
     warning = validation_warning(split, images, recipe.training.start_from)
     scores, by_image = (
         json.loads((made.scores.folder / name).read_text()) for name in (SCORES, BY_IMAGE)

@@ -1,6 +1,7 @@
-"""Write the nuclei for people and other programs: label images, overlays, a table and outlines."""
+"""Write the nuclei for people and other programs: label images, overlays, tables and outlines."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -8,10 +9,19 @@ import numpy as np
 from numpy.typing import NDArray
 from prefect.logging import get_run_logger
 
-from nucleus_unet.data import load_image, originals, read_images
-from nucleus_unet.engine import Stage
+from nucleus_unet.data import (
+    Channels,
+    ImageEntry,
+    TrainingImages,
+    load_image,
+    originals,
+    read_images,
+    unlike,
+)
+from nucleus_unet.engine import Stage, raise_if_abandoned
 from nucleus_unet.files import write_atomically, writing
-from nucleus_unet.nuclei import exports
+from nucleus_unet.nuclei import LabelFormat, Outlines, exports, measurements
+from nucleus_unet.recipe import Recipe
 from nucleus_unet.reports import PREDICTED_LEGEND, contact_sheet, overlay, overlay_png, short_name
 from tasks.publish_submission import NO_SPACE
 from tasks.reporting import uncached_task
@@ -20,13 +30,38 @@ OVERVIEW = 12
 """Largest number of images in ``overview.png``."""
 
 
-@uncached_task("write label images, overlays and table")
+@dataclass(frozen=True)
+class Output:
+    """What a prediction writes, and where."""
+
+    folder: Path
+    outlines: Sequence[Outlines] = ()
+    """Formats of outlines to write in addition."""
+    label_format: LabelFormat = "png"
+    pixel_size_um: float | None = None
+    """Side of a pixel in all images, instead of what their files say."""
+
+
+@dataclass(frozen=True)
+class _Found:
+    """An image and its nuclei."""
+
+    entry: ImageEntry
+    channels: Channels
+    image: NDArray[np.uint8]
+    label_file: Path
+    labels: NDArray[Any]
+    confidence: NDArray[np.float32]
+
+
+@uncached_task("write label images, overlays and tables")
 def publish_nuclei(
     raws: Sequence[Path],
     images: Stage,
     encoded: Sequence[Stage],
-    outlines: Sequence[exports.Outlines],
-    folder: Path,
+    recipe: Recipe,
+    trained_on: TrainingImages | None,
+    output: Output,
 ) -> None:
     """Write the nuclei of all images into a folder.
 
@@ -38,47 +73,136 @@ def publish_nuclei(
         The prepared images.
     encoded : sequence of Stage
         The encoded nuclei of each shard.
-    outlines : sequence of str
-        Formats of outlines to write in addition.
-    folder : Path
-        Gets ``labels/<id>.png`` (``.tif`` from 65,536 nuclei), ``overlays/<id>.png``, ``overview.png``
-        and ``nuclei.csv``; for outlines ``outlines/<id>.geojson``, ``outlines/<id>.zip`` (ImageJ) and
-        ``coco.json``.
+    recipe : Recipe
+        Resolved.
+    trained_on : TrainingImages, optional
+        What the model was trained on, if it is known. Images that differ are reported.
+    output : Output
+        Its folder gets ``labels/<id>.png`` (``.tif`` from 65,536 nuclei, or ``.ome.tif``),
+        ``overlays/<id>.png``, ``overview.png``, ``nuclei.csv``, ``nuclei.parquet`` and ``images.csv``;
+        for outlines ``outlines/<id>.geojson``, ``outlines/<id>.zip`` (ImageJ), ``coco.json`` and
+        ``coco_results.json``.
     """
-    label_files = {
+    rows: list[measurements.Row] = []
+    of_images: list[measurements.Row] = []
+    tiles: list[tuple[str, NDArray[np.uint8]]] = []
+    for found in _each(raws, images, encoded):
+        raise_if_abandoned()
+        measured = _write_image(found, output)
+        rows += [{"image": found.entry.id} | row for row in measured]
+        diameters = [row["diameter_px"] for row in measured]
+        of_images.append(_image_row(found, diameters, recipe, trained_on))
+        if len(tiles) < OVERVIEW:
+            title = f"{short_name(found.entry.id)}: {len(measured)} nuclei"
+            tiles.append((title, overlay(found.image, found.labels, side_px=480)))
+    index = read_images(images.folder)
+    of_images += [
+        {"image": one.id, "file": one.source, "state": "skipped", "note": one.reason}
+        for one in index.skipped
+    ]
+    _write(output, "nuclei.csv", measurements.nuclei_csv(rows))
+    _write(output, "nuclei.parquet", measurements.nuclei_parquet(rows))
+    _write(output, "images.csv", measurements.images_csv(of_images))
+    _write(output, "overview.png", contact_sheet(tiles, PREDICTED_LEGEND))
+    if "coco" in output.outlines:
+        named = _coco_images(index.entries, encoded)
+        for name, text in zip(("coco.json", "coco_results.json"), exports.coco(named), strict=True):
+            _write(output, name, text)
+    _warn(of_images)
+    get_run_logger().info("wrote label images, overlays and tables to %s", output.folder)
+
+
+def _each(raws: Sequence[Path], images: Stage, encoded: Sequence[Stage]) -> Iterator[_Found]:
+    entries, files = read_images(images.folder).entries, _label_files(encoded)
+    for entry, channels in originals(raws, entries):
+        file = files[entry.id]
+        labels, confidence = _nuclei(file)
+        yield _Found(entry, channels, load_image(images.home, entry), file, labels, confidence)
+
+
+def _label_files(encoded: Sequence[Stage]) -> dict[str, Path]:
+    return {
         str(path.relative_to(stage.folder).with_suffix("")): path
         for stage in encoded
         for path in stage.folder.rglob("*")
         if path.suffix in (".png", ".tif")
     }
-    entries = read_images(images.folder).entries
-    rows: list[dict[str, Any]] = []
-    tiles: list[tuple[str, NDArray[np.uint8]]] = []
 
-    def write(name: str, content: bytes | str) -> None:
-        with writing(folder / name, NO_SPACE):
-            write_atomically(folder / name, content)
 
-    for entry, values in originals(raws, entries):
-        content = label_files[entry.id].read_bytes()
-        write(f"labels/{entry.id}{label_files[entry.id].suffix}", content)
-        labels = exports.decode_label_image(content)
-        image = load_image(images.home, entry)
-        write(f"overlays/{entry.id}.png", overlay_png(image, labels))
-        if len(tiles) < OVERVIEW:
-            title = f"{short_name(entry.id)}: {labels.max()} nuclei"
-            tiles.append((title, overlay(image, labels, side_px=480)))
-        rows += [{"image": entry.id} | row for row in exports.measurements(values, labels)]
-        if "geojson" in outlines:
-            write(f"outlines/{entry.id}.geojson", exports.geojson(labels))
-        if "imagej" in outlines:
-            write(f"outlines/{entry.id}.zip", exports.imagej(labels))
-    write("nuclei.csv", exports.nuclei_csv(rows))
-    write("overview.png", contact_sheet(tiles, PREDICTED_LEGEND))
-    if "coco" in outlines:
-        names = [Path(entry.source).name for entry in entries]
-        if len(set(names)) < len(names):
-            names = [f"{entry.id}{Path(entry.source).suffix}" for entry in entries]
-        found = (exports.decode_label_image(label_files[e.id].read_bytes()) for e in entries)
-        write("coco.json", exports.coco(zip(names, found, strict=True)))
-    get_run_logger().info("wrote label images, overlays and nuclei.csv to %s", folder)
+def _nuclei(label_file: Path) -> tuple[NDArray[Any], NDArray[np.float32]]:
+    confidence = np.load(label_file.with_suffix(".npy"))
+    return exports.decode_label_image(label_file.read_bytes()), confidence
+
+
+def _write_image(found: _Found, output: Output) -> list[measurements.Row]:
+    """Write the files of one image, and return the measurements of its nuclei."""
+    id_, pixel_size_um = found.entry.id, output.pixel_size_um
+    if output.label_format == "png":
+        content = found.label_file.read_bytes()
+        _write(output, f"labels/{id_}{found.label_file.suffix}", content)
+    else:
+        content = exports.label_ome_tiff(found.labels, id_, pixel_size_um)
+        _write(output, f"labels/{id_}.ome.tif", content)
+    _write(output, f"overlays/{id_}.png", overlay_png(found.image, found.labels))
+    measured = measurements.measure_nuclei(
+        found.labels, found.channels, found.confidence, pixel_size_um
+    )
+    if {"geojson", "imagej"} & set(output.outlines):
+        traced = exports.outlines(found.labels)
+        if "geojson" in output.outlines:
+            _write(output, f"outlines/{id_}.geojson", exports.geojson(traced, measured))
+        if "imagej" in output.outlines:
+            _write(output, f"outlines/{id_}.zip", exports.imagej(traced))
+    return measured
+
+
+def _image_row(
+    found: _Found,
+    diameters_px: Sequence[float],
+    recipe: Recipe,
+    trained_on: TrainingImages | None,
+) -> measurements.Row:
+    """The row of an image in ``images.csv``."""
+    height, width = found.entry.height, found.entry.width
+    notes = []
+    if recipe.data.framing == "resize" and max(height, width) > 4 * recipe.data.image_size:
+        by = max(height, width) / recipe.data.image_size
+        notes.append(f"was reduced {by:.1f} times, because the recipe resizes images")
+    if trained_on:
+        notes += unlike(found.image, diameters_px, trained_on, recipe.inference.scale)
+    return {
+        "image": found.entry.id,
+        "file": found.entry.source,
+        "state": "done",
+        "width_px": width,
+        "height_px": height,
+        "nuclei": len(diameters_px),
+        "median_diameter_px": float(np.median(diameters_px)) if diameters_px else None,
+        "note": "; ".join(notes),
+    }
+
+
+def _coco_images(
+    entries: Sequence[ImageEntry], encoded: Sequence[Stage]
+) -> Iterator[tuple[str, NDArray[Any], NDArray[np.float32]]]:
+    names = [Path(entry.source).name for entry in entries]
+    if len(set(names)) < len(names):
+        names = [f"{entry.id}{Path(entry.source).suffix}" for entry in entries]
+    files = _label_files(encoded)
+    for entry, name in zip(entries, names, strict=True):
+        yield name, *_nuclei(files[entry.id])
+
+
+def _warn(of_images: Sequence[measurements.Row]) -> None:
+    noted = [row for row in of_images if row["state"] == "done" and row["note"]]
+    if noted:
+        get_run_logger().warning(
+            "%d of %d images differ from those that the model was trained on, for example %s: %s. See "
+            "images.csv",
+            *(len(noted), len(of_images), noted[0]["image"], noted[0]["note"]),
+        )
+
+
+def _write(output: Output, name: str, content: bytes | str) -> None:
+    with writing(output.folder / name, NO_SPACE):
+        write_atomically(output.folder / name, content)

@@ -60,6 +60,7 @@ OFF = {
     "inference.min_area_px": 0,
     "inference.min_confidence": 0,
     "inference.tune": False,
+    "inference.scale": 1,
     "inference.scales": [1],
     "inference.flips": False,
 }
@@ -300,6 +301,10 @@ def _toml(value: Any) -> str:
         (
             ["data.framing=resize", "augmentation.scale_range=[1, 1]"],
             "inference.scales works only with data.framing = crop",
+        ),
+        (
+            ["data.framing=resize", "augmentation.scale_range=[1, 1]", "inference.scale=2"],
+            "inference.scale works only with data.framing = crop, because the recipe resizes",
         ),
         (
             ["network.outputs=mask"],

@@ -8,9 +8,14 @@ from .identity import images_code as images_code
 from .identity import labels_code as labels_code
 from .identity import raw_digests as raw_digests
 from .identity import require_unchanged as require_unchanged
+from .images import Channels as Channels
 from .kinds import KINDS as KINDS
 from .kinds import imaging_kind as imaging_kind
 from .leaks import shared_images as shared_images
+from .likeness import TrainingImages as TrainingImages
+from .likeness import describe_training as describe_training
+from .likeness import scale_for as scale_for
+from .likeness import unlike as unlike
 from .prepared import DECODERS as DECODERS
 from .prepared import ImageEntry as ImageEntry
 from .prepared import Images as Images

@@ -109,26 +109,34 @@ def pixel_digest(image: NDArray[np.uint8]) -> str:
     return sha256_bytes(repr(shape).encode() + content)
 
 
-def decode_values(content: bytes, name: str, plane: Plane = ONLY_PLANE) -> NDArray[Any]:
+@dataclass(frozen=True)
+class Channels:
+    """The channels of an image, with the values of its file."""
+
+    planes: dict[str, NDArray[Any]]
+    """Values (H, W) by name: ``gray``; ``red``, ``green`` and ``blue``; or the channels of a stack."""
+    segmented: tuple[str, ...]
+    """The channels that `decode_image` makes the image from."""
+
+
+def decode_channels(content: bytes, name: str, plane: Plane = ONLY_PLANE) -> Channels:
     """Decode an image file without changing its values; an alpha channel is dropped.
+
+    The values of a PNG of less than 8 bits are scaled to 8 bits.
 
     Parameters
     ----------
     content, name, plane
         As for `decode_image`.
 
-    Returns
-    -------
-    ndarray
-        (H, W, 1) or (H, W, 3) RGB, with values and type as stored. The values of a PNG of less than
-        8 bits are scaled to 8 bits.
-
     Raises
     ------
     NucleusError
         As for `decode_image`.
     """
-    return _colours(content, name, plane)[0]
+    values = _colours(content, name, plane)[0]
+    names = ("gray",) if values.shape[2] == 1 else ("red", "green", "blue")
+    return Channels(dict(zip(names, np.moveaxis(values, -1, 0), strict=True)), names)
 
 
 def _colours(content: bytes, name: str, plane: Plane) -> tuple[NDArray[Any], str]:

@@ -18,10 +18,11 @@ from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from nucleus_unet.data.images import (
+    Channels,
+    decode_channels,
     decode_image,
     decode_labels,
     decode_mask,
-    decode_values,
     pixel_digest,
 )
 from nucleus_unet.data.masks import (
@@ -91,12 +92,23 @@ class LabelsEntry(Entry):
     problems: tuple[DataProblem, ...]
 
 
+class SkippedImage(_Record):
+    """An image that could not be read."""
+
+    id: str
+    source: str
+    """As in `ImageEntry`."""
+    reason: str
+
+
 class Images(_Record):
     """The images of a data set, sorted by id."""
 
     file: ClassVar[str] = "images.json"
 
     entries: tuple[ImageEntry, ...]
+    skipped: tuple[SkippedImage, ...] = ()
+    """Images that could not be read."""
 
 
 class Labels(_Record):
@@ -132,6 +144,7 @@ def prepare_images(
     *,
     annotated: bool = False,
     plane: Plane = ONLY_PLANE,
+    on_bad: OnBad = "stop",
 ) -> Images:
     """Decode the images of raw data sets into the store, except those that it holds already.
 
@@ -151,23 +164,30 @@ def prepare_images(
         Require that every image is annotated, before any is decoded.
     plane : Plane
         Which plane of stacks is the image.
+    on_bad : OnBad
+        What to do with images that cannot be read: with ``skip`` they are left out.
 
     Raises
     ------
     NucleusError
-        As `open_raw` and `decode_image`, or if one id has different contents.
+        As `open_raw` and `decode_image`, if one id has different contents, or if no image can be read.
     """
 
-    def entry(item: tuple[RawDataset, RawSample]) -> ImageEntry:
+    def entry(item: tuple[RawDataset, RawSample]) -> ImageEntry | SkippedImage:
         raw, sample = item
-        content = raw.read(sample.image)
-        source_sha256 = sha256_bytes(content)
-        digest = sha256_bytes(f"image {code} {tuple(plane)} {source_sha256}".encode())
         source = str(raw.path if raw.path.name == sample.image else raw.path / sample.image)
-        found = _stored(ImageEntry, store, digest)
-        if found is not None:
-            return found.model_copy(update={"id": sample.id, "source": source})
-        decoded = decode_image(content, source, plane)
+        try:
+            content = raw.read(sample.image)
+            source_sha256 = sha256_bytes(content)
+            digest = sha256_bytes(f"image {code} {tuple(plane)} {source_sha256}".encode())
+            if stored := _stored(ImageEntry, store, digest):
+                return stored.model_copy(update={"id": sample.id, "source": source})
+            decoded = decode_image(content, source, plane)
+        except NucleusError as error:
+            if on_bad != "skip":
+                raise
+            reason = str(error).removeprefix(f"{source}: ")
+            return SkippedImage(id=sample.id, source=source, reason=reason)
         made = ImageEntry(
             id=sample.id,
             digest=digest,
@@ -182,7 +202,15 @@ def prepare_images(
         return _store(store, made, decoded.image)
 
     with _samples(raws, annotated) as samples:
-        return Images(entries=_one_each(in_threads(entry, samples, progress)))
+        found = [*in_threads(entry, samples, progress)]
+    skipped = tuple(image for image in found if isinstance(image, SkippedImage))
+    entries = _one_each(image for image in found if isinstance(image, ImageEntry))
+    if not entries:
+        raise NucleusError(
+            f"none of the {len(skipped)} images can be read, for example {skipped[0].source}: "
+            f"{skipped[0].reason}"
+        )
+    return Images(entries=entries, skipped=skipped)
 
 
 def prepare_labels(
@@ -263,8 +291,8 @@ def _is_no_label_image(entry: LabelsEntry) -> bool:
 
 def originals(
     raws: Sequence[Path], entries: Sequence[ImageEntry]
-) -> Iterator[tuple[ImageEntry, NDArray[Any]]]:
-    """Images of raw data sets with the values of their files, as `decode_values` gives them.
+) -> Iterator[tuple[ImageEntry, Channels]]:
+    """Images of raw data sets with the values of their files, as `decode_channels` gives them.
 
     Raises
     ------
@@ -281,7 +309,7 @@ def originals(
                     f"{entry.source}: the file has changed since it was read. Start again when nothing "
                     "writes to it."
                 )
-            yield entry, decode_values(content, entry.source, entry.plane)
+            yield entry, decode_channels(content, entry.source, entry.plane)
 
 
 def load_image(store: Path, entry: ImageEntry) -> NDArray[np.uint8]:

@@ -61,14 +61,21 @@ class RawDataset:
             ) from error
 
     def digest(self) -> str:
-        """SHA-256 of the zip file; of a folder or an image, of the names and contents of its files."""
+        """SHA-256 of the zip file; of a folder or an image, of the names and contents of its files.
+
+        A file that cannot be read counts by its name alone; who decodes it reports it.
+        """
         if self.path.is_file() and not PICTURE.fullmatch(self.path.name):
             return sha256_file(self.path)
         digest = hashlib.sha256()
         for sample in self.samples:
             digest.update(f"{sample.id}\0{sample.annotated}\n".encode())
             for name in (sample.image, *(member for _, member in sample.annotation)):
-                digest.update(f"{name}\0{sha256_bytes(self.read(name))}\n".encode())
+                try:
+                    content = sha256_bytes(self.read(name))
+                except NucleusError:
+                    content = "unreadable"
+                digest.update(f"{name}\0{content}\n".encode())
         return digest.hexdigest()
 
 

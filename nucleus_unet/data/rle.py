@@ -117,6 +117,45 @@ def rle_faults(rles: Sequence[str], height: int, width: int) -> dict[int, str]:
     return _read(rles, height, width)[3]
 
 
+def coco_counts(rle: str, pixels: int) -> str:
+    """Convert the RLE of a nucleus to COCO's compressed run lengths.
+
+    Parameters
+    ----------
+    rle : str
+        A correct RLE.
+    pixels : int
+        Number of pixels of the image.
+
+    Notes
+    -----
+    COCO counts the pixels of background and nucleus in turn, in the same order of the pixels. From the
+    fourth on, a count is replaced by its difference from the count two before. Each number is written
+    in digits of 5 bits, the lowest first; a sixth bit says that more digits follow, and the fifth bit
+    of the last one is the sign. A digit is the character with its value plus 48. See ``rleToString`` in
+    https://github.com/cocodataset/cocoapi.
+
+    Examples
+    --------
+    >>> coco_counts("22 2", 24)
+    'e021'
+    """
+    edges = np.array(rle.split(), np.int64).reshape(-1, 2)
+    edges[:, 0] -= 1
+    edges[:, 1] += edges[:, 0]
+    counts = np.diff(edges.ravel(), prepend=0, append=pixels)
+    counts = counts if counts[-1] else counts[:-1]  # the last pixel may be of the nucleus
+    counts[3:] -= counts[1:-2].copy()
+    characters = []
+    for number in counts.tolist():
+        more = True
+        while more:
+            digit, number = number & 31, number >> 5
+            more = number != (-1 if digit & 16 else 0)
+            characters.append(chr(48 + digit + 32 * more))
+    return "".join(characters)
+
+
 _Ints = NDArray[np.int64]
 
 

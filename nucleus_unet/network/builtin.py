@@ -5,6 +5,7 @@ from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict
 
+from nucleus_unet.data import TrainingImages
 from nucleus_unet.recipe import Recipe
 
 BUILTIN = "builtin"
@@ -31,8 +32,7 @@ class BuiltinModel(BaseModel):
     """Number of validation images."""
     commit: str
     """Revision of the program that trained it."""
-    diameters_px: tuple[float, float, float]
-    """Percentiles 5, 50 and 95 of the diameters of the nuclei that it was trained on."""
+    trained_on: TrainingImages
     seen: frozenset[str]
     """Digest of the pixels of each image that it was trained on, as `pixel_digest` gives it."""
 

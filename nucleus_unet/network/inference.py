@@ -60,7 +60,8 @@ def predict_maps(
             height, width = image.shape[:2]
             maps = np.empty((height, width, len(scales), channels), np.float32)
             for index, scale in enumerate(scales):
-                scaled = _predict_in_tiles(model, _scaled(image, scale), channels, recipe.inference)
+                enlarged = _scaled(image, recipe.inference.scale * scale)
+                scaled = _predict_in_tiles(model, enlarged, channels, recipe.inference)
                 maps[:, :, index] = resize_maps(scaled, height, width)
             yield maps.reshape(height, width, -1)
     else:

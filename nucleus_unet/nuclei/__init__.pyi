@@ -1,5 +1,7 @@
+from .exports import LabelFormat as LabelFormat
 from .exports import Outlines as Outlines
 from .exports import encode_label_image as encode_label_image
+from .instances import rated_nuclei as rated_nuclei
 from .instances import resize_maps as resize_maps
 from .instances import separate_nuclei as separate_nuclei
 from .scoring import THRESHOLDS as THRESHOLDS

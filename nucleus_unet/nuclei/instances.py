@@ -13,7 +13,7 @@ from nucleus_unet.recipe import Inference
 
 # These values were chosen on validation images, and on microscopes left out of the training.
 SMALL_PX, LARGE_PX = 200, 800
-"""Areas up to which ``cutoff`` holds, and from which ``large_cutoff`` holds."""
+"""Areas up to which ``cutoff`` holds, and from which ``large_cutoff`` holds, at ``inference.scale``."""
 USUAL_PX = 400
 """Area that the network segments well: most nuclei in its training have 100 to 600 px."""
 UNUSUAL_COST = 0.03
@@ -23,7 +23,14 @@ MOST_COVERED = 1 / 3
 
 
 def separate_nuclei(maps: NDArray[np.float32], inference: Inference) -> NDArray[np.int32]:
-    """Separate the nuclei in the maps of one image.
+    """The labels of `rated_nuclei`, (H, W) int32."""
+    return rated_nuclei(maps, inference)[0]
+
+
+def rated_nuclei(
+    maps: NDArray[np.float32], inference: Inference
+) -> tuple[NDArray[np.int32], NDArray[np.float32]]:
+    """Separate the nuclei in the maps of one image, and say how sure each is.
 
     Parameters
     ----------
@@ -36,8 +43,9 @@ def separate_nuclei(maps: NDArray[np.float32], inference: Inference) -> NDArray[
 
     Returns
     -------
-    (H, W) int32
-        0 background, 1..n one nucleus each, nuclei of earlier scales first.
+    tuple of (H, W) int32 and (n,) float32
+        The labels: 0 background, 1..n one nucleus each, nuclei of earlier scales first. And the
+        confidence of each nucleus, in [0, 1]: its mean probability at the scale at which it was found.
 
     Notes
     -----
@@ -56,15 +64,17 @@ def separate_nuclei(maps: NDArray[np.float32], inference: Inference) -> NDArray[
     the earlier scale comes first. The other nucleus keeps the largest piece of its remaining pixels,
     or is dropped if it lost more than a third of its pixels.
     """
-    candidates, last = [], 0
+    candidates, confidence, last = [], [np.zeros(1)], 0
     parts = np.split(maps, len(inference.scales), axis=-1)
-    for scale, part in zip(inference.scales, parts, strict=True):
+    for part, relative in zip(parts, inference.scales, strict=True):
+        scale = inference.scale * relative
         labels = _of_one_scale(part, inference)
         areas = np.maximum(np.bincount(labels.ravel()), 1)
         means = np.bincount(labels.ravel(), part[..., 0].ravel()) / areas
         kept = (areas >= inference.min_area_px / scale**2) & (means > inference.min_confidence)
         rank = means - UNUSUAL_COST * np.abs(np.log(areas * scale**2 / USUAL_PX))
         boxes = find_objects(labels)
+        confidence.append(means[1:])
         for number in np.flatnonzero(kept[1:]) + 1:
             box = boxes[number - 1]
             candidates.append((-rank[number], last + number, box, labels[box] == number))
@@ -77,7 +87,9 @@ def separate_nuclei(maps: NDArray[np.float32], inference: Inference) -> NDArray[
             found[box][largest_piece(free) if covered else free] = number
     present = np.bincount(found.ravel()) > 0
     present[0] = False
-    return present.cumsum().astype(np.int32)[found]
+    numbers = np.flatnonzero(present)
+    rated = np.concatenate(confidence)[numbers].astype(np.float32)
+    return present.cumsum().astype(np.int32)[found], rated
 
 
 def largest_piece(pixels: NDArray[np.bool_]) -> NDArray[np.bool_]:
@@ -111,7 +123,8 @@ def _of_one_scale(maps: NDArray[np.float32], inference: Inference) -> NDArray[np
     seeds[alone] = seeds.max(initial=0) + mask_parts[alone]
     grown = watershed(-interior, seeds, mask=mask_parts > 0)
     areas = np.maximum(np.bincount(grown.ravel()), 1)
-    cutoffs = np.interp(np.log(areas), np.log((SMALL_PX, LARGE_PX)), (small, large))
+    sizes = np.log(areas * inference.scale**2)
+    cutoffs = np.interp(sizes, np.log((SMALL_PX, LARGE_PX)), (small, large))
     kept = mask > cutoffs.astype(np.float32)[grown]
     return label(np.where(kept, grown, 0), connectivity=1)
 

@@ -13,6 +13,7 @@ from mlflow import MlflowClient, artifacts, get_tracking_uri
 from mlflow.entities import Run
 from mlflow.exceptions import MlflowException
 
+from nucleus_unet.data import TrainingImages
 from nucleus_unet.engine import home_folder, without_credentials
 from nucleus_unet.errors import NucleusError
 from nucleus_unet.files import locked, sha256_file
@@ -22,6 +23,9 @@ from nucleus_unet.runs.environment import environment_script
 from nucleus_unet.runs.logged import LoggedDataset, Record
 from nucleus_unet.runs.models import MODEL_ARTIFACT, MODEL_FILES
 from nucleus_unet.runs.store import ABSENT
+
+TRAINING_IMAGES = "training_images.json"
+"""Artifact of a training: what its images look like, as `describe_training` finds it."""
 
 
 def require_run(run_id: str) -> dict[str, str]:
@@ -98,6 +102,22 @@ def fetch_model(run_id: str) -> tuple[Recipe, Path]:
             )
     values = json.loads((folder / "recipe.json").read_text())
     return recipe_of(run_id, values), folder / "model.keras"
+
+
+def fetch_training_images(run_id: str) -> TrainingImages | None:
+    """Fetch what the training images of a model look like; None if its run did not log it.
+
+    Parameters
+    ----------
+    run_id : str
+        As for `fetch_model`.
+    """
+    if run_id == BUILTIN:
+        return builtin_model().trained_on
+    if not any(one.path == TRAINING_IMAGES for one in MlflowClient().list_artifacts(run_id)):
+        return None
+    text = fetch_artifact(run_id, TRAINING_IMAGES).read_bytes()
+    return TrainingImages.model_validate_json(text)
 
 
 def fetch_start_weights(recipe: Recipe) -> Path | None:

@@ -13,7 +13,7 @@ from hypothesis.extra.numpy import array_shapes, arrays
 from numpy.typing import NDArray
 from PIL import Image
 
-from nucleus_unet.data.images import decode_image, decode_labels, decode_mask, decode_values
+from nucleus_unet.data.images import decode_channels, decode_image, decode_labels, decode_mask
 from nucleus_unet.errors import NucleusError
 
 RED, BLUE = (200, 10, 20), (1, 2, 250)
@@ -107,7 +107,7 @@ def test_more_than_8_bits_are_stretched(content: bytes) -> None:
     decoded = decode_image(content, "cell")
     # 1000.1 becomes 0 and 1999.9 becomes 255, so 1500 becomes 255 * 499.9 / 999.8.
     assert decoded.image[0, [0, 10, 500, 990, 1000], 0].tolist() == [0, 3, 128, 252, 255]
-    np.testing.assert_array_equal(decode_values(content, "cell")[..., 0], RAMP)
+    np.testing.assert_array_equal(decode_channels(content, "cell").planes["gray"], RAMP)
 
 
 def test_colours_are_stretched_together() -> None:
@@ -218,14 +218,17 @@ def test_every_compression_of_a_tiff_gives_the_stored_values(compression: str | 
         (COLOURS, {"photometric": "rgb", "extratags": [turned]}),
         (both, {"photometric": "rgb", "extrasamples": ["unassalpha"]}),
     ):
-        values = decode_values(tiff(pixels, compression=compression, **options), "cell")
-        expected = pixels[..., None] if pixels.ndim == 2 else pixels[..., :3]
-        np.testing.assert_array_equal(values, expected)
+        found = decode_channels(tiff(pixels, compression=compression, **options), "cell")
+        expected = {"gray": pixels}
+        if pixels.ndim == 3:
+            expected = dict(zip(("red", "green", "blue"), np.moveaxis(pixels, -1, 0), strict=False))
+        assert found.segmented == tuple(expected)
+        np.testing.assert_equal(found.planes, expected)
 
 
 def test_a_single_plane_with_the_description_of_its_stack() -> None:
     content = tiff(GRAY, description="ImageJ=1.54f\nimages=7\n", metadata=None)
-    np.testing.assert_array_equal(decode_values(content, "cell")[..., 0], GRAY)
+    np.testing.assert_array_equal(decode_channels(content, "cell").planes["gray"], GRAY)
 
 
 def test_a_palette_of_8_or_16_bit_colours() -> None:
@@ -245,7 +248,7 @@ def test_gray_values_of_12_bits() -> None:
         for tag, value in (("BitsPerSample", 12), ("ImageWidth", 2)):
             struct.pack_into("<H", content, page.tags[tag].valueoffset, value)
         content[page.dataoffsets[0] : page.dataoffsets[0] + 3] = b"\xab\xc1\x23"
-    assert decode_values(bytes(content), "cell")[0, :, 0].tolist() == [0xABC, 0x123]
+    assert decode_channels(bytes(content), "cell").planes["gray"][0].tolist() == [0xABC, 0x123]
 
 
 def test_a_mask_has_the_stored_values() -> None:

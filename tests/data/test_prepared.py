@@ -266,11 +266,35 @@ def test_truncated_file_is_named_and_nothing_half_written(
     assert not list(store.rglob(".*"))
 
 
+def test_images_that_cannot_be_read_are_skipped_by_choice(raw: Path, store: Path) -> None:
+    os.truncate(raw / "b/images/b.png", 60)
+    images = prepare_images([raw], store, "code", on_bad="skip")
+    [skipped] = images.skipped
+    assert (skipped.id, skipped.source) == ("b", str(raw / "b/images/b.png"))
+    assert skipped.reason == "the file is truncated. Download or save it again."
+    assert "b" not in {entry.id for entry in images.entries}
+    with pytest.raises(NucleusError, match=r"b\.png: the file is truncated"):
+        prepare_images([raw], store, "code")
+
+
+def test_a_full_disk_is_not_an_image_that_cannot_be_read(raw: Path, store: Path) -> None:
+    store.write_text("a file in the way")
+    with pytest.raises(NucleusError, match="cannot be written"):
+        prepare_images([raw], store, "code", on_bad="skip")
+
+
+def test_if_no_image_can_be_read_nothing_is_skipped(store: Path, tmp_path: Path) -> None:
+    for name in "ab":
+        (tmp_path / f"{name}.png").touch()
+    with pytest.raises(NucleusError, match=r"none of the 2 images .*a\.png: the file is empty"):
+        prepare_images([tmp_path / "a.png", tmp_path / "b.png"], store, "code", on_bad="skip")
+
+
 def test_originals_have_the_values_of_the_files(raw: Path, store: Path) -> None:
     images = prepare_images([raw], store, "code")
-    found = {entry.id: values for entry, values in originals([raw], images.entries)}
-    assert found["a"].tolist() == [[[0], [300], [600]]]
-    np.testing.assert_array_equal(found["b"], IMAGE)
+    found = {entry.id: channels.planes for entry, channels in originals([raw], images.entries)}
+    assert found["a"]["gray"].tolist() == [[0, 300, 600]]
+    np.testing.assert_array_equal(np.dstack([*found["b"].values()]), IMAGE)
 
 
 @pytest.mark.parametrize("gone", [True, False])
@@ -303,7 +327,7 @@ def test_another_plane_is_another_entry(store: Path, tmp_path: Path) -> None:
     for z in (1, 2):
         images = prepare_images([tmp_path / "a.tif"], store, "code", plane=Plane(z=z))
         np.testing.assert_array_equal(load_image(store, images.entries[0])[..., 0], planes[z - 1])
-        [(_, values)] = originals([tmp_path / "a.tif"], images.entries)
-        np.testing.assert_array_equal(values[..., 0], planes[z - 1])
+        [(_, channels)] = originals([tmp_path / "a.tif"], images.entries)
+        np.testing.assert_array_equal(channels.planes["gray"], planes[z - 1])
         found.append(images.entries[0].digest)
     assert found[0] != found[1]

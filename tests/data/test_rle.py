@@ -8,7 +8,7 @@ from hypothesis.extra import numpy as hnp
 from numpy.typing import NDArray
 
 from nucleus_unet.data import rle as module
-from nucleus_unet.data.rle import decode_rle, encode_rle, rle_faults
+from nucleus_unet.data.rle import coco_counts, decode_rle, encode_rle, rle_faults
 from nucleus_unet.errors import NucleusError
 
 label_images = hnp.arrays(
@@ -174,3 +174,17 @@ def test_decode_agrees_with_painting(rles: list[str]) -> None:
 @given(st.lists(st.text(max_size=12)))
 def test_any_text_gives_faults_and_no_crash(rles: list[str]) -> None:
     assert set(rle_faults(rles, 3, 4)) <= set(range(len(rles)))
+
+
+@pytest.mark.parametrize(
+    ("rle", "pixels", "counts"),
+    [
+        ("1 24", 24, "0h0"),  # 24 has six bits, so its lowest five and one more digit
+        ("22 2", 24, "e021"),
+        ("5 3 9 1 11 1 13 3", 24, "431N00028"),  # a ring; the fourth count is 1 - 3
+        ("21 4", 24, "d04"),  # no count for a background without pixels
+    ],
+)
+def test_compressed_run_lengths_of_coco(rle: str, pixels: int, counts: str) -> None:
+    """As the COCO API writes them."""
+    assert coco_counts(rle, pixels) == counts

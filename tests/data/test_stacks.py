@@ -8,7 +8,7 @@ import pytest
 import tifffile
 from numpy.typing import NDArray
 
-from nucleus_unet.data.images import decode_image, decode_labels, decode_values
+from nucleus_unet.data.images import decode_channels, decode_image, decode_labels
 from nucleus_unet.errors import NucleusError
 from nucleus_unet.recipe import Depth, Plane
 
@@ -35,8 +35,8 @@ def ome(pixels: NDArray[Any], axes: str, names: list[str] | None = None) -> byte
 
 def value(content: bytes, **chosen: Any) -> int:
     """The value of the chosen plane."""
-    pixels = decode_values(content, "cells.tif", Plane(**chosen))
-    assert pixels.shape == (*SIZE, 1)
+    [pixels] = decode_channels(content, "cells.tif", Plane(**chosen)).planes.values()
+    assert pixels.shape == SIZE
     [found] = np.unique(pixels)
     return int(found)
 
@@ -101,7 +101,7 @@ def test_gray_samples_of_a_page_are_channels(samples: int, planar: str) -> None:
 def test_colours_are_no_channels() -> None:
     colours = np.arange(2 * 24 * 3, dtype=np.uint8).reshape(2, 4, 6, 3)
     content = tiff(colours, photometric="rgb")
-    np.testing.assert_array_equal(decode_values(content, "c", Plane(z=2)), colours[1])
+    np.testing.assert_array_equal(decode_image(content, "c", Plane(z=2)).image, colours[1])
     np.testing.assert_array_equal(
         decode_image(tiff(colours[0], photometric="rgb"), "c", Plane(channel="DAPI")).image,
         colours[0],

@@ -1,11 +1,13 @@
 """A prediction in a new installation: nothing was trained, and no server is running."""
 
+import csv
 import re
 from pathlib import Path
 from typing import Any
 
 import cv2
 import numpy as np
+import tifffile
 
 from nucleus_unet.data.synthetic import draw_synthetic
 from nucleus_unet.nuclei import match_nuclei
@@ -13,13 +15,22 @@ from nucleus_unet.nuclei import match_nuclei
 
 def test_the_first_command_of_a_new_user_finds_nuclei(place: Any, tmp_path: Path) -> None:
     image, nuclei = draw_synthetic("fluorescence", np.random.default_rng(3))
-    cv2.imwrite(str(tmp_path / "mine.png"), cv2.cvtColor(image, cv2.COLOR_RGB2BGR))
-    here = place.elsewhere(tmp_path / "home")
-    done = here.nucleus("predict", tmp_path / "mine.png", "--out", tmp_path / "out")
-    assert done.returncode == 0, done.stderr
+    (tmp_path / "mine").mkdir()
+    cv2.imwrite(str(tmp_path / "mine" / "a.png"), cv2.cvtColor(image, cv2.COLOR_RGB2BGR))
+    (tmp_path / "mine" / "b.png").write_bytes(b"no image")
+    options = ("--pixel-size", 0.5, "--diameter", 21, "--labels", "ome-tiff")
+    here, out = place.elsewhere(tmp_path / "home"), tmp_path / "out"
+    done = here.nucleus("predict", tmp_path / "mine", "--out", out, *options)
+    assert done.returncode == 1, done.stderr  # one image cannot be read
+    assert done.stdout.endswith("1 images could not be read and were skipped; see images.csv.\n")
     of = "best, trained on the 2018 Data Science Bowl, score 0\\.[0-9]{3} on 78 images of other slides"
     assert re.search(f"^model +the built-in model: {of}$", done.stdout, re.MULTILINE)
-    found = cv2.imread(str(tmp_path / "out" / "labels" / "mine.png"), cv2.IMREAD_UNCHANGED)
-    assert found is not None
-    match = match_nuclei(nuclei, found.astype(np.int32))
+    match = match_nuclei(nuclei, tifffile.imread(out / "labels" / "a.ome.tif").astype(np.int32))
     assert match.tp[0] > 0.7 * match.true
+    rows = [*csv.DictReader((out / "nuclei.csv").open())]
+    assert len(rows) == match.predicted
+    assert all(float(row["area_um2"]) == float(row["area_px"]) / 4 for row in rows)
+    a, b = csv.DictReader((out / "images.csv").open())
+    assert (a["image"], a["state"], int(a["nuclei"])) == ("a", "done", match.predicted)
+    assert (b["image"], b["state"]) == ("b", "skipped")
+    assert b["note"].startswith("the file is not a PNG")

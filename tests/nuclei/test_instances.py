@@ -9,7 +9,12 @@ from hypothesis.extra import numpy as hnp
 from numpy.typing import NDArray
 
 from nucleus_unet.network.targets import training_targets
-from nucleus_unet.nuclei.instances import connected_components, resize_maps, separate_nuclei
+from nucleus_unet.nuclei.instances import (
+    connected_components,
+    rated_nuclei,
+    resize_maps,
+    separate_nuclei,
+)
 from nucleus_unet.recipe import Inference
 
 probabilities = hnp.arrays(
@@ -252,6 +257,27 @@ def test_of_equal_nuclei_the_earlier_scale_is_preferred(scales: tuple[float, flo
     maps = np.full((1, 801, 2), 0.8, np.float32)
     maps[0, 800, 0] = maps[0, 0, 1] = 0  # 800 px each: twice and half the usual area
     assert separate_nuclei(maps, Inference(scales=scales)).tolist() == [[1] * 800 + [0]]
+
+
+def test_the_confidence_is_the_mean_at_the_scale_of_a_nucleus() -> None:
+    first = [[0, 1, 0, 0, 0, 0, 0, 0], [0, 0, 0, 0, 0, 0, 0, 0]]
+    second = [[0.6, 0.6, 0, 1, 0.7, 0, 0, 0.8], [0, 0, 0, 1, 0.7, 0, 0, 0]]
+    maps = np.array([first, second], np.float32).transpose(1, 2, 0)
+    labels, confidence = rated_nuclei(maps, Inference(scales=(1, 0.5)))
+    assert labels[0].tolist() == [0, 1, 0, 2, 2, 0, 0, 3]
+    np.testing.assert_allclose(confidence, [1, 0.85, 0.8])
+    assert confidence.dtype == np.float32
+
+
+@pytest.mark.parametrize(("scale", "kept"), [(1, False), (2, True)])
+def test_areas_count_at_the_scale_of_the_prediction(scale: float, kept: bool) -> None:
+    """16 px are 64 px of an image that is twice as large, and 400 px are 1600."""
+    small = np.full((4, 4, 1), 0.9, np.float32)
+    assert separate_nuclei(small, Inference(min_area_px=40, scale=scale)).any() == kept
+    large = np.full((20, 20, 2), (0.9, 0), np.float32)
+    large[0, :, 0] = 0.45  # the cutoff is 0.5 for 400 px and 0.4 for 1600 px
+    found = separate_nuclei(large, Inference(cutoff=0.6, large_cutoff=0.4, scale=scale))
+    assert found[0].all() == kept
 
 
 def test_two_maps_at_each_scale() -> None:

@@ -91,7 +91,8 @@ def retrain(path: Path) -> list[Any]:
 
 
 def predict(path: Path) -> list[Any]:
-    return ["predict", path, "--model", "0" * 32, "--out", path.parent / "out"]
+    out = path.parent / "out"
+    return ["predict", path, "--model", "0" * 32, "--out", out, "--on-bad", "stop"]
 
 
 def sweep(path: Path) -> list[Any]:
@@ -339,6 +340,11 @@ def test_a_truncated_image(refused: Refused, data: Path, tmp_path: Path, command
     assert line == f"Error: {image}: the file is truncated. Download or save it again."
 
 
+def test_a_scale_and_a_diameter(refused: Refused, data: Path) -> None:
+    line = refused(*predict(data), "--scale", 2, "--diameter", 20)
+    assert line == "Error: Give --scale or --diameter, not both."
+
+
 def test_results_among_the_images(refused: Refused, data: Path, bare: Path) -> None:
     line = refused("predict", data, "--out", data / "found")
     assert f"The results in {data / 'found'} would mix with the images in {data}." in line
@@ -427,12 +433,13 @@ def test_score_without_a_truth(refused: Refused, tmp_path: Path) -> None:
     assert "nothing: no such file or folder" in refused("score", submission, tmp_path / "nothing")
 
 
-def test_outlines_are_those_that_can_be_written() -> None:
-    from nucleus_unet.nuclei.exports import Outlines
+def test_formats_are_those_that_can_be_written() -> None:
+    from nucleus_unet.nuclei import LabelFormat, Outlines
 
-    [option] = [one for one in prediction.predict.params if one.name == "outlines"]
-    assert isinstance(option.type, click.Choice)
-    assert list(option.type.choices) == list(get_args(Outlines))
+    for name, formats in (("outlines", Outlines), ("label_format", LabelFormat)):
+        [option] = [one for one in prediction.predict.params if one.name == name]
+        assert isinstance(option.type, click.Choice)
+        assert list(option.type.choices) == list(get_args(formats))
 
 
 def test_version() -> None:

@@ -1,0 +1,109 @@
+"""Whether new images look like those that a model was trained on."""
+
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import BaseModel, ConfigDict
+
+from nucleus_unet.data.kinds import imaging_kind
+from nucleus_unet.data.prepared import Labels, load_labels
+from nucleus_unet.data.split import Split
+from nucleus_unet.errors import NucleusError
+
+LEAST_CONTRAST = 8
+"""Range of grey levels below which an image shows little more than noise, as in normalisation."""
+
+
+class TrainingImages(BaseModel):
+    """What the training images of a model look like."""
+
+    model_config = ConfigDict(frozen=True)
+
+    kinds: dict[str, int]
+    """Number of images of each imaging kind."""
+    diameters_px: tuple[float, float, float]
+    """Percentiles 5, 50 and 95 of the diameters of the nuclei, as of a circle of the same area."""
+
+
+def describe_training(split: Split, labels: Labels, store: Path) -> TrainingImages:
+    """Describe the training side of a split.
+
+    Parameters
+    ----------
+    split : Split
+    labels : Labels
+        The labels of its images. Their arrays are in the folder `store`.
+    """
+    kinds = {image.id: image.kind for image in split.training}
+    loaded = (load_labels(store, entry) for entry in labels.entries if entry.id in kinds)
+    areas = np.concatenate([np.bincount(one.ravel())[1:] for one in loaded])
+    low, middle, high = np.percentile(2 * np.sqrt(areas / np.pi), (5, 50, 95)).round(1).tolist()
+    return TrainingImages(kinds=Counter(kinds.values()), diameters_px=(low, middle, high))
+
+
+def scale_for(diameter_px: float, trained_on: TrainingImages | None) -> float:
+    """By how much to enlarge images so that nuclei get the usual diameter of a model's training.
+
+    Parameters
+    ----------
+    diameter_px : float
+        Usual diameter of the nuclei in the images.
+    trained_on : TrainingImages, optional
+
+    Raises
+    ------
+    NucleusError
+        If it is not known what the model was trained on.
+
+    Examples
+    --------
+    >>> scale_for(80, TrainingImages(kinds={}, diameters_px=(8, 20, 48)))
+    0.25
+    """
+    if trained_on is None:
+        raise NucleusError(
+            "This model's run did not log the size of the nuclei it was trained on, so that --diameter "
+            "cannot be used. Use --scale."
+        )
+    return round(trained_on.diameters_px[1] / diameter_px, 4)
+
+
+def unlike(
+    image: NDArray[np.uint8],
+    diameters_px: Sequence[float],
+    trained_on: TrainingImages,
+    scale: float,
+) -> list[str]:
+    """Say how an image differs from those that a model was trained on; empty if it does not.
+
+    Parameters
+    ----------
+    image : (H, W, 3) uint8
+    diameters_px : sequence of float
+        Diameters of its predicted nuclei.
+    trained_on : TrainingImages
+    scale : float
+        By how much the image was enlarged before prediction.
+
+    Examples
+    --------
+    >>> seen = TrainingImages(kinds={"fluorescence": 9}, diameters_px=(8, 20, 48))
+    >>> unlike(np.uint8([[[0] * 3, [99] * 3, [9] * 3]]), [61.0], seen, 1)
+    ['nuclei are 61 px wide, and the model was trained on 8 to 48 px: try --diameter 61']
+    """
+    found = []
+    if (kind := imaging_kind(image)) not in trained_on.kinds:
+        found.append(f"looks {kind}; the model was trained on {', '.join(trained_on.kinds)}")
+    low, high = np.percentile(image, (1, 99.7))
+    if high - low < LEAST_CONTRAST:
+        found.append(f"has almost no contrast: {high - low:g} of 255 grey levels")
+    smallest, _, largest = (diameter / scale for diameter in trained_on.diameters_px)
+    if diameters_px and not smallest <= (usual := float(np.median(diameters_px))) <= largest:
+        found.append(
+            f"nuclei are {usual:.0f} px wide, and the model was trained on {smallest:.3g} to "
+            f"{largest:.3g} px: try --diameter {usual:.0f}"
+        )
+    return found

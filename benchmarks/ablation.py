@@ -1,128 +1,118 @@
 """Train the recipe "best" with single parts changed or switched off, and compare the scores.
 
-    python benchmarks/ablation.py --train ZIP      # 5 to 10 minutes per run on two cores
-    python benchmarks/ablation.py                  # only writes the table again
+    python benchmarks/ablation.py ZIP      # 10 to 20 minutes for each row, on two cores
 
-Trains once for each change, logs the runs to MLflow, and writes the table in benchmarks/ablation.md. It
-skips runs that are already finished, so always use the same data. If the recipe "best" or the budget
-changes, it starts a new experiment and a new table.
+Trains once for each change, logs the runs to MLflow, and adds a row to the table in
+benchmarks/ablation.md after each. Rows that the table has are not measured again, also on another
+machine, so always use the same data. If the file of the recipe "best" or the budget changes, it starts a
+new table.
 """
 
 import argparse
 import os
 import subprocess
 import sys
+import tomllib
+from collections.abc import Sequence
+from importlib import resources
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
+from nucleus_unet.data import KINDS
 from nucleus_unet.engine import prepare_environment
-from nucleus_unet.network import resolve
-from nucleus_unet.recipe import load_recipe
+from nucleus_unet.files import write_atomically
+from nucleus_unet.recipe import digest_of
+
+if TYPE_CHECKING:
+    from mlflow.entities import Run
 
 PAGE = Path(__file__).with_suffix(".md")
 NUCLEUS = (sys.executable, "-m", "nucleus_cli.main")
 EPOCHS, STEPS_PER_EPOCH = 10, 50
 PARTS = (
     (),
-    ("training.seed=11",),  # shows how much chance changes a score
-    ("augmentation.scale_range=[1, 1]",),
-    ("data.balance=0",),
-    ("augmentation.stain_range=0",),
-    ("network.outputs=mask", "inference.large_cutoff=none"),
-    ("training.schedule=constant",),
-    ("data.normalize=false",),
     ("inference.flips=false",),
     ("inference.tune=false",),
     ("inference.scales=[1]",),
     ("inference.large_cutoff=none",),
+    ("training.seed=11",),  # shows how much chance changes a score
+    ("data.normalize=false",),
+    ("network.outputs=mask", "inference.large_cutoff=none"),
+    ("augmentation.stain_range=0",),
+    ("augmentation.scale_range=[1, 1]",),
+    ("data.balance=0",),
+    ("training.schedule=constant",),
 )
-IGNORED = ("training.threads", "training.precision", "training.deterministic")
+HEAD = (
+    "changed",
+    "score",
+    *KINDS,
+    "mean of kinds",
+    "AP at 0.50",
+    "AP at 0.80",
+    "minutes",
+    "source",
+)
+EMPTY = (f"| {' | '.join(HEAD)} |", "|---" * len(HEAD) + "|")
 
 
-def experiment() -> str:
-    return (
-        f"ablation, {EPOCHS * STEPS_PER_EPOCH:,} steps, recipe {load_recipe('best').digest()[:7]}"
-    )
+def heading() -> str:
+    values = tomllib.loads((resources.files("nucleus_unet.recipes") / "best.toml").read_text())
+    steps = EPOCHS * STEPS_PER_EPOCH
+    return f"Ablation, {steps:,} steps, recipe {digest_of(values)[:7]}"
 
 
-def train(data: Path) -> None:
-    """Train with each change, unless that run is already finished."""
+def train(data: Path, part: Sequence[str]) -> "Run":
+    """Train with a change, and return the run in MLflow."""
+    from mlflow import MlflowClient
+
     budget = (f"training.epochs={EPOCHS}", f"training.steps_per_epoch={STEPS_PER_EPOCH}")
-    done = {run.data.tags["recipe.digest"] for run in finished_runs()}
-    for part in PARTS:
-        values = (*budget, *part)
-        if resolve(load_recipe("best", values)).digest() in done:
-            continue
-        print("best", *part, flush=True)
-        overrides = [word for value in values for word in ("--set", value)]
-        subprocess.run(
-            [
-                *NUCLEUS,
-                "retrain",
-                "--train",
-                str(data),
-                "--recipe",
-                "best",
-                "--no-registry",
-                *overrides,
-            ],
-            env=os.environ | {"MLFLOW_EXPERIMENT_NAME": experiment()},
-            check=True,
-        )
-
-
-def finished_runs() -> list[Any]:
-    """Find the finished runs of this recipe and budget, in the order of their start."""
-    from mlflow import MlflowClient
-
+    overrides = [word for value in (*budget, *part) for word in ("--set", value)]
+    name = f"{heading()}, {row_name(part)}"
+    subprocess.run(
+        [*NUCLEUS, "retrain", "--train", data, "--recipe", "best", "--no-registry", *overrides],
+        env=os.environ | {"MLFLOW_EXPERIMENT_NAME": name},
+        check=True,
+    )
     client = MlflowClient()
-    if (found := client.get_experiment_by_name(experiment())) is None:
-        return []
+    experiment = client.get_experiment_by_name(name)
+    assert experiment is not None
     finished = "attributes.status = 'FINISHED'"
-    return list(client.search_runs([found.experiment_id], finished, order_by=["start_time ASC"]))
+    return client.search_runs([experiment.experiment_id], finished)[0]
 
 
-def table(runs: list[Any]) -> str:
-    """Format runs as a Markdown table."""
+def row_name(part: Sequence[str]) -> str:
+    return ", ".join(part) or "nothing"
+
+
+def row(part: Sequence[str], run: "Run") -> str:
+    """A row of the table, in Markdown."""
     from mlflow import MlflowClient
 
-    kinds = sorted({key for r in runs for key in r.data.metrics if "/score of " in key})
-    head = ["changed", "score", *(kind.partition("/score of ")[2] for kind in kinds)]
-    head += ["mean of kinds", "AP at 0.50", "AP at 0.80", "minutes", "source"]
-    lines = [f"| {' | '.join(head)} |", "|---" * len(head) + "|"]
-    for one in runs:
-        metrics, params = one.data.metrics, one.data.params
-        history = MlflowClient().get_metric_history(one.info.run_id, "by epoch/seconds")
-        seconds = sum(point.value for point in history)
-        cells = [_changes(runs[0].data.params, params), f"{metrics['validation/score']:.4f}"]
-        of_kinds = [metrics.get(kind, float("nan")) for kind in kinds]
-        cells += [f"{score:.3f}" for score in (*of_kinds, sum(of_kinds) / len(of_kinds))]
-        cells += [f"{metrics[f'validation/AP at {t}']:.3f}" for t in ("0.50", "0.80")]
-        cells += [f"{seconds / 60:.1f}", one.data.tags["source.commit"][:7]]
-        lines.append(f"| {' | '.join(cells)} |")
-    return "\n".join(lines)
-
-
-def _changes(first: dict[str, Any], params: dict[str, Any]) -> str:
-    keys = sorted((first.keys() | params.keys()) - set(IGNORED))
-    changed = [f"{k}={params.get(k, 'absent')}" for k in keys if params.get(k) != first.get(k)]
-    return ", ".join(changed) or "nothing"
+    history = MlflowClient().get_metric_history(run.info.run_id, "by epoch/seconds")
+    metrics, seconds = run.data.metrics, sum(point.value for point in history)
+    of_kinds = [metrics[f"validation/score of {kind}"] for kind in KINDS]
+    cells = [row_name(part), f"{metrics['validation/score']:.4f}"]
+    cells += [f"{score:.3f}" for score in (*of_kinds, sum(of_kinds) / len(of_kinds))]
+    cells += [f"{metrics[f'validation/AP at {t}']:.3f}" for t in ("0.50", "0.80")]
+    cells += [f"{seconds / 60:.1f}", run.data.tags["source.commit"][:7]]
+    return f"| {' | '.join(cells)} |"
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--train", type=Path, help="training set: train on it and log the runs")
+    parser.add_argument("data", type=Path, help="training set")
+    data = parser.parse_args().data
     prepare_environment()
-    if data := parser.parse_args().train:
-        train(data)
-    if not (runs := finished_runs()):
-        raise SystemExit(
-            f"there is no finished run in {experiment()!r}. Train first, with --train ZIP."
-        )
-    text, _, _ = PAGE.read_text().partition("\n## ")
-    PAGE.write_text(f"{text.rstrip()}\n\n## {experiment().capitalize()}\n\n{table(runs)}\n")
+    for part in PARTS:
+        text, _, table = PAGE.read_text().partition("\n## ")
+        lines = table.splitlines() if table.startswith(heading()) else [heading(), "", *EMPTY]
+        if not any(line.startswith(f"| {row_name(part)} |") for line in lines):
+            print("best", row_name(part), flush=True)
+            lines.append(row(part, train(data, part)))
+            write_atomically(PAGE, "\n## ".join((text, "\n".join([*lines, ""]))))
 
 
 if __name__ == "__main__":

@@ -89,7 +89,7 @@ def publish_nuclei(
     for found in _each(raws, images, encoded):
         raise_if_abandoned()
         measured = _write_image(found, output)
-        rows += [{"image": found.entry.id} | row for row in measured]
+        rows += [{"image": found.entry.id, **row} for row in measured]
         diameters = [row["diameter_px"] for row in measured]
         of_images.append(_image_row(found, diameters, recipe, trained_on))
         if len(tiles) < OVERVIEW:

@@ -10,6 +10,8 @@ from numpy.typing import NDArray
 from scipy.ndimage import find_objects
 from skimage.measure import label
 
+IGNORED = -1
+"""Value in labels of pixels that nobody annotated; they are neither learned nor scored."""
 NOT_LABELS = ("no background", "not a label image")
 """Kinds of problems of a file that cannot be a label image: training refuses it."""
 DECIDED_BY_RULE = ("overlap", "covered", "empty", "stray values", "wrong size")

@@ -27,9 +27,15 @@ def dice_coefficient(y_true: Any, y_pred: Any) -> Any:
     return (2.0 * both + 1.0) / (ops.sum(y_true) + ops.sum(y_pred) + 1.0)
 
 
+def without_ignored(y_true: Any, y_pred: Any) -> tuple[Any, Any]:
+    """Make pixels that nobody annotated background in both; their truth is below 0."""
+    y_true = ops.convert_to_tensor(y_true)
+    return ops.maximum(y_true, 0.0), y_pred * ops.cast(y_true >= 0, y_pred.dtype)
+
+
 def mask_dice(y_true: Any, y_pred: Any) -> Any:
     """Compute `dice_coefficient` of the first channel, the mask of nuclei."""
-    return dice_coefficient(y_true[..., :1], y_pred[..., :1])
+    return dice_coefficient(*without_ignored(y_true[..., :1], y_pred[..., :1]))
 
 
 def bce_dice_loss(y_true: Any, y_pred: Any) -> Any:
@@ -40,6 +46,13 @@ def bce_dice_loss(y_true: Any, y_pred: Any) -> Any:
 
 
 def maps_loss(y_true: Any, y_pred: Any) -> Any:
-    """Sum of the `bce_dice_loss` of each map; both arguments are (N, H, W, C) in [0, 1]."""
+    """Sum of the `bce_dice_loss` of each map, without pixels that nobody annotated.
+
+    Parameters
+    ----------
+    y_true, y_pred : tensors (N, H, W, C)
+        Truth in {0, 1}, or -1 if nobody annotated the pixel, and probability in [0, 1].
+    """
+    y_true, y_pred = without_ignored(y_true, y_pred)
     maps = range(y_pred.shape[-1])
     return sum(bce_dice_loss(y_true[..., k : k + 1], y_pred[..., k : k + 1]) for k in maps)

@@ -5,6 +5,7 @@ from typing import Any
 import keras
 from keras import ops
 
+from nucleus_unet.network.losses import without_ignored
 from nucleus_unet.nuclei import THRESHOLDS
 
 
@@ -68,7 +69,10 @@ def _count(pixels: Any) -> Any:
 
 
 class MaskMeanIoU(ThresholdedMeanIoU):
-    """The `ThresholdedMeanIoU` of the first channel, the mask of nuclei."""
+    """The `ThresholdedMeanIoU` of the mask of nuclei, the first channel.
+
+    Pixels that nobody annotated count as background.
+    """
 
     def update_state(self, y_true: Any, y_pred: Any, sample_weight: Any = None) -> None:
-        super().update_state(y_true[..., :1], y_pred[..., :1])
+        super().update_state(*without_ignored(y_true[..., :1], y_pred[..., :1]))

@@ -4,6 +4,8 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from nucleus_unet.data import IGNORED
+
 BORDER_REACH_PX = 2
 """Nuclei within this distance of a pixel make it a border pixel, if there are at least two."""
 CHANNELS = {"mask": 1, "borders": 2}
@@ -16,7 +18,7 @@ def training_targets(labels: NDArray[np.integer], outputs: str) -> NDArray[np.fl
     Parameters
     ----------
     labels : (H, W) int
-        0 background, 1..n one nucleus each.
+        0 background, 1..n one nucleus each, -1 if nobody annotated the pixel.
     outputs : str
         ``mask``: one map, 1 for nucleus and 0 for background. ``borders``: the same map, and the
         `border_map` between touching nuclei.
@@ -24,11 +26,13 @@ def training_targets(labels: NDArray[np.integer], outputs: str) -> NDArray[np.fl
     Returns
     -------
     (H, W, 1 or 2) float32 in {0, 1}
+        -1 if nobody annotated the pixel.
     """
-    mask = (labels > 0).astype(np.float32)
-    if outputs == "mask":
-        return mask[..., None]
-    return np.stack([mask, border_map(labels)], axis=-1)
+    ignored, labels = labels < 0, np.maximum(labels, 0)
+    maps = [(labels > 0).astype(np.float32)]
+    if outputs == "borders":
+        maps.append(border_map(labels))
+    return np.where(ignored[..., None], np.float32(IGNORED), np.stack(maps, axis=-1))
 
 
 def border_map(labels: NDArray[np.integer]) -> NDArray[np.float32]:

@@ -51,7 +51,8 @@ def match_nuclei(y_true: NDArray[np.integer], y_pred: NDArray[np.integer]) -> Ma
     Parameters
     ----------
     y_true, y_pred : (H, W) int
-        Labels: 0 background, every other value one nucleus. Numbers can be missing.
+        Labels: 0 background, every positive value one nucleus. Numbers can be missing. In `y_true`,
+        negative values are pixels that nobody annotated.
 
     Returns
     -------
@@ -66,6 +67,9 @@ def match_nuclei(y_true: NDArray[np.integer], y_pred: NDArray[np.integer]) -> Ma
     -----
     With an IoU above 0.5 a nucleus matches at most one other nucleus, so no assignment is needed. IoUs
     are compared as integers, so an IoU equal to a threshold is never a match because of rounding.
+
+    Pixels that nobody annotated are not scored. A predicted nucleus is left out if they are more than
+    half of it; if not, its other pixels count.
 
     Examples
     --------
@@ -149,6 +153,7 @@ def _overlap(y_true: NDArray[np.integer], y_pred: NDArray[np.integer]) -> _Overl
             f"y_true has the shape {y_true.shape} but y_pred has the shape {y_pred.shape}. "
             "Both need the size of the image."
         )
+    y_true, y_pred = _without_ignored(y_true, y_pred)
     pixels, pairs = np.ones(y_true.size, np.int64), (y_true.ravel(), y_pred.ravel())
     shape = tuple(int(labels.max(initial=0)) + 1 for labels in (y_true, y_pred))
     table = sparse.coo_array((pixels, pairs), shape).tocsr()
@@ -164,6 +169,17 @@ def _overlap(y_true: NDArray[np.integer], y_pred: NDArray[np.integer]) -> _Overl
         true_area=true_areas[row],
         predicted_area=predicted_areas[column],
     )
+
+
+def _without_ignored(
+    y_true: NDArray[np.integer], y_pred: NDArray[np.integer]
+) -> tuple[NDArray[np.integer], NDArray[np.integer]]:
+    ignored = y_true < 0
+    if not ignored.any():
+        return y_true, y_pred
+    areas = np.bincount(y_pred.ravel())
+    left_out = 2 * np.bincount(y_pred[ignored], minlength=areas.size) > areas
+    return np.where(ignored, 0, y_true), np.where(ignored | left_out[y_pred], 0, y_pred)
 
 
 def _repeated(values: NDArray[np.integer]) -> NDArray[np.integer]:
@@ -197,7 +213,7 @@ def pixel_counts(
     Parameters
     ----------
     y_true : (H, W) int
-        Labels: 0 background, every other value one nucleus.
+        Labels: 0 background, every positive value one nucleus. Pixels below 0 are not counted.
     probability : (H, W) float32 in [0, 1]
         Probability that a pixel belongs to a nucleus.
 
@@ -207,9 +223,10 @@ def pixel_counts(
         Columns tp, fp, fn, tn for each threshold. A pixel is found if its probability is greater than
         the threshold.
     """
-    truth = y_true > 0
+    kept = y_true >= 0
+    truth = y_true[kept] > 0
     # `found` is the number of thresholds below the probability of a pixel.
-    found = np.searchsorted(np.asarray(THRESHOLDS, np.float32), probability, side="left")
+    found = np.searchsorted(np.asarray(THRESHOLDS, np.float32), probability[kept], side="left")
     bins = len(THRESHOLDS) + 1
     histogram = np.bincount((found + bins * truth).ravel(), minlength=2 * bins).reshape(2, bins)
     above = histogram[:, ::-1].cumsum(1)[:, -2::-1]

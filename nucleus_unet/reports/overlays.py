@@ -54,7 +54,7 @@ def overlay(
     image : (H, W, 3) uint8
         RGB.
     labels : (H, W) int
-        0 background, every other value one nucleus.
+        0 background, every positive value one nucleus.
     side_px : int, optional
         Length of the longer side of the result. Image and labels are resized before the outlines are
         drawn, so that outlines stay thin and complete. Without it the size stays.
@@ -73,6 +73,7 @@ def overlay(
     The brightness is scaled so that the 99.8th percentile becomes 200. Dark fluorescence would look
     black next to the outlines, and a white background would hide them.
     """
+    labels = np.maximum(labels, 0)
     bright = max(float(np.percentile(image, 99.8)), 1.0)
     canvas: NDArray[Any] = cv2.convertScaleAbs(np.ascontiguousarray(image), alpha=200 / bright)
     if side_px is not None:

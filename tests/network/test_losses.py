@@ -4,7 +4,13 @@ import numpy as np
 import pytest
 from numpy.typing import ArrayLike
 
-from nucleus_unet.network.losses import bce_dice_loss, dice_coefficient, maps_loss, mask_dice
+from nucleus_unet.network.losses import (
+    bce_dice_loss,
+    dice_coefficient,
+    maps_loss,
+    mask_dice,
+    without_ignored,
+)
 
 
 def batch(values: ArrayLike) -> np.ndarray:
@@ -67,3 +73,16 @@ def test_truth_can_be_integer() -> None:
     for function in (dice_coefficient, bce_dice_loss):
         of_integers = function(batch([[1, 0]]).astype(np.uint8), y_pred)
         assert float(of_integers) == float(function(batch([[1, 0]]), y_pred))
+
+
+def test_pixels_that_nobody_annotated_do_not_count() -> None:
+    truth, found = np.zeros((1, 2, 2, 2), np.float32), np.full((1, 2, 2, 2), 0.25, np.float32)
+    truth[0, 0, 0], truth[0, 1] = 1, -1
+    expected = without_ignored(truth, found)
+    np.testing.assert_array_equal(expected[0], np.maximum(truth, 0))
+    np.testing.assert_array_equal(expected[1], np.where(truth < 0, 0, found))
+    surer = np.where(truth < 0, np.float32(0.9), found)
+    assert float(maps_loss(truth, surer)) == float(maps_loss(truth, found))
+    assert float(mask_dice(truth, surer)) == float(mask_dice(truth, found))
+    # One nucleus pixel, found with 0.25, and another with 0.25: (2 * 0.25 + 1) / (1 + 0.5 + 1)
+    assert float(mask_dice(truth, found)) == pytest.approx(0.6)

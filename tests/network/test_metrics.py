@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 from numpy.typing import ArrayLike, NDArray
 from sklearn.metrics import jaccard_score
 
-from nucleus_unet.network.metrics import ThresholdedMeanIoU
+from nucleus_unet.network.metrics import MaskMeanIoU, ThresholdedMeanIoU
 from nucleus_unet.nuclei.scoring import THRESHOLDS, pixel_counts, pixel_scores
 
 
@@ -118,3 +118,16 @@ def test_predictions_can_have_any_precision(precision: str) -> None:
     metric = ThresholdedMeanIoU((0.5,))
     metric.update_state(np.array([1.0, 0.0]), keras.ops.convert_to_tensor([0.75, 0.25], precision))
     assert float(metric.result()) == 1
+
+
+def test_pixels_that_nobody_annotated_count_as_background() -> None:
+    truth = np.array([1, 0, -1, -1], np.float32).reshape(1, 1, 4, 1)
+    found, background = (
+        np.array(values, np.float32).reshape(1, 1, 4, 1) for values in ([1, 0, 1, 1], [1, 0, 0, 0])
+    )
+    scores = []
+    for y_true, y_pred in ((truth, found), (np.maximum(truth, 0), background)):
+        metric = MaskMeanIoU()
+        metric.update_state(y_true, y_pred)
+        scores.append(float(metric.result()))
+    assert scores == [1, 1]

@@ -51,3 +51,13 @@ def test_the_maps_do_not_depend_on_the_numbers_of_the_nuclei(labels: NDArray[np.
 @pytest.mark.parametrize("outputs", CHANNELS)
 def test_the_number_of_channels(outputs: str) -> None:
     assert training_targets(np.eye(4, dtype=np.int32), outputs).shape == (4, 4, CHANNELS[outputs])
+
+
+@pytest.mark.parametrize("outputs", CHANNELS)
+def test_all_maps_of_a_pixel_that_nobody_annotated_are_negative(outputs: str) -> None:
+    labels = np.array([[1, 1, -1, 2, 0, 0, 0]])
+    maps = training_targets(labels, outputs)
+    assert maps[0, :, 0].tolist() == [1, 1, -1, 1, 0, 0, 0]
+    assert maps[..., -1][0, 2] == -1
+    complete = training_targets(np.maximum(labels, 0), outputs)
+    np.testing.assert_array_equal(np.delete(maps, 2, 1), np.delete(complete, 2, 1))

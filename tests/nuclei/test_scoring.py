@@ -182,3 +182,26 @@ def test_different_shapes_are_refused() -> None:
         ValueError, match=r"y_true has the shape \(1, 2\) but y_pred has the shape \(2, 1\)\. Both"
     ):
         match_nuclei(np.zeros((1, 2), int), np.zeros((2, 1), int))
+
+
+@pytest.mark.parametrize(
+    ("y_pred", "tp", "predicted"),
+    [
+        ([1, 1, 0, 0, 0, 0], 1, 1),
+        ([1, 1, 1, 1, 0, 0], 1, 1),  # half of it is not annotated: the other half counts
+        ([1, 1, 0, 2, 2, 0], 1, 2),
+        ([1, 1, 2, 2, 2, 0], 1, 1),  # two thirds of the second are not annotated
+        ([0, 1, 1, 1, 0, 0], 0, 0),
+    ],
+)
+def test_pixels_that_nobody_annotated_are_not_scored(
+    y_pred: list[int], tp: int, predicted: int
+) -> None:
+    y_true = np.array([[5, 5, -1, -1, 0, 0]])
+    found = match_nuclei(y_true, np.array([y_pred]))
+    assert (found.tp[0], found.true, found.predicted) == (tp, 1, predicted)
+
+
+def test_counts_leave_out_pixels_that_nobody_annotated() -> None:
+    y_true, probability = np.array([[1, 0, -1, -1]]), np.array([[0.9, 0.2, 0.9, 0.2]], np.float32)
+    assert pixel_counts(y_true, probability)[0].tolist() == [1, 0, 0, 1]

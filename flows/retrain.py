@@ -35,7 +35,7 @@ from tasks.reporting import stage_of, warn_of_leaks
 from tasks.split import split
 from tasks.train import NETWORK_FILE, train
 
-RecipeName = Literal["best", "paper", "quick", "seed"]
+RecipeName = Literal["best", "finetune", "paper", "quick", "seed"]
 """The recipes that come with the package, as a menu in Prefect's form."""
 REGISTRY = "registry"
 """Tag of a run in MLflow: ``true`` if its model is registered and may become the champion."""

@@ -448,7 +448,7 @@ def test_version() -> None:
 
 def test_recipe_list() -> None:
     names = [line.split()[0] for line in output("recipe", "list").splitlines()]
-    assert names == ["best", "paper", "quick", "seed"]
+    assert names == ["best", "finetune", "paper", "quick", "seed"]
 
 
 def test_recipe_show_spells_keys_as_set_does() -> None:

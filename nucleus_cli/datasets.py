@@ -1,4 +1,4 @@
-"""Commands about data sets: check and fetch."""
+"""Commands about data sets: check, fetch and import."""
 
 import sys
 from collections.abc import Callable
@@ -7,7 +7,8 @@ from pathlib import Path
 import click
 
 from nucleus_cli.options import PATH, plane_options, plane_overrides
-from nucleus_cli.starting import command_progress, print_table
+from nucleus_cli.starting import command_progress, print_table, typed_command
+from nucleus_unet.files import first_names
 
 
 @click.command()
@@ -49,3 +50,38 @@ def fetch(name: str, to: Path) -> None:
     files = download.download_dataset(name, to, progress=move)
     print_table([(path.name, str(path)) for path in files])
     click.echo(download.SOURCE)
+
+
+@click.command("import")
+@click.argument("annotations", type=PATH)
+@click.argument("images", type=PATH)
+@click.option("--to", required=True, type=PATH, help="New folder for the data set.")
+@plane_options
+def import_(
+    annotations: Path, images: Path, to: Path, channel: str | None, z: str | None, time: int | None
+) -> None:
+    """Make a data set of images and annotations of QuPath, ImageJ, COCO or cellpose.
+
+    ANNOTATIONS is a file or a folder: GeoJSON, ImageJ ROIs (.roi or .zip), COCO JSON or cellpose's
+    _seg.npy. Files have the names of their images; COCO JSON names them.
+    """
+    from nucleus_unet.data import format_problems
+    from nucleus_unet.nuclei import import_annotations
+    from nucleus_unet.recipe import load_recipe
+
+    plane = load_recipe("best", plane_overrides(channel, z, time)).data.plane
+    report = command_progress("importing", "images")
+    made = import_annotations(annotations, images, to, plane, report)
+    if made.problems:
+        click.echo("\n".join([*format_problems(made.problems), ""]))
+    rows = [("images", str(made.images)), ("nuclei", str(made.nuclei))]
+    rows.append(("problems", str(len(made.problems))))
+    if made.left_out:
+        rows.append(
+            ("not annotated", f"{len(made.left_out)}, left out: {first_names(made.left_out)}")
+        )
+    if made.renamed:
+        rows.append(
+            ("renamed", f"{len(made.renamed)}, without folders: {first_names(made.renamed)}")
+        )
+    print_table([*rows, ("to check it, type", f"{typed_command()} check {to}")])

@@ -1,5 +1,6 @@
 """The ``nucleus`` command. It imports a command only when it is used, so that help comes at once."""
 
+import keyword
 import pkgutil
 from typing import Any
 
@@ -17,6 +18,7 @@ COMMANDS = {
     "score": "prediction",
     "check": "datasets",
     "fetch": "datasets",
+    "import": "datasets",
     "recipe": "recipes",
     "sweep": "training",
     "promote": "models",
@@ -24,7 +26,7 @@ COMMANDS = {
     "ui": "services",
     "deploy": "services",
 }
-"""Each command, and the module of this package that defines it."""
+"""Each command, and the module of this package that defines it, as ``import_`` if it is a keyword."""
 
 
 class _Refusal(click.ClickException):
@@ -40,7 +42,8 @@ class LazyGroup(click.Group):
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
         if cmd_name not in COMMANDS:
             return None
-        found = pkgutil.resolve_name(f"nucleus_cli.{COMMANDS[cmd_name]}:{cmd_name}")
+        name = f"{cmd_name}_" if keyword.iskeyword(cmd_name) else cmd_name
+        found = pkgutil.resolve_name(f"nucleus_cli.{COMMANDS[cmd_name]}:{name}")
         return found if isinstance(found, click.Command) else None
 
     def invoke(self, ctx: click.Context) -> Any:

@@ -13,13 +13,14 @@ import pytest
 ROOT = Path(__file__).parents[1]
 EXPORTS = {
     "data": """
-        Channels DECODERS ImageEntry Images KINDS Labels SAMPLE_NAMES SIDES SPLIT_FILE Sample Split
-        TrainingImages check_dataset damaged_entries dataset_digest dataset_files dataset_name
-        decode_rle describe_training draw_synthetic encode_rle fingerprint format_report
-        group_by_slide identities images_code imaging_kind in_threads is_sample labels_code
-        load_image load_labels make_split open_raw originals prepare_images prepare_labels raw_digests
-        read_images read_labels read_split read_truth require_outside require_unchanged scale_for
-        shared_images unlike write_index write_synthetic
+        Channels DECODERS ImageEntry Images KINDS Labels SAMPLE_NAMES SIDES SPLIT_FILE
+        Sample Split TrainingImages check_dataset damaged_entries dataset_digest
+        dataset_files dataset_name decode_rle describe_training draw_synthetic encode_rle
+        fingerprint format_problems format_report group_by_slide identities images_code
+        imaging_kind in_threads is_sample labels_code load_image load_labels make_split
+        open_raw originals prepare_images prepare_labels raw_digests read_images read_labels
+        read_split read_truth require_outside require_unchanged scale_for shared_images
+        unlike write_index write_synthetic
     """,
     "engine": """
         Delivery EVENTS EventLog OutOfMemoryError SWITCHES Stage StoppedError abandoned_on_error
@@ -35,8 +36,9 @@ EXPORTS = {
         random_matrix resolve segment_images usable_cores warp_sample write_maps
     """,
     "nuclei": """
-        LabelFormat Outlines THRESHOLDS encode_label_image match_nuclei nucleus_errors rated_nuclei
-        read_submission resize_maps separate_nuclei submission_rows validate_submission write_submission
+        Imported LabelFormat Outlines THRESHOLDS encode_label_image import_annotations
+        match_nuclei nucleus_errors rated_nuclei read_submission resize_maps separate_nuclei
+        submission_rows validate_submission write_submission
     """,
     "reports": """
         Candidate Comparison PREDICTED_LEGEND Verdict compare_scores contact_sheet data_uri decide

@@ -1,4 +1,5 @@
 from .check import check_dataset as check_dataset
+from .check import format_problems as format_problems
 from .check import format_report as format_report
 from .identity import dataset_digest as dataset_digest
 from .identity import dataset_files as dataset_files

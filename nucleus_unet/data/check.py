@@ -1,7 +1,7 @@
 """Check a raw data set: count its images and nuclei, and report problems."""
 
 from collections import Counter, deque
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -168,15 +168,20 @@ def format_report(report: DatasetReport, usual_px: tuple[float, float]) -> str:
     width = max(map(len, report.modes), default=0)
     lines += ["", *(f"{mode:<{width}} {n:>7}" for mode, n in report.modes.items()), ""]
     if report.problems:
-        kinds = Counter(problem.kind for problem in report.problems)
-        lines += [f"{'problem':<{_KIND_WIDTH}}{'files':>7}"]
-        lines += [f"{kind:<{_KIND_WIDTH}}{n:>7}" for kind, n in kinds.most_common()] + [""]
-        file_width = max(len(problem.file) for problem in report.problems)
-        lines += [
-            f"{p.file:<{file_width}}  {p.kind:<{_KIND_WIDTH}}{p.detail}" for p in report.problems
-        ]
-        lines += [""]
+        lines += [*format_problems(report.problems), ""]
     return "\n".join([*lines, _verdict(report)])
+
+
+def format_problems(problems: Sequence[DataProblem]) -> list[str]:
+    """Lines that count problems by kind, the most frequent first, and then list each of them."""
+    kinds = Counter(problem.kind for problem in problems)
+    file_width = max((len(problem.file) for problem in problems), default=0)
+    return [
+        f"{'problem':<{_KIND_WIDTH}}{'files':>7}",
+        *(f"{kind:<{_KIND_WIDTH}}{n:>7}" for kind, n in kinds.most_common()),
+        "",
+        *(f"{p.file:<{file_width}}  {p.kind:<{_KIND_WIDTH}}{p.detail}" for p in problems),
+    ]
 
 
 def _verdict(report: DatasetReport) -> str:

@@ -40,7 +40,19 @@ class Merged:
     labels: NDArray[np.int32]
     """Labels (H, W): 0 is background, and each number from 1 to n is one nucleus."""
     problems: tuple[DataProblem, ...]
-    """Sorted by file name."""
+    """Sorted by file name, or in the order of the file that holds several nuclei."""
+
+
+@dataclass(frozen=True)
+class Region:
+    """The pixels of one nucleus, which nuclei of the same image may share."""
+
+    name: str
+    """The file, and the place in it if it holds several nuclei."""
+    box: tuple[slice, slice]
+    """Rows and columns of the image."""
+    pixels: NDArray[np.bool_]
+    """Which pixels of the box belong to the nucleus."""
 
 
 def merge_into_labels(masks: Iterable[tuple[str, NDArray[Any]]], shape: tuple[int, int]) -> Merged:
@@ -79,7 +91,7 @@ def merge_into_labels(masks: Iterable[tuple[str, NDArray[Any]]], shape: tuple[in
     [('b.png', 'wrong size'), ('c.png', 'overlap')]
     """
     problems: list[DataProblem] = []
-    nuclei: list[tuple[str, tuple[slice, slice], NDArray[np.bool_]]] = []
+    nuclei: list[Region] = []
     for file, mask in masks:
         if mask.shape != shape:
             detail = f"{size_text(mask.shape)}, but the image is {size_text(shape)}: skipped"
@@ -93,32 +105,60 @@ def merge_into_labels(masks: Iterable[tuple[str, NDArray[Any]]], shape: tuple[in
             )
             problems.append(DataProblem(file, "stray values", detail))
         if nucleus.any():
-            nuclei.append((file, box, nucleus))
+            nuclei.append(Region(file, box, nucleus))
         else:
             problems.append(DataProblem(file, "empty", "no foreground: skipped"))
 
-    nuclei.sort(key=lambda nucleus: nucleus[0])
-    areas = np.array([np.count_nonzero(nucleus) for _, _, nucleus in nuclei], np.int64)
-    labels = np.zeros(shape, np.int32)
-    largest_first = np.lexsort((-np.arange(len(nuclei)), -areas))
-    for index in largest_first:  # the nucleus that is painted last keeps the pixel
-        _, box, nucleus = nuclei[index]
-        labels[box][nucleus] = index + 1
+    merged = merge_regions(sorted(nuclei, key=lambda nucleus: nucleus.name), shape)
+    found = sorted([*problems, *merged.problems], key=lambda problem: problem.file)
+    return Merged(merged.labels, tuple(found))
 
-    left = np.bincount(labels.ravel(), minlength=len(nuclei) + 1)[1:]
-    for (file, _, _), area, kept in zip(nuclei, areas, left, strict=True):
+
+def merge_regions(regions: Iterable[Region], shape: tuple[int, int]) -> Merged:
+    """Merge regions, each of one nucleus, into labels.
+
+    Parameters
+    ----------
+    regions : iterable of Region
+        At least one pixel each. They are taken one at a time.
+    shape : (int, int)
+        Height and width of the image in pixels.
+
+    Returns
+    -------
+    Merged
+        The labels, 1..n in the order of the regions, and a problem for each region that shares pixels
+        with others. Problems are in the order of the regions.
+
+    Notes
+    -----
+    A pixel in several regions belongs to the region with the fewest pixels. If those are equal, it
+    belongs to the first. A region without any pixel left is skipped.
+    """
+    labels = np.zeros(shape, np.int32)
+    area_of_owner = np.full(shape, np.iinfo(np.uint32).max, np.uint32)
+    names, areas = [], []
+    for number, region in enumerate(regions, 1):
+        area = np.count_nonzero(region.pixels)
+        won = region.pixels & (area < area_of_owner[region.box])
+        labels[region.box][won] = number
+        area_of_owner[region.box][won] = area
+        names.append(region.name)
+        areas.append(area)
+
+    problems = []
+    left = np.bincount(labels.ravel(), minlength=len(names) + 1)[1:]
+    for name, area, kept in zip(names, areas, left, strict=True):
         if kept == 0:
             detail = f"all {area} pixels are also in nuclei of the same or a smaller size: skipped"
-            problems.append(DataProblem(file, "covered", detail))
+            problems.append(DataProblem(name, "covered", detail))
         elif kept < area:
             detail = (
                 f"{area - kept} of {area} pixels are also in nuclei of the same or a smaller size: "
                 "assigned to those"
             )
-            problems.append(DataProblem(file, "overlap", detail))
-    if not left.all():
-        labels = relabel(labels)
-    return Merged(labels, tuple(sorted(problems, key=lambda problem: problem.file)))
+            problems.append(DataProblem(name, "overlap", detail))
+    return Merged(labels if left.all() else relabel(labels), tuple(problems))
 
 
 def relabel(labels: NDArray[Any]) -> NDArray[np.int32]:

@@ -10,7 +10,13 @@ from hypothesis.extra.numpy import arrays
 from numpy.typing import NDArray
 
 from nucleus_unet.data import masks as module
-from nucleus_unet.data.masks import merge_into_labels, number_label_image, relabel
+from nucleus_unet.data.masks import (
+    Region,
+    merge_into_labels,
+    merge_regions,
+    number_label_image,
+    relabel,
+)
 
 
 def mask(*rows: str, dtype: type = np.uint8, value: float = 255) -> NDArray:
@@ -33,6 +39,24 @@ def test_an_image_without_masks_has_no_nuclei() -> None:
     merged = merge_into_labels([], (2, 3))
     assert merged.labels.tolist() == [[0, 0, 0], [0, 0, 0]]
     assert merged.problems == ()
+
+
+def test_regions_are_numbered_in_their_order_and_equal_ones_go_to_the_first() -> None:
+    row, column = slice(0, 1), slice(0, 2)
+    regions = [
+        Region("z", (row, column), np.array([[True, True]])),
+        Region("y", (row, slice(1, 3)), np.array([[True, True]])),
+        Region("x", (row, slice(1, 2)), np.array([[True]])),
+        Region("w", (row, column), np.array([[False, True]])),
+    ]
+    merged = merge_regions(iter(regions), (1, 4))
+    assert merged.labels.tolist() == [[1, 3, 2, 0]]
+    assert [(p.file, p.kind) for p in merged.problems] == [
+        ("z", "overlap"),
+        ("y", "overlap"),
+        ("w", "covered"),
+    ]
+    assert merge_regions([], (1, 4)).labels.tolist() == [[0, 0, 0, 0]]
 
 
 @pytest.mark.parametrize(

@@ -145,7 +145,7 @@ def test_nuclei_outside_the_image_and_empty_ones_are_reported() -> None:
 def test_the_bytes_decide_what_kind_of_file_it_is() -> None:
     labels = np.array([[1, 0], [1, 2]], np.int32)
     seg = io.BytesIO()
-    np.save(seg, {"masks": labels})
+    np.save(seg, np.array({"masks": labels}, object))
     text = geojson(labels).encode()
     for content in (seg.getvalue(), imagej(labels), text, gzip.compress(text)):
         assert read(content, (2, 2)).tolist() == labels.tolist()

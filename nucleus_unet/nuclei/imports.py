@@ -195,14 +195,13 @@ def _sources_of_coco(
     sources: dict[str, tuple[str, _Read]] = {}
     for image in coco:
         name = image.name.replace("\\", "/")
-        found = by_name[name.rpartition("/")[2]]
-        if len(found) > 1:
-            suffix = Path(name).suffix
-            found = [sample for sample in found if f"{sample.id}{suffix}" == name]
+        called = by_name[name.rpartition("/")[2]]
+        same = [sample for sample in called if f"{sample.id}{Path(name).suffix}" == name]
+        found = same if len(called) > 1 else called
         if len(found) != 1:
             raise NucleusError(
-                f"{image.where}: {image.name!r:.100} is not the name of one image in {raw.path}. Give a "
-                "folder that has each image once."
+                f"{image.where}: {len(called) or 'no'} images are called {image.name!r:.100} in "
+                f"{raw.path}. Give a folder that has each image of the file once."
             )
         _add(sources, found[0], image.where, partial(read_coco_image, image))
     return sources

@@ -13,7 +13,7 @@ import pytest
 ROOT = Path(__file__).parents[1]
 EXPORTS = {
     "data": """
-        Channels DECODERS ImageEntry Images KINDS Labels SAMPLE_NAMES SIDES SPLIT_FILE
+        Channels DECODERS IGNORED ImageEntry Images KINDS Labels SAMPLE_NAMES SIDES SPLIT_FILE
         Sample Split TrainingImages check_dataset damaged_entries dataset_digest
         dataset_files dataset_name decode_rle describe_training draw_synthetic encode_rle
         fingerprint format_problems format_report group_by_slide identities images_code

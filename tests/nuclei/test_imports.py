@@ -29,9 +29,10 @@ def annotation(path: Path, labels: Any = LABELS) -> Path:
     if path.name.endswith(".npy"):
         np.save(path, np.array({"masks": labels}, object))
     else:
-        path.write_bytes(
-            exports.imagej(labels) if path.suffix == ".zip" else exports.geojson(labels).encode()
-        )
+        traced = exports.outlines(labels)
+        rows: list[exports.Row] = [{} for _ in traced]
+        text = exports.geojson(traced, rows).encode()
+        path.write_bytes(exports.imagej(traced) if path.suffix == ".zip" else text)
     return path
 
 
@@ -168,7 +169,7 @@ def test_progress(tmp_path: Path) -> None:
 
 
 def coco(path: Path, *names: str) -> Path:
-    path.write_text(exports.coco((name, LABELS) for name in names))
+    path.write_text(exports.coco((name, LABELS, np.ones(3)) for name in names)[0])
     return path
 
 

@@ -134,11 +134,7 @@ def decode_counts(text: str) -> list[int]:
 
     Notes
     -----
-    A character holds six bits, its code minus 48. The lowest five bits are digits of a number, lowest
-    digits first; the sixth bit says that the number continues. The fifth bit of the last character is
-    the sign, in two's complement. From the fourth number on, the number is a difference to the number
-    two places before it. This is the format of ``rleToString`` in the COCO API,
-    https://github.com/cocodataset/cocoapi/blob/master/common/maskApi.c.
+    `nucleus_unet.data.rle.coco_counts` describes the format.
 
     Examples
     --------

@@ -24,7 +24,7 @@ from nucleus_unet.data.annotations.reading import (
 )
 from nucleus_unet.data.masks import relabel
 from nucleus_unet.errors import NucleusError
-from nucleus_unet.nuclei.exports import coco, geojson, imagej
+from nucleus_unet.nuclei.exports import Row, coco, geojson, imagej, outlines
 
 
 def polygon(*points: tuple[float, float]) -> dict[str, Any]:
@@ -45,6 +45,19 @@ def read(content: bytes | str, shape: tuple[int, int] = (4, 5)) -> NDArray[np.in
 # What we export we can read
 
 
+def geojson_of(labels: NDArray[np.int32]) -> str:
+    traced = outlines(labels)
+    rows: list[Row] = [{} for _ in traced]
+    return geojson(traced, rows)
+
+
+def coco_of(*labels: NDArray[np.int32]) -> str:
+    """As a data set, with images called a.png, b.png and so on."""
+    scores = (np.ones(one.max(), np.float32) for one in labels)
+    names = (f"{letter}.png" for letter in "abc")
+    return coco(zip(names, labels, scores, strict=False))[0]
+
+
 BLOBS = arrays(np.bool_, st.tuples(st.integers(1, 14), st.integers(1, 14)))
 
 
@@ -61,14 +74,14 @@ def label_images(draw: st.DrawFn) -> NDArray[np.int32]:
 
 @given(label_images())
 def test_our_geojson_gives_the_same_pixels(labels: NDArray[np.int32]) -> None:
-    found = read_annotations(geojson(labels).encode(), "a", labels.shape)
+    found = read_annotations(geojson_of(labels).encode(), "a", labels.shape)
     np.testing.assert_array_equal(found.labels, labels)
     assert found.problems == ()
 
 
 @given(label_images())
 def test_our_coco_gives_the_same_pixels(labels: NDArray[np.int32]) -> None:
-    images = coco_images(coco([("a.png", labels), ("b.png", labels)]).encode(), "c")
+    images = coco_images(coco_of(labels, labels).encode(), "c")
     assert images is not None
     for image in images:
         found = read_coco_image(image, labels.shape)
@@ -79,7 +92,7 @@ def test_our_coco_gives_the_same_pixels(labels: NDArray[np.int32]) -> None:
 @given(BLOBS)
 def test_our_imagej_gives_the_same_pixels_with_holes_filled(mask: NDArray[np.bool_]) -> None:
     labels = label(mask, connectivity=2).astype(np.int32)
-    found = read_annotations(imagej(labels), "a", labels.shape).labels
+    found = read_annotations(imagej(outlines(labels)), "a", labels.shape).labels
     filled = np.zeros_like(labels)
     for number in sorted(range(1, labels.max() + 1), key=lambda n: -(filled_area(labels, n))):
         filled[binary_fill_holes(labels == number)] = number
@@ -96,7 +109,7 @@ def test_large_smooth_nuclei_and_a_hole() -> None:
     labels[(y - 40) ** 2 + (x - 30) ** 2 < 28**2] = 1
     labels[(y - 40) ** 2 + (x - 30) ** 2 < 7**2] = 0
     labels[(y - 50) ** 2 / 4 + (x - 90) ** 2 < 23**2] = 2
-    np.testing.assert_array_equal(read(geojson(labels), labels.shape), labels)
+    np.testing.assert_array_equal(read(geojson_of(labels), labels.shape), labels)
 
 
 # Merging
@@ -146,11 +159,11 @@ def test_the_bytes_decide_what_kind_of_file_it_is() -> None:
     labels = np.array([[1, 0], [1, 2]], np.int32)
     seg = io.BytesIO()
     np.save(seg, np.array({"masks": labels}, object))
-    text = geojson(labels).encode()
-    for content in (seg.getvalue(), imagej(labels), text, gzip.compress(text)):
+    text = geojson_of(labels).encode()
+    for content in (seg.getvalue(), imagej(outlines(labels)), text, gzip.compress(text)):
         assert read(content, (2, 2)).tolist() == labels.tolist()
         assert coco_images(content, "a") is None
-    assert coco_images(gzip.compress(coco([("a.png", labels)]).encode()), "a") is not None
+    assert coco_images(gzip.compress(coco_of(labels).encode()), "a") is not None
 
 
 def test_text_with_a_byte_order_mark() -> None:
@@ -166,7 +179,7 @@ def refused(content: bytes) -> str:
 
 
 def test_coco_is_read_by_its_images() -> None:
-    assert refused(coco([]).encode()) == (
+    assert refused(coco_of().encode()) == (
         "a: COCO JSON, which names its images. Give this file alone."
     )
 

@@ -46,6 +46,8 @@ class DatasetReport:
     """Number of images by (height, width) in pixels, the most frequent size first."""
     modes: dict[str, int]
     """Number of images by mode, such as ``RGBA`` or ``gray uint16``, the most frequent first."""
+    pixel_sizes_um: dict[float | None, int]
+    """Number of images by the side of a pixel, as in `DecodedImage`, the most frequent first."""
     areas_px: NDArray[np.int64]
     """Area of every nucleus in pixels."""
     in_pieces: int
@@ -72,6 +74,7 @@ class _Sample:
     pixels_sha256: str | None
     size: tuple[int, int] | None
     mode: str | None
+    pixel_size_um: float | None
     areas_px: NDArray[np.int64]
     in_pieces: int
     with_holes: int
@@ -122,6 +125,7 @@ def check_dataset(
         problems += _leaks(samples, against, plane)
     sizes = Counter(sample.size for sample in samples if sample.size)
     modes = Counter(sample.mode for sample in samples if sample.mode)
+    pixel_sizes = Counter(sample.pixel_size_um for sample in samples if sample.size)
     return DatasetReport(
         path,
         raw.layout,
@@ -129,6 +133,7 @@ def check_dataset(
         annotated=annotated,
         sizes=dict(sizes.most_common()),
         modes=dict(modes.most_common()),
+        pixel_sizes_um=dict(pixel_sizes.most_common()),
         areas_px=np.concatenate([sample.areas_px for sample in samples]),
         in_pieces=sum(sample.in_pieces for sample in samples),
         with_holes=sum(sample.with_holes for sample in samples),
@@ -161,6 +166,8 @@ def format_report(report: DatasetReport, usual_px: tuple[float, float]) -> str:
         )
         lines.append(f"{'in pieces':<12}{report.in_pieces:>8}")
         lines.append(f"{'with holes':<12}{report.with_holes:>8}")
+    if report.pixel_sizes_um:
+        lines.append(f"{'pixel size':<12}{_pixel_sizes(report)}")
     if report.unread:
         lines.append(f"{'ignored':<12}{len(report.unread):>8} {first_names(report.unread)}")
     lines += ["", f"{'height':>7} {'width':>7} {'images':>7}"]
@@ -184,6 +191,15 @@ def format_problems(problems: Sequence[DataProblem]) -> list[str]:
     ]
 
 
+def _pixel_sizes(report: DatasetReport) -> str:
+    """How many images have which pixel size."""
+    sizes = [
+        f"{'unknown' if size is None else f'{size:.4g} µm'} in {n}"
+        for size, n in report.pixel_sizes_um.items()
+    ]
+    return f"{', '.join(sizes)} images"
+
+
 def _verdict(report: DatasetReport) -> str:
     if faults := Counter(problem.kind for problem in report.faults):
         return "not usable: " + ", ".join(f"{n} {kind}" for kind, n in faults.most_common())
@@ -194,12 +210,13 @@ def _verdict(report: DatasetReport) -> str:
 
 def _look(raw: RawDataset, plane: Plane, sample: RawSample) -> _Sample:
     problems: list[DataProblem] = []
-    pixels_sha256 = size = mode = None
+    pixels_sha256 = size = mode = pixel_size_um = None
     labels = np.zeros((1, 1), np.int32)
     file = "/".join(sample.image.split("/")[-2:])
     with _noting(problems, file):
         decoded = decode_image(raw.read(sample.image), file, plane)
         size, mode = decoded.image.shape[:2], decoded.mode
+        pixel_size_um = decoded.pixel_size_um
         pixels_sha256 = pixel_digest(decoded.image)
     annotation = _readable(raw, sample, problems)
     if size is not None:
@@ -212,6 +229,7 @@ def _look(raw: RawDataset, plane: Plane, sample: RawSample) -> _Sample:
         pixels_sha256,
         size,
         mode,
+        pixel_size_um,
         areas_px=np.bincount(labels.ravel(), minlength=1)[1:],
         in_pieces=int((pieces(labels)[0] > 1).sum()),
         with_holes=int(has_hole(labels).sum()),

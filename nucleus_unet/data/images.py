@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from PIL.BmpImagePlugin import BmpImageFile
 from PIL.PngImagePlugin import PngImageFile
 
+from nucleus_unet.data.pixel_size import tiff_pixel_size_um
 from nucleus_unet.data.stacks import choose_plane
 from nucleus_unet.errors import NucleusError
 from nucleus_unet.files import sha256_bytes
@@ -55,6 +56,20 @@ class DecodedImage:
     """Pixels (H, W, 3), RGB."""
     mode: str
     """Channels of the file (gray, RGB or RGBA), and its type unless that is uint8: "gray uint16"."""
+    pixel_size_um: float | None
+    """Side of a pixel in µm.
+
+    None if the metadata of the file do not name it, or if its pixels are not square.
+    """
+
+
+@dataclass(frozen=True)
+class _Stored:
+    """What a file holds."""
+
+    pixels: NDArray[Any]
+    """(H, W) or (H, W, C) with colours in the order RGB."""
+    pixel_size_um: float | None = None
 
 
 def decode_image(content: bytes, name: str, plane: Plane = ONLY_PLANE) -> DecodedImage:
@@ -83,12 +98,15 @@ def decode_image(content: bytes, name: str, plane: Plane = ONLY_PLANE) -> Decode
       both percentiles are equal, the smallest and the largest value are used instead. A constant
       image becomes 0.
     - An orientation in the metadata is not applied, because masks are drawn on the stored pixels.
+    - The size of a pixel is read from the metadata of OME and ImageJ. The resolution per inch or cm of
+      other files is ignored: many programs write 72 dpi there, whatever the size of a pixel is.
     """
-    colours, mode = _colours(content, name, plane)
+    stored = _decode(content, name, "image", plane)
+    colours, mode = _colours(stored.pixels, name)
     image = _to_uint8(colours)
     if image.shape[2] == 1:
         image = np.repeat(image, 3, axis=2)
-    return DecodedImage(np.ascontiguousarray(image), mode)
+    return DecodedImage(np.ascontiguousarray(image), mode, stored.pixel_size_um)
 
 
 def pixel_digest(image: NDArray[np.uint8]) -> str:
@@ -134,14 +152,13 @@ def decode_channels(content: bytes, name: str, plane: Plane = ONLY_PLANE) -> Cha
     NucleusError
         As for `decode_image`.
     """
-    values = _colours(content, name, plane)[0]
+    values = _colours(_decode(content, name, "image", plane).pixels, name)[0]
     names = ("gray",) if values.shape[2] == 1 else ("red", "green", "blue")
     return Channels(dict(zip(names, np.moveaxis(values, -1, 0), strict=True)), names)
 
 
-def _colours(content: bytes, name: str, plane: Plane) -> tuple[NDArray[Any], str]:
+def _colours(pixels: NDArray[Any], name: str) -> tuple[NDArray[Any], str]:
     """The values without alpha, and the mode as in `DecodedImage`."""
-    pixels = _decode(content, name, "image", plane)
     channels = 1 if pixels.ndim == 2 else pixels.shape[2]
     mode = {1: "gray", 2: "gray + alpha", 3: "RGB", 4: "RGBA"}.get(channels)
     if mode is None:
@@ -214,7 +231,7 @@ def _plane(content: bytes, name: str, role: _Role) -> NDArray[Any]:
             f"{name}: a mask cannot be a JPEG or WebP, which blurs the edges of nuclei. "
             "Save masks as PNG or TIFF."
         )
-    pixels = _decode(content, name, role)
+    pixels = _decode(content, name, role).pixels
     if pixels.ndim == 2:
         return pixels
     plane = pixels[..., 0]
@@ -244,26 +261,25 @@ def _to_uint8(pixels: NDArray[Any]) -> NDArray[np.uint8]:
     return np.where(np.isfinite(pixels), stretched, 0).astype(np.uint8)
 
 
-def _decode(content: bytes, name: str, role: _Role, plane: Plane = ONLY_PLANE) -> NDArray[Any]:
-    """The stored pixels, (H, W) or (H, W, C) with colours in the order RGB."""
+def _decode(content: bytes, name: str, role: _Role, plane: Plane = ONLY_PLANE) -> _Stored:
     if content.startswith(_PNG):
         _check_png(content, name)
         if role != "image" and content[_PNG_COLOUR_TYPE] == _PNG_PALETTE:
-            return _palette_indices(PngImageFile, content, name)
-        return _decode_opencv(content, name)
+            return _Stored(_palette_indices(PngImageFile, content, name))
+        return _Stored(_decode_opencv(content, name))
     if content.startswith(_TIFF):
         return _decode_tiff(content, name, role, plane)
     if content.startswith(_JPEG):
         _check_jpeg(content, name)
-        return _decode_opencv(content, name)
+        return _Stored(_decode_opencv(content, name))
     if content.startswith(_BMP):
         _check_length(content, name, 2, from_start=True)
         if role != "image" and content[_BMP_BITS : _BMP_BITS + 1] <= b"\x08":
-            return _palette_indices(BmpImageFile, content, name)
-        return _decode_opencv(content, name)
+            return _Stored(_palette_indices(BmpImageFile, content, name))
+        return _Stored(_decode_opencv(content, name))
     if content.startswith(_WEBP[0]) and content[8:12] == _WEBP[1]:
         _check_length(content, name, 4, from_start=False)
-        return _decode_opencv(content, name)
+        return _Stored(_decode_opencv(content, name))
     raise _damaged(name, "empty" if not content else "not a PNG, TIFF, JPEG, BMP or WebP")
 
 
@@ -333,7 +349,7 @@ def _check_length(content: bytes, name: str, position: int, *, from_start: bool)
         raise _damaged(name, "truncated")
 
 
-def _decode_tiff(content: bytes, name: str, role: _Role, plane: Plane) -> NDArray[Any]:
+def _decode_tiff(content: bytes, name: str, role: _Role, plane: Plane) -> _Stored:
     """The only page of a TIFF, or the chosen plane of an image."""
     try:
         with tifffile.TiffFile(BytesIO(content)) as tiff:
@@ -346,16 +362,16 @@ def _decode_tiff(content: bytes, name: str, role: _Role, plane: Plane) -> NDArra
                 ends = map(sum, zip(page.dataoffsets, page.databytecounts, strict=True))
                 if max(ends, default=0) > len(content) or not all(page.databytecounts):
                     raise _damaged(name, "truncated")
-            page = tiff.pages.first
+            page, size = tiff.pages.first, tiff_pixel_size_um(tiff)
             if pages == 1 and not (role == "image" and _has_channels(page)):
-                return _pixels(page, name, role)
+                return _Stored(_pixels(page, name, role), size)
             if role != "image":
                 raise NucleusError(
                     f"{name}: has {pages} pages, but the annotation of an image has one. Save it as a "
                     "file of its own."
                 )
             _check_kind(page.dtype, page, name)
-            return choose_plane(tiff, name, plane)
+            return _Stored(choose_plane(tiff, name, plane), size)
     except NucleusError:
         raise
     except Exception as error:  # tifffile raises errors of any type for damaged files

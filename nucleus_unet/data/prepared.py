@@ -79,6 +79,8 @@ class ImageEntry(Entry):
     """Where the image was read: path of the raw data set, and file in it."""
     pixels_sha256: str
     """As `pixel_digest` gives it."""
+    pixel_size_um: float | None
+    """As in `DecodedImage`."""
     plane: Plane
     """Which plane of the file it is, if the file is a stack."""
 
@@ -197,6 +199,7 @@ def prepare_images(
             width=decoded.image.shape[1],
             source=source,
             pixels_sha256=pixel_digest(decoded.image),
+            pixel_size_um=decoded.pixel_size_um,
             plane=plane,
         )
         return _store(store, made, decoded.image)

@@ -4,6 +4,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
+import tifffile
 from numpy.typing import NDArray
 
 from nucleus_unet.data.check import check_dataset, format_report
@@ -45,7 +46,24 @@ def test_a_data_set_without_problems(good: Path) -> None:
     assert "area               4 px smallest, 9 px median, 16 px largest" in lines
     assert "diameter         3.4 px median; the built-in model was trained on 8 to 30 px" in lines
     assert "      8       9       2" in lines
+    assert "pixel size  unknown in 2 images" in lines
     assert lines[-1] == "usable"
+
+
+def test_pixel_sizes_are_counted(tmp_path: Path) -> None:
+    for name, per_um in (("a", 2), ("b", 4), ("c", 2)):
+        tifffile.imwrite(
+            tmp_path / f"{name}.tif",
+            np.full((3, 4), per_um, np.uint8),
+            imagej=True,
+            resolution=(per_um, per_um),
+            metadata={"unit": "um"},
+        )
+    write_png(tmp_path / "d.png", square(0, 2))
+    report = check_dataset(tmp_path)
+    assert report.pixel_sizes_um == {0.5: 2, 0.25: 1, None: 1}
+    lines = format_report(report, (8, 30)).splitlines()
+    assert "pixel size  0.5 µm in 2, 0.25 µm in 1, unknown in 1 images" in lines
 
 
 def test_small_problems_are_decided_by_rule(good: Path) -> None:

@@ -85,6 +85,7 @@ def test_what_is_stored(raw: Path, store: Path) -> None:
     assert (b.id, b.height, b.width) == ("b", 4, 6)
     assert b.source == str(raw / "b/images/b.png")
     np.testing.assert_array_equal(load_image(store, b), IMAGE)
+    assert b.pixel_size_um is None
     assert [entry.nuclei for entry in labels.entries] == [2, 2]
     assert load_labels(store, labels.entries[0]).tolist() == [[0, 2, 1]]
     np.testing.assert_array_equal(

@@ -149,10 +149,10 @@ def test_a_split_is_read_as_it_was_written(tmp_path: Path) -> None:
 
 def test_a_side_as_prepared_samples() -> None:
     common: dict[str, Any] = {"sha256": "", "source_sha256": "", "height": 2, "width": 3}
+    of_images = common | {"pixels_sha256": "", "pixel_size_um": None}
     images = Images(
         entries=tuple(
-            ImageEntry(id=i, digest=f"i{i}", source=i, pixels_sha256="", plane=ONLY_PLANE, **common)
-            for i in "abc"
+            ImageEntry(id=i, digest=f"i{i}", source=i, plane=ONLY_PLANE, **of_images) for i in "abc"
         )
     )
     labels = Labels(

@@ -71,6 +71,7 @@ def make_images() -> Callable[..., Images]:
                     plane=ONLY_PLANE,
                     source=f"/raw/{id_}.png",
                     pixels_sha256=f"pixels of {digest}",
+                    pixel_size_um=None,
                 )
                 for id_, digest in digests.items()
             )

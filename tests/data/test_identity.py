@@ -125,7 +125,7 @@ def test_data_that_changed_are_refused(raw: Path, tmp_path: Path) -> None:
 def image(id_: str, **changes: Any) -> ImageEntry:
     fields = {"digest": f"i{id_}", "sha256": "", "source_sha256": f"file {id_}", "source": "x"}
     fields["pixels_sha256"] = f"pixels {id_}"
-    more = {"height": 4, "width": 6, "plane": ONLY_PLANE}
+    more = {"height": 4, "width": 6, "plane": ONLY_PLANE, "pixel_size_um": None}
     return ImageEntry.model_validate({"id": id_, **fields, **more, **changes})
 
 

@@ -7,10 +7,13 @@ VERSION := $(shell $(PYTHON) -c 'import sys; print("%d.%d" % sys.version_info[:2
 # A machine with an NVIDIA driver gets TensorFlow's CUDA libraries too.
 LOCK := requirements/$(shell command -v nvidia-smi >/dev/null 2>&1 && echo cuda || echo cpu).lock
 INSTALLED := $(VENV)/installed-$(VERSION)-$(notdir $(LOCK))
+# make install EXTRAS=microscopy adds what requirements/microscopy.lock names, now or later.
+EXTRAS ?=
+PIP_INSTALL := $(BIN)/pip install --quiet --disable-pip-version-check --no-deps
 
 .PHONY: install run test test-all lint lock worker docs
 
-install: $(INSTALLED)
+install: $(INSTALLED) $(EXTRAS:%=$(INSTALLED)-%)
 
 # The lock is complete: pip looks nothing up, and checks the hash of every file.
 $(INSTALLED): $(LOCK) pyproject.toml
@@ -19,9 +22,14 @@ $(INSTALLED): $(LOCK) pyproject.toml
 	@[ -d $(VENV)/lib/python$(VERSION) ] || rm -rf $(VENV)
 	$(PYTHON) -m venv $(VENV)
 	rm -f $(VENV)/installed-*
-	$(BIN)/pip install --quiet --disable-pip-version-check --no-deps --require-hashes --requirement $(LOCK)
-	$(BIN)/pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable .
+	$(PIP_INSTALL) --require-hashes --requirement $(LOCK)
+	$(PIP_INSTALL) --no-build-isolation --editable .
 	cp $(LOCK) $@
+
+# The lock of an extra holds only what the first lock lacks.
+$(INSTALLED)-%: requirements/%.lock $(INSTALLED)
+	$(PIP_INSTALL) --require-hashes --requirement $<
+	cp $< $@
 
 run: install
 	$(BIN)/nucleus retrain
@@ -30,7 +38,7 @@ run: install
 test: install lint
 	$(BIN)/pytest -m "not slow" -n 2 --dist loadfile
 
-test-all: install lint
+test-all: install lint $(INSTALLED)-microscopy
 	$(BIN)/pytest
 
 worker: install
@@ -47,8 +55,11 @@ docs: install
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet
 
 # Needs uv. No header and no annotation: the lock names no host and no path.
+COMPILE := uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-header --no-annotate
 lock:
-	uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-header --no-annotate \
-	    --group dev --extra dask --extra server pyproject.toml --output-file requirements/cpu.lock
-	uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-header --no-annotate \
-	    --group dev --extra dask --extra server --extra cuda pyproject.toml --output-file requirements/cuda.lock
+	$(COMPILE) --group dev --extra dask --extra server pyproject.toml --output-file requirements/cpu.lock
+	$(COMPILE) --group dev --extra dask --extra server --extra cuda pyproject.toml \
+	    --output-file requirements/cuda.lock
+	$(COMPILE) --extra microscopy --constraint requirements/cpu.lock \
+	    $$(sed -nE 's/^([a-z0-9._-]+)==.*/--no-emit-package \1/p' requirements/cpu.lock) \
+	    pyproject.toml --output-file requirements/microscopy.lock

@@ -51,6 +51,7 @@ def predict(
     channel: str | None = None,
     z: Depth | None = None,
     time: PositiveInt | None = None,
+    scene: str | None = None,
     on_bad: Literal["skip", "stop"] = "skip",
     overrides: tuple[str, ...] = (),
 ) -> Predicted:
@@ -70,6 +71,7 @@ def predict(
         channel: If the images have several channels: the name or number, from 1.
         z: If the images have several z planes: max, middle or a number, from 1.
         time: If the images are time series: the number, from 1.
+        scene: If the files hold several images (scenes, series, positions): the name or number, from 1.
         on_bad: What to do if an image cannot be read: skip it, or stop.
         overrides: Changes of the inference settings, for example inference.cutoff=0.4.
     """
@@ -81,7 +83,7 @@ def predict(
     trained_on = records.fetch_training_images(run_id)
     if diameter_px:
         overrides = (*overrides, f"inference.scale={scale_for(diameter_px, trained_on)}")
-    chosen = {"channel": channel, "z": z, "time": time, "on_bad": on_bad}
+    chosen = {"channel": channel, "z": z, "time": time, "scene": scene, "on_bad": on_bad}
     data = recipe.data.model_copy(update=chosen)
     recipe = resolve(recipe.model_copy(update={"data": data}).with_overrides(overrides))
     said = registry.describe_model(run_id)

@@ -16,7 +16,12 @@ from nucleus_unet.files import first_names
 @click.option("--against", type=PATH, help="Report images that this other data set holds too.")
 @plane_options
 def check(
-    data: Path, against: Path | None, channel: str | None, z: str | None, time: int | None
+    data: Path,
+    against: Path | None,
+    channel: str | None,
+    z: str | None,
+    time: int | None,
+    scene: str | None,
 ) -> None:
     """Report what a data set holds, what is wrong with it, and whether it can be used.
 
@@ -26,7 +31,7 @@ def check(
     from nucleus_unet.network import builtin_model
     from nucleus_unet.recipe import load_recipe
 
-    plane = load_recipe("best", plane_overrides(channel, z, time)).data.plane
+    plane = load_recipe("best", plane_overrides(channel, z, time, scene)).data.plane
     report = check_dataset(data, command_progress("checking", "images"), against, plane)
     small, _, large = builtin_model().trained_on.diameters_px
     click.echo(format_report(report, (small, large)))
@@ -58,7 +63,13 @@ def fetch(name: str, to: Path) -> None:
 @click.option("--to", required=True, type=PATH, help="New folder for the data set.")
 @plane_options
 def import_(
-    annotations: Path, images: Path, to: Path, channel: str | None, z: str | None, time: int | None
+    annotations: Path,
+    images: Path,
+    to: Path,
+    channel: str | None,
+    z: str | None,
+    time: int | None,
+    scene: str | None,
 ) -> None:
     """Make a data set of images and annotations of QuPath, ImageJ, COCO or cellpose.
 
@@ -69,7 +80,7 @@ def import_(
     from nucleus_unet.nuclei import import_annotations
     from nucleus_unet.recipe import load_recipe
 
-    plane = load_recipe("best", plane_overrides(channel, z, time)).data.plane
+    plane = load_recipe("best", plane_overrides(channel, z, time, scene)).data.plane
     report = command_progress("importing", "images")
     made = import_annotations(annotations, images, to, plane, report)
     if made.problems:

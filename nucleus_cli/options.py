@@ -45,6 +45,12 @@ def plane_options(command: Callable[..., None]) -> Callable[..., None]:
     """The options that choose a plane of stacks."""
     for option in (
         click.option(
+            "--scene",
+            metavar="NAME|N",
+            help="If the files hold several images (scenes, series, positions): the name, or the "
+            "number, from 1.",
+        ),
+        click.option(
             "--time",
             type=click.IntRange(1),
             help="If the images are time series: the number, from 1.",
@@ -65,9 +71,11 @@ def plane_options(command: Callable[..., None]) -> Callable[..., None]:
     return command
 
 
-def plane_overrides(channel: str | None, z: str | None, time: int | None) -> tuple[str, ...]:
+def plane_overrides(
+    channel: str | None, z: str | None, time: int | None, scene: str | None
+) -> tuple[str, ...]:
     """The changes of a recipe that choose a plane."""
-    chosen = {"channel": channel, "z": z, "time": time}
+    chosen = {"channel": channel, "z": z, "time": time, "scene": scene}
     return tuple(f"data.{key}={value}" for key, value in chosen.items() if value is not None)
 
 

@@ -88,11 +88,13 @@ def predict(
     channel: str | None,
     z: str | None,
     time: int | None,
+    scene: str | None,
     overrides: tuple[str, ...],
 ) -> None:
     """Find the nuclei in IMAGES: folders, zips or image files.
 
-    The images are flat (2-D), gray or RGB. Of a stack, choose one plane with --channel, --z and --time.
+    The images are flat (2-D), gray or RGB. Of a stack, choose one plane with --channel, --z and --time,
+    and of a file with several images one with --scene.
 
     Writes submission.csv, nuclei.csv and nuclei.parquet (position, size, shape and intensity of each
     nucleus), images.csv (what became of each image), overlays/<id>.png and labels/<id>.png (16 bit, one
@@ -106,7 +108,7 @@ def predict(
     if scale:
         overrides = (*overrides, f"inference.scale={scale}")
     require_inference(overrides)
-    chosen = load_recipe("best", (*plane_overrides(channel, z, time), *overrides))
+    chosen = load_recipe("best", (*plane_overrides(channel, z, time, scene), *overrides))
     read_data(images, chosen.data.plane, on_bad=on_bad)
     start()
     from flows.predict import predict as flow

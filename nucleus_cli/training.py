@@ -63,6 +63,7 @@ def retrain(
     channel: str | None,
     z: str | None,
     time: int | None,
+    scene: str | None,
     registry: bool,
 ) -> None:
     """Train a model on annotated images, score it, and predict the test images."""
@@ -76,7 +77,7 @@ def retrain(
     name = recipe_name or ("best" if training_data else "quick")
     if on_bad:
         overrides = (*overrides, f"data.on_bad={on_bad}")
-    overrides = (*overrides, *plane_overrides(channel, z, time))
+    overrides = (*overrides, *plane_overrides(channel, z, time, scene))
     plane = load_recipe(name, overrides).data.plane  # refuses a bad recipe at once
     read_data(training_data, plane, annotated=True)
     read_data([test_data] if test_data else [], plane)

@@ -35,11 +35,12 @@ Depth = Literal["max", "middle"] | PositiveInt
 
 
 class Plane(NamedTuple):
-    """Which channel, z plane and time of a stack is the image; None if there is only one."""
+    """Which channel, z plane, time and scene of a file is the image; None if there is only one."""
 
     channel: str | None = None
     z: Depth | None = None
     time: int | None = None
+    scene: str | None = None
 
 
 ONLY_PLANE = Plane()
@@ -111,11 +112,16 @@ class Data(Part):
         description="If images are time series: the number (from 1) of the time to use; none: refuse "
         "such images",
     )
+    scene: str | None = Field(
+        None,
+        description="If files hold several images (scenes, series, positions): the name or number "
+        "(from 1) of the one to use; none: refuse such files",
+    )
 
     @property
     def plane(self) -> Plane:
         """Which plane of a stack is the image."""
-        return Plane(self.channel, self.z, self.time)
+        return Plane(self.channel, self.z, self.time, self.scene)
 
 
 class Augmentation(Part):

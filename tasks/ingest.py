@@ -14,6 +14,7 @@ from nucleus_unet.data import (
     prepare_images,
     raw_digests,
     read_images,
+    reader_versions,
     require_unchanged,
     write_index,
 )
@@ -71,7 +72,13 @@ def ingest_stage(
     return cached_stage(
         home,
         "ingest",
-        {"raws": digests, "annotated": annotated, "plane": plane, "on_bad": on_bad},
+        {
+            "raws": digests,
+            "annotated": annotated,
+            "plane": plane,
+            "on_bad": on_bad,
+            "readers": reader_versions(),
+        },
         build,
         code=["data.identity", "data.prepared", __name__],
         libraries=DECODERS,

@@ -8,13 +8,15 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
-LOCKS = sorted((ROOT / "requirements").glob("*.lock"))
+LOCKS = sorted((ROOT / "requirements").glob("c*.lock"))
+EXTRA = ROOT / "requirements" / "microscopy.lock"
 # name==version, perhaps a marker, and then nothing but hashes
 REQUIREMENT = re.compile(
     r"[a-z0-9][a-z0-9._-]*==[^\s;]+( ; [^\\\n]+)?( \\\n {4}--hash=sha256:[0-9a-f]{64})+"
 )
 
 each_lock = pytest.mark.parametrize("lock", LOCKS, ids=lambda path: path.name)
+each_lock_or_extra = pytest.mark.parametrize("lock", [*LOCKS, EXTRA], ids=lambda path: path.name)
 
 
 def name_of(requirement: str) -> str:
@@ -27,16 +29,17 @@ def requirements(lock: Path) -> list[str]:
     return re.split(r"\n(?=\S)", lock.read_text().strip())
 
 
-def test_there_is_a_lock_for_the_cpu_and_for_cuda() -> None:
+def test_there_is_a_lock_for_the_cpu_for_cuda_and_for_the_extra() -> None:
     assert [lock.name for lock in LOCKS] == ["cpu.lock", "cuda.lock"]
+    assert sorted((ROOT / "requirements").iterdir()) == [*LOCKS, EXTRA]
 
 
-@each_lock
+@each_lock_or_extra
 def test_every_requirement_is_pinned_and_has_hashes(lock: Path) -> None:
     assert [r for r in requirements(lock) if not REQUIREMENT.fullmatch(r)] == []
 
 
-@each_lock
+@each_lock_or_extra
 def test_the_lock_names_no_host_and_no_path(lock: Path) -> None:
     text = lock.read_text()
     assert [mark for mark in ("://", "index", " @ ", "file:", "/") if mark in text] == []
@@ -52,6 +55,14 @@ def test_the_lock_has_all_that_the_project_asks_for(lock: Path) -> None:
     ]
     locked = {name_of(requirement) for requirement in requirements(lock)}
     assert {name_of(requirement) for requirement in asked} - locked == set()
+
+
+def test_the_lock_of_the_extra_adds_to_the_others() -> None:
+    added = {name_of(requirement) for requirement in requirements(EXTRA)}
+    asked = {name_of(name) for name in PROJECT["project"]["optional-dependencies"]["microscopy"]}
+    assert asked - added == set()
+    for lock in LOCKS:
+        assert added & {name_of(requirement) for requirement in requirements(lock)} == set()
 
 
 def test_every_package_and_every_recipe_is_packaged() -> None:

@@ -19,8 +19,8 @@ EXPORTS = {
         fingerprint format_problems format_report group_by_slide identities images_code
         imaging_kind in_threads is_sample labels_code load_image load_labels make_split
         open_raw originals prepare_images prepare_labels raw_digests read_images read_labels
-        read_split read_truth require_outside require_unchanged scale_for shared_images
-        unlike write_index write_synthetic
+        read_split read_truth reader_versions require_outside require_unchanged scale_for
+        shared_images unlike write_index write_synthetic
     """,
     "engine": """
         Delivery EVENTS EventLog OutOfMemoryError SWITCHES Stage StoppedError abandoned_on_error

@@ -18,6 +18,7 @@ from .likeness import describe_training as describe_training
 from .likeness import scale_for as scale_for
 from .likeness import unlike as unlike
 from .masks import IGNORED as IGNORED
+from .microscopy import reader_versions as reader_versions
 from .prepared import DECODERS as DECODERS
 from .prepared import ImageEntry as ImageEntry
 from .prepared import Images as Images

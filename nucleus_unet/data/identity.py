@@ -7,6 +7,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+from nucleus_unet.data.ome_zarr import zarr_files
 from nucleus_unet.data.prepared import DECODERS, Entry, Images, Labels
 from nucleus_unet.data.raw import open_raw, walk
 from nucleus_unet.engine import code_digest
@@ -114,8 +115,16 @@ def dataset_files(images: Images, labels: Labels | None) -> list[dict[str, Any]]
 
 
 def _file_states(path: Path) -> Iterator[tuple[str, int, int]]:
-    names = [name for name in walk(path) if not name.endswith("/")] if path.is_dir() else [""]
-    for name in names:
+    for name in _file_names(path):
         with contextlib.suppress(OSError):  # absent, a broken or circular link, or just removed
             stat = (path / name).stat()
             yield name, stat.st_size, stat.st_mtime_ns
+
+
+def _file_names(path: Path) -> Iterator[str]:
+    """Names of the files of a data set, also of those in an OME-Zarr."""
+    for name in walk(path) if path.is_dir() else [""]:
+        if (path / name).is_dir() and not name.endswith("/"):
+            yield from (f"{name}/{file}" for file in zarr_files(path / name))
+        elif not name.endswith("/"):
+            yield name

@@ -1,4 +1,4 @@
-"""Decode PNG, TIFF, JPEG, BMP and WebP files to arrays."""
+"""Decode image files to arrays: PNG, TIFF, JPEG, BMP, WebP, and the formats of microscopes."""
 
 import re
 import struct
@@ -14,14 +14,14 @@ from numpy.typing import NDArray
 from PIL.BmpImagePlugin import BmpImageFile
 from PIL.PngImagePlugin import PngImageFile
 
+from nucleus_unet.data.layouts import KINDS_OF_FILES
+from nucleus_unet.data.microscopy import microscope_kind, read_microscope_file
 from nucleus_unet.data.pixel_size import tiff_pixel_size_um
-from nucleus_unet.data.stacks import choose_plane
+from nucleus_unet.data.stacks import MOST_PIXELS, choose_plane, tiff_scenes
 from nucleus_unet.errors import NucleusError
 from nucleus_unet.files import sha256_bytes
 from nucleus_unet.recipe import ONLY_PLANE, Plane
 
-MOST_PIXELS = 2**30
-"""Limit of OpenCV for files other than TIFF; it holds for those too that OpenCV does not read."""
 STRETCH_PERCENTILES = (0.01, 99.99)
 """Percentiles of an image with more than 8 bits that become 0 and 255."""
 
@@ -73,7 +73,7 @@ class _Stored:
 
 
 def decode_image(content: bytes, name: str, plane: Plane = ONLY_PLANE) -> DecodedImage:
-    """Decode a PNG, TIFF, JPEG, BMP or WebP file to 8-bit RGB at its own size.
+    """Decode a PNG, TIFF, JPEG, BMP, WebP, CZI, ND2, LIF or OME-Zarr file to 8-bit RGB at its own size.
 
     Parameters
     ----------
@@ -231,6 +231,10 @@ def _plane(content: bytes, name: str, role: _Role) -> NDArray[Any]:
             f"{name}: a mask cannot be a JPEG or WebP, which blurs the edges of nuclei. "
             "Save masks as PNG or TIFF."
         )
+    if kind := microscope_kind(content):
+        raise NucleusError(
+            f"{name}: a mask cannot be a file of the kind {kind}. Save it as PNG or TIFF."
+        )
     pixels = _decode(content, name, role).pixels
     if pixels.ndim == 2:
         return pixels
@@ -280,7 +284,9 @@ def _decode(content: bytes, name: str, role: _Role, plane: Plane = ONLY_PLANE) -
     if content.startswith(_WEBP[0]) and content[8:12] == _WEBP[1]:
         _check_length(content, name, 4, from_start=False)
         return _Stored(_decode_opencv(content, name))
-    raise _damaged(name, "empty" if not content else "not a PNG, TIFF, JPEG, BMP or WebP")
+    if microscope_kind(content):
+        return _Stored(*read_microscope_file(content, name, plane))
+    raise _damaged(name, "empty" if not content else f"not a {KINDS_OF_FILES}")
 
 
 def _damaged(name: str, how: object) -> NucleusError:
@@ -362,16 +368,16 @@ def _decode_tiff(content: bytes, name: str, role: _Role, plane: Plane) -> _Store
                 ends = map(sum, zip(page.dataoffsets, page.databytecounts, strict=True))
                 if max(ends, default=0) > len(content) or not all(page.databytecounts):
                     raise _damaged(name, "truncated")
-            page, size = tiff.pages.first, tiff_pixel_size_um(tiff)
+            page = tiff.pages.first
             if pages == 1 and not (role == "image" and _has_channels(page)):
-                return _Stored(_pixels(page, name, role), size)
+                return _Stored(_pixels(page, name, role), tiff_pixel_size_um(tiff))
             if role != "image":
                 raise NucleusError(
                     f"{name}: has {pages} pages, but the annotation of an image has one. Save it as a "
                     "file of its own."
                 )
-            _check_kind(page.dtype, page, name)
-            return _Stored(choose_plane(tiff, name, plane), size)
+            scenes = tiff_scenes(tiff, lambda page: _check_kind(page.dtype, page, name))
+            return _Stored(*choose_plane(scenes, name, plane))
     except NucleusError:
         raise
     except Exception as error:  # tifffile raises errors of any type for damaged files

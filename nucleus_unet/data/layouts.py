@@ -13,9 +13,9 @@ from nucleus_unet.files import UNPRINTABLE
 LAYOUT = (
     "<id>/images/<id>.png and, for training, <id>/masks/*.png or one label image <id>/labels.png"
 )
-DATA_SET = (
-    f"A data set is a folder or zip file of PNG, TIFF, JPEG, BMP or WebP images, or of {LAYOUT}."
-)
+KINDS_OF_FILES = "PNG, TIFF, JPEG, BMP, WebP, CZI, ND2, LIF or OME-Zarr"
+"""What images can be."""
+DATA_SET = f"A data set is a folder or zip file of {KINDS_OF_FILES} images, or of {LAYOUT}."
 LABEL_FOLDERS = {
     "images": ("masks", "labels"),
     "imagestr": ("labelstr",),
@@ -26,8 +26,8 @@ BiaPy, of nnU-Net, and of ZeroCostDL4Mic, in lower case."""
 LONGEST_ID_BYTES = 240
 """Output files are named after the id, and file systems limit the length of a name."""
 
-_ENDING = r"\.(?:png|tiff?|jpe?g|bmp|webp)"
-PICTURE = re.compile(rf"(?P<folder>(?:.*/)?)(?P<stem>[^/]+){_ENDING}", re.IGNORECASE)
+_ENDING = r"(?:\.(?:png|tiff?|jpe?g|bmp|webp|czi|nd2|lif)|(?:\.ome)?\.zarr(?:\.zip)?)"
+PICTURE = re.compile(rf"(?P<folder>(?:.*/)?)(?P<stem>[^/]+?){_ENDING}", re.IGNORECASE)
 _KAGGLE = re.compile(
     r"(?:(?P<top>[^/]+)/)?(?P<id>[^/]+)/(?:"
     rf"(?P<image>images/)(?:[^/]+{_ENDING})?|"
@@ -268,8 +268,8 @@ def _check_name(path: Path, name: str, id_: str) -> None:
 
 def _misplaced(path: Path, name: str) -> NucleusError:
     return NucleusError(
-        f"{path}: {name} does not fit the layout of the other files. Images are PNG, TIFF, JPEG, BMP or "
-        f"WebP, masks are PNG, TIFF or BMP; for example in {LAYOUT}. Move or remove it."
+        f"{path}: {name} does not fit the layout of the other files. Images are {KINDS_OF_FILES}, "
+        f"masks are PNG, TIFF or BMP; for example in {LAYOUT}. Move or remove it."
     )
 
 

@@ -33,13 +33,14 @@ from nucleus_unet.data.masks import (
     number_label_image,
     size_text,
 )
+from nucleus_unet.data.microscopy import reader_of
 from nucleus_unet.data.raw import RawDataset, RawSample, open_raw
 from nucleus_unet.errors import NucleusError
 from nucleus_unet.files import sha256_bytes, sha256_file, write_atomically, writing
 from nucleus_unet.recipe import ONLY_PLANE, OnBad, Plane
 
 DECODERS = ("opencv-python-headless", "tifffile", "imagecodecs", "pillow", "numpy")
-"""Packages that decide the pixels, besides the code of this project."""
+"""Packages that decide the pixels, besides the code of this project and the readers of `microscopy`."""
 
 Progress = Callable[[int, int], None]
 """Called with the number of finished items and the number of all items."""
@@ -181,7 +182,8 @@ def prepare_images(
         try:
             content = raw.read(sample.image)
             source_sha256 = sha256_bytes(content)
-            digest = sha256_bytes(f"image {code} {tuple(plane)} {source_sha256}".encode())
+            made_from = f"image {code} {reader_of(content)} {tuple(plane)} {source_sha256}"
+            digest = sha256_bytes(made_from.encode())
             if stored := _stored(ImageEntry, store, digest):
                 return stored.model_copy(update={"id": sample.id, "source": source})
             decoded = decode_image(content, source, plane)

@@ -12,6 +12,7 @@ from functools import partial
 from pathlib import Path
 
 from nucleus_unet.data.layouts import DATA_SET, LAYOUT, PICTURE, RawSample, read_layout
+from nucleus_unet.data.ome_zarr import is_zarr, join_zarr, pack_folder
 from nucleus_unet.errors import NucleusError
 from nucleus_unet.files import UNPRINTABLE, sha256_bytes, sha256_file
 
@@ -118,7 +119,9 @@ def open_raw(path: Path, *, annotated: bool = False) -> Iterator[RawDataset]:
     - Images next to each other, each perhaps with a label image that has the same name and ``_masks`` or
       ``_cp_masks`` (cellpose). A single image file is read like this too.
 
-    Images are PNG, TIFF, JPEG, BMP or WebP; masks and label images are PNG, TIFF or BMP. Ignored are
+    Images are PNG, TIFF, JPEG, BMP, WebP, CZI, ND2, LIF or OME-Zarr; masks and label images are PNG,
+    TIFF or BMP. An OME-Zarr is a folder that counts as one file: its name ends in ``.zarr``, or it holds
+    ``.zattrs`` or ``zarr.json``. It may also be a zip file whose name ends in ``.zarr.zip``. Ignored are
     files that are not images, except in a masks folder, and files that operating systems add: names
     that begin with a dot, ``__MACOSX``, ``Thumbs.db`` and ``desktop.ini``.
     """
@@ -130,15 +133,13 @@ def open_raw(path: Path, *, annotated: bool = False) -> Iterator[RawDataset]:
         ) from error
     with ExitStack() as resources:
         if is_folder:
-            members: dict[str, Callable[[], bytes]] = {
-                name: (path / name).read_bytes for name in walk(path)
-            }
+            members = dict(_folder_members(path))
         elif not exists:
             raise NucleusError(f"{path}: no such file or folder. {DATA_SET}")
         elif PICTURE.fullmatch(path.name):
             members = {path.name: path.read_bytes}
         else:
-            members = _zip_members(path, resources)
+            members = join_zarr(_zip_members(path, resources))
         seen = [name for name in members if not any(map(_is_clutter, name.split("/")))]
         layout, found = read_layout(path, seen)
         samples = tuple(sorted(found, key=lambda sample: sample.id))
@@ -169,13 +170,17 @@ def is_sample(paths: Sequence[Path]) -> bool:
 def walk(folder: Path, depth: int = _DEPTH, prefix: str = "") -> Iterator[str]:
     """Names of the files and folders that `open_raw` reads, relative to `folder`.
 
-    The names of folders end in a slash.
+    The names of folders end in a slash. An OME-Zarr counts as a file; if `folder` is one, its name is
+    a dot.
 
     Raises
     ------
     NucleusError
         If a folder cannot be listed.
     """
+    if not prefix and is_zarr(folder):
+        yield "."
+        return
     try:
         entries = sorted(os.scandir(folder), key=lambda entry: entry.name)
     except OSError as error:
@@ -190,7 +195,7 @@ def walk(folder: Path, depth: int = _DEPTH, prefix: str = "") -> Iterator[str]:
             is_folder = entry.is_dir()
         except OSError:  # a link that points to itself
             is_folder = False
-        if not is_folder:
+        if not is_folder or is_zarr(Path(entry.path)):
             yield name
         else:
             yield f"{name}/"
@@ -226,6 +231,18 @@ def require_outside(images: Sequence[Path], out: Path) -> None:
 def _is_clutter(name: str) -> bool:
     """Whether the operating system added a file or folder to the data."""
     return name.startswith(".") or name.lower() in ("__macosx", "thumbs.db", "desktop.ini")
+
+
+def _folder_members(path: Path) -> Iterator[tuple[str, Callable[[], bytes]]]:
+    """Each file of a folder, or the folder itself if it is an OME-Zarr, and a function that reads it."""
+    for name in walk(path):
+        place = path / name
+        if name.endswith("/") or not place.is_dir():
+            yield name, place.read_bytes
+            continue
+        shown = path.resolve().name if name == "." else name
+        ending = "" if PICTURE.fullmatch(shown) else ".zarr"
+        yield f"{shown}{ending}", partial(pack_folder, place)
 
 
 def _zip_members(path: Path, resources: ExitStack) -> dict[str, Callable[[], bytes]]:

@@ -55,10 +55,9 @@ def installed_packages() -> list[str]:
 
 
 def requirements_lock() -> str | None:
-    """Text of the lock that ``make install`` installed; None if the packages came from elsewhere."""
-    for path in Path(sys.prefix).glob("installed-*.lock"):
-        return path.read_text()
-    return None
+    """Text of the locks that ``make install`` installed; None if the packages came from elsewhere."""
+    locks = sorted(Path(sys.prefix).glob("installed-*.lock*"))
+    return "".join(path.read_text() for path in locks) or None
 
 
 def describe_machine() -> dict[str, str]:

@@ -90,10 +90,10 @@ def test_pieces_and_holes_are_counted(good: Path) -> None:
 
 def test_ignored_files_are_listed(good: Path) -> None:
     for number in range(5):
-        (good / f"{number}.czi").touch()
+        (good / f"{number}.svs").touch()
     (good / "a/notes.txt").touch()
     lines = format_report(check_dataset(good), (8, 30)).splitlines()
-    assert "ignored            6 0.czi, 1.czi, 2.czi and 3 more" in lines
+    assert "ignored            6 0.svs, 1.svs, 2.svs and 3 more" in lines
 
 
 def test_a_data_set_without_any_masks_has_no_problems(tmp_path: Path) -> None:

@@ -171,7 +171,7 @@ def test_every_truncated_png_is_an_error(data: st.DataObject) -> None:
     ("content", "message"),
     [
         (b"", "the file is empty"),
-        (b"GIF89a", "not a PNG, TIFF, JPEG, BMP or WebP"),
+        (b"GIF89a", "not a PNG, TIFF, JPEG, BMP, WebP, CZI, ND2, LIF or OME-Zarr"),
         (encode(COLOURS)[:-5], "truncated"),
         (encode(COLOURS).replace(b"IDAT", b"IDAR"), "damaged .its checksum differs"),
         (encode(COLOURS, ".jpg")[:-2], "truncated"),

@@ -151,12 +151,72 @@ def test_what_a_file_holds_is_said(content: bytes, chosen: dict[str, Any], messa
     assert str(caught.value) == message
 
 
-def test_images_of_different_sizes() -> None:
+def series(*names: str) -> bytes:
+    """Images of different sizes; the one at position k has the value k."""
+    with tifffile.TiffWriter(file := BytesIO(), ome=bool(names)) as writer:
+        for k in range(2):
+            pixels = np.full((4, 6 + k), k, np.uint8)
+            size = 0.25 * (k + 1)
+            metadata: dict[str, Any] | None = None
+            if names:
+                metadata = {"axes": "YX", "Name": names[k]}
+                metadata |= {"PhysicalSizeX": size, "PhysicalSizeY": size}
+            writer.write(pixels, metadata=metadata, photometric="minisblack")
+    return file.getvalue()
+
+
+@pytest.mark.parametrize("choice", ["2", "after", "After"])
+def test_an_image_of_a_file_is_chosen(choice: str) -> None:
+    decoded = decode_image(series("Before", "After"), "cells.tif", Plane(scene=choice))
+    assert decoded.image.shape == (4, 7, 3)
+    assert np.unique(decoded.image) == [1]
+    assert decoded.pixel_size_um == 0.5
+
+
+@pytest.mark.parametrize(
+    ("content", "scene", "message"),
+    [
+        (
+            series("on day 1", "on day 2"),
+            None,
+            "cells.tif: holds 2 images (on day 1, on day 2). Choose one with --scene 'on day 1' or a "
+            "number.",
+        ),
+        (series(), None, "cells.tif: holds 2 images. Choose one with --scene NUMBER."),
+        (series("a", "A"), None, "cells.tif: holds 2 images. Choose one with --scene NUMBER."),
+        (series("a", "b"), "c", "cells.tif: holds 2 images (a, b), and c is none of them."),
+        (series(), "3", "cells.tif: holds 2 images, and 3 is none of them."),
+    ],
+)
+def test_the_images_of_a_file_are_said(content: bytes, scene: str | None, message: str) -> None:
+    with pytest.raises(NucleusError) as caught:
+        decode_image(content, "cells.tif", Plane(scene=scene))
+    assert str(caught.value) == message
+
+
+def test_a_scene_of_another_colour_mode() -> None:
     with tifffile.TiffWriter(file := BytesIO()) as writer:
-        for side in (4, 5):
-            writer.write(np.zeros((side, side), np.uint8), metadata=None)
-    with pytest.raises(NucleusError, match="holds 2 images of different sizes"):
-        value(file.getvalue(), z=1)
+        writer.write(np.zeros((4, 6), np.uint8), metadata=None)
+        writer.write(np.zeros((4, 5, 4), np.uint8), metadata=None, photometric="separated")
+    assert value(file.getvalue(), scene="1") == 0
+    with pytest.raises(NucleusError, match="its colour mode SEPARATED cannot be read"):
+        value(file.getvalue(), scene="2")
+
+
+def test_names_of_channels_that_are_equal_are_not_used() -> None:
+    content = ome(stack(2), "CYX", ["Gray", "gray"])
+    with pytest.raises(
+        NucleusError, match=r"holds 2 channels\. Choose what to segment with --channel N"
+    ):
+        value(content)
+    with pytest.raises(NucleusError, match="holds 2 channels, and gray is none of them"):
+        value(content, channel="gray")
+
+
+def test_an_axis_that_cannot_be_chosen() -> None:
+    content = tiff(stack(2, 3), metadata={"axes": "ZHYX"}, photometric="minisblack")
+    with pytest.raises(NucleusError, match="has 3 positions along the axis H, which is not known"):
+        value(content, z=1)
 
 
 def test_an_annotation_has_one_page() -> None:

@@ -129,6 +129,8 @@ def test_the_lock_is_the_one_that_was_installed(
     assert requirements_lock() is None
     (tmp_path / "installed-cpu.lock").write_text("numpy==2.4.0\n")
     assert requirements_lock() == "numpy==2.4.0\n"
+    (tmp_path / "installed-cpu.lock-microscopy").write_text("zarr==3.1.6\n")
+    assert requirements_lock() == "numpy==2.4.0\nzarr==3.1.6\n"
 
 
 def test_the_machine_and_the_switches_in_force(monkeypatch: pytest.MonkeyPatch) -> None:

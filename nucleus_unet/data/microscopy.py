@@ -145,9 +145,7 @@ def _nd2_scenes(nd2: Any, content: bytes) -> Scenes:
                 index = index * count + (scene if axis == "P" else at[axis])
             _require_frame(file, index, content)
             planes = file.read_frame(index).reshape(shape)
-            if (
-                colours == 3
-            ):  # stored as blue, green, red, as NIS-Elements and Bio-Formats read them
+            if colours == 3:  # as blue, green, red, by ome/bioformats pull request 4321
                 return planes[at["C"], ..., ::-1]
             return planes[at["C"] // colours, ..., at["C"] % colours]
 

@@ -91,7 +91,8 @@ def publish_nuclei(
         measured = _write_image(found, output)
         rows += [{"image": found.entry.id, **row} for row in measured]
         diameters = [row["diameter_px"] for row in measured]
-        of_images.append(_image_row(found, diameters, recipe, trained_on))
+        size = output.pixel_size_um or found.entry.pixel_size_um
+        of_images.append(_image_row(found, diameters, size, recipe, trained_on))
         if len(tiles) < OVERVIEW:
             title = f"{short_name(found.entry.id)}: {len(measured)} nuclei"
             tiles.append((title, overlay(found.image, found.labels, side_px=480)))
@@ -136,7 +137,7 @@ def _nuclei(label_file: Path) -> tuple[NDArray[Any], NDArray[np.float32]]:
 
 def _write_image(found: _Found, output: Output) -> list[measurements.Row]:
     """Write the files of one image, and return the measurements of its nuclei."""
-    id_, pixel_size_um = found.entry.id, output.pixel_size_um
+    id_, pixel_size_um = found.entry.id, output.pixel_size_um or found.entry.pixel_size_um
     if output.label_format == "png":
         content = found.label_file.read_bytes()
         _write(output, f"labels/{id_}{found.label_file.suffix}", content)
@@ -159,6 +160,7 @@ def _write_image(found: _Found, output: Output) -> list[measurements.Row]:
 def _image_row(
     found: _Found,
     diameters_px: Sequence[float],
+    pixel_size_um: float | None,
     recipe: Recipe,
     trained_on: TrainingImages | None,
 ) -> measurements.Row:
@@ -176,6 +178,7 @@ def _image_row(
         "state": "done",
         "width_px": width,
         "height_px": height,
+        "pixel_size_um": pixel_size_um,
         "nuclei": len(diameters_px),
         "median_diameter_px": float(np.median(diameters_px)) if diameters_px else None,
         "note": "; ".join(notes),

@@ -3,6 +3,7 @@
 import re
 import struct
 import zlib
+from collections.abc import Mapping
 from dataclasses import dataclass
 from io import BytesIO
 from typing import Any, Literal
@@ -17,7 +18,7 @@ from PIL.PngImagePlugin import PngImageFile
 from nucleus_unet.data.layouts import KINDS_OF_FILES
 from nucleus_unet.data.microscopy import microscope_kind, read_microscope_file
 from nucleus_unet.data.pixel_size import tiff_pixel_size_um
-from nucleus_unet.data.stacks import MOST_PIXELS, choose_plane, tiff_scenes
+from nucleus_unet.data.stacks import MOST_PIXELS, Chosen, choose_plane, tiff_scenes
 from nucleus_unet.errors import NucleusError
 from nucleus_unet.files import sha256_bytes
 from nucleus_unet.recipe import ONLY_PLANE, Plane
@@ -61,15 +62,6 @@ class DecodedImage:
 
     None if the metadata of the file do not name it, or if its pixels are not square.
     """
-
-
-@dataclass(frozen=True)
-class _Stored:
-    """What a file holds."""
-
-    pixels: NDArray[Any]
-    """(H, W) or (H, W, C) with colours in the order RGB."""
-    pixel_size_um: float | None = None
 
 
 def decode_image(content: bytes, name: str, plane: Plane = ONLY_PLANE) -> DecodedImage:
@@ -131,8 +123,9 @@ def pixel_digest(image: NDArray[np.uint8]) -> str:
 class Channels:
     """The channels of an image, with the values of its file."""
 
-    planes: dict[str, NDArray[Any]]
-    """Values (H, W) by name: ``gray``; ``red``, ``green`` and ``blue``; or the channels of a stack."""
+    planes: Mapping[str, NDArray[Any]]
+    """Values (H, W) by name: ``gray``; ``red``, ``green`` and ``blue``; or the channels of a stack, by
+    name or number."""
     segmented: tuple[str, ...]
     """The channels that `decode_image` makes the image from."""
 
@@ -152,7 +145,10 @@ def decode_channels(content: bytes, name: str, plane: Plane = ONLY_PLANE) -> Cha
     NucleusError
         As for `decode_image`.
     """
-    values = _colours(_decode(content, name, "image", plane).pixels, name)[0]
+    found = _decode(content, name, "image", plane, every_channel=True)
+    if found.channels:
+        return Channels(found.channels, (found.channel,))
+    values = _colours(found.pixels, name)[0]
     names = ("gray",) if values.shape[2] == 1 else ("red", "green", "blue")
     return Channels(dict(zip(names, np.moveaxis(values, -1, 0), strict=True)), names)
 
@@ -179,7 +175,7 @@ def decode_mask(content: bytes, name: str) -> NDArray[Any]:
     Returns
     -------
     ndarray
-        (H, W), nearly always uint8. Values and type are as `decode_values` gives them, with two
+        (H, W), nearly always uint8. Values and type are as `decode_channels` gives them, with two
         exceptions. Of an image with a palette they are the indices. Of a TIFF that declares 0 as white,
         programs mean the nucleus by either value; it is the one with fewer pixels, which is not 0 here.
 
@@ -265,27 +261,34 @@ def _to_uint8(pixels: NDArray[Any]) -> NDArray[np.uint8]:
     return np.where(np.isfinite(pixels), stretched, 0).astype(np.uint8)
 
 
-def _decode(content: bytes, name: str, role: _Role, plane: Plane = ONLY_PLANE) -> _Stored:
+def _decode(
+    content: bytes,
+    name: str,
+    role: _Role,
+    plane: Plane = ONLY_PLANE,
+    *,
+    every_channel: bool = False,
+) -> Chosen:
     if content.startswith(_PNG):
         _check_png(content, name)
         if role != "image" and content[_PNG_COLOUR_TYPE] == _PNG_PALETTE:
-            return _Stored(_palette_indices(PngImageFile, content, name))
-        return _Stored(_decode_opencv(content, name))
+            return Chosen(_palette_indices(PngImageFile, content, name))
+        return Chosen(_decode_opencv(content, name))
     if content.startswith(_TIFF):
-        return _decode_tiff(content, name, role, plane)
+        return _decode_tiff(content, name, role, plane, every_channel)
     if content.startswith(_JPEG):
         _check_jpeg(content, name)
-        return _Stored(_decode_opencv(content, name))
+        return Chosen(_decode_opencv(content, name))
     if content.startswith(_BMP):
         _check_length(content, name, 2, from_start=True)
         if role != "image" and content[_BMP_BITS : _BMP_BITS + 1] <= b"\x08":
-            return _Stored(_palette_indices(BmpImageFile, content, name))
-        return _Stored(_decode_opencv(content, name))
+            return Chosen(_palette_indices(BmpImageFile, content, name))
+        return Chosen(_decode_opencv(content, name))
     if content.startswith(_WEBP[0]) and content[8:12] == _WEBP[1]:
         _check_length(content, name, 4, from_start=False)
-        return _Stored(_decode_opencv(content, name))
+        return Chosen(_decode_opencv(content, name))
     if microscope_kind(content):
-        return _Stored(*read_microscope_file(content, name, plane))
+        return read_microscope_file(content, name, plane, every_channel=every_channel)
     raise _damaged(name, "empty" if not content else f"not a {KINDS_OF_FILES}")
 
 
@@ -355,7 +358,9 @@ def _check_length(content: bytes, name: str, position: int, *, from_start: bool)
         raise _damaged(name, "truncated")
 
 
-def _decode_tiff(content: bytes, name: str, role: _Role, plane: Plane) -> _Stored:
+def _decode_tiff(
+    content: bytes, name: str, role: _Role, plane: Plane, every_channel: bool
+) -> Chosen:
     """The only page of a TIFF, or the chosen plane of an image."""
     try:
         with tifffile.TiffFile(BytesIO(content)) as tiff:
@@ -370,14 +375,14 @@ def _decode_tiff(content: bytes, name: str, role: _Role, plane: Plane) -> _Store
                     raise _damaged(name, "truncated")
             page = tiff.pages.first
             if pages == 1 and not (role == "image" and _has_channels(page)):
-                return _Stored(_pixels(page, name, role), tiff_pixel_size_um(tiff))
+                return Chosen(_pixels(page, name, role), tiff_pixel_size_um(tiff))
             if role != "image":
                 raise NucleusError(
                     f"{name}: has {pages} pages, but the annotation of an image has one. Save it as a "
                     "file of its own."
                 )
             scenes = tiff_scenes(tiff, lambda page: _check_kind(page.dtype, page, name))
-            return _Stored(*choose_plane(scenes, name, plane))
+            return choose_plane(scenes, name, plane, every_channel=every_channel)
     except NucleusError:
         raise
     except Exception as error:  # tifffile raises errors of any type for damaged files

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from nucleus_unet.data.czi import czi_scenes
 from nucleus_unet.data.ome_zarr import zarr_scenes
 from nucleus_unet.data.pixel_size import square_side_um
-from nucleus_unet.data.stacks import MOST_PIXELS, Scenes, Stack, choose_plane
+from nucleus_unet.data.stacks import MOST_PIXELS, Chosen, Scenes, Stack, choose_plane
 from nucleus_unet.errors import NucleusError
 from nucleus_unet.recipe import Plane
 
@@ -54,8 +54,8 @@ def reader_of(content: bytes) -> str:
 
 
 def read_microscope_file(
-    content: bytes, name: str, plane: Plane
-) -> tuple[NDArray[Any], float | None]:
+    content: bytes, name: str, plane: Plane, *, every_channel: bool = False
+) -> Chosen:
     """Read the chosen plane of a CZI, ND2, LIF or OME-Zarr file.
 
     Parameters
@@ -64,13 +64,8 @@ def read_microscope_file(
         The bytes of the file. An OME-Zarr, which is a folder, is a zip file of it.
     name : str
         Name of the file, for messages.
-    plane : Plane
-        What to choose.
-
-    Returns
-    -------
-    tuple of ndarray and (float or None)
-        As `choose_plane`.
+    plane, every_channel
+        As for `choose_plane`.
 
     Raises
     ------
@@ -89,7 +84,8 @@ def read_microscope_file(
         ) from None
     try:
         names, opened = kind.scenes(library, content)
-        pixels, size = choose_plane((names, _limited(opened, name)), name, plane)
+        limited = names, _limited(opened, name)
+        chosen = choose_plane(limited, name, plane, every_channel=every_channel)
     except NucleusError:
         raise
     except Exception as error:  # the libraries raise errors of any type for damaged files
@@ -97,9 +93,9 @@ def read_microscope_file(
         raise NucleusError(
             f"{name}: the file is damaged ({why}). Download or save it again."
         ) from error
-    if pixels.dtype.kind not in "buif":
-        raise NucleusError(f"{name}: contains {pixels.dtype} values. Save real numbers.")
-    return pixels, size
+    if chosen.pixels.dtype.kind not in "buif":
+        raise NucleusError(f"{name}: contains {chosen.pixels.dtype} values. Save real numbers.")
+    return chosen
 
 
 def _kind(content: bytes) -> _Kind | None:

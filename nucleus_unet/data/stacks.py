@@ -4,7 +4,8 @@ import functools
 import shlex
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from types import MappingProxyType
+from typing import Any, NamedTuple
 
 import numpy as np
 import tifffile
@@ -47,7 +48,21 @@ Scenes = tuple[Sequence[str], Callable[[int], Stack]]
 """Names of the images in a file, and a function that opens one of them by its position."""
 
 
-def choose_plane(scenes: Scenes, name: str, plane: Plane) -> tuple[NDArray[Any], float | None]:
+class Chosen(NamedTuple):
+    """What `choose_plane` reads."""
+
+    pixels: NDArray[Any]
+    """(H, W) or (H, W, S) with S colours, with the values of the file."""
+    pixel_size_um: float | None = None
+    """Side of a pixel."""
+    channels: Mapping[str, NDArray[Any]] = MappingProxyType({})
+    """The same plane of every channel, (H, W), by name or number; empty if it was not asked for, or if
+    there is only one channel."""
+    channel: str = ""
+    """Name of the chosen channel among them."""
+
+
+def choose_plane(scenes: Scenes, name: str, plane: Plane, *, every_channel: bool = False) -> Chosen:
     """Read one plane of a file with several images, channels, depths or times.
 
     Parameters
@@ -57,13 +72,8 @@ def choose_plane(scenes: Scenes, name: str, plane: Plane) -> tuple[NDArray[Any],
         Name of the file, for messages.
     plane : Plane
         What to choose. Choices along an axis that has only one position are ignored.
-
-    Returns
-    -------
-    pixels : ndarray
-        (H, W) or (H, W, S) with S colours, with the values of the file.
-    pixel_size_um : float or None
-        Side of a pixel.
+    every_channel : bool
+        Read the other channels too.
 
     Raises
     ------
@@ -73,10 +83,22 @@ def choose_plane(scenes: Scenes, name: str, plane: Plane) -> tuple[NDArray[Any],
     """
     stack = _scene(scenes, name, plane.scene)
     at = _chosen(stack, name, plane)
+    pixels, count = _read(stack, at, plane), stack.counts.get("C", 1)
+    if not every_channel or count == 1 or pixels.ndim > 2:
+        return Chosen(pixels, stack.pixel_size_um)
+    names = _distinct(stack.channels, count) or [str(number) for number in range(1, count + 1)]
+    others = {
+        name: _read(stack, at | {"C": position}, plane) for position, name in enumerate(names)
+    }
+    return Chosen(pixels, stack.pixel_size_um, others, names[at["C"]])
+
+
+def _read(stack: Stack, at: Mapping[str, int], plane: Plane) -> NDArray[Any]:
     if plane.z == "max" and stack.counts.get("Z", 1) > 1:
-        depths = (stack.read(at | {"Z": z}) for z in range(stack.counts["Z"]))
-        return functools.reduce(np.maximum, depths), stack.pixel_size_um
-    return stack.read(at), stack.pixel_size_um
+        return functools.reduce(
+            np.maximum, (stack.read({**at, "Z": z}) for z in range(stack.counts["Z"]))
+        )
+    return stack.read(at)
 
 
 def tiff_scenes(tiff: tifffile.TiffFile, opened: Callable[[tifffile.TiffPage], None]) -> Scenes:

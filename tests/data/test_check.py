@@ -164,6 +164,4 @@ def test_the_real_training_set(dsb2018: Path) -> None:
     assert (report.images, report.areas_px.size, report.modes) == (664, 28_986, {"RGBA": 664})
     assert {problem.kind for problem in report.problems} == {"overlap"}
     assert (len(report.problems), report.in_pieces) == (6, 2)
-    assert format_report(report, (8, 30)).endswith(
-        "small problems with 6 files are decided by rule"
-    )
+    assert format_report(report, (8, 30)).endswith("usable: 6 small problems are decided by rule")

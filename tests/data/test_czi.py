@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from nucleus_unet.data.images import decode_image, decode_values
+from nucleus_unet.data.images import decode_channels, decode_image
 from nucleus_unet.errors import NucleusError
 from nucleus_unet.recipe import Plane
 
@@ -77,7 +77,8 @@ def czi(tiles: Sequence[Tile], xml: str = XML) -> bytes:
 
 
 def read(content: bytes, **chosen: Any) -> NDArray[Any]:
-    return decode_values(content, "cells.czi", Plane(**chosen))
+    found = decode_channels(content, "cells.czi", Plane(**chosen))
+    return np.stack([found.planes[name] for name in found.segmented], axis=-1)
 
 
 def planes() -> list[Tile]:

@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from nucleus_unet.data.images import decode_image, decode_labels, decode_values
+from nucleus_unet.data.images import decode_channels, decode_image, decode_labels
 from nucleus_unet.data.microscopy import microscope_kind, reader_of, reader_versions
 from nucleus_unet.data.prepared import prepare_images
 from nucleus_unet.errors import NucleusError
@@ -24,7 +24,8 @@ COLOURS = np.arange(72, dtype=np.uint8).reshape(4, 6, 3)
 
 
 def read(content: bytes, name: str = "cells", **chosen: Any) -> NDArray[Any]:
-    return decode_values(content, name, Plane(**chosen))
+    found = decode_channels(content, name, Plane(**chosen))
+    return np.stack([found.planes[one] for one in found.segmented], axis=-1)
 
 
 def value(content: bytes, **chosen: Any) -> int:

@@ -13,7 +13,7 @@ import pytest
 from numpy.typing import NDArray
 
 from nucleus_unet.data.identity import fingerprint
-from nucleus_unet.data.images import decode_image, decode_values
+from nucleus_unet.data.images import decode_channels, decode_image
 from nucleus_unet.data.ome_zarr import join_zarr, pack_folder, pack_zarr
 from nucleus_unet.data.prepared import prepare_images
 from nucleus_unet.data.raw import open_raw
@@ -67,7 +67,8 @@ def write(
 
 
 def read(folder: Path, **chosen: Any) -> NDArray[Any]:
-    return decode_values(pack_folder(folder), "cells.zarr", Plane(**chosen))[..., 0]
+    found = decode_channels(pack_folder(folder), "cells.zarr", Plane(**chosen))
+    return found.planes[found.segmented[0]]
 
 
 @each_version
@@ -237,7 +238,7 @@ def test_a_file_cannot_run_code(tmp_path: Path) -> None:
 @pytest.mark.parametrize("content", [b"PK\3\4", pack_zarr({}), pack_zarr({"a": lambda: b"b"})])
 def test_a_zip_without_an_image(content: bytes) -> None:
     with pytest.raises(NucleusError, match=r"^cells.zarr: the file is "):
-        decode_values(content, "cells.zarr")
+        decode_image(content, "cells.zarr")
 
 
 def test_a_damaged_chunk(tmp_path: Path) -> None:

@@ -35,7 +35,9 @@ def ome(pixels: NDArray[Any], axes: str, names: list[str] | None = None) -> byte
 
 def value(content: bytes, **chosen: Any) -> int:
     """The value of the chosen plane."""
-    [pixels] = decode_channels(content, "cells.tif", Plane(**chosen)).planes.values()
+    channels = decode_channels(content, "cells.tif", Plane(**chosen))
+    [name] = channels.segmented
+    pixels = channels.planes[name]
     assert pixels.shape == SIZE
     [found] = np.unique(pixels)
     return int(found)
@@ -48,6 +50,19 @@ ALL_AXES = ome(stack(2, 3, 4), "TCZYX", ["DAPI", "GFP", "RFP"])
 @pytest.mark.parametrize(("channel", "expected"), [("DAPI", 1), ("gfp", 0), ("1", 0), ("2", 1)])
 def test_a_channel_is_chosen_by_name_or_number(channel: str, expected: int) -> None:
     assert value(TWO_CHANNELS, channel=channel) == expected
+
+
+def test_the_other_channels_are_read_at_the_same_depth_and_time() -> None:
+    chosen = Plane(channel="GFP", z="max", time=2)
+    found = decode_channels(ALL_AXES, "cells.tif", chosen)
+    assert found.segmented == ("GFP",)
+    assert {name: plane.max() for name, plane in found.planes.items()} == {
+        "DAPI": 103,
+        "GFP": 113,
+        "RFP": 123,
+    }
+    unnamed = decode_channels(ome(stack(3, 2), "ZCYX"), "cells.tif", Plane(channel="2", z=3))
+    assert ([*unnamed.planes], unnamed.segmented) == (["1", "2"], ("2",))
 
 
 @pytest.mark.parametrize(("z", "expected"), [("max", 113), ("middle", 112), (1, 110), (4, 113)])

@@ -106,6 +106,7 @@ def rows_of_images() -> dict[str, tuple[str, bytes]]:
         "BigTIFF": ("a.tif", tiff(RGB, photometric="rgb", bigtiff=True)),
         "TIFF, pyramid of a slide scanner": ("a.tif", pyramid()),
         "TIFF with a thumbnail on its second page": ("a.tif", two_series()),
+        "the TIFF with a thumbnail, with `--scene 1`": ("a.tif", two_series()),
         "TIFF, CMYK": ("a.tif", tiff(alpha, photometric="separated")),
         "TIFF, complex numbers": ("a.tif", tiff(GRAY.astype(np.complex64))),
         "TIFF, six pages": ("a.tif", tiff(STACK, photometric="minisblack")),
@@ -202,6 +203,7 @@ def rows_of_layouts() -> dict[str, Files]:
 
 
 PLANES = {
+    "the TIFF with a thumbnail, with `--scene 1`": Plane(scene="1"),
     "the hyperstack with `--channel 2 --z max`": Plane(channel="2", z="max"),
     "the OME-TIFF with `--channel gfp`": Plane(channel="gfp"),
     "the 6 times with `--time 3`": Plane(time=3),

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from nucleus_cli.options import PATH, plane_options, plane_overrides
+from nucleus_cli.options import PATH, ignore_value_option, plane_options, plane_overrides
 from nucleus_cli.starting import command_progress, print_table, typed_command
 from nucleus_unet.files import first_names
 
@@ -14,10 +14,12 @@ from nucleus_unet.files import first_names
 @click.command()
 @click.argument("data", type=PATH)
 @click.option("--against", type=PATH, help="Report images that this other data set holds too.")
+@ignore_value_option
 @plane_options
 def check(
     data: Path,
     against: Path | None,
+    ignore_value: int | None,
     channel: str | None,
     z: str | None,
     time: int | None,
@@ -32,7 +34,8 @@ def check(
     from nucleus_unet.recipe import load_recipe
 
     plane = load_recipe("best", plane_overrides(channel, z, time, scene)).data.plane
-    report = check_dataset(data, command_progress("checking", "images"), against, plane)
+    progress = command_progress("checking", "images")
+    report = check_dataset(data, progress, against, plane, ignore_value)
     small, _, large = builtin_model().trained_on.diameters_px
     click.echo(format_report(report, (small, large)))
     sys.exit(1 if report.faults else 0)

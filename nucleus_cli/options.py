@@ -41,6 +41,14 @@ overrides_option = click.option(
 )
 
 
+ignore_value_option = click.option(
+    "--ignore-value",
+    type=click.IntRange(1),
+    metavar="N",
+    help="Value in label images of pixels that nobody annotated.",
+)
+
+
 def plane_options(command: Callable[..., None]) -> Callable[..., None]:
     """The options that choose a plane of stacks."""
     for option in (

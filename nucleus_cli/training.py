@@ -9,6 +9,7 @@ import click
 
 from nucleus_cli.options import (
     PATH,
+    ignore_value_option,
     plane_options,
     plane_overrides,
     recipe_options,
@@ -48,6 +49,7 @@ PLACES = {
     help="What to do if an annotation file cannot be a label image: refuse the data (default), leave "
     "the image out, or read the file anyway. Short for --set data.on_bad=...",
 )
+@ignore_value_option
 @plane_options
 @click.option(
     "--registry/--no-registry",
@@ -60,6 +62,7 @@ def retrain(
     recipe_name: str | None,
     overrides: tuple[str, ...],
     on_bad: str | None,
+    ignore_value: int | None,
     channel: str | None,
     z: str | None,
     time: int | None,
@@ -77,6 +80,8 @@ def retrain(
     name = recipe_name or ("best" if training_data else "quick")
     if on_bad:
         overrides = (*overrides, f"data.on_bad={on_bad}")
+    if ignore_value:
+        overrides = (*overrides, f"data.ignore_value={ignore_value}")
     overrides = (*overrides, *plane_overrides(channel, z, time, scene))
     plane = load_recipe(name, overrides).data.plane  # refuses a bad recipe at once
     read_data(training_data, plane, annotated=True)

@@ -97,6 +97,11 @@ class Data(Part):
         "with images that cannot be read. stop: refuse the data; skip: leave these images out; accept: "
         "read the annotation anyway",
     )
+    ignore_value: PositiveInt | None = Field(
+        None,
+        description="Value in label images of pixels that nobody annotated: they are neither learned "
+        "nor scored. none: every pixel is annotated, unless there is a file ignore.png",
+    )
     channel: str | None = Field(
         None,
         description="If images have several channels: the name or number (from 1) of the one to use; "

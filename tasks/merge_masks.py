@@ -27,22 +27,28 @@ MOST_ROWS = 1000
 
 
 @uncached_task("merge masks of training images")
-def merge_masks(raws: list[Path], images: Stage, on_bad: OnBad = "stop") -> StageResult:
+def merge_masks(
+    raws: list[Path], images: Stage, on_bad: OnBad = "stop", ignore_value: int | None = None
+) -> StageResult:
     """Merge masks into the home, except those that are there already, and report their problems."""
     digests = raw_digests(raws)
 
     def build(folder: Path) -> None:
         index = read_images(images.folder)
-        labels = prepare_labels(
-            raws, index, images.home, labels_code(), progress("merging masks"), on_bad
-        )
+        code, report = labels_code(), progress("merging masks")
+        labels = prepare_labels(raws, index, images.home, code, report, on_bad, ignore_value)
         write_index(folder, labels)
         require_unchanged(raws, digests)
 
     stage = cached_stage(
         images.home,
         "merge_masks",
-        {"raws": digests, "images": images.digest, "on_bad": on_bad},
+        {
+            "raws": digests,
+            "images": images.digest,
+            "on_bad": on_bad,
+            "ignore_value": ignore_value,
+        },
         build,
         code=["data.identity", "data.prepared", __name__],
         libraries=DECODERS,

@@ -77,7 +77,7 @@ def test_the_recipe_seed_has_the_values_of_the_notebook() -> None:
     assert {key: flat[key] for key in expected} == expected
     # The notebook leaves epochs open, the machine decides some, and the others have no effect.
     assert flat.keys() - expected == {
-        *("data.on_bad", "data.channel", "data.z", "data.time", "data.scene"),
+        *("data.on_bad", "data.ignore_value", "data.channel", "data.z", "data.time", "data.scene"),
         "training.epochs",
         "training.precision",
         "training.threads",

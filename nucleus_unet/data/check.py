@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from nucleus_unet.data.images import decode_image, decode_labels, decode_mask, pixel_digest
 from nucleus_unet.data.masks import (
     DECIDED_BY_RULE,
+    IGNORED,
     NOT_LABELS,
     DataProblem,
     has_hole,
@@ -21,6 +22,7 @@ from nucleus_unet.data.masks import (
     number_label_image,
     pieces,
     size_text,
+    with_ignored,
 )
 from nucleus_unet.data.prepared import Progress, in_threads
 from nucleus_unet.data.raw import RawDataset, RawSample, open_raw
@@ -54,6 +56,8 @@ class DatasetReport:
     """Number of nuclei that have several pieces."""
     with_holes: int
     """Number of nuclei that enclose other pixels."""
+    ignored_px: int
+    """Number of pixels that nobody annotated."""
     unread: tuple[str, ...]
     """Files that belong to no image and were ignored."""
     problems: tuple[DataProblem, ...]
@@ -78,6 +82,7 @@ class _Sample:
     areas_px: NDArray[np.int64]
     in_pieces: int
     with_holes: int
+    ignored_px: int
     problems: tuple[DataProblem, ...]
 
 
@@ -86,6 +91,7 @@ def check_dataset(
     progress: Progress | None = None,
     against: Path | None = None,
     plane: Plane = ONLY_PLANE,
+    ignore_value: int | None = None,
 ) -> DatasetReport:
     """Read every file of a raw data set, and report the problems of each instead of raising.
 
@@ -99,6 +105,8 @@ def check_dataset(
         Another data set, for example the test images. Images that both hold are problems.
     plane : Plane
         Which plane of stacks is the image.
+    ignore_value : int, optional
+        Value in label images of the pixels that nobody annotated.
 
     Returns
     -------
@@ -111,7 +119,7 @@ def check_dataset(
     """
     with open_raw(path) as raw:
         annotated = sum(sample.annotated for sample in raw.samples)
-        look = partial(_look, raw, plane)
+        look = partial(_look, raw, plane, ignore_value)
         samples = list(in_threads(look, raw.samples, progress))
         problems = [problem for sample in samples for problem in sample.problems]
         if annotated:
@@ -137,6 +145,7 @@ def check_dataset(
         areas_px=np.concatenate([sample.areas_px for sample in samples]),
         in_pieces=sum(sample.in_pieces for sample in samples),
         with_holes=sum(sample.with_holes for sample in samples),
+        ignored_px=sum(sample.ignored_px for sample in samples),
         unread=raw.unread,
         problems=tuple(sorted(problems, key=lambda problem: (problem.file, problem.kind))),
     )
@@ -166,6 +175,8 @@ def format_report(report: DatasetReport, usual_px: tuple[float, float]) -> str:
         )
         lines.append(f"{'in pieces':<12}{report.in_pieces:>8}")
         lines.append(f"{'with holes':<12}{report.with_holes:>8}")
+    if report.ignored_px:
+        lines.append(f"{'ignored':<12}{report.ignored_px:>8} px that nobody annotated")
     if report.pixel_sizes_um:
         lines.append(f"{'pixel size':<12}{_pixel_sizes(report)}")
     if report.unread:
@@ -208,7 +219,7 @@ def _verdict(report: DatasetReport) -> str:
     return "usable"
 
 
-def _look(raw: RawDataset, plane: Plane, sample: RawSample) -> _Sample:
+def _look(raw: RawDataset, plane: Plane, ignore_value: int | None, sample: RawSample) -> _Sample:
     problems: list[DataProblem] = []
     pixels_sha256 = size = mode = pixel_size_um = None
     labels = np.zeros((1, 1), np.int32)
@@ -220,9 +231,11 @@ def _look(raw: RawDataset, plane: Plane, sample: RawSample) -> _Sample:
         pixels_sha256 = pixel_digest(decoded.image)
     annotation = _readable(raw, sample, problems)
     if size is not None:
-        labels = _labels(annotation, sample, size, problems)
+        labels = _labels(annotation, sample, size, problems, ignore_value)
+        labels = _with_ignore_file(raw, sample, labels, problems)
     else:
         deque(annotation, maxlen=0)
+    ignored, labels = labels == IGNORED, np.maximum(labels, 0)
     in_sample = tuple(DataProblem(f"{sample.id}/{p.file}", p.kind, p.detail) for p in problems)
     return _Sample(
         sample.id,
@@ -233,6 +246,7 @@ def _look(raw: RawDataset, plane: Plane, sample: RawSample) -> _Sample:
         areas_px=np.bincount(labels.ravel(), minlength=1)[1:],
         in_pieces=int((pieces(labels)[0] > 1).sum()),
         with_holes=int(has_hole(labels).sum()),
+        ignored_px=int(ignored.sum()),
         problems=in_sample,
     )
 
@@ -242,6 +256,7 @@ def _labels(
     sample: RawSample,
     size: tuple[int, int],
     problems: list[DataProblem],
+    ignore_value: int | None,
 ) -> NDArray[np.int32]:
     """The labels of the files that can be read; problems are added to `problems`."""
     if sample.label_image is None:
@@ -250,14 +265,32 @@ def _labels(
         return merged.labels
     for file, labels in annotation:
         if labels.shape == size:
-            numbered = number_label_image(file, labels)
+            numbered = number_label_image(file, labels, ignore_value)
             problems += numbered.problems
             if not any(problem.kind in NOT_LABELS for problem in numbered.problems):
                 return numbered.labels
         else:
-            detail = f"{size_text(labels.shape)}, but the image is {size_text(size)}"
-            problems.append(DataProblem(file, "unreadable", detail))
+            problems.append(_wrong_size(file, labels.shape, size))
     return np.zeros(size, np.int32)
+
+
+def _with_ignore_file(
+    raw: RawDataset, sample: RawSample, labels: NDArray[np.int32], problems: list[DataProblem]
+) -> NDArray[np.int32]:
+    if not sample.ignore:
+        return labels
+    file = Path(sample.ignore).name
+    with _noting(problems, file):
+        mask = decode_mask(raw.read(sample.ignore), file)
+        if mask.shape == labels.shape:
+            return with_ignored(labels, mask != 0)
+        problems.append(_wrong_size(file, mask.shape, labels.shape))
+    return labels
+
+
+def _wrong_size(file: str, shape: tuple[int, ...], size: tuple[int, ...]) -> DataProblem:
+    detail = f"{size_text(shape)}, but the image is {size_text(size)}"
+    return DataProblem(file, "unreadable", detail)
 
 
 def _readable(

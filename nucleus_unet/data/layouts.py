@@ -31,6 +31,7 @@ PICTURE = re.compile(rf"(?P<folder>(?:.*/)?)(?P<stem>[^/]+?){_ENDING}", re.IGNOR
 _KAGGLE = re.compile(
     r"(?:(?P<top>[^/]+)/)?(?P<id>[^/]+)/(?:"
     rf"(?P<image>images/)(?:[^/]+{_ENDING})?|"
+    r"(?P<ignore>ignore\.(?:png|tiff?|bmp))|"
     r"(?P<folder>masks/)(?:[^/]+\.(?:png|tiff?|bmp))?|"
     r"(?P<labels>(?:masks|labels)\.(?:png|tiff?|bmp)))",
     re.IGNORECASE,
@@ -55,12 +56,20 @@ class RawSample:
 
     An empty masks folder is the annotation of an image without nuclei.
     """
+    ignore: str | None = None
+    """A mask of the pixels that nobody annotated."""
 
     @property
     def annotation(self) -> tuple[tuple[str, str], ...]:
         """Name within the sample's folder and name in the data set, of each mask or the label image."""
         files = self.masks if self.label_image is None else (self.label_image,)
         return tuple((f"/{name}".rpartition(f"/{self.id}/")[2].lstrip("/"), name) for name in files)
+
+    @property
+    def files(self) -> tuple[str, ...]:
+        """Names in the data set of all of its files."""
+        ignore = (self.ignore,) if self.ignore else ()
+        return (self.image, *(name for _, name in self.annotation), *ignore)
 
 
 Folders = Mapping[str, Mapping[str, Sequence[str]]]
@@ -152,11 +161,15 @@ def _in_two_folders(path: Path, image_folder: str, folders: Folders) -> tuple[st
                 f"{path}: {files[0]} has no image {image_folder}{stem}. Name label images like their "
                 "images."
             )
+    ignore_folder = f"{image_folder[: -len(_name(image_folder)) - 1]}ignore/"
     for folder, stems in folders.items():
         of_test = _name(folder) in ("imagests", "labelsts")
-        if folder not in (image_folder, *label_folders) and not of_test:
+        if folder not in (image_folder, *label_folders, ignore_folder) and not of_test:
             raise _misplaced(path, next(iter(stems.values()))[0])
-    samples = [_with_label_image(path, stem, files, labels) for stem, files in images.items()]
+    ignored = folders.get(ignore_folder, {})
+    samples = [
+        _with_label_image(path, stem, files, labels, ignored) for stem, files in images.items()
+    ]
     said = f"label images in {label_folders[0]}" if label_folders else "no label images"
     return f"images in {image_folder}, {said}", samples
 
@@ -178,13 +191,18 @@ def _name(folder: str) -> str:
 
 
 def _with_label_image(
-    path: Path, id_: str, files: Sequence[str], labels: Mapping[str, Sequence[str]]
+    path: Path,
+    id_: str,
+    files: Sequence[str],
+    labels: Mapping[str, Sequence[str]],
+    ignored: Mapping[str, Sequence[str]],
 ) -> RawSample:
-    """The sample of an image that may have a label image."""
+    """The sample of an image that may have a label image, and a mask of pixels to ignore."""
     _check_name(path, files[0], id_)
     label_image = _only(path, id_, "label image", labels[id_]) if id_ in labels else None
+    ignore = _only(path, id_, "mask to ignore", ignored[id_]) if id_ in ignored else None
     image = _only(path, id_, "image", files)
-    return RawSample(id_, image, label_image=label_image, annotated=id_ in labels)
+    return RawSample(id_, image, (), label_image, id_ in labels, ignore)
 
 
 def _one_channel(path: Path, images: Mapping[str, Sequence[str]]) -> Mapping[str, Sequence[str]]:
@@ -223,7 +241,7 @@ def _in_any_folders(path: Path, folders: Folders) -> tuple[str, list[RawSample]]
             continue
         if labels and id_ in masks:
             raise NucleusError(f"{path}: {files[0]} has no image {masks[id_]}. Add or remove it.")
-        samples.append(_with_label_image(path, id_, files, labels))
+        samples.append(_with_label_image(path, id_, files, labels, {}))
     return "images with label images beside them" if labels else "images", samples
 
 
@@ -233,6 +251,7 @@ def _kaggle_sample(
     images = [name for name in files if matches[name]["image"] and not name.endswith("/")]
     in_folder = [name for name in files if matches[name]["folder"]]
     label_images = [name for name in files if matches[name]["labels"]]
+    ignored = [name for name in files if matches[name]["ignore"]]
     masks = tuple(name for name in in_folder if not name.endswith("/"))
     if masks and label_images:
         raise NucleusError(
@@ -245,6 +264,7 @@ def _kaggle_sample(
         masks,
         _only(path, id_, "label image", label_images) if label_images else None,
         bool(in_folder or label_images),
+        _only(path, id_, "mask to ignore", ignored) if ignored else None,
     )
 
 

@@ -39,7 +39,7 @@ def describe_training(split: Split, labels: Labels, store: Path) -> TrainingImag
     """
     kinds = {image.id: image.kind for image in split.training}
     loaded = (load_labels(store, entry) for entry in labels.entries if entry.id in kinds)
-    areas = np.concatenate([np.bincount(one.ravel())[1:] for one in loaded])
+    areas = np.concatenate([np.bincount(one[one > 0].ravel())[1:] for one in loaded])
     low, middle, high = np.percentile(2 * np.sqrt(areas / np.pi), (5, 50, 95)).round(1).tolist()
     return TrainingImages(kinds=Counter(kinds.values()), diameters_px=(low, middle, high))
 

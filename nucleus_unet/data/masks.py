@@ -227,7 +227,7 @@ def has_hole(labels: NDArray[np.int32]) -> NDArray[np.bool_]:
     return np.array(found, np.bool_)
 
 
-def number_label_image(file: str, numbers: NDArray[Any]) -> Merged:
+def number_label_image(file: str, numbers: NDArray[Any], ignore_value: int | None = None) -> Merged:
     """Renumber the nuclei of a label image 1..n, and report a file that cannot be a label image.
 
     Such files are masks without a number for each nucleus, maps of classes, and label images that were
@@ -239,6 +239,8 @@ def number_label_image(file: str, numbers: NDArray[Any]) -> Merged:
         Name of the file, for the problem.
     numbers : (H, W) int
         As `relabel` takes them.
+    ignore_value : int, optional
+        Number of the pixels that nobody annotated.
 
     Returns
     -------
@@ -247,8 +249,31 @@ def number_label_image(file: str, numbers: NDArray[Any]) -> Merged:
         `MOST_IN_PIECES` of the numbers lie in several pieces. One nucleus in two pieces is allowed, if
         there are others.
     """
-    labels = relabel(numbers)
-    return Merged(labels, _problems_of_label_image(file, labels))
+    ignored = numbers == ignore_value
+    labels = relabel(np.where(ignored, 0, numbers))
+    problems = _problems_of_label_image(file, labels)
+    return Merged(with_ignored(labels, ignored) if ignored.any() else labels, problems)
+
+
+def with_ignored(labels: NDArray[np.int32], ignored: NDArray[np.bool_]) -> NDArray[np.int32]:
+    """Mark the pixels that nobody annotated, and renumber the nuclei that are left.
+
+    Parameters
+    ----------
+    labels : (H, W) int32
+        0 is background, and each number from 1 to n is one nucleus.
+    ignored : (H, W) bool
+
+    Returns
+    -------
+    (H, W) int32
+
+    Examples
+    --------
+    >>> with_ignored(np.array([[1, 2, 2, 0]], np.int32), np.array([[True, False, True, False]]))
+    array([[-1,  1, -1,  0]], dtype=int32)
+    """
+    return np.where(ignored, np.int32(IGNORED), relabel(np.where(ignored, 0, labels)))
 
 
 def _problems_of_label_image(file: str, labels: NDArray[np.int32]) -> tuple[DataProblem, ...]:

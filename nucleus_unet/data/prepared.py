@@ -8,6 +8,7 @@ import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
+from dataclasses import replace
 from io import BytesIO
 from itertools import filterfalse
 from pathlib import Path
@@ -32,6 +33,7 @@ from nucleus_unet.data.masks import (
     merge_into_labels,
     number_label_image,
     size_text,
+    with_ignored,
 )
 from nucleus_unet.data.microscopy import reader_of
 from nucleus_unet.data.raw import RawDataset, RawSample, open_raw
@@ -225,6 +227,7 @@ def prepare_labels(
     code: str,
     progress: Progress | None = None,
     on_bad: OnBad = "stop",
+    ignore_value: int | None = None,
 ) -> Labels:
     """Merge the masks of each image into labels in the store, except those that it holds already.
 
@@ -236,13 +239,15 @@ def prepare_labels(
         The images of the same data sets, from `prepare_images`.
     on_bad : OnBad
         What to do with files that cannot be label images, see `number_label_image`.
+    ignore_value : int, optional
+        Value in label images of the pixels that nobody annotated.
 
     Raises
     ------
     NucleusError
-        If an image is not annotated or not in `images`, a mask is truncated, a label image has
-        another size than its image, one id has different contents, or a file cannot be a label image
-        and `on_bad` is ``stop``.
+        If an image is not annotated or not in `images`, a mask is truncated, a label image or a mask
+        of pixels to ignore has another size than its image, one id has different contents, or a file
+        cannot be a label image and `on_bad` is ``stop``.
     """
     shapes = {image.id: (image.height, image.width) for image in images.entries}
 
@@ -255,13 +260,23 @@ def prepare_labels(
             )
         height, width = shapes[sample.id]
         files = [(file, raw.read(name)) for file, name in sample.annotation]
+        ignore = raw.read(sample.ignore) if sample.ignore else None
         listing = "".join(f"{file} {sha256_bytes(content)}\n" for file, content in files)
+        if ignore is not None:
+            listing += f"ignore {sha256_bytes(ignore)}\n"
         source_sha256 = sha256_bytes(listing.encode())
-        digest = sha256_bytes(f"labels {code} {height} {width} {source_sha256}".encode())
+        made_from = f"labels {code} {height} {width} {ignore_value} {source_sha256}"
+        digest = sha256_bytes(made_from.encode())
         found = _stored(LabelsEntry, store, digest)
         if found is not None:
             return found.model_copy(update={"id": sample.id})
-        merged = _merge(files, (height, width), f"{raw.path}: {sample.id}", sample)
+        name = f"{raw.path}: {sample.id}"
+        merged = _merge(files, (height, width), name, sample, ignore_value)
+        if ignore is not None:
+            mask = _of_size(
+                decode_mask(ignore, f"{name}, ignore"), (height, width), f"{name}, ignore"
+            )
+            merged = replace(merged, labels=with_ignored(merged.labels, mask != 0))
         made = LabelsEntry(
             id=sample.id,
             digest=digest,
@@ -272,7 +287,8 @@ def prepare_labels(
             nuclei=int(merged.labels.max(initial=0)),
             problems=merged.problems,
         )
-        smallest = np.uint16 if made.nuclei <= np.iinfo(np.uint16).max else np.int32
+        fits = merged.labels.min(initial=0) == 0 and made.nuclei <= np.iinfo(np.uint16).max
+        smallest = np.uint16 if fits else np.int32
         return _store(store, made, merged.labels.astype(smallest))
 
     with _samples(raws, annotated=True) as samples:
@@ -323,7 +339,10 @@ def load_image(store: Path, entry: ImageEntry) -> NDArray[np.uint8]:
 
 
 def load_labels(store: Path, entry: LabelsEntry) -> NDArray[np.integer[Any]]:
-    """Stored labels, (H, W) uint16 or int32, mapped read-only. A file is open while they are in use."""
+    """Stored labels, (H, W) uint16 or int32, mapped read-only. A file is open while they are in use.
+
+    Pixels that nobody annotated are `IGNORED`.
+    """
     return _load(store, entry)
 
 
@@ -381,20 +400,28 @@ def in_threads(
 
 
 def _merge(
-    files: list[tuple[str, bytes]], shape: tuple[int, int], name: str, sample: RawSample
+    files: list[tuple[str, bytes]],
+    shape: tuple[int, int],
+    name: str,
+    sample: RawSample,
+    ignore_value: int | None,
 ) -> Merged:
     if sample.label_image is None:
         return merge_into_labels(
             ((file, decode_mask(content, f"{name}/{file}")) for file, content in files), shape
         )
     [(file, content)] = files
-    labels = decode_labels(content, f"{name}/{file}")
+    labels = _of_size(decode_labels(content, f"{name}/{file}"), shape, f"{name}/{file}")
+    return number_label_image(file, labels, ignore_value)
+
+
+def _of_size(labels: NDArray[Any], shape: tuple[int, int], name: str) -> NDArray[Any]:
     if labels.shape != shape:
         raise NucleusError(
-            f"{name}/{file}: {size_text(labels.shape)}, but the image is {size_text(shape)}. "
+            f"{name}: {size_text(labels.shape)}, but the image is {size_text(shape)}. "
             "Save the labels at the size of the image."
         )
-    return number_label_image(file, labels)
+    return labels
 
 
 @contextmanager

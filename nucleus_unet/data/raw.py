@@ -71,7 +71,7 @@ class RawDataset:
         digest = hashlib.sha256()
         for sample in self.samples:
             digest.update(f"{sample.id}\0{sample.annotated}\n".encode())
-            for name in (sample.image, *(member for _, member in sample.annotation)):
+            for name in sample.files:
                 try:
                     content = sha256_bytes(self.read(name))
                 except NucleusError:
@@ -113,9 +113,11 @@ def open_raw(path: Path, *, annotated: bool = False) -> Iterator[RawDataset]:
 
     - Kaggle's: ``<id>/images/<id>.png`` with one file for each nucleus in ``<id>/masks/``. Instead of
       the masks folder a sample may have one label image, ``<id>/labels.png`` or ``<id>/masks.png``.
+      ``<id>/ignore.png`` marks the pixels that nobody annotated.
     - A folder of images and one of label images with the same names: ``images`` with ``masks`` or
       ``labels`` (StarDist, BiaPy), ``Training_source`` with ``Training_target`` (ZeroCostDL4Mic), or
-      ``imagesTr`` with ``labelsTr`` (nnU-Net, whose images end in ``_0000``).
+      ``imagesTr`` with ``labelsTr`` (nnU-Net, whose images end in ``_0000``). A folder ``ignore`` next
+      to them may hold a mask of the pixels that nobody annotated, with the name of its image.
     - Images next to each other, each perhaps with a label image that has the same name and ``_masks`` or
       ``_cp_masks`` (cellpose). A single image file is read like this too.
 
@@ -149,7 +151,7 @@ def open_raw(path: Path, *, annotated: bool = False) -> Iterator[RawDataset]:
                     f"{path}: image {sample.id} has no masks folder and no label image. "
                     f"Add one of them, for example as {LAYOUT}."
                 )
-        read = {name for s in samples for name in (s.image, *(file for _, file in s.annotation))}
+        read = {name for sample in samples for name in sample.files}
         others = (name for name in seen if name not in read and not name.endswith("/"))
         unread = tuple(sorted(UNPRINTABLE.sub("?", name) for name in others))
         yield RawDataset(path, layout, samples, members, unread)

@@ -50,6 +50,18 @@ def test_a_data_set_without_problems(good: Path) -> None:
     assert lines[-1] == "usable"
 
 
+def test_pixels_that_nobody_annotated_are_counted(good: Path) -> None:
+    write_png(good / "a/ignore.png", square(4, 3))
+    report = check_dataset(good, ignore_value=7)
+    assert report.areas_px.tolist() == [4]  # the other nuclei are ignored
+    assert (report.ignored_px, report.problems) == (9 + 16, ())
+    line = "ignored           25 px that nobody annotated"
+    assert line in format_report(report, (8, 30)).splitlines()
+    write_png(good / "a/ignore.png", square(4, 3)[:2])
+    [problem] = check_dataset(good).faults
+    assert (problem.file, problem.detail) == ("a/ignore.png", "2x9, but the image is 8x9")
+
+
 def test_pixel_sizes_are_counted(tmp_path: Path) -> None:
     for name, per_um in (("a", 2), ("b", 4), ("c", 2)):
         tifffile.imwrite(

@@ -267,6 +267,29 @@ def test_truncated_file_is_named_and_nothing_half_written(
     assert not list(store.rglob(".*"))
 
 
+def test_pixels_that_nobody_annotated_are_marked(raw: Path, store: Path) -> None:
+    mask = dot(0, 1) | dot(3, 3)
+    write_png(raw / "b/ignore.png", mask)
+    images = prepare_images([raw], store, "code")
+    a, b = prepare_labels([raw], images, store, "code", ignore_value=7).entries
+    assert load_labels(store, a).tolist() == [[0, 1, -1]]  # 7 of the values 0, 300 and 7
+    labels = load_labels(store, b)
+    assert labels.dtype == np.int32
+    assert (labels == -1).nonzero() == (pytest.approx([0, 3]), pytest.approx([1, 3]))
+    # The nucleus at (0, 1) is gone, and the other one has its number.
+    assert (b.nuclei, labels[2, 5]) == (1, 1)
+    write_png(raw / "b/ignore.png", dot(3, 3))
+    changed = prepare_labels([raw], images, store, "code").entries
+    assert len({a.digest, b.digest, *(entry.digest for entry in changed)}) == 4
+
+
+def test_a_mask_of_pixels_to_ignore_has_the_size_of_its_image(raw: Path, store: Path) -> None:
+    write_png(raw / "b/ignore.png", dot(0, 1)[:2])
+    images = prepare_images([raw], store, "code")
+    with pytest.raises(NucleusError, match=r"b, ignore: 2x6, but the image is 4x6\. Save"):
+        prepare_labels([raw], images, store, "code")
+
+
 def test_images_that_cannot_be_read_are_skipped_by_choice(raw: Path, store: Path) -> None:
     os.truncate(raw / "b/images/b.png", 60)
     images = prepare_images([raw], store, "code", on_bad="skip")

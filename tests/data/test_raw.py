@@ -109,6 +109,25 @@ def test_layouts_of_other_programs(
     assert "dataset.json" in raw.unread
 
 
+def test_masks_of_pixels_to_ignore(tmp_path: Path, container: str) -> None:
+    kaggle = {"a/images/a.png": b"", "a/masks/1.png": b"", "a/ignore.png": b"1"}
+    folders = {"set/images/a.png": b"", "set/labels/a.png": b"", "set/ignore/a.tif": b"2"}
+    digests = set()
+    for name, files in (("kaggle", kaggle), ("folders", folders)):
+        (tmp_path / name).mkdir()
+        path = write(tmp_path / name, files, container)
+        with open_raw(path) as raw:
+            [sample] = raw.samples
+            assert sample.ignore in ("a/ignore.png", "set/ignore/a.tif")
+            assert raw.read(sample.ignore) in (b"1", b"2")
+            assert (set(sample.files), raw.unread) == (set(files), ())
+            digests.add(raw.digest())
+    (tmp_path / "changed").mkdir()
+    files = kaggle | {"a/ignore.png": b"3"}
+    with open_raw(write(tmp_path / "changed", files, container)) as raw:
+        assert raw.digest() not in digests
+
+
 def test_one_image_with_a_folder_of_labels(tmp_path: Path, container: str) -> None:
     files = {"x/images/a.png": b"", "x/labels/a.png": b""}
     with open_raw(write(tmp_path, files, container)) as raw:

@@ -166,6 +166,11 @@ def rows_of_layouts() -> dict[str, Files]:
             **{f"a/masks/{name}": content for name, content in masks.items()},
         },
         "one folder per image, label image": {"a/images/a.png": image, "a/labels.png": labels},
+        "the same, annotated in part": {
+            "a/images/a.png": image,
+            "a/labels.png": labels,
+            "a/ignore.png": png(np.pad(np.uint8([[255] * 20] * 20), ((0, 20), (0, 28)))),
+        },
         "below a top folder": {"set/a/images/a.png": image, "set/a/labels.png": labels},
         "StarDist": pair,
         "BiaPy": {name.replace("labels/", "masks/"): content for name, content in pair.items()},

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from nucleus_unet.data import ImageEntry, identities, read_images
-from nucleus_unet.engine import Stage
+from nucleus_unet.engine import RECORD, Stage, damaged_files
 from nucleus_unet.network import KERAS_LIBRARIES, prediction_key, write_maps
 from nucleus_unet.recipe import Recipe
 from tasks.reporting import StageResult, cached_stage, finished, progress, shard_name, uncached_task
@@ -40,5 +40,15 @@ def predict(recipe: Recipe, network: Path, images: Stage, shard: range) -> Stage
         build,
         code=["network.prediction", __name__],
         libraries=KERAS_LIBRARIES,
+        resumable=True,
+        damage=damage,
     )
     return finished(stage, f"predicted {len(entries)} images")
+
+
+def damage(folder: Path) -> list[str]:
+    """Damaged files; without a record nothing says which maps are whole."""
+    found = damaged_files(folder)
+    if RECORD not in found:
+        return found
+    return [str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file()]

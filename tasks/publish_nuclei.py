@@ -22,7 +22,7 @@ from nucleus_unet.engine import Stage, raise_if_abandoned
 from nucleus_unet.files import write_atomically, writing
 from nucleus_unet.nuclei import LabelFormat, Outlines, exports, measurements
 from nucleus_unet.recipe import Recipe
-from nucleus_unet.reports import PREDICTED_LEGEND, contact_sheet, overlay, overlay_png, short_name
+from nucleus_unet.reports import PREDICTED_LEGEND, contact_sheet, overlay, overlay_file, short_name
 from tasks.publish_submission import NO_SPACE
 from tasks.reporting import uncached_task
 
@@ -79,9 +79,9 @@ def publish_nuclei(
         What the model was trained on, if it is known. Images that differ are reported.
     output : Output
         Its folder gets ``labels/<id>.png`` (``.tif`` from 65,536 nuclei, or ``.ome.tif``),
-        ``overlays/<id>.png``, ``overview.png``, ``nuclei.csv``, ``nuclei.parquet`` and ``images.csv``;
-        for outlines ``outlines/<id>.geojson``, ``outlines/<id>.zip`` (ImageJ), ``coco.json`` and
-        ``coco_results.json``.
+        ``overlays/<id>.png`` (``.tif`` if it is very large), ``overview.png``, ``nuclei.csv``,
+        ``nuclei.parquet`` and ``images.csv``; for outlines ``outlines/<id>.geojson``, ``outlines/<id>.zip``
+        (ImageJ), ``coco.json`` and ``coco_results.json``.
     """
     rows: list[measurements.Row] = []
     of_images: list[measurements.Row] = []
@@ -144,7 +144,8 @@ def _write_image(found: _Found, output: Output) -> list[measurements.Row]:
     else:
         content = exports.label_ome_tiff(found.labels, id_, pixel_size_um)
         _write(output, f"labels/{id_}.ome.tif", content)
-    _write(output, f"overlays/{id_}.png", overlay_png(found.image, found.labels))
+    suffix, drawn = overlay_file(found.image, found.labels)
+    _write(output, f"overlays/{id_}{suffix}", drawn)
     measured = measurements.measure_nuclei(
         found.labels, found.channels, found.confidence, pixel_size_um
     )

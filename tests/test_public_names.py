@@ -23,7 +23,7 @@ EXPORTS = {
         shared_images unlike write_index write_synthetic
     """,
     "engine": """
-        Delivery EVENTS EventLog OutOfMemoryError SWITCHES Stage StoppedError abandoned_on_error
+        Delivery EVENTS EventLog OutOfMemoryError RECORD SWITCHES Stage StoppedError abandoned_on_error
         active_switches check_servers code_digest damaged_files end_with epochs follow
         fresh_home home_folder home_id is_refusal kernel_switches new_process
         prepare_environment raise_if_abandoned raise_if_refused reporter run_in_worker run_stage
@@ -43,7 +43,7 @@ EXPORTS = {
     "reports": """
         Candidate Comparison PREDICTED_LEGEND Verdict compare_scores contact_sheet data_uri decide
         disagreement evaluate_model
-        format_scores markdown_table match_submission model_card overlay overlay_png
+        format_scores markdown_table match_submission model_card overlay overlay_file
         parallel_coordinates pictures scores_table short_name split_sheet training_curves tuned_keys
     """,
     "runs": """

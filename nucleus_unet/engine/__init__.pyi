@@ -20,6 +20,7 @@ from .progress import reporter as reporter
 from .servers import check_servers as check_servers
 from .servers import is_refusal as is_refusal
 from .servers import raise_if_refused as raise_if_refused
+from .stages import RECORD as RECORD
 from .stages import Stage as Stage
 from .stages import code_digest as code_digest
 from .stages import damaged_files as damaged_files

@@ -113,8 +113,8 @@ def run_stage(
     libraries : sequence of str
         Distributions whose version changes the output.
     resumable : bool
-        Whether the folder of an unfinished or damaged output is given to `build` again. If not, it is
-        removed.
+        Whether the folder of an unfinished or damaged output is given to `build` again, without its
+        damaged files. If not, it is removed.
     damage : callable
         Returns what is damaged in an existing folder, by default `damaged_files`.
     on_wait : callable
@@ -145,6 +145,8 @@ def run_stage(
         damaged = damage(folder) if folder.exists() else None
         if damaged:
             on_damage(damaged)
+            for name in damaged if resumable else ():
+                (folder / name).unlink(missing_ok=True)
         cached = damaged is not None and not damaged
         if not cached:
             _build(folder, key, build, resumable)

@@ -4,6 +4,7 @@ import functools
 import hashlib
 import itertools
 from collections.abc import Iterable, Iterator, Sequence
+from io import BytesIO
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ import keras
 import numpy as np
 from numpy.typing import NDArray
 
+from nucleus_unet.files import write_atomically
 from nucleus_unet.network import backend
 from nucleus_unet.network import unet as unet  # registers the layer that saved models contain
 from nucleus_unet.network.augment import resize_image
@@ -163,13 +165,15 @@ def predict_to_files(
     images : sequence of Path
         ``.npy`` files of images, (H, W, 3) uint8.
     to : sequence of Path
-        ``.npy`` files to write: the maps from `predict_maps`, one file for each image.
+        ``.npy`` files to write: the maps from `predict_maps`, one file for each image. A file is
+        complete if it exists.
     """
     backend.configure(recipe.training.cpu_threads)
     model = load_model(model_path)
     mapped = (np.load(path, mmap_mode="r") for path in images)
     for path, maps in zip(to, predict_maps(model, mapped, recipe), strict=True):
-        np.save(path, maps)
+        np.save(content := BytesIO(), maps)
+        write_atomically(path, content.getvalue())
 
 
 def segment_images(

@@ -24,7 +24,7 @@ def write_maps(
     folder: Path,
     progress: Callable[[int, int], None],
 ) -> list[Path]:
-    """Predict prepared images in a worker process and save their maps.
+    """Predict prepared images in a worker process and save their maps, except those that are there.
 
     Parameters
     ----------
@@ -45,12 +45,15 @@ def write_maps(
         The files, in the order of `images`.
     """
     saved = [folder / f"{id_}.npy" for id_ in images]
-    for path in saved:  # an id may have folders
-        path.parent.mkdir(parents=True, exist_ok=True)
+    for left in folder.rglob(".*"):  # a killed process left it
+        left.unlink()
+    missing = {
+        path: image for path, image in zip(saved, images.values(), strict=True) if not path.exists()
+    }
     run_in_worker(
         recipe.training.cpu_threads,
         "nucleus_unet.network.inference:predict_to_files",
-        *(network, recipe, list(images.values()), saved),
+        *(network, recipe, [*missing.values()], [*missing]),
         meanwhile=lambda: progress(sum(path.exists() for path in saved), len(saved)),
     )
     return saved

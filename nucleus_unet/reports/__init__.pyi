@@ -14,7 +14,7 @@ from .overlays import PREDICTED_LEGEND as PREDICTED_LEGEND
 from .overlays import contact_sheet as contact_sheet
 from .overlays import data_uri as data_uri
 from .overlays import overlay as overlay
-from .overlays import overlay_png as overlay_png
+from .overlays import overlay_file as overlay_file
 from .overlays import short_name as short_name
 from .overlays import split_sheet as split_sheet
 from .score_tables import format_scores as format_scores

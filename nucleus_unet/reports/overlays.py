@@ -7,6 +7,7 @@ from typing import Any
 
 import cv2
 import numpy as np
+import tifffile
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.patches import Patch
@@ -35,6 +36,9 @@ COMPARED_LEGEND: Legend = {
     MERGED: "merges several nuclei",
 }
 DPI = 100
+LARGEST_PNG_PX = 2**26
+"""Pixels from which an overlay is a pyramid: 8192×8192."""
+TILE_PX = 512
 SLIDES_SHOWN = 10
 """Largest number of slides of each kind and side in the picture of a split."""
 
@@ -131,9 +135,39 @@ def comparison(
     return np.hstack([truth, np.full((truth.shape[0], 4, 3), 255, np.uint8), predicted])
 
 
-def overlay_png(image: NDArray[np.uint8], labels: NDArray[np.integer]) -> bytes:
-    """Draw `overlay` as a PNG of the size of the image, which lies on the image in other programs."""
-    return bytes(cv2.imencode(".png", overlay(image, labels)[..., ::-1])[1])
+def overlay_file(
+    image: NDArray[np.uint8], labels: NDArray[np.integer], largest_png_px: int = LARGEST_PNG_PX
+) -> tuple[str, bytes]:
+    """Draw `overlay` at the size of the image, so that it lies on the image in other programs.
+
+    Parameters
+    ----------
+    image : (H, W, 3) uint8
+        RGB.
+    labels : (H, W) int
+        As for `overlay`.
+    largest_png_px : int
+        Number of pixels from which a TIFF is made instead of a PNG.
+
+    Returns
+    -------
+    tuple of str and bytes
+        Suffix and content of the file: ``.png``, or ``.tif`` with tiles and reduced copies, which
+        viewers open without reading all of it.
+    """
+    drawn = overlay(image, labels)
+    if drawn.shape[0] * drawn.shape[1] < largest_png_px:
+        return ".png", bytes(cv2.imencode(".png", drawn[..., ::-1])[1])
+    levels = [drawn]
+    while max(levels[-1].shape) > TILE_PX:
+        half = cv2.resize(levels[-1], None, fx=0.5, fy=0.5, interpolation=cv2.INTER_AREA)
+        levels.append(np.asarray(half, np.uint8))
+    options: Any = {"photometric": "rgb", "tile": (TILE_PX, TILE_PX), "compression": "zlib"}
+    with tifffile.TiffWriter(content := io.BytesIO(), bigtiff=True) as writer:
+        writer.write(drawn, subifds=len(levels) - 1, metadata=None, **options)
+        for level in levels[1:]:
+            writer.write(level, subfiletype=1, metadata=None, **options)
+    return ".tif", content.getvalue()
 
 
 def short_name(id_: str) -> str:

@@ -1,8 +1,10 @@
 import base64
+import io
 from typing import Any
 
 import cv2
 import numpy as np
+import tifffile
 from numpy.typing import NDArray
 
 from nucleus_unet.data.split import Split, SplitImage
@@ -19,7 +21,7 @@ from nucleus_unet.reports.overlays import (
     contact_sheet,
     data_uri,
     overlay,
-    overlay_png,
+    overlay_file,
     split_sheet,
     strip,
 )
@@ -103,9 +105,24 @@ def test_overlay_takes_reversed_and_read_only_arrays() -> None:
     assert tuple(overlay(image, square(2, 6), side_px=16)[4, 4]) == PREDICTION
 
 
-def test_overlay_png_holds_the_overlay_to_the_pixel() -> None:
-    picture = pixels(overlay_png(gray(), square(2, 6)))
-    np.testing.assert_array_equal(picture, overlay(gray(), square(2, 6)))
+def test_an_overlay_file_holds_the_overlay_to_the_pixel() -> None:
+    suffix, content = overlay_file(gray(), square(2, 6))
+    assert suffix == ".png"
+    np.testing.assert_array_equal(pixels(content), overlay(gray(), square(2, 6)))
+
+
+def test_a_very_large_overlay_is_a_pyramid() -> None:
+    image, labels = np.full((700, 1300, 3), 90, np.uint8), np.zeros((700, 1300), int)
+    labels[100:600, 200:900] = 1
+    suffix, content = overlay_file(image, labels, largest_png_px=700 * 1300)
+    with tifffile.TiffFile(io.BytesIO(content)) as file:
+        [series] = file.series
+        shapes = [level.shape for level in series.levels]
+        drawn, small = series.levels[0].asarray(), series.levels[-1].asarray()
+        assert file.pages.first.is_tiled
+    assert (suffix, shapes) == (".tif", [(700, 1300, 3), (350, 650, 3), (175, 325, 3)])
+    np.testing.assert_array_equal(drawn, overlay(image, labels))
+    assert np.abs(small[0, 0].astype(int) - drawn[0, 0]).max() <= 1
 
 
 def test_a_contact_sheet_holds_its_pictures_to_the_pixel() -> None:

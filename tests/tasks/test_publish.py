@@ -16,6 +16,7 @@ from nucleus_unet.recipe import Inference, Recipe, load_recipe
 from nucleus_unet.runs import tracking
 from tasks.encode import ROWS, encode
 from tasks.ingest import ingest_stage
+from tasks.predict import damage
 from tasks.publish_nuclei import Output, publish_nuclei
 from tasks.publish_submission import publish_submission
 from tasks.upsample import upsample
@@ -168,6 +169,16 @@ def test_a_recipe_that_shrinks_an_image_is_noted(home: Path, tmp_path: Path) -> 
     publish([tmp_path / "raw"], images, encoded, Output(tmp_path / "out"))
     [row] = csv.DictReader((tmp_path / "out" / "images.csv").open())
     assert row["note"] == "was reduced 10.2 times, because the recipe resizes images"
+
+
+def test_without_a_record_no_map_is_trusted(tmp_path: Path) -> None:
+    (tmp_path / "s").mkdir()
+    (tmp_path / "s" / "a.npy").touch()
+    record = tmp_path / "stage.json"
+    record.write_text(json.dumps({"files": {"s/a.npy": "0", "b.npy": "0"}}))
+    assert damage(tmp_path) == ["s/a.npy", "b.npy"]
+    record.unlink()
+    assert damage(tmp_path) == ["s/a.npy"]
 
 
 def test_outlines_are_written_by_choice(

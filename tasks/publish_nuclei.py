@@ -80,8 +80,8 @@ def publish_nuclei(
     output : Output
         Its folder gets ``labels/<id>.png`` (``.tif`` from 65,536 nuclei, or ``.ome.tif``),
         ``overlays/<id>.png`` (``.tif`` if it is very large), ``overview.png``, ``nuclei.csv``,
-        ``nuclei.parquet`` and ``images.csv``; for outlines ``outlines/<id>.geojson``, ``outlines/<id>.zip``
-        (ImageJ), ``coco.json`` and ``coco_results.json``.
+        ``nuclei.parquet`` and ``images.csv``; for outlines ``outlines/<id>.geojson``,
+        ``outlines/<id>.zip`` (ImageJ), ``coco.json`` and ``coco_results.json``.
     """
     rows: list[measurements.Row] = []
     of_images: list[measurements.Row] = []

@@ -190,7 +190,7 @@ def test_a_schedule_without_data(
 
 @pytest.mark.parametrize("command", [["retrain", "--recipe"], ["recipe", "show"]])
 def test_an_unknown_recipe(refused: Refused, command: list[str]) -> None:
-    assert "no recipe named 'sead'. Choose from best, paper, quick, seed" in refused(
+    assert "no recipe named 'sead'. Choose from best, finetune, paper, quick, seed" in refused(
         *command, "sead"
     )
 

@@ -23,6 +23,7 @@ from nucleus_unet.engine import (
     code_digest,
     home_folder,
     home_id,
+    home_in_use,
     kernel_switches,
     prepare_environment,
     raise_if_refused,
@@ -190,6 +191,7 @@ def tracked(work: Work) -> Iterator[tracking.Run]:
     note = f"[{flow_run.name}, this run in Prefect]({url})"
     logger = get_run_logger()
     with (
+        home_in_use(lambda: logger.warning("waiting until nucleus clean has ended")),
         locked(
             home_folder() / "locks" / f"work-{here[:20]}",
             lambda: logger.warning("waiting for another process that does the same work"),

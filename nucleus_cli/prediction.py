@@ -16,6 +16,7 @@ from nucleus_cli.starting import (
     run_rows,
     start,
 )
+    using_home,
 from nucleus_unet import data, engine, network, nuclei, reports, runs
 from nucleus_unet.errors import NucleusError
 
@@ -159,6 +160,7 @@ def score(submission: Path, truth: Path, as_json: bool) -> None:
     TRUTH is a data set with masks, or the solution CSV of the organisers.
     """
     progress = command_progress("reading the annotation", "files")
-    labels = data.read_truth(truth, engine.home_folder(), progress)
-    table = reports.scores_table(reports.match_submission(submission, labels))
+    with using_home():
+        labels = data.read_truth(truth, engine.home_folder(), progress)
+        table = reports.scores_table(reports.match_submission(submission, labels))
     click.echo(json.dumps(table, indent=1) if as_json else reports.format_scores(table))

@@ -5,6 +5,7 @@ import os
 import shutil
 import sys
 from collections.abc import Callable, Iterable, Sequence
+from contextlib import AbstractContextManager
 from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -39,9 +40,15 @@ def read_data(
     if raws:
         report = command_progress("reading images", "images")
         home, code = engine.home_folder(), data.images_code()
-        data.prepare_images(
-            raws, home, code, report, annotated=annotated, plane=plane, on_bad=on_bad
-        )
+        with using_home():
+            data.prepare_images(
+                raws, home, code, report, annotated=annotated, plane=plane, on_bad=on_bad
+            )
+
+
+def using_home() -> AbstractContextManager[None]:
+    """`engine.home_in_use` for a command that starts no flow."""
+    return engine.home_in_use(lambda: click.echo("waiting until nucleus clean has ended", err=True))
 
 
 def start() -> None:

@@ -1,8 +1,9 @@
-"""Atomic writing of files, digests of files, and locks."""
+"""Atomic writing of files, digests and sizes of files, and locks."""
 
 import contextlib
 import fcntl
 import hashlib
+import math
 import os
 import re
 import time
@@ -29,6 +30,20 @@ def first_names(names: Sequence[str], most: int = 3) -> str:
     return f"{', '.join(names[:most])}{more}"
 
 
+def bytes_text(count: float) -> str:
+    """A number of bytes in a readable unit.
+
+    Examples
+    --------
+    >>> bytes_text(1_260_000), bytes_text(999)
+    ('1.3 MB', '999 B')
+    """
+    if count < 1000:
+        return f"{count:.0f} B"
+    power = min(int(math.log10(count)) // 3, 4)
+    return f"{count / 1000**power:.1f} {' kMGT'[power]}B"
+
+
 def sha256_bytes(content: bytes) -> str:
     """SHA-256 as 64 hexadecimal digits."""
     return hashlib.sha256(content).hexdigest()
@@ -38,6 +53,14 @@ def sha256_file(path: Path) -> str:
     """SHA-256 of the content of a file as 64 hexadecimal digits."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def file_states(path: Path) -> Iterator[os.stat_result]:
+    """Size and times of a file, or of each file in a folder. Files that disappear are left out."""
+    below = (os.path.join(at, name) for at, _, names in os.walk(path) for name in names)
+    for file in below if path.is_dir() else (path,):
+        with contextlib.suppress(FileNotFoundError):
+            yield os.lstat(file)
 
 
 def make_folder(folder: Path, advice: str) -> None:
@@ -109,6 +132,8 @@ def locked(
     path: Path,
     on_wait: Callable[[], None] = lambda: None,
     meanwhile: Callable[[], None] = lambda: None,
+    *,
+    shared: bool = False,
 ) -> Iterator[None]:
     """Hold a lock within the ``with`` block; only one process at a time can hold it.
 
@@ -122,20 +147,30 @@ def locked(
         Called once if another process holds the lock. If it raises, waiting ends.
     meanwhile : callable
         Called repeatedly while waiting. If it raises, waiting ends.
+    shared : bool
+        Whether other processes may hold the lock too, if theirs is also shared.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("w") as file:
-        if not _take(file):
+    with path.open("w+") as file:  # NFS shares the lock of a file only if it can be read
+        if not _take(file, shared):
             on_wait()
-            while not _take(file):
+            while not _take(file, shared):
                 meanwhile()
                 time.sleep(_POLL_S)
         yield
 
 
-def _take(file: IO[str]) -> bool:
+def is_locked(path: Path) -> bool:
+    """Whether a process holds a lock, shared or not."""
+    if not path.exists():
+        return False
+    with path.open("w+") as file:
+        return not _take(file)
+
+
+def _take(file: IO[str], shared: bool = False) -> bool:
     try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        fcntl.flock(file, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | fcntl.LOCK_NB)
     except BlockingIOError:
         return False
     return True

@@ -6,7 +6,16 @@ from pathlib import Path
 import pytest
 
 from nucleus_unet.errors import NucleusError
-from nucleus_unet.files import locked, make_folder, sha256_bytes, sha256_file, write_atomically
+from nucleus_unet.files import (
+    bytes_text,
+    file_states,
+    is_locked,
+    locked,
+    make_folder,
+    sha256_bytes,
+    sha256_file,
+    write_atomically,
+)
 
 # SHA-256 of "abc", from FIPS 180-2, B.1
 ABC = "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"
@@ -83,6 +92,33 @@ def test_a_lock_is_held_by_one_at_a_time_and_waiting_is_reported(tmp_path: Path)
     assert order == ["first", "second"]
 
 
+def test_states_of_files(tmp_path: Path) -> None:
+    (tmp_path / "a" / "b").mkdir(parents=True)
+    (tmp_path / "a" / "one").write_bytes(bytes(3))
+    (tmp_path / "a" / "b" / "two").write_bytes(bytes(4))
+    (tmp_path / "a" / "gone").symlink_to("nowhere")
+    assert sorted(state.st_size for state in file_states(tmp_path)) == [3, 4, len("nowhere")]
+    assert [state.st_size for state in file_states(tmp_path / "a" / "one")] == [3]
+    assert [*file_states(tmp_path / "nothing")] == []
+
+
+def test_a_shared_lock_is_held_by_many_and_keeps_others_out(tmp_path: Path) -> None:
+    def refuse() -> None:
+        raise TimeoutError
+
+    path = tmp_path / "a"
+    assert not is_locked(path)
+    with locked(path, shared=True), locked(path, refuse, shared=True):
+        assert is_locked(path)
+        with pytest.raises(TimeoutError), locked(path, refuse):
+            pytest.fail("others share the lock")
+    assert not is_locked(path)
+    with locked(path):
+        assert is_locked(path)
+        with pytest.raises(TimeoutError), locked(path, refuse, shared=True):
+            pytest.fail("somebody holds the lock alone")
+
+
 def test_waiting_for_a_lock_can_be_ended(tmp_path: Path) -> None:
     def give_up() -> None:
         raise TimeoutError
@@ -99,3 +135,18 @@ def test_the_longest_name_that_a_file_system_allows(tmp_path: Path) -> None:
     path = tmp_path / ("\N{MICROSCOPE}" * 62 + ".png")  # 252 bytes
     write_atomically(path, "x")
     assert [each.read_text() for each in tmp_path.iterdir()] == ["x"]
+
+
+@pytest.mark.parametrize(
+    ("count", "text"),
+    [
+        (0, "0 B"),
+        (999, "999 B"),
+        (1000, "1.0 kB"),
+        (1_260_000, "1.3 MB"),
+        (2_000_000_000, "2.0 GB"),
+        (5e15, "5000.0 TB"),
+    ],
+)
+def test_bytes_in_a_readable_unit(count: float, text: str) -> None:
+    assert bytes_text(count) == text

@@ -5,8 +5,11 @@ from .events import epochs as epochs
 from .home import fresh_home as fresh_home
 from .home import home_folder as home_folder
 from .home import home_id as home_id
+from .home import home_in_use as home_in_use
+from .home import home_unused as home_unused
 from .home import prepare_environment as prepare_environment
 from .home import ui_url as ui_url
+from .home import use_lock as use_lock
 from .home import without_credentials as without_credentials
 from .interruption import StoppedError as StoppedError
 from .isolation import OutOfMemoryError as OutOfMemoryError

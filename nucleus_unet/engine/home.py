@@ -3,7 +3,7 @@
 import os
 import shutil
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from pathlib import Path
@@ -65,6 +65,43 @@ def home_id() -> str:
         if not path.exists():
             write_atomically(path, uuid.uuid4().hex)
     return path.read_text()
+
+
+@contextmanager
+def home_in_use(on_wait: Callable[[], None] = lambda: None) -> Iterator[None]:
+    """Within the block, nothing is removed from the home. Any number of processes may use it.
+
+    Parameters
+    ----------
+    on_wait : callable
+        Called once if another process is removing something, which this one waits for.
+    """
+    with locked(use_lock(), on_wait, shared=True):
+        yield
+
+
+@contextmanager
+def home_unused() -> Iterator[None]:
+    """Within the block, no work uses the home: what starts in the meantime waits.
+
+    Raises
+    ------
+    NucleusError
+        If a process uses the home.
+    """
+
+    def refuse() -> None:
+        raise NucleusError(
+            f"{home_folder()} is in use by a command or a flow run. Wait until it has ended, or stop it."
+        )
+
+    with locked(use_lock(), refuse):
+        yield
+
+
+def use_lock() -> Path:
+    """The lock that `home_in_use` shares and `home_unused` holds alone."""
+    return home_folder() / "locks" / "use"
 
 
 @contextmanager

@@ -12,6 +12,8 @@ from nucleus_unet.engine.home import (
     fresh_home,
     home_folder,
     home_id,
+    home_in_use,
+    home_unused,
     prepare_environment,
     ui_url,
     without_credentials,
@@ -277,3 +279,27 @@ def test_a_fresh_home_is_of_its_block_and_not_of_the_environment(
         look()
     one = tmp_path / "fresh" / "one"
     assert seen == [one, tmp_path, one / "fresh" / "two", one]
+
+
+def test_a_home_in_use_is_not_cleaned(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("NUCLEUS_HOME", str(tmp_path))
+    with home_in_use(), home_in_use():
+        with pytest.raises(NucleusError) as caught, home_unused():
+            pytest.fail("the home is in use")
+        assert str(caught.value) == (
+            f"{tmp_path} is in use by a command or a flow run. Wait until it has ended, or stop it."
+        )
+    with home_unused():
+        pass
+
+
+def test_work_waits_while_a_home_is_cleaned(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("NUCLEUS_HOME", str(tmp_path))
+
+    def give_up() -> None:
+        raise TimeoutError
+
+    with home_unused(), pytest.raises(TimeoutError), home_in_use(give_up):
+        pytest.fail("the home is being cleaned")

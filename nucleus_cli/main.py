@@ -23,6 +23,7 @@ COMMANDS = {
     "sweep": "training",
     "promote": "models",
     "rollback": "models",
+    "clean": "upkeep",
     "ui": "services",
     "deploy": "services",
 }

@@ -9,6 +9,7 @@ from .identity import images_code as images_code
 from .identity import labels_code as labels_code
 from .identity import raw_digests as raw_digests
 from .identity import require_unchanged as require_unchanged
+from .identity import source_digests as source_digests
 from .images import Channels as Channels
 from .kinds import KINDS as KINDS
 from .kinds import imaging_kind as imaging_kind
@@ -23,6 +24,8 @@ from .prepared import DECODERS as DECODERS
 from .prepared import ImageEntry as ImageEntry
 from .prepared import Images as Images
 from .prepared import Labels as Labels
+from .prepared import LabelsEntry as LabelsEntry
+from .prepared import Progress as Progress
 from .prepared import damaged_entries as damaged_entries
 from .prepared import in_threads as in_threads
 from .prepared import load_image as load_image

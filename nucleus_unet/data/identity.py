@@ -7,8 +7,17 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+from nucleus_unet.data.layouts import RawSample
 from nucleus_unet.data.ome_zarr import zarr_files
-from nucleus_unet.data.prepared import DECODERS, Entry, Images, Labels
+from nucleus_unet.data.prepared import (
+    DECODERS,
+    Entry,
+    Images,
+    Labels,
+    Progress,
+    annotation_digest,
+    in_threads,
+)
 from nucleus_unet.data.raw import open_raw, walk
 from nucleus_unet.engine import code_digest
 from nucleus_unet.errors import NucleusError
@@ -61,6 +70,25 @@ def raw_digests(raws: Iterable[Path]) -> list[str]:
         with open_raw(path) as raw:
             found.append(raw.digest())
     return found
+
+
+def source_digests(path: Path, progress: Progress | None = None) -> set[str]:
+    """The `Entry.source_sha256` of each image and annotation of a raw data set. All files are read.
+
+    Raises
+    ------
+    NucleusError
+        As `open_raw`, or if a file cannot be read.
+    """
+    with open_raw(path) as raw:
+
+        def digests(sample: RawSample) -> list[str]:
+            files = [(file, raw.read(name)) for file, name in sample.annotation]
+            ignore = raw.read(sample.ignore) if sample.ignore else None
+            annotation = [annotation_digest(files, ignore)] if sample.annotated else []
+            return [sha256_bytes(raw.read(sample.image)), *annotation]
+
+        return {one for both in in_threads(digests, raw.samples, progress) for one in both}
 
 
 def require_unchanged(raws: Sequence[Path], digests: Sequence[str]) -> None:

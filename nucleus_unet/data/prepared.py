@@ -261,10 +261,7 @@ def prepare_labels(
         height, width = shapes[sample.id]
         files = [(file, raw.read(name)) for file, name in sample.annotation]
         ignore = raw.read(sample.ignore) if sample.ignore else None
-        listing = "".join(f"{file} {sha256_bytes(content)}\n" for file, content in files)
-        if ignore is not None:
-            listing += f"ignore {sha256_bytes(ignore)}\n"
-        source_sha256 = sha256_bytes(listing.encode())
+        source_sha256 = annotation_digest(files, ignore)
         made_from = f"labels {code} {height} {width} {ignore_value} {source_sha256}"
         digest = sha256_bytes(made_from.encode())
         found = _stored(LabelsEntry, store, digest)
@@ -304,6 +301,14 @@ def prepare_labels(
             "with --on-bad skip or accept."
         )
     return Labels(entries=tuple(filterfalse(_is_no_label_image, entries)), skipped=bad)
+
+
+def annotation_digest(files: Iterable[tuple[str, bytes]], ignore: bytes | None = None) -> str:
+    """SHA-256 over the annotation files of an image, by name, and its mask of pixels to ignore."""
+    listing = "".join(f"{file} {sha256_bytes(content)}\n" for file, content in files)
+    if ignore is not None:
+        listing += f"ignore {sha256_bytes(ignore)}\n"
+    return sha256_bytes(listing.encode())
 
 
 def _is_no_label_image(entry: LabelsEntry) -> bool:

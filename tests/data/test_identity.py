@@ -14,8 +14,17 @@ from nucleus_unet.data.identity import (
     labels_code,
     raw_digests,
     require_unchanged,
+    source_digests,
 )
-from nucleus_unet.data.prepared import ImageEntry, Images, Labels, LabelsEntry
+from nucleus_unet.data.prepared import (
+    ImageEntry,
+    Images,
+    Labels,
+    LabelsEntry,
+    prepare_images,
+    prepare_labels,
+)
+from nucleus_unet.data.synthetic import write_synthetic
 from nucleus_unet.errors import NucleusError
 from nucleus_unet.recipe import ONLY_PLANE
 
@@ -178,3 +187,18 @@ def test_the_files_of_a_data_set() -> None:
 def test_images_and_labels_depend_on_other_code() -> None:
     assert len({images_code(), labels_code()}) == 2
     assert (images_code(), labels_code()) == (images_code(), labels_code())
+
+
+def test_source_digests_are_those_of_prepared_entries(tmp_path: Path) -> None:
+    train, test = write_synthetic(tmp_path / "data", train=2, test=1)
+    images = prepare_images([train], tmp_path / "store", "code")
+    labels = prepare_labels([train], images, tmp_path / "store", "code")
+    entries = (*images.entries, *labels.entries)
+    assert source_digests(train) == {entry.source_sha256 for entry in entries}
+    assert len(entries) == 4
+    assert len(source_digests(test)) == 1  # not annotated
+
+
+def test_source_digests_of_data_that_are_gone(tmp_path: Path) -> None:
+    with pytest.raises(NucleusError, match="no such file or folder"):
+        source_digests(tmp_path / "gone")

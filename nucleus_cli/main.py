@@ -25,6 +25,7 @@ COMMANDS = {
     "rollback": "models",
     "clean": "upkeep",
     "ui": "services",
+    "doctor": "upkeep",
     "deploy": "services",
 }
 """Each command, and the module of this package that defines it, as ``import_`` if it is a keyword."""

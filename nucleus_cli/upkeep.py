@@ -1,13 +1,15 @@
-"""The command about the home: clean."""
+"""Commands about the home and the machine: clean and doctor."""
 
 import contextlib
+import sys
 from collections.abc import Iterable
 from itertools import groupby
 
 import click
 
-from nucleus_cli.starting import command_progress, find_mlflow, print_columns
+from nucleus_cli.starting import command_progress, find_mlflow, print_columns, print_table
 from nucleus_unet import engine
+from nucleus_unet.errors import NucleusError
 from nucleus_unet.files import bytes_text, is_locked
 
 
@@ -51,6 +53,38 @@ def clean(yes: bool, unfinished_days: float) -> None:
         busy = is_locked(engine.use_lock())
         wait = "when no command or flow run uses the home" if busy else "to free the space"
         click.echo(f"\nNothing was removed. Type nucleus clean --yes {wait}.")
+
+
+@click.command()
+@click.option("--quick", is_flag=True, help="Do not measure how fast training and prediction are.")
+def doctor(quick: bool) -> None:
+    """Show versions, processor, GPU, disk and servers, and what is wrong or slow and why.
+
+    Trains for a few steps and predicts an image, which takes about 20 seconds on two cores. The exit
+    code is 1 if something does not work at all.
+    """
+    from nucleus_unet.network import resolve
+    from nucleus_unet.network.speed import measure_speed
+    from nucleus_unet.recipe import load_recipe
+    from nucleus_unet.runs import diagnosis
+
+    failed = diagnosis.failed_checks()
+    rows, said = diagnosis.software_rows(failed), list[str]()
+    if "home" not in failed:
+        found, recipe = diagnosis.read_resources(engine.home_folder()), load_recipe("best")
+        rows += diagnosis.home_rows(found, failed)
+        speed = None
+        if not quick and "backend" not in failed:
+            click.echo("Measuring the speed ...", err=True)
+            try:
+                speed = measure_speed(resolve(recipe))
+            except NucleusError as error:
+                failed["speed"] = str(error)
+        said = diagnosis.findings(found, speed, recipe)
+    print_table(rows)
+    lines = [f"- {one}" for one in (*failed.values(), *said)]
+    click.echo("\n" + "\n".join(lines or ["Nothing is wrong."]))
+    sys.exit(1 if failed else 0)
 
 
 def _counted(rows: Iterable[tuple[str, int, str]], total: bool = False) -> list[tuple[str, ...]]:

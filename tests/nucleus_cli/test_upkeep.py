@@ -69,6 +69,28 @@ def test_clean_leaves_a_home_in_use(refused: Refused, home: Path) -> None:
     assert (home / "stages/split/a/x").exists()
 
 
+def test_doctor_prints_rows(bare: Path) -> None:
+    printed = dict(row for row in rows(output("doctor", "--quick")) if len(row) == 2)
+    assert printed["Python"].startswith("3.")
+    assert printed["home"].startswith(f"{bare}, ")
+    assert printed["Prefect server"] == "none: the database is in the home"
+
+
+def test_doctor_ends_with_1_if_a_server_does_not_answer(
+    bare: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:9")
+    printed = output("doctor", "--quick", exit_code=1)
+    assert "http://127.0.0.1:9, does not answer\n" in printed
+    assert "- MLFLOW_TRACKING_URI=http://127.0.0.1:9 does not respond (ConnectError)." in printed
+
+
+def test_doctor_ends_with_1_if_the_home_cannot_be_written(bare: Path) -> None:
+    bare.write_text("in the way")
+    printed = output("doctor", exit_code=1)
+    assert f"- {bare} cannot be created (File exists). Set NUCLEUS_HOME" in printed
+
+
 @pytest.mark.slow
 def test_a_run_is_reproduced_after_a_clean(retrained: Any, tmp_path: Path) -> None:
     place = retrained.place.elsewhere(tmp_path / "home")
@@ -83,3 +105,8 @@ def test_a_run_is_reproduced_after_a_clean(retrained: Any, tmp_path: Path) -> No
     done = place.nucleus("reproduce", retrained.run_id)
     assert done.returncode == 0, done.stderr
     assert "identical" in done.stdout
+
+
+@pytest.mark.slow
+def test_doctor_measures_the_speed(bare: Path) -> None:
+    assert "- Training with the recipe best takes about " in output("doctor")

@@ -6,6 +6,7 @@ from typing import Any
 
 import click
 
+from nucleus_cli import completion as completion  # registers our completion for bash
 from nucleus_unet.errors import NucleusError
 
 COMMANDS = {
@@ -24,8 +25,8 @@ COMMANDS = {
     "promote": "models",
     "rollback": "models",
     "clean": "upkeep",
-    "ui": "services",
     "doctor": "upkeep",
+    "ui": "services",
     "deploy": "services",
 }
 """Each command, and the module of this package that defines it, as ``import_`` if it is a keyword."""

@@ -7,6 +7,7 @@ from typing import Any
 
 import click
 
+from nucleus_cli.completion import complete_key, complete_recipe
 from nucleus_unet.files import UNPRINTABLE
 
 Decorator = Callable[[Callable[..., None]], Callable[..., None]]
@@ -37,6 +38,7 @@ overrides_option = click.option(
     "overrides",
     multiple=True,
     metavar="KEY=VALUE",
+    shell_complete=complete_key,
     help="Change a value of the recipe. nucleus recipe show NAME lists the keys. May be repeated.",
 )
 
@@ -93,6 +95,7 @@ def recipe_options(default: str = "best") -> Decorator:
         "--recipe",
         "recipe_name",
         metavar="NAME|FILE",
+        shell_complete=complete_recipe,
         help=f"A recipe by name (nucleus recipe list), or a TOML file. Default: {default}.",
     )
     return lambda command: named(overrides_option(command))

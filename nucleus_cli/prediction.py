@@ -7,6 +7,7 @@ from typing import Literal
 
 import click
 
+from nucleus_cli.completion import complete_model
 from nucleus_cli.options import PATH, overrides_option, plane_options, plane_overrides
 from nucleus_cli.starting import (
     command_progress,
@@ -15,8 +16,8 @@ from nucleus_cli.starting import (
     read_data,
     run_rows,
     start,
-)
     using_home,
+)
 from nucleus_unet import data, engine, network, nuclei, reports, runs
 from nucleus_unet.errors import NucleusError
 
@@ -27,6 +28,7 @@ from nucleus_unet.errors import NucleusError
     "--model",
     default="champion",
     metavar="champion|builtin|RUN_ID",
+    shell_complete=complete_model,
     help="The champion among your models (default; without one, the built-in model), the built-in "
     "model, or the model of a run.",
 )

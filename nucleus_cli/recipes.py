@@ -2,6 +2,7 @@
 
 import click
 
+from nucleus_cli.completion import complete_recipe
 from nucleus_cli.options import overrides_option
 from nucleus_cli.starting import print_table
 
@@ -28,7 +29,7 @@ def recipe_list() -> None:
 
 
 @recipe.command("show")
-@click.argument("name")
+@click.argument("name", shell_complete=complete_recipe)
 @overrides_option
 def recipe_show(name: str, overrides: tuple[str, ...]) -> None:
     """Show every value of a recipe, as --set spells it, and what it means."""
@@ -41,8 +42,8 @@ def recipe_show(name: str, overrides: tuple[str, ...]) -> None:
 
 
 @recipe.command("diff")
-@click.argument("a")
-@click.argument("b")
+@click.argument("a", shell_complete=complete_recipe)
+@click.argument("b", shell_complete=complete_recipe)
 def recipe_diff(a: str, b: str) -> None:
     """Show the values in which two recipes differ."""
     from nucleus_unet.recipe import load_recipe, recipe_differences

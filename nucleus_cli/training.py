@@ -7,6 +7,7 @@ from pathlib import Path
 
 import click
 
+from nucleus_cli.completion import complete_key
 from nucleus_cli.options import (
     PATH,
     ignore_value_option,
@@ -181,6 +182,7 @@ def reproduce(
     multiple=True,
     required=True,
     metavar="KEY=VALUE,VALUE...",
+    shell_complete=complete_key,
     help="Try these values. If repeated, every combination is tried.",
 )
 @click.option(

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from nucleus_unet.recipe import key_descriptions
+from nucleus_unet.recipe import key_descriptions, recipe_names
 
 SLOW = {"tensorflow", "keras", "mlflow", "prefect", "cv2", "sklearn", "skimage", "pandas"}
 COMPLETE = """
@@ -38,7 +38,7 @@ def offered(words: str, folder: Path) -> list[str]:
     ("words", "answer"),
     [
         ("nucleus do", ["plain,doctor"]),
-        ("nucleus retrain --recipe ", [f"plain,{n}" for n in ("best", "paper", "quick", "seed")]),
+        ("nucleus retrain --recipe ", [f"plain,{n}" for n in recipe_names()]),
         ("nucleus deploy --recipe qu", ["plain,quick"]),
         ("nucleus sweep --recipe mine", ["file,mine"]),
         ("nucleus recipe show p", ["plain,paper"]),

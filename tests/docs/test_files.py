@@ -156,7 +156,8 @@ def rows_of_labels() -> dict[str, tuple[str, bytes]]:
 def rows_of_layouts() -> dict[str, Files]:
     """The files of a data set by row of the page."""
     image, labels = png(GRAY), png(LABELS)
-    masks = {f"{number}.png": png((number == LABELS) * np.uint8(255)) for number in range(1, 6)}
+    of_each = (np.where(number == LABELS, np.uint8(255), np.uint8(0)) for number in range(1, 6))
+    masks = {f"{number}.png": png(mask) for number, mask in enumerate(of_each, 1)}
     pair = {f"images/{id_}.png": image for id_ in "ab"} | {
         f"labels/{id_}.png": labels for id_ in "ab"
     }
@@ -169,7 +170,7 @@ def rows_of_layouts() -> dict[str, Files]:
         "the same, annotated in part": {
             "a/images/a.png": image,
             "a/labels.png": labels,
-            "a/ignore.png": png(np.pad(np.uint8([[255] * 20] * 20), ((0, 20), (0, 28)))),
+            "a/ignore.png": png(np.pad(np.full((20, 20), 255, np.uint8), ((0, 20), (0, 28)))),
         },
         "below a top folder": {"set/a/images/a.png": image, "set/a/labels.png": labels},
         "StarDist": pair,

@@ -63,7 +63,7 @@ def test_only_the_largest_piece_of_a_nucleus_is_outlined() -> None:
 
 
 def test_geojson() -> None:
-    rows = [
+    rows: list[Row] = [
         {"nucleus": 1, "area_px": 8, "area_um2": None},
         {"nucleus": 2, "mean_intensity": np.nan},
     ]

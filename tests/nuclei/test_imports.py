@@ -169,7 +169,7 @@ def test_progress(tmp_path: Path) -> None:
 
 
 def coco(path: Path, *names: str) -> Path:
-    path.write_text(exports.coco((name, LABELS, np.ones(3)) for name in names)[0])
+    path.write_text(exports.coco((name, LABELS, np.ones(3, np.float32)) for name in names)[0])
     return path
 
 

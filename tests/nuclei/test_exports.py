@@ -14,7 +14,7 @@ from roifile import ImagejRoi
 from skimage.measure import grid_points_in_poly, label
 
 from nucleus_unet.data.rle import coco_counts
-from nucleus_unet.nuclei.exports import coco, geojson, imagej, label_ome_tiff, outlines
+from nucleus_unet.nuclei.exports import Row, coco, geojson, imagej, label_ome_tiff, outlines
 
 LABELS = np.array(
     [

@@ -148,7 +148,7 @@ def predict(
         ]
     )
     if made.skipped:
-        click.echo(f"{made.skipped} images could not be read and were skipped; see images.csv.")
+        click.echo(f"{made.skipped} of the images could not be read: see {out / 'images.csv'}")
         sys.exit(1)
 
 

@@ -3,7 +3,7 @@
 from collections import Counter, deque
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -61,7 +61,8 @@ class DatasetReport:
     unread: tuple[str, ...]
     """Files that belong to no image and were ignored."""
     problems: tuple[DataProblem, ...]
-    """Sorted by file; the names of files begin with the id of the image."""
+    """Sorted by file. Images are named by their path in the data set, other files by the id of the image
+    and their name."""
 
     @property
     def faults(self) -> tuple[DataProblem, ...]:
@@ -223,9 +224,8 @@ def _look(raw: RawDataset, plane: Plane, ignore_value: int | None, sample: RawSa
     problems: list[DataProblem] = []
     pixels_sha256 = size = mode = pixel_size_um = None
     labels = np.zeros((1, 1), np.int32)
-    file = "/".join(sample.image.split("/")[-2:])
-    with _noting(problems, file):
-        decoded = decode_image(raw.read(sample.image), file, plane)
+    with _noting(problems, sample.image):
+        decoded = decode_image(raw.read(sample.image), sample.image, plane)
         size, mode = decoded.image.shape[:2], decoded.mode
         pixel_size_um = decoded.pixel_size_um
         pixels_sha256 = pixel_digest(decoded.image)
@@ -236,7 +236,9 @@ def _look(raw: RawDataset, plane: Plane, ignore_value: int | None, sample: RawSa
     else:
         deque(annotation, maxlen=0)
     ignored, labels = labels == IGNORED, np.maximum(labels, 0)
-    in_sample = tuple(DataProblem(f"{sample.id}/{p.file}", p.kind, p.detail) for p in problems)
+    in_sample = tuple(
+        p if p.file == sample.image else replace(p, file=f"{sample.id}/{p.file}") for p in problems
+    )
     return _Sample(
         sample.id,
         pixels_sha256,

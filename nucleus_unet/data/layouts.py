@@ -26,7 +26,7 @@ BiaPy, of nnU-Net, and of ZeroCostDL4Mic, in lower case."""
 LONGEST_ID_BYTES = 240
 """Output files are named after the id, and file systems limit the length of a name."""
 
-_ENDING = r"(?:\.(?:png|tiff?|jpe?g|bmp|webp|czi|nd2|lif)|(?:\.ome)?\.zarr(?:\.zip)?)"
+_ENDING = r"(?:\.(?:png|jpe?g|bmp|webp|czi|nd2|lif)|(?:\.ome)?\.(?:tiff?|zarr(?:\.zip)?))"
 PICTURE = re.compile(rf"(?P<folder>(?:.*/)?)(?P<stem>[^/]+?){_ENDING}", re.IGNORECASE)
 _KAGGLE = re.compile(
     r"(?:(?P<top>[^/]+)/)?(?P<id>[^/]+)/(?:"

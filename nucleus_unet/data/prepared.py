@@ -213,10 +213,9 @@ def prepare_images(
     skipped = tuple(image for image in found if isinstance(image, SkippedImage))
     entries = _one_each(image for image in found if isinstance(image, ImageEntry))
     if not entries:
-        raise NucleusError(
-            f"none of the {len(skipped)} images can be read, for example {skipped[0].source}: "
-            f"{skipped[0].reason}"
-        )
+        examples = {image.reason: image for image in skipped}.values()  # one of each kind
+        shown = " ".join(f"{image.source}: {image.reason}" for image in [*examples][:2])
+        raise NucleusError(f"none of the {len(skipped)} images can be read. {shown}")
     return Images(entries=entries, skipped=skipped)
 
 

@@ -310,7 +310,9 @@ def test_a_full_disk_is_not_an_image_that_cannot_be_read(raw: Path, store: Path)
 def test_if_no_image_can_be_read_nothing_is_skipped(store: Path, tmp_path: Path) -> None:
     for name in "ab":
         (tmp_path / f"{name}.png").touch()
-    with pytest.raises(NucleusError, match=r"none of the 2 images .*a\.png: the file is empty"):
+    with pytest.raises(
+        NucleusError, match=r"none of the 2 images can be read\. .*png: the file is empty\. "
+    ):
         prepare_images([tmp_path / "a.png", tmp_path / "b.png"], store, "code", on_bad="skip")
 
 

@@ -219,6 +219,12 @@ def test_images_in_folders_keep_them_in_their_ids(
         assert raw.samples[0].annotated == ("s/a_masks.png" in names)
 
 
+def test_the_id_has_no_ending_of_ome(tmp_path: Path) -> None:
+    files = dict.fromkeys(("a.ome.tif", "b.ome.tiff", "c.ome.png", "d.e.tif"), b"")
+    with open_raw(write_folder(tmp_path / "set", files)) as raw:
+        assert [sample.id for sample in raw.samples] == ["a", "b", "c.ome", "d.e"]
+
+
 def test_a_name_that_is_not_utf8(tmp_path: Path) -> None:
     write_folder(tmp_path, {os.fsdecode(b"caf\xe9.png"): b""})
     assert_error(

@@ -22,7 +22,7 @@ def test_the_first_command_of_a_new_user_finds_nuclei(place: Any, tmp_path: Path
     here, out = place.elsewhere(tmp_path / "home"), tmp_path / "out"
     done = here.nucleus("predict", tmp_path / "mine", "--out", out, *options)
     assert done.returncode == 1, done.stderr  # one image cannot be read
-    assert done.stdout.endswith("1 images could not be read and were skipped; see images.csv.\n")
+    assert done.stdout.endswith(f"1 of the images could not be read: see {out / 'images.csv'}\n")
     of = "best, trained on the 2018 Data Science Bowl, score 0\\.[0-9]{3} on 78 images of other slides"
     assert re.search(f"^model +the built-in model: {of}$", done.stdout, re.MULTILINE)
     match = match_nuclei(nuclei, tifffile.imread(out / "labels" / "a.ome.tif").astype(np.int32))

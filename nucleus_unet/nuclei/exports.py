@@ -136,8 +136,12 @@ def coco(
             number = {"id": len(annotations) + 1, "iscrowd": 0, "area": int(region.area)}
             annotations.append(number | shared)
             results.append(shared | {"score": round(float(score), 4)})
-    categories = [{"id": 1, "name": "nucleus"}]
-    data_set = {"images": described, "annotations": annotations, "categories": categories}
+    data_set = {
+        "info": {"description": "nuclei found by nucleus-unet"},  # loadRes fails without it
+        "images": described,
+        "annotations": annotations,
+        "categories": [{"id": 1, "name": "nucleus"}],
+    }
     return json.dumps(data_set), json.dumps(results)
 
 

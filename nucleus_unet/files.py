@@ -6,6 +6,8 @@ import hashlib
 import math
 import os
 import re
+import shutil
+import tempfile
 import time
 import uuid
 from collections.abc import Callable, Iterator, Sequence
@@ -105,6 +107,43 @@ def writing(path: Path, advice: str) -> Iterator[None]:
         yield
     except OSError as error:
         raise NucleusError(f"{path} cannot be written ({error.strerror}). {advice}") from error
+
+
+@contextlib.contextmanager
+def new_folder(folder: Path, advice: str) -> Iterator[Path]:
+    """Write a folder completely or not at all.
+
+    Parameters
+    ----------
+    folder : Path
+        Must be empty or not exist.
+    advice : str
+        As for `writing`.
+
+    Yields
+    ------
+    Path
+        A temporary folder next to `folder`, which it replaces if the ``with`` block succeeds.
+
+    Raises
+    ------
+    NucleusError
+        If the folder is not empty or cannot be written.
+    """
+    with writing(folder, advice):
+        if folder.exists() and any(folder.iterdir()):
+            raise NucleusError(f"{folder}: the folder is not empty. {advice}")
+        folder.absolute().parent.mkdir(parents=True, exist_ok=True)
+        temporary = Path(
+            tempfile.mkdtemp(dir=folder.absolute().parent, prefix=f".{folder.name[:40]}.")
+        )
+    try:
+        yield temporary
+        with writing(folder, advice):
+            temporary.chmod(0o755)
+            temporary.replace(folder)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
 
 
 def write_atomically(path: Path, content: bytes | str) -> None:

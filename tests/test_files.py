@@ -12,6 +12,7 @@ from nucleus_unet.files import (
     is_locked,
     locked,
     make_folder,
+    new_folder,
     sha256_bytes,
     sha256_file,
     write_atomically,
@@ -38,6 +39,29 @@ def test_write_atomically_replaces_a_file(tmp_path: Path) -> None:
     write_atomically(tmp_path / "file", "long old content")
     write_atomically(tmp_path / "file", "new")
     assert (tmp_path / "file").read_text() == "new"
+
+
+def test_a_new_folder_is_written_completely_or_not_at_all(tmp_path: Path) -> None:
+    def write(*, fail: bool) -> None:
+        with new_folder(tmp_path / "a/out", "No.") as temporary:
+            (temporary / "file").touch()
+            assert not fail
+
+    with pytest.raises(AssertionError):
+        write(fail=True)
+    assert list((tmp_path / "a").iterdir()) == []
+    write(fail=False)
+    assert [path.name for path in (tmp_path / "a").rglob("*")] == ["out", "file"]
+    with (
+        pytest.raises(NucleusError, match=r"/a/out: the folder is not empty\. Choose another\.$"),
+        new_folder(tmp_path / "a/out", "Choose another."),
+    ):
+        pass
+    with (
+        pytest.raises(NucleusError, match=r"/file cannot be written \(Not a directory\)\. No\.$"),
+        new_folder(tmp_path / "a/out/file", "No."),
+    ):
+        pass
 
 
 @pytest.mark.parametrize("mask", [0o022, 0o077, 0o002])

@@ -1,11 +1,8 @@
 """Make a data set of images and annotations of other programs."""
 
 import re
-import shutil
-import tempfile
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -23,7 +20,7 @@ from nucleus_unet.data.masks import DataProblem, Merged
 from nucleus_unet.data.prepared import Progress, in_threads
 from nucleus_unet.data.raw import RawDataset, open_raw, reads, walk
 from nucleus_unet.errors import NucleusError
-from nucleus_unet.files import UNPRINTABLE, first_names, write_atomically, writing
+from nucleus_unet.files import UNPRINTABLE, first_names, new_folder, write_atomically, writing
 from nucleus_unet.nuclei.exports import encode_label_image
 from nucleus_unet.recipe import ONLY_PLANE, Plane
 
@@ -96,7 +93,7 @@ def import_annotations(
         if not samples:
             raise NucleusError(f"{annotations}: annotates no image. Give another file.")
         names = _flat_names(samples)
-        with _new_folder(folder) as temporary:
+        with new_folder(folder, _OTHER_FOLDER) as temporary:
 
             def write(sample: RawSample) -> tuple[int, tuple[DataProblem, ...]]:
                 content = raw.read(sample.image)
@@ -227,22 +224,3 @@ def _flat_names(samples: Sequence[RawSample]) -> dict[str, str]:
             )
         taken[name] = sample.id
     return names
-
-
-@contextmanager
-def _new_folder(folder: Path) -> Iterator[Path]:
-    """A temporary folder next to `folder`, which it replaces if the ``with`` block succeeds."""
-    with writing(folder, _OTHER_FOLDER):
-        if folder.exists() and any(folder.iterdir()):
-            raise NucleusError(f"{folder}: the folder is not empty. {_OTHER_FOLDER}")
-        folder.absolute().parent.mkdir(parents=True, exist_ok=True)
-        temporary = Path(
-            tempfile.mkdtemp(dir=folder.absolute().parent, prefix=f".{folder.name[:40]}.")
-        )
-    try:
-        yield temporary
-        with writing(folder, _OTHER_FOLDER):
-            temporary.chmod(0o755)
-            temporary.replace(folder)
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)

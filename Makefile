@@ -7,8 +7,10 @@ VERSION := $(shell $(PYTHON) -c 'import sys; print("%d.%d" % sys.version_info[:2
 # A machine with an NVIDIA driver gets TensorFlow's CUDA libraries too.
 LOCK := requirements/$(shell command -v nvidia-smi >/dev/null 2>&1 && echo cuda || echo cpu).lock
 INSTALLED := $(VENV)/installed-$(VERSION)-$(notdir $(LOCK))
-# make install EXTRAS=microscopy adds what requirements/microscopy.lock names, now or later.
+# make install EXTRAS="microscopy export" adds what requirements/microscopy.lock and export.lock name,
+# now or later.
 EXTRAS ?=
+ALL_EXTRAS := microscopy export
 PIP_INSTALL := $(BIN)/pip install --quiet --disable-pip-version-check --no-deps
 
 .PHONY: install run test test-all lint lock worker docs
@@ -38,7 +40,7 @@ run: install
 test: install lint
 	$(BIN)/pytest -m "not slow" -n 2 --dist loadfile
 
-test-all: install lint $(INSTALLED)-microscopy
+test-all: install lint $(ALL_EXTRAS:%=$(INSTALLED)-%)
 	$(BIN)/pytest
 
 worker: install
@@ -60,6 +62,8 @@ lock:
 	$(COMPILE) --group dev --extra dask --extra server pyproject.toml --output-file requirements/cpu.lock
 	$(COMPILE) --group dev --extra dask --extra server --extra cuda pyproject.toml \
 	    --output-file requirements/cuda.lock
-	$(COMPILE) --extra microscopy --constraint requirements/cpu.lock \
-	    $$(sed -nE 's/^([a-z0-9._-]+)==.*/--no-emit-package \1/p' requirements/cpu.lock) \
-	    pyproject.toml --output-file requirements/microscopy.lock
+	for extra in $(ALL_EXTRAS); do \
+	    $(COMPILE) --extra $$extra --constraint requirements/cpu.lock \
+	        $$(sed -nE 's/^([a-z0-9._-]+)==.*/--no-emit-package \1/p' requirements/cpu.lock) \
+	        pyproject.toml --output-file requirements/$$extra.lock || exit 1; \
+	done

@@ -9,14 +9,15 @@ import pytest
 ROOT = Path(__file__).parents[1]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
 LOCKS = sorted((ROOT / "requirements").glob("c*.lock"))
-EXTRA = ROOT / "requirements" / "microscopy.lock"
+EXTRAS = [ROOT / "requirements" / f"{extra}.lock" for extra in ("export", "microscopy")]
 # name==version, perhaps a marker, and then nothing but hashes
 REQUIREMENT = re.compile(
     r"[a-z0-9][a-z0-9._-]*==[^\s;]+( ; [^\\\n]+)?( \\\n {4}--hash=sha256:[0-9a-f]{64})+"
 )
 
 each_lock = pytest.mark.parametrize("lock", LOCKS, ids=lambda path: path.name)
-each_lock_or_extra = pytest.mark.parametrize("lock", [*LOCKS, EXTRA], ids=lambda path: path.name)
+each_extra = pytest.mark.parametrize("extra", EXTRAS, ids=lambda path: path.name)
+each_lock_or_extra = pytest.mark.parametrize("lock", [*LOCKS, *EXTRAS], ids=lambda path: path.name)
 
 
 def name_of(requirement: str) -> str:
@@ -29,9 +30,12 @@ def requirements(lock: Path) -> list[str]:
     return re.split(r"\n(?=\S)", lock.read_text().strip())
 
 
-def test_there_is_a_lock_for_the_cpu_for_cuda_and_for_the_extra() -> None:
+def test_there_is_a_lock_for_the_cpu_for_cuda_and_for_each_extra() -> None:
     assert [lock.name for lock in LOCKS] == ["cpu.lock", "cuda.lock"]
-    assert sorted((ROOT / "requirements").iterdir()) == [*LOCKS, EXTRA]
+    assert sorted((ROOT / "requirements").iterdir()) == [*LOCKS, *EXTRAS]
+    extras = re.search(r"^ALL_EXTRAS := (.*)$", (ROOT / "Makefile").read_text(), re.MULTILINE)
+    assert extras
+    assert sorted(extras[1].split()) == [lock.stem for lock in EXTRAS]
 
 
 @each_lock_or_extra
@@ -57,11 +61,12 @@ def test_the_lock_has_all_that_the_project_asks_for(lock: Path) -> None:
     assert {name_of(requirement) for requirement in asked} - locked == set()
 
 
-def test_the_lock_of_the_extra_adds_to_the_others() -> None:
-    added = {name_of(requirement) for requirement in requirements(EXTRA)}
-    asked = {name_of(name) for name in PROJECT["project"]["optional-dependencies"]["microscopy"]}
+@each_extra
+def test_the_lock_of_an_extra_adds_to_the_others(extra: Path) -> None:
+    added = {name_of(requirement) for requirement in requirements(extra)}
+    asked = {name_of(name) for name in PROJECT["project"]["optional-dependencies"][extra.stem]}
     assert asked - added == set()
-    for lock in LOCKS:
+    for lock in {*LOCKS, *EXTRAS} - {extra}:
         assert added & {name_of(requirement) for requirement in requirements(lock)} == set()
 
 

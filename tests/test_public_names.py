@@ -31,10 +31,10 @@ EXPORTS = {
         reporter run_in_worker run_stage ui_url use_lock without_credentials
     """,
     "network": """
-        BUILTIN CHANNELS KERAS_LIBRARIES bce_dice_loss best_precision build_segmenter
-        builtin_model configure
-        device_kind gpu_compute_capability load_model maps_loss nvidia_gpus prediction_key
-        random_matrix resolve segment_images usable_cores warp_sample write_maps
+        BUILTIN CHANNELS ExportFormat KERAS_LIBRARIES ModelOrigin bce_dice_loss best_precision
+        build_segmenter builtin_model configure device_kind export_model
+        gpu_compute_capability load_model maps_loss nvidia_gpus prediction_key
+        random_matrix require_export resolve segment_images usable_cores warp_sample write_maps
     """,
     "nuclei": """
         Imported LabelFormat Outlines THRESHOLDS encode_label_image import_annotations
@@ -49,7 +49,7 @@ EXPORTS = {
     """,
     "runs": """
         CHAMPION EPOCHS ImageDifference Record Reproduction Trial best_half best_of candidates
-        checkout_source compare_submissions describe_model fetch_record fetch_start_weights
+        checkout_source compare_submissions describe_model fetch_origin fetch_record fetch_start_weights
         images_seen installed_packages make_database model_versions recent_runs refused_by_mlflow
         reproduction_script require_run require_same_data run_differences run_of run_url
         side_by_side slides_seen submission_scores unseen_samples validation_warning with_start

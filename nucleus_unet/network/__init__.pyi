@@ -9,6 +9,10 @@ from .backend import resolve as resolve
 from .backend import usable_cores as usable_cores
 from .builtin import BUILTIN as BUILTIN
 from .builtin import builtin_model as builtin_model
+from .export_readme import ModelOrigin as ModelOrigin
+from .exporting import ExportFormat as ExportFormat
+from .exporting import export_model as export_model
+from .exporting import require_export as require_export
 from .inference import load_model as load_model
 from .inference import segment_images as segment_images
 from .losses import bce_dice_loss as bce_dice_loss

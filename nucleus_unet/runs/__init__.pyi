@@ -7,6 +7,7 @@ from .records import reproduction_script as reproduction_script
 from .records import require_run as require_run
 from .registry import CHAMPION as CHAMPION
 from .registry import describe_model as describe_model
+from .registry import fetch_origin as fetch_origin
 from .registry import run_of as run_of
 from .registry import with_start as with_start
 from .reproduction import ImageDifference as ImageDifference

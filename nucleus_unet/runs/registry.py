@@ -11,9 +11,10 @@ from mlflow.entities.model_registry import ModelVersion
 from mlflow.exceptions import MlflowException
 
 from nucleus_unet.errors import NucleusError
-from nucleus_unet.network import BUILTIN, builtin_model
+from nucleus_unet.network import BUILTIN, ModelOrigin, builtin_model
+from nucleus_unet.network.builtin import BUILTIN_CARD
 from nucleus_unet.recipe import Recipe
-from nucleus_unet.runs.records import data_name, require_run
+from nucleus_unet.runs.records import data_name, fetch_artifact, require_run
 from nucleus_unet.runs.store import ABSENT
 from nucleus_unet.runs.tracking import Run
 
@@ -100,6 +101,28 @@ def describe_model(run_id: str) -> str:
         f"{name}: {tags['recipe']}, trained on {data_name(run)}, score "
         f"{run.data.metrics['validation/score']:.3f} on its validation images"
     )
+
+
+def fetch_origin(run_id: str) -> ModelOrigin:
+    """Fetch what people should know who get a model: its origin, score and model card.
+
+    Parameters
+    ----------
+    run_id : str
+        As for `describe_model`.
+
+    Raises
+    ------
+    NucleusError
+        If this tracking server has no such run, or if the run logged no model card.
+    """
+    if run_id == BUILTIN:
+        model = builtin_model()
+        return ModelOrigin(BUILTIN, str(model), model.commit, BUILTIN_CARD.read_text())
+    tags = require_run(run_id)
+    card = fetch_artifact(run_id, "model_card.md").read_text()
+    changed = " with uncommitted changes" * (tags["source.dirty"] == "true")
+    return ModelOrigin(run_id, describe_model(run_id), tags["source.commit"] + changed, card)
 
 
 def with_start(recipe: Recipe) -> Recipe:

@@ -203,3 +203,26 @@ def test_a_champion_of_mlflow_s_pages_is_succeeded_too(versions: list[Version]) 
 def test_the_first_champion_may_be_chosen_in_mlflow_s_pages(versions: list[Version]) -> None:
     MlflowClient().set_registered_model_alias("nucleus-unet", "champion", "2")
     assert registry.succeeds("2", None)
+
+
+def test_where_a_model_comes_from(tmp_path: Path) -> None:
+    client = MlflowClient()
+    location = f"file://{tmp_path}/artifacts"
+    tags = {"recipe": "best", "source.commit": 40 * "c", "source.dirty": "true"}
+    run_id = client.create_run(client.create_experiment("models", location), tags=tags).info.run_id
+    client.log_metric(run_id, "validation/score", 0.5)
+    with pytest.raises(NucleusError, match=rf"^Run {run_id} has no artifact model_card\.md\."):
+        registry.fetch_origin(run_id)
+    client.log_text(run_id, "# Card", "model_card.md")
+    origin = registry.fetch_origin(run_id)
+    assert origin.description.startswith(f"run {run_id}: best, trained on ")
+    assert origin.description.endswith(", score 0.500 on its validation images")
+    assert origin.commit == f"{40 * 'c'} with uncommitted changes"
+    assert (origin.run_id, origin.card) == (run_id, "# Card")
+
+
+def test_where_the_builtin_model_comes_from() -> None:
+    origin = registry.fetch_origin("builtin")
+    assert origin.description.startswith("the built-in model: best, trained on ")
+    assert origin.card.startswith("# Nuclei with the recipe best\n")
+    assert len(origin.commit) == 40

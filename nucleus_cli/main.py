@@ -16,6 +16,7 @@ COMMANDS = {
     "runs": "models",
     "models": "models",
     "diff": "models",
+    "export": "models",
     "score": "prediction",
     "check": "datasets",
     "fetch": "datasets",

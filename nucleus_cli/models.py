@@ -1,11 +1,14 @@
-"""Commands about trained models and their runs: runs, models, promote, rollback and diff."""
+"""Commands about trained models and their runs: runs, models, promote, rollback, diff and export."""
 
 import getpass
 import os
+from pathlib import Path
 
 import click
 
+from nucleus_cli.options import PATH
 from nucleus_cli.starting import find_mlflow, print_columns, print_table
+from nucleus_unet import network
 
 IMAGES_SHOWN = 20
 """Largest number of images that ``diff`` lists."""
@@ -103,3 +106,49 @@ def diff(run_a: str, run_b: str) -> None:
             click.echo(
                 f"{image.id}  {image.gained} gained, {image.lost} lost, {image.pixels} pixels changed"
             )
+
+
+@click.command()
+@click.argument("model", metavar="champion|builtin|RUN_ID")
+@click.option(
+    "--to",
+    "form",
+    required=True,
+    type=click.Choice(["onnx", "savedmodel", "bioimageio"]),
+    help="ONNX, TensorFlow's SavedModel, or a package for bioimage.io.",
+)
+@click.option("--out", required=True, type=PATH, help="New or empty folder.")
+@click.option(
+    "--license",
+    "licence",
+    metavar="SPDX",
+    help="With bioimageio: the licence under which you publish the model, such as CC-BY-4.0.",
+)
+@click.option(
+    "--author",
+    "authors",
+    multiple=True,
+    metavar="NAME",
+    help="With bioimageio: who publishes the model. May be repeated.",
+)
+def export(
+    model: str,
+    form: "network.ExportFormat",
+    out: Path,
+    licence: str | None,
+    authors: tuple[str, ...],
+) -> None:
+    """Write the network of a model for other programs.
+
+    MODEL is the champion, the built-in model, or the model of a run. The file holds the network alone:
+    images in, probability maps out. README.md describes the steps before and after it.
+    """
+    target = network.require_export(form, licence, authors)
+    find_mlflow()
+    from nucleus_unet.runs import fetch_origin, records, run_of
+
+    run_id = run_of(model)
+    origin = fetch_origin(run_id)
+    recipe, trained = records.fetch_model(run_id)
+    written = network.export_model(recipe, trained, origin, out, target)
+    print_table([("model", origin.description), *(("written", str(path)) for path in written)])

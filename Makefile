@@ -10,7 +10,7 @@ INSTALLED := $(VENV)/installed-$(VERSION)-$(notdir $(LOCK))
 # make install EXTRAS="microscopy export" adds what requirements/microscopy.lock and export.lock name,
 # now or later.
 EXTRAS ?=
-ALL_EXTRAS := microscopy export
+ALL_EXTRAS := microscopy export peers
 PIP_INSTALL := $(BIN)/pip install --quiet --disable-pip-version-check --no-deps
 
 .PHONY: install run test test-all lint lock worker docs

@@ -174,10 +174,10 @@ def zip_package(folder: Path, description: Mapping[str, Any], to: Path) -> None:
     save_bioimageio_yaml_only(dict(description), folder / RDF)
     checked = load_description(folder / RDF, perform_io_checks=True)
     if isinstance(checked, InvalidDescr):
-        why = " ".join(str(checked.get_reason()).split())
+        why = textwrap.shorten(str(checked.get_reason()), 300, placeholder=" ...").rstrip(".")
         raise NucleusError(
-            f"bioimage.io's validator refuses the package: {textwrap.shorten(why, 300)} Correct what it "
-            "names, for example --author."
+            f"bioimage.io's validator refuses the package: {why}. Correct what it names, "
+            "for example --author."
         )
     with zipfile.ZipFile(to, "w", zipfile.ZIP_DEFLATED) as package:
         for path in sorted(folder.iterdir()):

@@ -137,7 +137,7 @@ def export_model(
     Notes
     -----
     Keras runs in a worker process. The network computes in float32, whatever precision it was trained
-    in. Equal models give equal bytes, except with ``savedmodel``: TensorFlow numbers its functions anew.
+    in. Equal models give equal bytes, except with ``savedmodel``: TensorFlow writes other bytes each time.
     """
     recipe = resolve(recipe)
     with new_folder(to, _OTHER_FOLDER) as folder, writing(to, _OTHER_FOLDER):

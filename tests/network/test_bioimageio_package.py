@@ -103,7 +103,7 @@ def test_a_package_that_the_validator_refuses_is_not_written(tmp_path: Path, tin
     message = str(caught.value)
     assert message.startswith("bioimage.io's validator refuses the package: ")
     assert "authors" in message
-    assert message.endswith(" Correct what it names, for example --author.")
+    assert message.endswith(" failed. Correct what it names, for example --author.")
     assert "\n" not in message
     assert not (tmp_path / "a.zip").exists()
 

@@ -137,7 +137,8 @@ def export_model(
     Notes
     -----
     Keras runs in a worker process. The network computes in float32, whatever precision it was trained
-    in. Equal models give equal bytes, except with ``savedmodel``: TensorFlow writes other bytes each time.
+    in. Equal models give equal bytes, except with ``savedmodel``, which TensorFlow writes differently
+    each time.
     """
     recipe = resolve(recipe)
     with new_folder(to, _OTHER_FOLDER) as folder, writing(to, _OTHER_FOLDER):

@@ -59,7 +59,8 @@ def test_roifile() -> None:
         rois = [roifile.ImagejRoi.frombytes(archive.read(name)) for name in archive.namelist()]
     assert len(rois) == COUNT
     for number, roi in enumerate(rois, 1):
-        inside = polygon2mask(LABELS.shape, roi.coordinates()[:, ::-1] - 0.5)
+        outline = np.asarray(roi.coordinates())
+        inside = polygon2mask(LABELS.shape, outline[:, ::-1] - 0.5)
         np.testing.assert_array_equal(inside, number == LABELS)
 
 

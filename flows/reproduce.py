@@ -53,7 +53,9 @@ def reproduce(
     work = Work("reproduce", recipe, test, {"reproduces": run_id}, training)
     with tracked(work) as run, fresh_home(run.id):
         home = home_folder()
-        images = stage_of(ingest.submit(home, test, "test", recipe.data.plane))
+        # Only a prediction leaves images out that cannot be read.
+        on_bad = recipe.data.on_bad if "model.run_id" in record.tags else "stop"
+        images = stage_of(ingest.submit(home, test, "test", recipe.data.plane, on_bad))
         index = read_images(images.folder)
         require_same_data(record, "test", dataset_files(index, None))
         tracking.log_dataset(run, "test", test, index, None)

@@ -50,9 +50,11 @@ def test_the_logged_model_makes_the_same_submission(retrained: Any, client: Any)
 @pytest.mark.slow
 def test_a_prediction_is_reproduced_with_its_own_settings(retrained: Any, tmp_path: Path) -> None:
     place = retrained.place
+    (tmp_path / "cut.png").write_bytes(b"not an image")
     options = ("--model", retrained.run_id, "--set", "inference.min_area_px=60")
-    done = place.nucleus("predict", place.test, "--out", tmp_path / "out", *options)
-    assert done.returncode == 0, done.stderr
+    images = place.test, tmp_path / "cut.png"
+    done = place.nucleus("predict", *images, "--out", tmp_path / "out", *options)
+    assert done.returncode == 1, done.stderr  # one image cannot be read
     said = dict(
         re.split("  +", line, maxsplit=1) for line in done.stdout.splitlines() if "  " in line
     )

@@ -88,6 +88,7 @@ def test_the_same_model_gives_the_same_bytes(package: Path, tmp_path: Path) -> N
     assert "`network.onnx` is an ONNX file of opset 13" in written[0].read_text()
 
 
+@pytest.mark.slow
 def test_a_saved_model_gives_the_same_maps(tmp_path: Path) -> None:
     import tensorflow as tf
 

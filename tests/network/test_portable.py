@@ -34,6 +34,7 @@ def test_a_network_that_was_trained_in_bfloat16(
         np.testing.assert_array_equal(ours, theirs)
 
 
+@pytest.mark.slow
 def test_an_example_says_whether_keras_alone_can_load_the_network(
     tiny: Recipe, tmp_path: Path
 ) -> None:

@@ -63,8 +63,7 @@ def reproduce(
         if retrain:
             reading = ingest.submit(home, training, "training", recipe.data.plane)
             annotated = stage_of(reading)
-            said = recipe.data.on_bad, recipe.data.ignore_value
-            labels = stage_of(merge_masks.submit(training, annotated, *said))
+            labels = stage_of(merge_masks.submit(training, annotated, recipe.data))
             indices = read_images(annotated.folder), read_labels(labels.folder)
             require_same_data(record, "training", dataset_files(*indices))
             tracking.log_dataset(run, "training", training, *indices)

@@ -123,8 +123,7 @@ def train_and_score(work: Work) -> Retrained:
         # Before the long work, so that a damaged test image is found at once.
         tests = stage_of(ingest.submit(home, work.also, "test", plane)) if work.also else None
         training = stage_of(reading)
-        said = recipe.data.on_bad, recipe.data.ignore_value
-        merging = merge_masks.submit(work.raws, training, *said)
+        merging = merge_masks.submit(work.raws, training, recipe.data)
         labels = stage_of(merging)
         sides = stage_of(split.submit(training, labels, recipe.data))
         model = stage_of(train.submit(recipe, training, labels, sides, start_weights, run))

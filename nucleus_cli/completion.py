@@ -8,7 +8,7 @@ from click.shell_completion import BashComplete, CompletionItem, add_completion_
 
 @add_completion_class
 class BashWithKeys(BashComplete):
-    """Bash would add a space to the ``KEY=`` of an option, where the value is to be typed."""
+    """Add no space after ``KEY=``: the value comes next."""
 
     source_template = BashComplete.source_template.replace(
         "    return 0\n", "    [[ ${COMPREPLY[0]} == *= ]] && compopt -o nospace\n    return 0\n"

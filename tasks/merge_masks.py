@@ -19,7 +19,7 @@ from nucleus_unet.data import (
 )
 from nucleus_unet.engine import Stage, damaged_files
 from nucleus_unet.files import first_names
-from nucleus_unet.recipe import OnBad
+from nucleus_unet.recipe import Data
 from tasks.reporting import StageResult, cached_stage, finished, progress, uncached_task
 
 MOST_ROWS = 1000
@@ -27,16 +27,14 @@ MOST_ROWS = 1000
 
 
 @uncached_task("merge masks of training images")
-def merge_masks(
-    raws: list[Path], images: Stage, on_bad: OnBad = "stop", ignore_value: int | None = None
-) -> StageResult:
+def merge_masks(raws: list[Path], images: Stage, data: Data) -> StageResult:
     """Merge masks into the home, except those that are there already, and report their problems."""
     digests = raw_digests(raws)
 
     def build(folder: Path) -> None:
         index = read_images(images.folder)
-        code, report = labels_code(), progress("merging masks")
-        labels = prepare_labels(raws, index, images.home, code, report, on_bad, ignore_value)
+        report, rules = progress("merging masks"), (data.on_bad, data.ignore_value)
+        labels = prepare_labels(raws, index, images.home, labels_code(), report, *rules)
         write_index(folder, labels)
         require_unchanged(raws, digests)
 
@@ -46,8 +44,8 @@ def merge_masks(
         {
             "raws": digests,
             "images": images.digest,
-            "on_bad": on_bad,
-            "ignore_value": ignore_value,
+            "on_bad": data.on_bad,
+            "ignore_value": data.ignore_value,
         },
         build,
         code=["data.identity", "data.prepared", __name__],

@@ -52,6 +52,7 @@ class _Found:
     label_file: Path
     labels: NDArray[Any]
     confidence: NDArray[np.float32]
+    pixel_size_um: float | None
 
 
 @uncached_task("write label images, overlays and tables")
@@ -86,13 +87,12 @@ def publish_nuclei(
     rows: list[measurements.Row] = []
     of_images: list[measurements.Row] = []
     tiles: list[tuple[str, NDArray[np.uint8]]] = []
-    for found in _each(raws, images, encoded):
+    for found in _each(raws, images, encoded, output.pixel_size_um):
         raise_if_abandoned()
         measured = _write_image(found, output)
         rows += [{"image": found.entry.id, **row} for row in measured]
         diameters = [row["diameter_px"] for row in measured]
-        size = output.pixel_size_um or found.entry.pixel_size_um
-        of_images.append(_image_row(found, diameters, size, recipe, trained_on))
+        of_images.append(_image_row(found, diameters, recipe, trained_on))
         if len(tiles) < OVERVIEW:
             title = f"{short_name(found.entry.id)}: {len(measured)} nuclei"
             tiles.append((title, overlay(found.image, found.labels, side_px=480)))
@@ -113,12 +113,14 @@ def publish_nuclei(
     get_run_logger().info("wrote label images, overlays and tables to %s", output.folder)
 
 
-def _each(raws: Sequence[Path], images: Stage, encoded: Sequence[Stage]) -> Iterator[_Found]:
+def _each(
+    raws: Sequence[Path], images: Stage, encoded: Sequence[Stage], pixel_size_um: float | None
+) -> Iterator[_Found]:
     entries, files = read_images(images.folder).entries, _label_files(encoded)
     for entry, channels in originals(raws, entries):
         file = files[entry.id]
-        labels, confidence = _nuclei(file)
-        yield _Found(entry, channels, load_image(images.home, entry), file, labels, confidence)
+        size = pixel_size_um or entry.pixel_size_um
+        yield _Found(entry, channels, load_image(images.home, entry), file, *_nuclei(file), size)
 
 
 def _label_files(encoded: Sequence[Stage]) -> dict[str, Path]:
@@ -137,17 +139,17 @@ def _nuclei(label_file: Path) -> tuple[NDArray[Any], NDArray[np.float32]]:
 
 def _write_image(found: _Found, output: Output) -> list[measurements.Row]:
     """Write the files of one image, and return the measurements of its nuclei."""
-    id_, pixel_size_um = found.entry.id, output.pixel_size_um or found.entry.pixel_size_um
+    id_ = found.entry.id
     if output.label_format == "png":
         content = found.label_file.read_bytes()
         _write(output, f"labels/{id_}{found.label_file.suffix}", content)
     else:
-        content = exports.label_ome_tiff(found.labels, id_, pixel_size_um)
+        content = exports.label_ome_tiff(found.labels, id_, found.pixel_size_um)
         _write(output, f"labels/{id_}.ome.tif", content)
     suffix, drawn = overlay_file(found.image, found.labels)
     _write(output, f"overlays/{id_}{suffix}", drawn)
     measured = measurements.measure_nuclei(
-        found.labels, found.channels, found.confidence, pixel_size_um
+        found.labels, found.channels, found.confidence, found.pixel_size_um
     )
     if {"geojson", "imagej"} & set(output.outlines):
         traced = exports.outlines(found.labels)
@@ -161,7 +163,6 @@ def _write_image(found: _Found, output: Output) -> list[measurements.Row]:
 def _image_row(
     found: _Found,
     diameters_px: Sequence[float],
-    pixel_size_um: float | None,
     recipe: Recipe,
     trained_on: TrainingImages | None,
 ) -> measurements.Row:
@@ -179,7 +180,7 @@ def _image_row(
         "state": "done",
         "width_px": width,
         "height_px": height,
-        "pixel_size_um": pixel_size_um,
+        "pixel_size_um": found.pixel_size_um,
         "nuclei": len(diameters_px),
         "median_diameter_px": float(np.median(diameters_px)) if diameters_px else None,
         "note": "; ".join(notes),

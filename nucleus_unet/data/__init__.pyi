@@ -10,7 +10,6 @@ from .identity import labels_code as labels_code
 from .identity import raw_digests as raw_digests
 from .identity import require_unchanged as require_unchanged
 from .identity import source_digests as source_digests
-from .images import Channels as Channels
 from .kinds import KINDS as KINDS
 from .kinds import imaging_kind as imaging_kind
 from .leaks import shared_images as shared_images
@@ -50,6 +49,7 @@ from .split import SPLIT_FILE as SPLIT_FILE
 from .split import Split as Split
 from .split import make_split as make_split
 from .split import read_split as read_split
+from .stacks import Channels as Channels
 from .synthetic import draw_synthetic as draw_synthetic
 from .synthetic import write_synthetic as write_synthetic
 from .truth import read_truth as read_truth

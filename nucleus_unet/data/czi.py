@@ -37,7 +37,7 @@ def czi_scenes(czifile: Any, content: bytes) -> Scenes:
         dimensions = {found.dimension: found for found in entry.dimension_entries}
         if entry.file_part:
             raise ValueError("parts of it are in other files")
-        if entry.shape == entry.stored_shape:  # otherwise it is a smaller copy for viewers
+        if entry.shape == entry.stored_shape:  # if they differ, it is a smaller copy for viewers
             scene = dimensions["S"].start if "S" in dimensions else 0
             tiles[scene].append((dimensions, entry))
     if not tiles:

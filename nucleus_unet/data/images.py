@@ -3,7 +3,6 @@
 import re
 import struct
 import zlib
-from collections.abc import Mapping
 from dataclasses import dataclass
 from io import BytesIO
 from typing import Any, Literal
@@ -18,7 +17,7 @@ from PIL.PngImagePlugin import PngImageFile
 from nucleus_unet.data.layouts import KINDS_OF_FILES
 from nucleus_unet.data.microscopy import microscope_kind, read_microscope_file
 from nucleus_unet.data.pixel_size import tiff_pixel_size_um
-from nucleus_unet.data.stacks import MOST_PIXELS, Chosen, choose_plane, tiff_scenes
+from nucleus_unet.data.stacks import MOST_PIXELS, Channels, Chosen, choose_plane, tiff_scenes
 from nucleus_unet.errors import NucleusError
 from nucleus_unet.files import sha256_bytes
 from nucleus_unet.recipe import ONLY_PLANE, Plane
@@ -79,7 +78,7 @@ def decode_image(content: bytes, name: str, plane: Plane = ONLY_PLANE) -> Decode
     Raises
     ------
     NucleusError
-        If the file is truncated, damaged or of another kind, or is a stack of which no plane is chosen.
+        If the file is truncated, damaged or of another kind, or if it is a stack and no plane is chosen.
 
     Notes
     -----
@@ -119,17 +118,6 @@ def pixel_digest(image: NDArray[np.uint8]) -> str:
     return sha256_bytes(repr(shape).encode() + content)
 
 
-@dataclass(frozen=True)
-class Channels:
-    """The channels of an image, with the values of its file."""
-
-    planes: Mapping[str, NDArray[Any]]
-    """Values (H, W) by name: ``gray``; ``red``, ``green`` and ``blue``; or the channels of a stack, by
-    name or number."""
-    segmented: tuple[str, ...]
-    """The channels that `decode_image` makes the image from."""
-
-
 def decode_channels(content: bytes, name: str, plane: Plane = ONLY_PLANE) -> Channels:
     """Decode an image file without changing its values; an alpha channel is dropped.
 
@@ -147,7 +135,7 @@ def decode_channels(content: bytes, name: str, plane: Plane = ONLY_PLANE) -> Cha
     """
     found = _decode(content, name, "image", plane, every_channel=True)
     if found.channels:
-        return Channels(found.channels, (found.channel,))
+        return found.channels
     values = _colours(found.pixels, name)[0]
     names = ("gray",) if values.shape[2] == 1 else ("red", "green", "blue")
     return Channels(dict(zip(names, np.moveaxis(values, -1, 0), strict=True)), names)

@@ -242,7 +242,7 @@ def _in_any_folders(path: Path, folders: Folders) -> tuple[str, list[RawSample]]
         if labels and id_ in masks:
             raise NucleusError(f"{path}: {files[0]} has no image {masks[id_]}. Add or remove it.")
         samples.append(_with_label_image(path, id_, files, labels, {}))
-    return "images with label images beside them" if labels else "images", samples
+    return "images with label images next to them" if labels else "images", samples
 
 
 def _kaggle_sample(

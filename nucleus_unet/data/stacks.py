@@ -4,7 +4,6 @@ import functools
 import shlex
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -48,6 +47,17 @@ Scenes = tuple[Sequence[str], Callable[[int], Stack]]
 """Names of the images in a file, and a function that opens one of them by its position."""
 
 
+@dataclass(frozen=True)
+class Channels:
+    """The channels of an image, with the values of its file."""
+
+    planes: Mapping[str, NDArray[Any]]
+    """Values (H, W) by name: ``gray``; ``red``, ``green`` and ``blue``; or the channels of a stack, by
+    name or number."""
+    segmented: tuple[str, ...]
+    """The channels that the image is made from."""
+
+
 class Chosen(NamedTuple):
     """What `choose_plane` reads."""
 
@@ -55,11 +65,8 @@ class Chosen(NamedTuple):
     """(H, W) or (H, W, S) with S colours, with the values of the file."""
     pixel_size_um: float | None = None
     """Side of a pixel."""
-    channels: Mapping[str, NDArray[Any]] = MappingProxyType({})
-    """The same plane of every channel, (H, W), by name or number; empty if it was not asked for, or if
-    there is only one channel."""
-    channel: str = ""
-    """Name of the chosen channel among them."""
+    channels: Channels | None = None
+    """The same plane of every channel; None if it was not asked for, or if there is only one."""
 
 
 def choose_plane(scenes: Scenes, name: str, plane: Plane, *, every_channel: bool = False) -> Chosen:
@@ -90,7 +97,7 @@ def choose_plane(scenes: Scenes, name: str, plane: Plane, *, every_channel: bool
     others = {
         name: _read(stack, at | {"C": position}, plane) for position, name in enumerate(names)
     }
-    return Chosen(pixels, stack.pixel_size_um, others, names[at["C"]])
+    return Chosen(pixels, stack.pixel_size_um, Channels(others, (names[at["C"]],)))
 
 
 def _read(stack: Stack, at: Mapping[str, int], plane: Plane) -> NDArray[Any]:
@@ -193,7 +200,7 @@ def _position(choice: str | int | None, count: int, names: Sequence[str]) -> int
 
 
 def _distinct(names: Sequence[str], count: int) -> Sequence[str]:
-    """The names if there is another one for each position; none otherwise."""
+    """The names, if each position has a name of its own; an empty list if not."""
     return names if len({name.lower() for name in names if name}) == len(names) == count else []
 
 

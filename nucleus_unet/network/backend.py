@@ -12,7 +12,7 @@ import pynvml
 from nucleus_unet.engine import active_switches
 from nucleus_unet.errors import NucleusError
 from nucleus_unet.files import locked, make_folder
-from nucleus_unet.recipe import Recipe
+from nucleus_unet.recipe import Recipe, Training
 
 GPU_LIBRARIES = (
     *("jaxlib", "jax-cuda12-plugin", "jax-cuda13-plugin"),
@@ -185,6 +185,16 @@ def configure(
         os.environ["XLA_FLAGS"] = " ".join([*flags, *([] if flag in flags else [flag])])
     keras.utils.set_random_seed(seed)
     keras.config.set_dtype_policy(precision)
+
+
+def configure_training(settings: Training) -> None:
+    """`configure` Keras as a resolved recipe says."""
+    configure(
+        settings.cpu_threads,
+        settings.seed,
+        settings.precision,
+        deterministic=settings.deterministic,
+    )
 
 
 def synchronize(model: Any) -> None:

@@ -57,9 +57,8 @@ def onnx_network(model: keras.Model) -> bytes:
     """
     graph = _Graph()
     x = graph.add("Transpose", "image", perm=TO_CHANNELS_FIRST)
-    for (
-        layer
-    ) in model.layers:  # a chain: rescaling, perhaps mirrored margins, U-Net, perhaps a crop
+    # A chain: rescaling, perhaps mirrored margins, U-Net, perhaps a crop.
+    for layer in model.layers:
         x = _unet(graph, layer, x) if isinstance(layer, keras.Model) else _layer(graph, layer, [x])
     graph.nodes.append(helper.make_node("Transpose", [x], ["maps"], perm=TO_CHANNELS_LAST))
     height, width = model.input_shape[1:3]

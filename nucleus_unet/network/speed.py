@@ -52,13 +52,7 @@ def measure_speed(recipe: Recipe) -> Speed:
 
 def time_network(recipe: Recipe, sample: Sample) -> Speed:
     """What `measure_speed` measures; call this in a new process."""
-    settings = recipe.training
-    backend.configure(
-        settings.cpu_threads,
-        settings.seed,
-        settings.precision,
-        deterministic=settings.deterministic,
-    )
+    backend.configure_training(recipe.training)
     step_s = _time_training(recipe, sample)
     return Speed(backend.hardware()["device"], step_s, _time_prediction(recipe, sample))
 

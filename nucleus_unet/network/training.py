@@ -56,12 +56,7 @@ def train_network(
     - at the end ``model.keras``, with the weights of the epoch that the recipe keeps.
     """
     settings = recipe.training
-    backend.configure(
-        settings.cpu_threads,
-        settings.seed,
-        settings.precision,
-        deterministic=settings.deterministic,
-    )
+    backend.configure_training(settings)
     folder.mkdir(parents=True, exist_ok=True)
     events = EventLog(folder / EVENTS)
     events.mend()

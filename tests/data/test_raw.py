@@ -89,8 +89,8 @@ def test_kaggle_layout(tmp_path: Path, container: str) -> None:
             "imagesTr/{}_0000.png",
             "labelsTr/{}.png",
         ),
-        ("images with label images beside them", "{}.tif", "{}_masks.tif"),
-        ("images with label images beside them", "set/{}.png", "set/{}_cp_masks.png"),
+        ("images with label images next to them", "{}.tif", "{}_masks.tif"),
+        ("images with label images next to them", "set/{}.png", "set/{}_cp_masks.png"),
     ],
 )
 def test_layouts_of_other_programs(

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from nucleus_unet.engine.stages import Stage
+from nucleus_unet.recipe import Data
 from tasks.ingest import ingest_stage
 from tasks.merge_masks import merge_masks
 from tasks.reporting import StageResult
@@ -46,4 +47,4 @@ def raw(tmp_path: Path) -> Path:
 @pytest.fixture
 def stages(home: Path, raw: Path) -> tuple[Stage, Stage]:
     images = ingest_stage(home, [raw], annotated=True)
-    return images, stage_in(merge_masks.fn([raw], images))
+    return images, stage_in(merge_masks.fn([raw], images, Data()))

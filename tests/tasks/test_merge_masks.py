@@ -43,7 +43,7 @@ def test_masks_that_change_while_they_are_read_are_not_kept(
 
     monkeypatch.setattr(module, "prepare_labels", overwritten)
     with pytest.raises(NucleusError, match=r"raw changed while it was being read\. Start again"):
-        merge_masks.fn([raw], images)
+        merge_masks.fn([raw], images, Data())
     assert list((home / "stages" / "merge_masks").iterdir()) == []
 
 
@@ -56,7 +56,7 @@ def test_problems_of_masks_are_counted_and_listed_by_file(
     tables: list[list[dict[str, str]]] = []
     monkeypatch.setattr(module, "create_table_artifact", lambda rows, **_: tables.append(rows))
     monkeypatch.setattr(module, "get_run_logger", lambda: logging.getLogger("masks"))
-    merge_masks.fn([raw], ingest_stage(home, [raw], annotated=True))
+    merge_masks.fn([raw], ingest_stage(home, [raw], annotated=True), Data())
     [message] = caplog.messages
     assert message == "1 problems in the masks (1 covered): see the table mask-problems of this run"
     [[row]] = tables
@@ -71,10 +71,10 @@ def test_images_whose_files_are_not_label_images_are_left_out(
     images = ingest_stage(home, [raw], annotated=True)
     said = r"1 of 4 files cannot be label images, for example id0/labels\.png"
     with pytest.raises(NucleusError, match=said):
-        merge_masks.fn([raw], images)
+        merge_masks.fn([raw], images, Data())
     monkeypatch.setattr(module, "create_table_artifact", lambda *_, **__: None)
     monkeypatch.setattr(module, "get_run_logger", lambda: logging.getLogger("masks"))
-    labels = merge_masks.fn([raw], images, "skip")
+    labels = merge_masks.fn([raw], images, Data(on_bad="skip"))
     assert isinstance(labels, Stage)
     said = "1 images are left out, because their annotation files cannot be label images: id0"
     assert caplog.messages[-1] == said

@@ -134,7 +134,7 @@ def read_seg(content: bytes, file: str, shape: tuple[int, int]) -> Merged:
 
 
 def _array(record: _Call) -> NDArray[Any]:
-    """Decode the record of an array, of which ``ndarray.__reduce__`` describes the state."""
+    """Decode the record of an array. NumPy documents its state at ``ndarray.__reduce__``."""
     _, shape, dtype, in_columns, values = record.state
     code, order = dtype.arguments[0], dtype.state[1]
     if dtype.name != "numpy.dtype" or code not in _INTEGERS or order not in ("<", ">", "|"):

@@ -133,8 +133,8 @@ def test_why_a_gpu_is_not_used(best: Recipe, change: Mapping[str, Any], why: str
 def test_a_measurement_beside_other_work(best: Recipe, load: float, slow: bool) -> None:
     said = findings(replace(FINE, load=load), ON_CPU, best)[1:]
     expected = (
-        "Before this measurement other programs used 2.1 of 4 cores, so it is too slow. Repeat it when "
-        "they have ended."
+        "Other programs kept 2.1 cores busy, and this machine has 4, so these times are too long. "
+        "Repeat nucleus doctor when they have ended."
     )
     assert said == ([expected] if slow else [])
     assert findings(replace(FINE, load=load), None, best) == []  # nothing was measured

@@ -182,8 +182,8 @@ def findings(found: Resources, speed: Speed | None, recipe: Recipe) -> list[str]
         )
         if found.load > BUSY * found.cores:
             said.append(
-                f"Other programs kept {found.load:.1f} cores busy, and this machine has {found.cores}, so "
-                "these times are too long. Repeat nucleus doctor when they have ended."
+                f"Other programs kept {found.load:.1f} cores busy, and this machine has {found.cores}, "
+                "so these times are too long. Repeat nucleus doctor when they have ended."
             )
     return said
 

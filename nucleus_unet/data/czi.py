@@ -80,14 +80,17 @@ def _stack(tiles: list[tuple[dict[str, Any], Any]], found: ElementTree.Element) 
             plane[y : y + height, x : x + width] = _tile(entry, height, width)
         return plane
 
-    channels = [
-        channel.get("Name", "")
-        for channel in found.iterfind(".//Information/Image/Dimensions/Channels/Channel")
-    ]
+    channels = _names(found, "Information/Image/Dimensions") or _names(found, "DisplaySetting")
     counts = {axis: len(values) for axis, values in positions.items()}
     x, y = (found.findtext(f".//Scaling/Items/Distance[@Id='{axis}']/Value") for axis in "XY")
     size = square_side_um(x, y, "m", "m")
     return Stack((bottom - top, right - left), counts, channels, size, read)
+
+
+def _names(found: ElementTree.Element, where: str) -> list[str]:
+    """Names of the channels in one part of the metadata; none if all are blank."""
+    names = [channel.get("Name", "") for channel in found.iterfind(f".//{where}/Channels/Channel")]
+    return names if any(names) else []
 
 
 def _extent(tiles: list[tuple[dict[str, Any], Any]], axis: str) -> tuple[int, int]:

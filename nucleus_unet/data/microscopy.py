@@ -70,8 +70,8 @@ def read_microscope_file(
     Raises
     ------
     NucleusError
-        If the extra is not installed, the file is damaged, a plane has more than `MOST_PIXELS`, or as
-        for `choose_plane`.
+        If the extra is not installed, the file is damaged or of an unusual kind, a plane has more than
+        `MOST_PIXELS`, or as for `choose_plane`.
     """
     kind = _kind(content)
     assert kind is not None
@@ -88,10 +88,11 @@ def read_microscope_file(
         chosen = choose_plane(limited, name, plane, every_channel=every_channel)
     except NucleusError:
         raise
-    except Exception as error:  # the libraries raise errors of any type for damaged files
+    except Exception as error:  # the libraries raise errors of any type
         why = " ".join(f"{error or type(error).__name__}".split())[:200]
         raise NucleusError(
-            f"{name}: the file is damaged ({why}). Download or save it again."
+            f"{name}: this {kind.name} file cannot be read ({why}). Copy it again, or export it as "
+            "OME-TIFF."
         ) from error
     if chosen.pixels.dtype.kind not in "buif":
         raise NucleusError(f"{name}: contains {chosen.pixels.dtype} values. Save real numbers.")

@@ -47,7 +47,7 @@ def square_side_um(
     width, height = _side_um(x, unit_x), _side_um(y, unit_y)
     if width is None or height is None or abs(width - height) > _TOLERANCE * min(width, height):
         return None
-    return (width + height) / 2
+    return float(f"{(width + height) / 2:.12g}")  # 0.4 and not 0.39999999999999997
 
 
 def tiff_pixel_size_um(tiff: tifffile.TiffFile, image: int = 0) -> float | None:

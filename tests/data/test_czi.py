@@ -113,6 +113,14 @@ def test_a_plane_is_chosen() -> None:
     )
 
 
+def test_names_of_channels_may_be_those_of_the_display() -> None:
+    unnamed = XML.replace(' Name="DAPI"', "").replace(' Name="GFP"', "")
+    shown = '<Channels><Channel Name="a"/><Channel Name="b"/></Channels>'
+    display = f"<DisplaySetting>{shown}</DisplaySetting></Metadata>"
+    content = czi(planes(), unnamed.replace("</Metadata>", display))
+    assert np.unique(read(content, channel="b", z=1)) == [10]
+
+
 def test_a_scene_is_chosen() -> None:
     content = czi([Tile(PIXELS + 100 * s, {"S": s, "X": 50 * s}) for s in range(2)])
     for choice in ("B2", "b2", "2"):
@@ -179,13 +187,13 @@ def test_a_tile_with_the_compression_of_a_photograph() -> None:
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        (czi([Tile(PIXELS, {})])[:700], "the file is damaged"),
-        (czi([Tile(PIXELS, {})])[:50], "the file is damaged"),
-        (b"ZISRAWFILE", "the file is damaged"),
-        (czi([Tile(PIXELS, {}, content=bytes(23))]), "the file is damaged"),
+        (czi([Tile(PIXELS, {})])[:700], "file cannot be read"),
+        (czi([Tile(PIXELS, {})])[:50], "file cannot be read"),
+        (b"ZISRAWFILE", "file cannot be read"),
+        (czi([Tile(PIXELS, {}, content=bytes(23))]), "file cannot be read"),
         (czi([Tile(PIXELS, {}, compression=77)]), "compression 77 is not known"),
-        (czi([Tile(PIXELS, {}, 4711)]), "the file is damaged"),
-        (czi([Tile(PIXELS, {}, compression=5, content=b"no Zstandard")]), "the file is damaged"),
+        (czi([Tile(PIXELS, {}, 4711)]), "file cannot be read"),
+        (czi([Tile(PIXELS, {}, compression=5, content=b"no Zstandard")]), "file cannot be read"),
         (
             czi([Tile(PIXELS, {}, compression=5, content=imagecodecs.zstd_encode(bytes(9**6)))]),
             "too small",
@@ -195,7 +203,7 @@ def test_a_tile_with_the_compression_of_a_photograph() -> None:
         (czi([Tile(PIXELS, {}), Tile(PIXELS, {"X": 2**31 - 7})]), "and the limit is 2³⁰"),
         (czi([Tile(PIXELS, {"H": h}) for h in range(2)]), "2 positions along the axis H"),
         (czi([Tile(PIXELS, {}, 10)]), "not understood"),  # complex numbers
-        (czi([Tile(PIXELS, {})], "<broken"), "the file is damaged"),
+        (czi([Tile(PIXELS, {})], "<broken"), "file cannot be read"),
     ],
 )
 def test_files_that_are_an_error(content: bytes, message: str) -> None:

@@ -14,7 +14,7 @@ from nucleus_unet.data import read_images, require_outside, scale_for
 from nucleus_unet.engine import Stage, home_folder
 from nucleus_unet.files import make_folder, sha256_file
 from nucleus_unet.network import resolve
-from nucleus_unet.nuclei import LabelFormat, Outlines
+from nucleus_unet.nuclei import LabelFormat, Outlines, require_format
 from nucleus_unet.recipe import Depth, Recipe, require_inference
 from nucleus_unet.runs import CHAMPION, records, registry, tracking
 from tasks.encode import encode
@@ -64,7 +64,8 @@ def predict(
             with the program. Without a champion, that is the built-in model too.
         outlines: Outlines to write in addition: geojson for QuPath, imagej for ImageJ's ROI manager,
             coco for COCO JSON.
-        label_format: png, or ome-tiff, which also holds the pixel size.
+        label_format: png; ome-tiff, which also holds the pixel size; or ome-zarr, which also holds
+            the image.
         diameter_px: Usual diameter of the nuclei in these images, in pixels. The images are then
             predicted at the size at which their nuclei look like those of the training.
         pixel_size_um: Side of a pixel in µm, if the files do not say it.
@@ -77,6 +78,7 @@ def predict(
     """
     require_inference(overrides)
     require_outside(images, out)
+    require_format(label_format)
     prepare()
     run_id, home = registry.run_of(model), home_folder()
     recipe, network = records.fetch_model(run_id)

@@ -42,10 +42,10 @@ from nucleus_unet.errors import NucleusError
 @click.option(
     "--labels",
     "label_format",
-    type=click.Choice(["png", "ome-tiff"]),
+    type=click.Choice(["png", "ome-tiff", "ome-zarr"]),
     default="png",
     show_default=True,
-    help="Format of the label images; ome-tiff also holds the pixel size.",
+    help="Format of the label images. ome-tiff also holds the pixel size, and ome-zarr the image too.",
 )
 @click.option(
     "--diameter",
@@ -111,6 +111,7 @@ def predict(
     if scale:
         overrides = (*overrides, f"inference.scale={scale}")
     require_inference(overrides)
+    nuclei.require_format(label_format)
     chosen = load_recipe("best", (*plane_overrides(channel, z, time, scene), *overrides))
     read_data(images, chosen.data.plane, on_bad=on_bad)
     start()

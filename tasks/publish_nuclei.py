@@ -79,7 +79,7 @@ def publish_nuclei(
     trained_on : TrainingImages, optional
         What the model was trained on, if it is known. Images that differ are reported.
     output : Output
-        Its folder gets ``labels/<id>.png`` (``.tif`` from 65,536 nuclei, or ``.ome.tif``),
+        Its folder gets ``labels/<id>.png`` (``.tif`` from 65,536 nuclei, ``.ome.tif`` or ``.zarr``),
         ``overlays/<id>.png`` (``.tif`` if it is very large), ``overview.png``, ``nuclei.csv``,
         ``nuclei.parquet`` and ``images.csv``; for outlines ``outlines/<id>.geojson``,
         ``outlines/<id>.zip`` (ImageJ), ``coco.json`` and ``coco_results.json``.
@@ -143,9 +143,13 @@ def _write_image(found: _Found, output: Output) -> list[measurements.Row]:
     if output.label_format == "png":
         content = found.label_file.read_bytes()
         _write(output, f"labels/{id_}{found.label_file.suffix}", content)
-    else:
+    elif output.label_format == "ome-tiff":
         content = exports.label_ome_tiff(found.labels, id_, found.pixel_size_um)
         _write(output, f"labels/{id_}.ome.tif", content)
+    else:
+        files = exports.ome_zarr(found.labels, found.channels, found.pixel_size_um)
+        for path, content in files.items():
+            _write(output, f"labels/{id_}.zarr/{path}", content)
     suffix, drawn = overlay_file(found.image, found.labels)
     _write(output, f"overlays/{id_}{suffix}", drawn)
     measured = measurements.measure_nuclei(

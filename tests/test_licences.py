@@ -21,6 +21,7 @@ NAMES = {  # what metadata call a licence
     "BSD": "BSD-3-Clause",
     "BSD License": "BSD-3-Clause",
     "CC0 1.0 Universal (CC0 1.0) Public Domain Dedication": "CC0-1.0",
+    "FreeBSD": "BSD-2-Clause",
     "GNU Library or Lesser General Public License (LGPL)": "LGPL",
     "ISC License (ISCL)": "ISC",
     "MIT License": "MIT",

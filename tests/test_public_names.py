@@ -38,8 +38,8 @@ EXPORTS = {
     """,
     "nuclei": """
         Imported LabelFormat Outlines THRESHOLDS encode_label_image import_annotations
-        match_nuclei nucleus_errors rated_nuclei read_submission resize_maps separate_nuclei
-        submission_rows validate_submission write_submission
+        match_nuclei nucleus_errors rated_nuclei read_submission require_format resize_maps
+        separate_nuclei submission_rows validate_submission write_submission
     """,
     "reports": """
         Candidate Comparison PREDICTED_LEGEND Verdict compare_scores contact_sheet data_uri decide

@@ -1,6 +1,7 @@
 from .exports import LabelFormat as LabelFormat
 from .exports import Outlines as Outlines
 from .exports import encode_label_image as encode_label_image
+from .exports import require_format as require_format
 from .imports import Imported as Imported
 from .imports import import_annotations as import_annotations
 from .instances import rated_nuclei as rated_nuclei

@@ -1,5 +1,6 @@
 """Exports of nuclei for other programs: label images, and outlines for QuPath, ImageJ and COCO tools."""
 
+import importlib
 import io
 import json
 import uuid
@@ -14,11 +15,12 @@ from numpy.typing import NDArray
 from roifile import ImagejRoi
 from skimage.measure import find_contours, regionprops
 
-from nucleus_unet.data import rle
+from nucleus_unet.data import Channels, rle
+from nucleus_unet.errors import NucleusError
 from nucleus_unet.nuclei.instances import largest_piece
 
 Outlines = Literal["geojson", "imagej", "coco"]
-LabelFormat = Literal["png", "ome-tiff"]
+LabelFormat = Literal["png", "ome-tiff", "ome-zarr"]
 Traced = Mapping[int, Sequence[NDArray[np.float64]]]
 """The rings of each nucleus, as `outlines` gives them."""
 Row = Mapping[str, Any]
@@ -190,3 +192,81 @@ def label_ome_tiff(labels: NDArray[np.integer], name: str, pixel_size_um: float 
         metadata={"axes": "YX", "Name": name, "UUID": f"urn:uuid:{identity}", **size, **units},
     )
     return content.getvalue()
+
+
+def require_format(label_format: LabelFormat) -> None:
+    """Raise a `NucleusError` if what writes this format is not installed."""
+    if label_format == "ome-zarr":
+        try:
+            importlib.import_module("zarr")
+        except ModuleNotFoundError as error:
+            raise NucleusError(
+                f"--labels ome-zarr: {error.name} is not installed. Install it with: "
+                "make install EXTRAS=microscopy"
+            ) from None
+
+
+def ome_zarr(
+    labels: NDArray[np.integer], channels: Channels, pixel_size_um: float | None
+) -> dict[str, bytes]:
+    """Encode an image and its labels as an OME-Zarr (NGFF 0.4), the labels as ``labels/nuclei``.
+
+    Parameters
+    ----------
+    labels : (H, W) int
+        0 background, 1..n one nucleus each.
+    channels : Channels
+        The values of the image, and the names of its channels.
+    pixel_size_um : float or None
+        Side of a pixel, if it is known.
+
+    Returns
+    -------
+    dict of str to bytes
+        The files of the folder by path. Equal values give equal bytes.
+    """
+    import zarr
+    from numcodecs import Zlib
+
+    files: dict[str, Any] = {}
+    store = zarr.storage.MemoryStore(files)
+
+    def write(group: str, pixels: NDArray[Any], axes: str, about: Row) -> None:
+        steps = [{"type": "scale", "scale": [pixel_size_um or 1 if n in "yx" else 1 for n in axes]}]
+        unit = {"unit": "micrometer"} if pixel_size_um else {}
+        channel = {"name": "c", "type": "channel"}
+        image = {
+            "version": "0.4",
+            "axes": [channel if n == "c" else {"name": n, "type": "space", **unit} for n in axes],
+            "datasets": [{"path": "0", "coordinateTransformations": steps}],
+        }
+        found = {"multiscales": [image], **about}
+        zarr.create_group(store, path=group, zarr_format=2, attributes=found).create_array(
+            "0",
+            data=pixels,
+            chunks=(1, *_CHUNK)[-pixels.ndim :],
+            compressors=Zlib(),
+            chunk_key_encoding={"name": "v2", "separator": "/"},
+        )
+
+    values = np.stack([*channels.planes.values()])
+    shown = [
+        {
+            "label": name,
+            "color": _COLOURS.get(name, "FFFFFF"),
+            "active": name in channels.segmented,
+            "window": {"min": low, "start": low, "max": high, "end": high},
+        }
+        for name, plane in channels.planes.items()
+        for low, high in [(float(plane.min()), float(plane.max()))]
+    ]
+    dtype = np.uint16 if labels.max(initial=0) < 2**16 else np.uint32
+    write("", values, "cyx", {"omero": {"version": "0.4", "channels": shown}})
+    zarr.create_group(store, path="labels", zarr_format=2, attributes={"labels": ["nuclei"]})
+    about = {"image-label": {"version": "0.4", "source": {"image": "../../"}}}
+    write("labels/nuclei", labels.astype(dtype), "yx", about)
+    return {path: buffer.to_bytes() for path, buffer in files.items()}
+
+
+_CHUNK = (1024, 1024)
+_COLOURS = {"red": "FF0000", "green": "00FF00", "blue": "0000FF"}

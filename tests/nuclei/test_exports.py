@@ -1,6 +1,8 @@
 import io
 import json
+import sys
 import zipfile
+from functools import partial
 from typing import Any
 
 import hypothesis.strategies as st
@@ -13,8 +15,22 @@ from numpy.typing import NDArray
 from roifile import ImagejRoi
 from skimage.measure import grid_points_in_poly, label
 
+from nucleus_unet.data import Channels
+from nucleus_unet.data.images import decode_channels, decode_image
+from nucleus_unet.data.ome_zarr import pack_zarr
 from nucleus_unet.data.rle import coco_counts
-from nucleus_unet.nuclei.exports import Row, coco, geojson, imagej, label_ome_tiff, outlines
+from nucleus_unet.errors import NucleusError
+from nucleus_unet.nuclei.exports import (
+    Row,
+    coco,
+    geojson,
+    imagej,
+    label_ome_tiff,
+    ome_zarr,
+    outlines,
+    require_format,
+)
+from nucleus_unet.recipe import Plane
 
 LABELS = np.array(
     [
@@ -125,3 +141,32 @@ def test_labels_as_ome_tiff(last: int, dtype: type) -> None:
     assert (pixels["PhysicalSizeX"], pixels["PhysicalSizeYUnit"]) == (0.65, "µm")
     assert label_ome_tiff(labels, "plate/a", 0.65) == content
     assert b"PhysicalSize" not in label_ome_tiff(labels, "plate/a", None)
+
+
+@pytest.mark.parametrize(("last", "dtype"), [(2, np.uint16), (2**16, np.uint32)])
+def test_labels_and_image_as_ome_zarr(last: int, dtype: type) -> None:
+    zarr = pytest.importorskip("zarr")
+    labels = np.where(LABELS == 2, last, LABELS)
+    planes = {name: LABELS.astype(np.uint16) * 1000 + i for i, name in enumerate(("DAPI", "GFP"))}
+    channels = Channels(planes, ("GFP",))
+    files = ome_zarr(labels, channels, 0.65)
+    content = pack_zarr({path: partial(bytes, data) for path, data in files.items()})
+    decoded = decode_channels(content, "a.zarr", Plane(channel="gfp"))
+    for name, plane in planes.items():
+        np.testing.assert_array_equal(decoded.planes[name], plane)
+    assert decode_image(content, "a.zarr", Plane(channel="2")).pixel_size_um == 0.65
+    buffers = {path: zarr.buffer.cpu.Buffer.from_bytes(data) for path, data in files.items()}
+    found = zarr.open_array(zarr.storage.MemoryStore(buffers), path="labels/nuclei/0")
+    assert found.dtype == dtype
+    np.testing.assert_array_equal(found[...], labels)
+    assert ome_zarr(labels, channels, 0.65) == files
+    assert b"micrometer" not in b"".join(ome_zarr(labels, channels, None).values())
+
+
+def test_a_format_that_needs_an_extra(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "zarr", None)
+    require_format("ome-tiff")
+    with pytest.raises(
+        NucleusError, match=r"zarr is not installed\. Install it with: make install"
+    ):
+        require_format("ome-zarr")

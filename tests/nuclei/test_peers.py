@@ -64,6 +64,29 @@ def test_roifile() -> None:
         np.testing.assert_array_equal(inside, number == LABELS)
 
 
+def test_ome_zarr(tmp_path: Path) -> None:
+    reader, ngff = (pytest.importorskip(f"ome_zarr.{name}") for name in ("reader", "io"))
+    image_of, labels_of = (
+        pytest.importorskip(f"ome_zarr_models.v04.{name}") for name in ("image", "image_label")
+    )
+    channels = Channels({"DAPI": LABELS * 2, "GFP": LABELS * 3}, ("GFP",))
+    for path, content in exports.ome_zarr(LABELS, channels, 0.5).items():
+        file = tmp_path / "a.zarr" / path
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_bytes(content)
+    for group, attributes in (
+        ("", image_of.ImageAttrs),
+        ("labels/nuclei", labels_of.ImageLabelAttrs),
+    ):
+        attributes.model_validate_json((tmp_path / "a.zarr" / group / ".zattrs").read_text())
+    image, _, labels = reader.Reader(ngff.parse_url(str(tmp_path / "a.zarr")))()
+    np.testing.assert_array_equal(image.data[0], [LABELS * 2, LABELS * 3])
+    assert image.metadata["channel_names"] == ["DAPI", "GFP"]
+    assert image.metadata["visible"] == [False, True]
+    assert image.metadata["coordinateTransformations"][0][0]["scale"] == [1, 0.5, 0.5]
+    np.testing.assert_array_equal(labels.data[0], LABELS)
+
+
 def test_tifffile() -> None:
     content = exports.label_ome_tiff(LABELS, "a", 0.5)
     np.testing.assert_array_equal(tifffile.imread(io.BytesIO(content)), LABELS)

@@ -141,6 +141,16 @@ def test_labels_are_ome_tiffs_by_choice(
     np.testing.assert_array_equal(found, [[1, 1, 1, 0, 0, 0]] * 4)
 
 
+def test_images_and_labels_are_ome_zarrs_by_choice(
+    raw: Path, images: Stage, encoded: Stage, tmp_path: Path
+) -> None:
+    zarr = pytest.importorskip("zarr")
+    publish([raw], images, encoded, Output(tmp_path / "out", label_format="ome-zarr"))
+    found = zarr.open_group(tmp_path / "out" / "labels" / "a.zarr", mode="r")
+    np.testing.assert_array_equal(found["labels/nuclei/0"], [[1, 1, 1, 0, 0, 0]] * 4)
+    assert found["0"][...].max() == 60_000
+
+
 def test_images_that_were_skipped_or_differ_are_in_the_table(
     home: Path, raw: Path, encoded: Stage, tmp_path: Path
 ) -> None:

@@ -15,6 +15,8 @@ from nucleus_unet.files import UNPRINTABLE
 
 LARGEST_ROI_BYTES = 2**26
 """Limit for an unpacked ROI, about five million points."""
+DAMAGED_ZIP = (OSError, EOFError, RuntimeError, ValueError, zipfile.BadZipFile, zlib.error)
+"""What zipfile raises for damaged files, and for those that are none."""
 _ROI, _ZIP = b"Iout", (b"PK\3\4", b"PK\5\6")
 _OUTLINED = (ROI_TYPE.POLYGON, ROI_TYPE.FREEHAND, ROI_TYPE.TRACED)
 _BOXED = (ROI_TYPE.RECT, ROI_TYPE.OVAL)
@@ -79,7 +81,7 @@ def _members(content: bytes, file: str) -> Iterator[tuple[str, bytes]]:
                     )
                 if not info.is_dir():
                     yield info.filename, archive.read(info)
-    except (OSError, EOFError, RuntimeError, ValueError, zipfile.BadZipFile, zlib.error) as error:
+    except DAMAGED_ZIP as error:
         raise NucleusError(
             f"{file}: not a complete zip file ({error}). Save the ROIs again."
         ) from error

@@ -1,7 +1,9 @@
 """Read one annotation file of another program."""
 
+import contextlib
 import gzip
 import json
+import zipfile
 import zlib
 from collections import Counter
 from collections.abc import Iterable, Iterator
@@ -12,12 +14,12 @@ from typing import Any
 from nucleus_unet.data.annotations.cellpose import is_seg, read_seg
 from nucleus_unet.data.annotations.coco import CocoImage, draw_coco, is_coco, read_coco
 from nucleus_unet.data.annotations.geojson import read_geojson
-from nucleus_unet.data.annotations.imagej import is_rois, read_rois
+from nucleus_unet.data.annotations.imagej import DAMAGED_ZIP, is_rois, read_rois
 from nucleus_unet.data.masks import DataProblem, Merged, Region, merge_regions
 from nucleus_unet.data.raw import LARGEST_MEMBER_BYTES
 from nucleus_unet.errors import NucleusError
 
-_GZIP = b"\x1f\x8b"
+_GZIP, _ZIP = b"\x1f\x8b", b"PK\3\4"
 
 
 def read_annotations(content: bytes, file: str, shape: tuple[int, int]) -> Merged:
@@ -44,6 +46,7 @@ def read_annotations(content: bytes, file: str, shape: tuple[int, int]) -> Merge
     NucleusError
         If the file is damaged or of another kind, or is COCO JSON, which describes several images.
     """
+    content = _unzipped(content)
     if is_seg(content):
         return read_seg(content, file, shape)
     if is_rois(content):
@@ -67,6 +70,7 @@ def coco_images(content: bytes, file: str) -> list[CocoImage] | None:
     NucleusError
         As for `read_coco` and `read_json`.
     """
+    content = _unzipped(content)
     if is_seg(content) or is_rois(content):
         return None
     document = read_json(content, file)
@@ -116,6 +120,18 @@ def read_file(path: Path, file: str) -> bytes:
         raise NucleusError(
             f"{file}: cannot be read ({error.strerror}). Check the path and its permissions."
         ) from error
+
+
+def _unzipped(content: bytes) -> bytes:
+    """The JSON in a zip file that holds nothing else, as QuPath writes it; other files as they are."""
+    if not content.startswith(_ZIP):
+        return content
+    with contextlib.suppress(*DAMAGED_ZIP), zipfile.ZipFile(BytesIO(content)) as archive:
+        members = archive.namelist()
+        if len(members) == 1 and members[0].endswith((".json", ".geojson")):
+            with archive.open(members[0]) as unpacked:
+                return unpacked.read(LARGEST_MEMBER_BYTES + 1)
+    return content  # read_rois says what is wrong with a damaged zip file
 
 
 def _without_repetition(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

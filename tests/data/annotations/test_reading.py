@@ -37,6 +37,14 @@ def square(left: int, top: int, side: int) -> dict[str, Any]:
     return polygon((left, top), (right, top), (right, bottom), (left, bottom))
 
 
+def zipped(content: bytes) -> bytes:
+    """As QuPath does it."""
+    packed = io.BytesIO()
+    with zipfile.ZipFile(packed, "w") as archive:
+        archive.writestr("slide 1.geojson", content)
+    return packed.getvalue()
+
+
 def read(content: bytes | str, shape: tuple[int, int] = (4, 5)) -> NDArray[np.int32]:
     content = content.encode() if isinstance(content, str) else content
     return read_annotations(content, "a", shape).labels
@@ -160,10 +168,12 @@ def test_the_bytes_decide_what_kind_of_file_it_is() -> None:
     seg = io.BytesIO()
     np.save(seg, np.array({"masks": labels}, object))
     text = geojson_of(labels).encode()
-    for content in (seg.getvalue(), imagej(outlines(labels)), text, gzip.compress(text)):
+    packed = gzip.compress(text), zipped(text)
+    for content in (seg.getvalue(), imagej(outlines(labels)), text, *packed):
         assert read(content, (2, 2)).tolist() == labels.tolist()
         assert coco_images(content, "a") is None
-    assert coco_images(gzip.compress(coco_of(labels).encode()), "a") is not None
+    for pack in (gzip.compress, zipped):
+        assert coco_images(pack(coco_of(labels).encode()), "a") is not None
 
 
 def test_text_with_a_byte_order_mark() -> None:
@@ -204,11 +214,13 @@ def test_damaged_gzip() -> None:
     content = gzip.compress(b"[]" + bytes(999))
     assert refused(content[:-5]).startswith("a: damaged (")
     assert refused(content[:12] + b"\xff" + content[13:]).startswith("a: damaged (")
+    assert refused(zipped(b"[]")[:-5]).startswith("a: not a complete zip file (")
 
 
 def test_files_that_are_too_large(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr(module, "LARGEST_MEMBER_BYTES", 10)
-    assert refused(gzip.compress(bytes(11))).startswith("a: larger than 0 GiB when unpacked.")
+    for pack in (gzip.compress, zipped):
+        assert refused(pack(bytes(11))).startswith("a: larger than 0 GiB when unpacked.")
     (tmp_path / "a").write_bytes(bytes(11))
     with pytest.raises(NucleusError, match=r"^a: larger than 0 GiB\. Split it"):
         read_file(tmp_path / "a", "a")

@@ -93,7 +93,7 @@ class Data(Part):
     )
     on_bad: OnBad = Field(
         "stop",
-        description="What to do with annotation files that cannot be label images, and in a prediction "
+        description="What to do with annotations that cannot be right, and in a prediction "
         "with images that cannot be read. stop: refuse the data; skip: leave these images out; accept: "
         "read the annotation anyway",
     )

@@ -70,7 +70,7 @@ def merge_masks(raws: list[Path], images: Stage, data: Data) -> StageResult:
         )
     if labels.skipped:
         get_run_logger().warning(
-            "%d images are left out, because their annotation files cannot be label images: %s",
+            "%d images are left out, because their annotation cannot be right: %s",
             *(len(labels.skipped), first_names([entry.id for entry in labels.skipped])),
         )
     nuclei = sum(entry.nuclei for entry in labels.entries)

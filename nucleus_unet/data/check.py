@@ -15,7 +15,7 @@ from nucleus_unet.data.images import decode_image, decode_labels, decode_mask, p
 from nucleus_unet.data.masks import (
     DECIDED_BY_RULE,
     IGNORED,
-    NOT_LABELS,
+    REFUSED,
     DataProblem,
     has_hole,
     merge_into_labels,
@@ -215,9 +215,10 @@ def _pixel_sizes(report: DatasetReport) -> str:
 def _verdict(report: DatasetReport) -> str:
     if faults := Counter(problem.kind for problem in report.faults):
         return "not usable: " + ", ".join(f"{n} {kind}" for kind, n in faults.most_common())
+    for_what = "" if report.annotated else " to predict, but not to train, as no image is annotated"
     if report.problems:
-        return f"usable: {len(report.problems)} small problems are decided by rule"
-    return "usable"
+        return f"usable{for_what}: {len(report.problems)} small problems are decided by rule"
+    return f"usable{for_what}"
 
 
 def _look(raw: RawDataset, plane: Plane, ignore_value: int | None, sample: RawSample) -> _Sample:
@@ -269,7 +270,7 @@ def _labels(
         if labels.shape == size:
             numbered = number_label_image(file, labels, ignore_value)
             problems += numbered.problems
-            if not any(problem.kind in NOT_LABELS for problem in numbered.problems):
+            if not any(problem.kind in REFUSED for problem in numbered.problems):
                 return numbered.labels
         else:
             problems.append(_wrong_size(file, labels.shape, size))

@@ -17,7 +17,14 @@ from PIL.PngImagePlugin import PngImageFile
 from nucleus_unet.data.layouts import KINDS_OF_FILES
 from nucleus_unet.data.microscopy import microscope_kind, read_microscope_file
 from nucleus_unet.data.pixel_size import tiff_pixel_size_um
-from nucleus_unet.data.stacks import MOST_PIXELS, Channels, Chosen, choose_plane, tiff_scenes
+from nucleus_unet.data.stacks import (
+    MOST_PIXELS,
+    Channels,
+    Chosen,
+    choose_plane,
+    require_channel,
+    tiff_scenes,
+)
 from nucleus_unet.errors import NucleusError
 from nucleus_unet.files import sha256_bytes
 from nucleus_unet.recipe import ONLY_PLANE, Plane
@@ -257,27 +264,28 @@ def _decode(
     *,
     every_channel: bool = False,
 ) -> Chosen:
-    if content.startswith(_PNG):
-        _check_png(content, name)
-        if role != "image" and content[_PNG_COLOUR_TYPE] == _PNG_PALETTE:
-            return Chosen(_palette_indices(PngImageFile, content, name))
-        return Chosen(_decode_opencv(content, name))
     if content.startswith(_TIFF):
         return _decode_tiff(content, name, role, plane, every_channel)
-    if content.startswith(_JPEG):
-        _check_jpeg(content, name)
-        return Chosen(_decode_opencv(content, name))
-    if content.startswith(_BMP):
-        _check_length(content, name, 2, from_start=True)
-        if role != "image" and content[_BMP_BITS : _BMP_BITS + 1] <= b"\x08":
-            return Chosen(_palette_indices(BmpImageFile, content, name))
-        return Chosen(_decode_opencv(content, name))
-    if content.startswith(_WEBP[0]) and content[8:12] == _WEBP[1]:
-        _check_length(content, name, 4, from_start=False)
-        return Chosen(_decode_opencv(content, name))
     if microscope_kind(content):
         return read_microscope_file(content, name, plane, every_channel=every_channel)
-    raise _damaged(name, "empty" if not content else f"not a {KINDS_OF_FILES}")
+    reader = None
+    if content.startswith(_PNG):
+        _check_png(content, name)
+        reader = PngImageFile if content[_PNG_COLOUR_TYPE] == _PNG_PALETTE else None
+    elif content.startswith(_JPEG):
+        _check_jpeg(content, name)
+    elif content.startswith(_BMP):
+        _check_length(content, name, 2, from_start=True)
+        reader = BmpImageFile if content[_BMP_BITS : _BMP_BITS + 1] <= b"\x08" else None
+    elif content.startswith(_WEBP[0]) and content[8:12] == _WEBP[1]:
+        _check_length(content, name, 4, from_start=False)
+    else:
+        raise _damaged(name, "empty" if not content else f"not a {KINDS_OF_FILES}")
+    if reader and role != "image":
+        return Chosen(_palette_indices(reader, content, name))
+    pixels = _decode_opencv(content, name)
+    require_channel(plane.channel, name, pixels)
+    return Chosen(pixels)
 
 
 def _damaged(name: str, how: object) -> NucleusError:
@@ -362,14 +370,17 @@ def _decode_tiff(
                 if max(ends, default=0) > len(content) or not all(page.databytecounts):
                     raise _damaged(name, "truncated")
             page = tiff.pages.first
-            if pages == 1 and not (role == "image" and _has_channels(page)):
-                return Chosen(_pixels(page, name, role), tiff_pixel_size_um(tiff))
+            is_named = tiff.is_ome and page.photometric == tifffile.PHOTOMETRIC.MINISBLACK
+            if pages == 1 and not (role == "image" and (is_named or _has_channels(page))):
+                pixels = _pixels(page, name, role)
+                require_channel(plane.channel, name, pixels)
+                return Chosen(pixels, tiff_pixel_size_um(tiff))
             if role != "image":
                 raise NucleusError(
                     f"{name}: has {pages} pages, but the annotation of an image has one. Save it as a "
                     "file of its own."
                 )
-            scenes = tiff_scenes(tiff, lambda page: _check_kind(page.dtype, page, name))
+            scenes = tiff_scenes(tiff, name, lambda page: _check_kind(page.dtype, page, name))
             return choose_plane(scenes, name, plane, every_channel=every_channel)
     except NucleusError:
         raise

@@ -39,6 +39,11 @@ _KAGGLE = re.compile(
 _IN_MASKS = re.compile(r"(?:[^/]+/){1,2}masks/.+", re.IGNORECASE)
 _OF_CELLPOSE = re.compile(r"(?P<id>.+?)_(?P<what>(?:cp_)?masks|flows|cp_output|cp_outlines)")
 """Files that cellpose writes for an image; its masks are a label image."""
+_ANNOTATED = re.compile(
+    r"(?:(?P<image>.*)[_-])?(?:labels?|masks?|seg|segmentations?|gt|ground_?truth|annotations?|targets?)",
+    re.IGNORECASE,
+)
+"""Names that files or folders of label images often have."""
 _CHANNEL = re.compile(r"(.+)_(\d{4})")
 """nnU-Net numbers the channels of an image in its file names."""
 
@@ -229,6 +234,7 @@ def _in_any_folders(path: Path, folders: Folders) -> tuple[str, list[RawSample]]
         for folder, stems in folders.items()
         for stem, files in stems.items()
     }
+    _require_images(path, folders)
     results = {id_: match for id_ in by_id if (match := _OF_CELLPOSE.fullmatch(id_))}
     masks = {id_: match["id"] for id_, match in results.items() if match["what"].endswith("masks")}
     labels: defaultdict[str, list[str]] = defaultdict(list)
@@ -243,6 +249,27 @@ def _in_any_folders(path: Path, folders: Folders) -> tuple[str, list[RawSample]]
             raise NucleusError(f"{path}: {files[0]} has no image {masks[id_]}. Add or remove it.")
         samples.append(_with_label_image(path, id_, files, labels, {}))
     return "images with label images next to them" if labels else "images", samples
+
+
+def _require_images(path: Path, folders: Folders) -> None:
+    """Make sure that no label image is taken for an image, because its place is not known."""
+    for folder, stems in folders.items():
+        if _ANNOTATED.fullmatch(_name(folder)):
+            for other, images in folders.items():
+                if other != folder and (both := images.keys() & stems.keys()):
+                    first = min(both)
+                    raise _unknown(path, stems[first][0], images[first][0])
+        for stem, files in stems.items():
+            match = _ANNOTATED.fullmatch(stem)
+            if match and match["image"] in stems and not _OF_CELLPOSE.fullmatch(stem):
+                raise _unknown(path, files[0], stems[match["image"]][0])
+
+
+def _unknown(path: Path, labels: str, image: str) -> NucleusError:
+    return NucleusError(
+        f"{path}: {labels} may be the label image of {image}. In a data set, name the folders images "
+        "and labels, or the files x.tif and x_masks.tif. To predict, give only the images."
+    )
 
 
 def _kaggle_sample(

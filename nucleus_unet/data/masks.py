@@ -1,6 +1,6 @@
 """Merge the masks of an image, or renumber a label image, into labels 1..n."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,14 +12,16 @@ from skimage.measure import label
 
 IGNORED = -1
 """Value in labels of pixels that nobody annotated; they are neither learned nor scored."""
-NOT_LABELS = ("no background", "not a label image")
-"""Kinds of problems of a file that cannot be a label image: training refuses it."""
-DECIDED_BY_RULE = ("overlap", "covered", "empty", "stray values", "wrong size")
+REFUSED = ("no background", "not a label image", "not masks", "wrong size", "unreadable")
+"""Kinds of problems of an annotation that cannot be right: training refuses it."""
+DECIDED_BY_RULE = ("overlap", "covered", "empty", "stray values")
 """Kinds of problems that `merge_into_labels` solves."""
 MOST_IN_PIECES = 0.1
-"""Share of the numbers of a label image that may lie in several pieces."""
+"""Share of the nuclei of an image that may lie in several pieces."""
 LEAST_MAIN_PIECE = 0.95
-"""A number lies in several pieces if its largest piece has a smaller share of its pixels."""
+"""A nucleus lies in several pieces if its largest piece has a smaller share of its pixels."""
+_LAST_NUMBERS = (2**8 - 1, 2**16 - 1)
+"""From these numbers on, a file of 8 or 16 bits begins again at 0."""
 
 
 @dataclass(frozen=True)
@@ -74,9 +76,10 @@ def merge_into_labels(masks: Iterable[tuple[str, NDArray[Any]]], shape: tuple[in
     -----
     - A mask whose size differs from that of the image is skipped, and so is a mask without foreground.
     - A mask should contain 0 and one other value, the foreground. If it contains more values, for
-      example because its edges were smoothed, the foreground is what reaches half of the largest
-      value of its type, or of the mask if its values are floating-point numbers. Those that are not
-      finite are background.
+      example because its edges were smoothed, the foreground is what reaches half of the largest one.
+      Values that are not finite are background.
+    - The files cannot be masks if more than `MOST_IN_PIECES` of them lie in several pieces. One nucleus
+      in two pieces is allowed, if there are others.
     - A pixel in several masks belongs to the nucleus with the fewest pixels. If those are equal, it
       belongs to the first by file name. A nucleus without any pixel left is skipped.
     - Labels are 1..n in the order of the file names of the masks that were not skipped.
@@ -92,6 +95,7 @@ def merge_into_labels(masks: Iterable[tuple[str, NDArray[Any]]], shape: tuple[in
     """
     problems: list[DataProblem] = []
     nuclei: list[Region] = []
+    in_pieces: dict[str, int] = {}
     for file, mask in masks:
         if mask.shape != shape:
             detail = f"{size_text(mask.shape)}, but the image is {size_text(shape)}: skipped"
@@ -101,13 +105,22 @@ def merge_into_labels(masks: Iterable[tuple[str, NDArray[Any]]], shape: tuple[in
         if stray:
             detail = (
                 f"{stray} pixels are neither 0 nor the largest value: "
-                "read as nucleus if at least half of the largest possible value"
+                "read as nucleus if at least half of it"
             )
             problems.append(DataProblem(file, "stray values", detail))
         if nucleus.any():
             nuclei.append(Region(file, box, nucleus))
+            count, share = pieces(nucleus.astype(np.int32))
+            if share[0] < LEAST_MAIN_PIECE:
+                in_pieces[file] = int(count[0])
         else:
             problems.append(DataProblem(file, "empty", "no foreground: skipped"))
+    if _too_many(list(in_pieces.values()), len(nuclei), MOST_IN_PIECES):
+        detail = (
+            f"{len(in_pieces)} of {len(nuclei)} masks show several pieces, {sum(in_pieces.values())} in "
+            "all. A mask is one nucleus. If it is a label image, name it labels.png, outside of masks"
+        )
+        problems.append(DataProblem(min(in_pieces), "not masks", detail))
 
     merged = merge_regions(sorted(nuclei, key=lambda nucleus: nucleus.name), shape)
     found = sorted([*problems, *merged.problems], key=lambda problem: problem.file)
@@ -245,13 +258,14 @@ def number_label_image(file: str, numbers: NDArray[Any], ignore_value: int | Non
     Returns
     -------
     Merged
-        The labels, with a problem of a kind in `NOT_LABELS` if no pixel is background, or if more than
-        `MOST_IN_PIECES` of the numbers lie in several pieces. One nucleus in two pieces is allowed, if
-        there are others.
+        The labels, with a problem of a kind in `REFUSED` if no pixel is background, or if more than
+        `MOST_IN_PIECES` of the numbers lie in several pieces; if every number of 8 or 16 bits is used,
+        none may. One nucleus in two pieces is allowed, if there are others.
     """
     ignored = numbers == ignore_value
     labels = relabel(np.where(ignored, 0, numbers))
-    problems = _problems_of_label_image(file, labels)
+    is_full = int(numbers.max(initial=0)) == int(labels.max(initial=0)) in _LAST_NUMBERS
+    problems = _problems_of_label_image(file, labels, 0 if is_full else MOST_IN_PIECES)
     return Merged(with_ignored(labels, ignored) if ignored.any() else labels, problems)
 
 
@@ -276,7 +290,9 @@ def with_ignored(labels: NDArray[np.int32], ignored: NDArray[np.bool_]) -> NDArr
     return np.where(ignored, np.int32(IGNORED), relabel(np.where(ignored, 0, labels)))
 
 
-def _problems_of_label_image(file: str, labels: NDArray[np.int32]) -> tuple[DataProblem, ...]:
+def _problems_of_label_image(
+    file: str, labels: NDArray[np.int32], most_in_pieces: float
+) -> tuple[DataProblem, ...]:
     if labels.all():
         detail = (
             "no pixel is 0, so there is no background. Use 0 for background, 1, 2, ... for nuclei"
@@ -284,8 +300,7 @@ def _problems_of_label_image(file: str, labels: NDArray[np.int32]) -> tuple[Data
         return (DataProblem(file, "no background", detail),)
     count, share = pieces(labels)
     split = count[share < LEAST_MAIN_PIECE]
-    one_in_two_pieces = split.tolist() == [2] and len(count) > 1
-    if len(split) <= MOST_IN_PIECES * len(count) or one_in_two_pieces:
+    if not _too_many(split.tolist(), len(count), most_in_pieces):
         return ()
     detail = (
         f"{len(split)} of {len(count)} numbers lie in several pieces, {split.sum()} in all. "
@@ -293,6 +308,12 @@ def _problems_of_label_image(file: str, labels: NDArray[np.int32]) -> tuple[Data
         "16 bits"
     )
     return (DataProblem(file, "not a label image", detail),)
+
+
+def _too_many(in_pieces: Sequence[int], nuclei: int, most: float) -> bool:
+    """Whether too many nuclei lie in pieces, given the number of pieces of each that does."""
+    one_in_two_pieces = list(in_pieces) == [2] and nuclei > 1
+    return len(in_pieces) > most * nuclei and not one_in_two_pieces
 
 
 def _foreground(mask: NDArray[Any]) -> tuple[tuple[slice, slice], NDArray[np.bool_], int]:
@@ -308,8 +329,7 @@ def _foreground(mask: NDArray[Any]) -> tuple[tuple[slice, slice], NDArray[np.boo
     value = crop.max() or crop.min()  # the foreground may be -1
     stray = int(np.count_nonzero(nucleus) - np.count_nonzero(crop == value))
     if stray:
-        largest = np.iinfo(mask.dtype).max if mask.dtype.kind in "iu" else value
-        nucleus = crop / largest >= 0.5
+        nucleus = crop / value >= 0.5
     return box, nucleus, stray
 
 

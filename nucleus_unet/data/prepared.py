@@ -27,7 +27,7 @@ from nucleus_unet.data.images import (
     pixel_digest,
 )
 from nucleus_unet.data.masks import (
-    NOT_LABELS,
+    REFUSED,
     DataProblem,
     Merged,
     merge_into_labels,
@@ -123,7 +123,7 @@ class Labels(_Record):
 
     entries: tuple[LabelsEntry, ...]
     skipped: tuple[LabelsEntry, ...] = ()
-    """Entries that are not used, because their files cannot be label images."""
+    """Entries that are not used, because their annotation cannot be right."""
 
     @property
     def problems(self) -> tuple[DataProblem, ...]:
@@ -237,16 +237,15 @@ def prepare_labels(
     images : Images
         The images of the same data sets, from `prepare_images`.
     on_bad : OnBad
-        What to do with files that cannot be label images, see `number_label_image`.
+        What to do with annotations that cannot be right: of a kind in `REFUSED`.
     ignore_value : int, optional
         Value in label images of the pixels that nobody annotated.
 
     Raises
     ------
     NucleusError
-        If an image is not annotated or not in `images`, a mask is truncated, a label image or a mask
-        of pixels to ignore has another size than its image, one id has different contents, or a file
-        cannot be a label image and `on_bad` is ``stop``.
+        If an image is not annotated or not in `images`, one id has different contents, a file cannot
+        be read and `on_bad` is not ``skip``, or an annotation cannot be right and `on_bad` is ``stop``.
     """
     shapes = {image.id: (image.height, image.width) for image in images.entries}
 
@@ -267,12 +266,6 @@ def prepare_labels(
         if found is not None:
             return found.model_copy(update={"id": sample.id})
         name = f"{raw.path}: {sample.id}"
-        merged = _merge(files, (height, width), name, sample, ignore_value)
-        if ignore is not None:
-            mask = _of_size(
-                decode_mask(ignore, f"{name}, ignore"), (height, width), f"{name}, ignore"
-            )
-            merged = replace(merged, labels=with_ignored(merged.labels, mask != 0))
         made = LabelsEntry(
             id=sample.id,
             digest=digest,
@@ -280,9 +273,24 @@ def prepare_labels(
             source_sha256=source_sha256,
             height=height,
             width=width,
-            nuclei=int(merged.labels.max(initial=0)),
-            problems=merged.problems,
+            nuclei=0,
+            problems=(),
         )
+        try:
+            merged = _merge(files, (height, width), name, sample, ignore_value)
+            if ignore is not None:
+                mask = _of_size(
+                    decode_mask(ignore, f"{name}, ignore"), (height, width), f"{name}, ignore"
+                )
+                merged = replace(merged, labels=with_ignored(merged.labels, mask != 0))
+        except NucleusError as error:
+            if on_bad != "skip":
+                raise
+            first = next((file for file, _ in files), "ignore")
+            problem = DataProblem(first, "unreadable", str(error).removeprefix(f"{name}/{first}: "))
+            return made.model_copy(update={"problems": (problem,)})
+        nuclei, problems = int(merged.labels.max(initial=0)), merged.problems
+        made = made.model_copy(update={"nuclei": nuclei, "problems": problems})
         fits = merged.labels.min(initial=0) == 0 and made.nuclei <= np.iinfo(np.uint16).max
         smallest = np.uint16 if fits else np.int32
         return _store(store, made, merged.labels.astype(smallest))
@@ -291,15 +299,15 @@ def prepare_labels(
         entries = _one_each(in_threads(entry, samples, progress))
     if on_bad == "accept":
         return Labels(entries=entries)
-    bad = tuple(filter(_is_no_label_image, entries))
+    bad = tuple(filter(_is_refused, entries))
     if bad and on_bad == "stop":
-        [problem] = bad[0].problems
+        problem = next(filter(_is_refusal, bad[0].problems))
         raise NucleusError(
-            f"{len(bad)} of {len(entries)} files cannot be label images, for example {bad[0].id}/"
+            f"{len(bad)} of {len(entries)} annotations cannot be right, for example {bad[0].id}/"
             f"{problem.file}: {problem.detail}. nucleus check lists all of them. Repair them, or train "
             "with --on-bad skip or accept."
         )
-    return Labels(entries=tuple(filterfalse(_is_no_label_image, entries)), skipped=bad)
+    return Labels(entries=tuple(filterfalse(_is_refused, entries)), skipped=bad)
 
 
 def annotation_digest(files: Iterable[tuple[str, bytes]], ignore: bytes | None = None) -> str:
@@ -310,8 +318,12 @@ def annotation_digest(files: Iterable[tuple[str, bytes]], ignore: bytes | None =
     return sha256_bytes(listing.encode())
 
 
-def _is_no_label_image(entry: LabelsEntry) -> bool:
-    return any(problem.kind in NOT_LABELS for problem in entry.problems)
+def _is_refused(entry: LabelsEntry) -> bool:
+    return any(map(_is_refusal, entry.problems))
+
+
+def _is_refusal(problem: DataProblem) -> bool:
+    return problem.kind in REFUSED
 
 
 def originals(

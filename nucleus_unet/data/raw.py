@@ -23,7 +23,8 @@ SAMPLE_NAMES = {
 """Folders of the built-in sample, and what the data sets are called."""
 LARGEST_MEMBER_BYTES = 2**31
 """Limit for an unpacked file: a few bytes of a zip file can unpack to any amount of memory."""
-_DEPTH = 4  # the levels: top folder, id, "images" or "masks", file
+MOST_LEVELS = 16
+"""Limit for folders within folders."""
 
 _DAMAGED = (zipfile.BadZipFile, zlib.error, lzma.LZMAError)
 
@@ -40,10 +41,7 @@ class RawDataset:
     members: Mapping[str, Callable[[], bytes]]
     """For each file by name, a function that reads it."""
     unread: tuple[str, ...]
-    """Files that belong to no sample, sorted, with unprintable characters replaced.
-
-    Folders are searched as deep as the layout goes.
-    """
+    """Files that belong to no sample, sorted, with unprintable characters replaced."""
 
     def read(self, name: str) -> bytes:
         """The content of a file; files in a zip are unpacked in memory.
@@ -169,7 +167,7 @@ def is_sample(paths: Sequence[Path]) -> bool:
     return all(path.absolute().name in SAMPLE_NAMES for path in paths)
 
 
-def walk(folder: Path, depth: int = _DEPTH, prefix: str = "") -> Iterator[str]:
+def walk(folder: Path, prefix: str = "") -> Iterator[str]:
     """Names of the files and folders that `open_raw` reads, relative to `folder`.
 
     The names of folders end in a slash. An OME-Zarr counts as a file; if `folder` is one, its name is
@@ -178,8 +176,12 @@ def walk(folder: Path, depth: int = _DEPTH, prefix: str = "") -> Iterator[str]:
     Raises
     ------
     NucleusError
-        If a folder cannot be listed.
+        If a folder cannot be listed, or is more than `MOST_LEVELS` deep, as links in a circle are.
     """
+    if prefix.count("/") > MOST_LEVELS:
+        raise NucleusError(
+            f"{folder}: more than {MOST_LEVELS} folders deep. Give the folder that holds the images."
+        )
     if not prefix and is_zarr(folder):
         yield "."
         return
@@ -201,8 +203,7 @@ def walk(folder: Path, depth: int = _DEPTH, prefix: str = "") -> Iterator[str]:
             yield name
         else:
             yield f"{name}/"
-            if depth > 1:
-                yield from walk(Path(entry.path), depth - 1, f"{name}/")
+            yield from walk(Path(entry.path), f"{name}/")
 
 
 def reads(dataset: Path, place: Path) -> bool:

@@ -78,7 +78,8 @@ def choose_plane(scenes: Scenes, name: str, plane: Plane, *, every_channel: bool
     name : str
         Name of the file, for messages.
     plane : Plane
-        What to choose. Choices along an axis that has only one position are ignored.
+        What to choose. If there is only one channel, another one cannot be chosen. If there is only one
+        z plane, time or scene, it is read whatever is chosen.
     every_channel : bool
         Read the other channels too.
 
@@ -91,6 +92,9 @@ def choose_plane(scenes: Scenes, name: str, plane: Plane, *, every_channel: bool
     stack = _scene(scenes, name, plane.scene)
     at = _chosen(stack, name, plane)
     pixels, count = _read(stack, at, plane), stack.counts.get("C", 1)
+    if count == 1:
+        only = stack.channels[0] if len(stack.channels) == 1 else ""
+        require_channel(plane.channel, name, pixels, only)
     if not every_channel or count == 1 or pixels.ndim > 2:
         return Chosen(pixels, stack.pixel_size_um)
     names = _distinct(stack.channels, count) or [str(number) for number in range(1, count + 1)]
@@ -98,6 +102,35 @@ def choose_plane(scenes: Scenes, name: str, plane: Plane, *, every_channel: bool
         name: _read(stack, at | {"C": position}, plane) for position, name in enumerate(names)
     }
     return Chosen(pixels, stack.pixel_size_um, Channels(others, (names[at["C"]],)))
+
+
+def require_channel(choice: str | None, name: str, pixels: NDArray[Any], only: str = "") -> None:
+    """Make sure that a chosen channel is the only one of an image.
+
+    Parameters
+    ----------
+    choice : str, optional
+        Name or number of the channel. Any name will do if that of the image is not known.
+    name : str
+        Name of the file, for messages.
+    pixels : (H, W) or (H, W, S)
+        The image.
+    only : str
+        Name of its channel, or nothing if it is not known.
+
+    Raises
+    ------
+    NucleusError
+        If it is another channel, or if the image has colours.
+    """
+    if choice is None:
+        return
+    if pixels.ndim > 2 and pixels.shape[2] > 2:
+        raise NucleusError(f"{name}: is a colour image without channels. Leave --channel out.")
+    is_number, known = choice.isdecimal(), {"1", only.lower()}
+    if choice.lower() not in known and (is_number or only):
+        called = f" ({only})" if only else ""
+        raise NucleusError(f"{name}: holds 1 channel{called}, and {choice} is none of them.")
 
 
 def _read(stack: Stack, at: Mapping[str, int], plane: Plane) -> NDArray[Any]:
@@ -108,18 +141,27 @@ def _read(stack: Stack, at: Mapping[str, int], plane: Plane) -> NDArray[Any]:
     return stack.read(at)
 
 
-def tiff_scenes(tiff: tifffile.TiffFile, opened: Callable[[tifffile.TiffPage], None]) -> Scenes:
+def tiff_scenes(
+    tiff: tifffile.TiffFile, name: str, opened: Callable[[tifffile.TiffPage], None]
+) -> Scenes:
     """The images of a TIFF.
 
     Parameters
     ----------
     tiff : tifffile.TiffFile
+    name : str
+        Name of the file, for messages.
     opened : callable
         Gets the first page of an image that is opened, and raises if it cannot be read.
     """
 
     def stack(scene: int) -> Stack:
         series = tiff.series[scene]
+        if None in series.pages:  # tifffile would read zeros
+            raise NucleusError(
+                f"{name}: parts of the image are in other files, as its metadata say. Save it as one "
+                "file."
+            )
         opened(series.keyframe)
         axes = series.axes
         if "Z" not in axes and (pages := [axis for axis in axes if axis in _PAGES]):

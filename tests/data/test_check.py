@@ -113,6 +113,8 @@ def test_a_data_set_without_any_masks_has_no_problems(tmp_path: Path) -> None:
     report = check_dataset(tmp_path)
     assert report.problems == ()
     assert (report.annotated, report.areas_px.size) == (0, 0)
+    said = "usable to predict, but not to train, as no image is annotated"
+    assert format_report(report, (8, 30)).splitlines()[-1] == said
 
 
 def test_problems_are_sorted_by_file(good: Path) -> None:
@@ -159,7 +161,9 @@ def test_problems_are_sorted_by_file(good: Path) -> None:
     lines = format_report(report, (8, 30)).splitlines()
     assert "unreadable                5" in lines
     assert any(line.startswith("c               duplicate") for line in lines)
-    assert lines[-1] == "not usable: 5 unreadable, 1 not annotated, 1 not a label image"
+    assert lines[-1] == (
+        "not usable: 5 unreadable, 1 wrong size, 1 not annotated, 1 not a label image"
+    )
 
 
 def test_progress_and_errors_about_the_layout(good: Path) -> None:

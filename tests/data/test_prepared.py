@@ -233,6 +233,10 @@ def test_label_image_of_another_size(raw: Path, store: Path) -> None:
     write_png(raw / "a/labels.png", dot(0, 0))
     with pytest.raises(NucleusError, match=r"a/labels\.png: 4x6, but the image is 1x3"):
         prepare_labels([raw], images, store, "code")
+    [skipped] = prepare_labels([raw], images, store, "code", on_bad="skip").skipped
+    [problem] = skipped.problems
+    assert (skipped.id, problem.file, problem.kind) == ("a", "labels.png", "unreadable")
+    assert problem.detail.startswith("4x6, but the image is 1x3. Save the labels")
 
 
 def test_files_that_are_not_label_images(store: Path, tmp_path: Path) -> None:
@@ -242,7 +246,7 @@ def test_files_that_are_not_label_images(store: Path, tmp_path: Path) -> None:
         write_png(raw / f"{id_}/labels.png", dot(0, 0) | (dot(0, 2) if id_ != "a" else 0))
     images = prepare_images([raw], store, "code")
     said = (
-        r"2 of 3 files cannot be label images, for example b/labels\.png: 1 of 1 numbers lie in several "
+        r"2 of 3 annotations cannot be right, for example b/labels\.png: 1 of 1 numbers lie in several "
         r"pieces, 2 in all\. Give"
     )
     with pytest.raises(NucleusError, match=said):

@@ -357,6 +357,16 @@ def test_digest(tmp_path: Path) -> None:
             "contains several data sets, below s and t",
         ),
         ({"a.png": b"", "a.tif": b""}, "a has 2 images"),
+        ({"raw/a.png": b"", "gt/a.tif": b""}, "gt/a.tif may be the label image of raw/a.png. In a"),
+        ({"s/a.png": b"", "s/Ground_Truth/a.png": b""}, "may be the label image of s/a.png. In a"),
+        (
+            {"a.png": b"", "a_label.png": b"", "b.png": b""},
+            "a_label.png may be the label image of a.p",
+        ),
+        (
+            {"p/a.png": b"", "p/a-seg.tif": b""},
+            "p/a-seg.tif may be the label image of p/a.png. In a",
+        ),
         ({"a\x1b]0;b.png": b""}, "'a.x1b.0;b.png' has characters that cannot be printed"),
         ({f"{'ж' * 121}/images/a.png": b""}, "is longer than 240 bytes"),
     ],
@@ -365,6 +375,12 @@ def test_layouts_that_are_an_error(
     tmp_path: Path, container: str, files: dict[str, bytes], message: str
 ) -> None:
     assert_error(write(tmp_path, files, container), match=message)
+
+
+@pytest.mark.parametrize("files", [{"labels/a.png": b"", "x/b.png": b""}, {"a_label.png": b""}])
+def test_names_alone_make_no_label_image(tmp_path: Path, files: dict[str, bytes]) -> None:
+    with open_raw(write_folder(tmp_path, files)) as raw:
+        assert len(raw.samples) == len(files)
 
 
 @pytest.mark.parametrize("files", [{"a.png": b""}, {"a/images/a.png": b""}])
@@ -414,6 +430,12 @@ def test_a_link_to_itself_is_not_a_folder(tmp_path: Path) -> None:
     assert "again" in walk(folder)
     with open_raw(folder) as raw:
         assert raw.samples == SAMPLES
+
+
+def test_links_in_a_circle(tmp_path: Path) -> None:
+    folder = write_folder(tmp_path, FILES)
+    (folder / "again").symlink_to(folder)
+    assert_error(folder, match="more than 16 folders deep. Give the folder that holds the images")
 
 
 @pytest.mark.parametrize("name", ["../a/images/a.png", "/a/images/a.png", "a\\..\\b.png"])

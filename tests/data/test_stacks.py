@@ -1,8 +1,10 @@
 """Which plane of a TIFF with several is read."""
 
+import re
 from io import BytesIO
 from typing import Any
 
+import cv2
 import numpy as np
 import pytest
 import tifffile
@@ -117,15 +119,43 @@ def test_colours_are_no_channels() -> None:
     colours = np.arange(2 * 24 * 3, dtype=np.uint8).reshape(2, 4, 6, 3)
     content = tiff(colours, photometric="rgb")
     np.testing.assert_array_equal(decode_image(content, "c", Plane(z=2)).image, colours[1])
-    np.testing.assert_array_equal(
-        decode_image(tiff(colours[0], photometric="rgb"), "c", Plane(channel="DAPI")).image,
-        colours[0],
+    for content in (tiff(colours[0], photometric="rgb"), cv2.imencode(".png", colours[0])[1]):
+        with pytest.raises(NucleusError, match=r"^c: is a colour image without channels"):
+            decode_image(bytes(content), "c", Plane(channel="blue"))
+
+
+PNG = bytes(cv2.imencode(".png", np.zeros(SIZE, np.uint8))[1])
+
+
+@pytest.mark.parametrize("content", [PNG, tiff(stack(1)), ome(stack(1, 1), "CZYX", ["GFP"])])
+def test_a_file_with_one_plane_needs_no_choice(content: bytes) -> None:
+    assert value(content) == value(content, channel="gfp", z=7, time=3, scene="b") == 0
+    with pytest.raises(NucleusError, match=r"holds 1 channel.*, and 2 is none of them"):
+        value(content, channel="2")
+
+
+@pytest.mark.parametrize("planes", [(1,), (1, 3)])
+def test_the_only_channel_is_not_taken_for_another(planes: tuple[int, ...]) -> None:
+    content = ome(stack(*planes), "CZYX"[: len(planes)] + "YX", ["GFP"])
+    assert value(content, channel="GFP", z=1) == 0
+    with pytest.raises(NucleusError) as caught:
+        value(content, channel="DAPI", z=1)
+    assert str(caught.value) == "cells.tif: holds 1 channel (GFP), and DAPI is none of them."
+
+
+def test_parts_of_an_image_in_other_files() -> None:
+    with tifffile.TiffFile(BytesIO(ome(stack(2), "CYX", ["DAPI", "GFP"]))) as file:
+        xml = file.ome_metadata or ""
+    parts = "".join(
+        f'<TiffData FirstC="{c}" IFD="0" PlaneCount="1"><UUID FileName="{name}.tif">urn:uuid:{name}'
+        "</UUID></TiffData>"
+        for c, name in enumerate("ab")
     )
-
-
-def test_a_file_with_one_plane_needs_no_choice_and_takes_any() -> None:
-    for content in (tiff(stack(1)), ome(stack(1, 1), "CZYX", ["GFP"])):
-        assert value(content) == value(content, channel="DAPI", z=7, time=3) == 0
+    start, end = xml.index("<TiffData"), xml.index("</Pixels>")
+    described = re.sub(r'UUID="[^"]*"', 'UUID="urn:uuid:a"', f"{xml[:start]}{parts}{xml[end:]}")
+    content = tiff(stack(2)[0], description=described, metadata=None, photometric="minisblack")
+    with pytest.raises(NucleusError, match="parts of the image are in other files"):
+        value(content, channel="GFP")
 
 
 @pytest.mark.parametrize(

@@ -69,14 +69,14 @@ def test_images_whose_files_are_not_label_images_are_left_out(
     cv2.imwrite(str(raw / "id0" / "labels.png"), np.array([[1, 0, 1], [1, 0, 1]], np.uint8))
     (raw / "id0" / "masks").rmdir()
     images = ingest_stage(home, [raw], annotated=True)
-    said = r"1 of 4 files cannot be label images, for example id0/labels\.png"
+    said = r"1 of 4 annotations cannot be right, for example id0/labels\.png"
     with pytest.raises(NucleusError, match=said):
         merge_masks.fn([raw], images, Data())
     monkeypatch.setattr(module, "create_table_artifact", lambda *_, **__: None)
     monkeypatch.setattr(module, "get_run_logger", lambda: logging.getLogger("masks"))
     labels = merge_masks.fn([raw], images, Data(on_bad="skip"))
     assert isinstance(labels, Stage)
-    said = "1 images are left out, because their annotation files cannot be label images: id0"
+    said = "1 images are left out, because their annotation cannot be right: id0"
     assert caplog.messages[-1] == said
     done = split.fn(images, labels, Data())
     assert isinstance(done, Stage)

@@ -12,6 +12,7 @@ from pydantic import Field, PositiveFloat, PositiveInt
 from flows.running import Work, prepare, task_runner, tracked
 from nucleus_unet.data import read_images, require_outside, scale_for
 from nucleus_unet.engine import Stage, home_folder
+from nucleus_unet.errors import NucleusError
 from nucleus_unet.files import make_folder, sha256_file
 from nucleus_unet.network import resolve
 from nucleus_unet.nuclei import LabelFormat, Outlines, require_format
@@ -84,6 +85,8 @@ def predict(
     recipe, network = records.fetch_model(run_id)
     trained_on = records.fetch_training_images(run_id)
     if diameter_px:
+        if any(one.startswith("inference.scale=") for one in overrides):
+            raise NucleusError("Give a diameter or inference.scale, not both.")
         overrides = (*overrides, f"inference.scale={scale_for(diameter_px, trained_on)}")
     chosen = {"channel": channel, "z": z, "time": time, "scene": scene, "on_bad": on_bad}
     data = recipe.data.model_copy(update=chosen)

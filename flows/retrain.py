@@ -6,6 +6,7 @@ from typing import Literal
 
 from prefect import State, flow
 from prefect.states import Completed
+from pydantic import PositiveInt
 
 from flows.predict import find_nuclei
 from flows.running import (
@@ -23,7 +24,7 @@ from nucleus_unet.data import is_sample, read_images, read_labels, shared_images
 from nucleus_unet.engine import home_folder
 from nucleus_unet.errors import NucleusError
 from nucleus_unet.network import resolve
-from nucleus_unet.recipe import Recipe, load_recipe
+from nucleus_unet.recipe import Depth, OnBad, Recipe, data_overrides, load_recipe
 from nucleus_unet.runs import fetch_start_weights, run_url, tracking, with_start
 from tasks.evaluate import evaluate, scores_of, tuned_by
 from tasks.ingest import ingest
@@ -60,6 +61,12 @@ def retrain(
     recipe_file: Path | None = None,
     overrides: tuple[str, ...] = (),
     registry: bool = True,
+    channel: str | None = None,
+    z: Depth | None = None,
+    time: PositiveInt | None = None,
+    scene: str | None = None,
+    ignore_value: PositiveInt | None = None,
+    on_bad: OnBad | None = None,
 ) -> Retrained | State[None]:
     """Train a model on annotated images, score it, and predict the test images.
 
@@ -71,9 +78,19 @@ def retrain(
         recipe_file: A recipe of your own as a TOML file on the worker, instead of a named recipe.
         overrides: Changes of the recipe, for example training.epochs=30.
         registry: Register the model, and make it the champion if it is better than the champion.
+        channel: If the images have several channels: the name or number, from 1.
+        z: If the images have several z planes: max, middle or a number, from 1.
+        time: If the images are time series: the number, from 1.
+        scene: If the files hold several images (scenes, series, positions): the name or number, from 1.
+        ignore_value: Value in label images of pixels that nobody annotated.
+        on_bad: What to do if an annotation cannot be right: refuse the data (default), leave the image
+            out, or read it anyway.
     """
     prepare()
-    chosen = load_recipe(recipe_file or recipe, overrides)
+    given = data_overrides(
+        channel=channel, z=z, time=time, scene=scene, ignore_value=ignore_value, on_bad=on_bad
+    )
+    chosen = load_recipe(recipe_file or recipe, (*overrides, *given))
     if test_data and not training_data:
         raise NucleusError(
             "Test data need training data, because the built-in sample has test images of its own. Give "

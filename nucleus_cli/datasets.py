@@ -1,12 +1,13 @@
 """Commands about data sets: check, fetch and import."""
 
+import shlex
 import sys
 from collections.abc import Callable
 from pathlib import Path
 
 import click
 
-from nucleus_cli.options import PATH, ignore_value_option, plane_options, plane_overrides
+from nucleus_cli.options import PATH, ignore_value_option, plane_options
 from nucleus_cli.starting import command_progress, print_table, typed_command
 from nucleus_unet.files import first_names
 
@@ -31,9 +32,11 @@ def check(
     """
     from nucleus_unet.data import check_dataset, format_report
     from nucleus_unet.network import builtin_model
-    from nucleus_unet.recipe import load_recipe
+    from nucleus_unet.recipe import data_overrides, load_recipe
 
-    plane = load_recipe("best", plane_overrides(channel, z, time, scene)).data.plane
+    plane = load_recipe(
+        "best", data_overrides(channel=channel, z=z, time=time, scene=scene)
+    ).data.plane
     progress = command_progress("checking", "images")
     report = check_dataset(data, progress, against, plane, ignore_value)
     small, _, large = builtin_model().trained_on.diameters_px
@@ -64,11 +67,19 @@ def fetch(name: str, to: Path) -> None:
 @click.argument("annotations", type=PATH)
 @click.argument("images", type=PATH)
 @click.option("--to", required=True, type=PATH, help="New folder for the data set.")
+@click.option(
+    "--category",
+    "categories",
+    multiple=True,
+    metavar="NAME",
+    help="A category of a COCO file that means nuclei. May be repeated.",
+)
 @plane_options
 def import_(
     annotations: Path,
     images: Path,
     to: Path,
+    categories: tuple[str, ...],
     channel: str | None,
     z: str | None,
     time: int | None,
@@ -81,11 +92,13 @@ def import_(
     """
     from nucleus_unet.data import format_problems
     from nucleus_unet.nuclei import import_annotations
-    from nucleus_unet.recipe import load_recipe
+    from nucleus_unet.recipe import data_overrides, load_recipe
 
-    plane = load_recipe("best", plane_overrides(channel, z, time, scene)).data.plane
+    plane = load_recipe(
+        "best", data_overrides(channel=channel, z=z, time=time, scene=scene)
+    ).data.plane
     report = command_progress("importing", "images")
-    made = import_annotations(annotations, images, to, plane, report)
+    made = import_annotations(annotations, images, to, plane, report, categories)
     if made.problems:
         click.echo("\n".join([*format_problems(made.problems), ""]))
     rows = [("images", str(made.images)), ("nuclei", str(made.nuclei))]
@@ -98,4 +111,7 @@ def import_(
         rows.append(
             ("renamed", f"{len(made.renamed)}, without folders: {first_names(made.renamed)}")
         )
-    print_table([*rows, ("to check it, type", f"{typed_command()} check {to}")])
+    chosen = {"--channel": channel, "--z": z, "--time": time, "--scene": scene}
+    given = [word for key, value in chosen.items() if value for word in (key, f"{value}")]
+    check_it = f"{typed_command()} check {shlex.join([f'{to}', *given])}"
+    print_table([*rows, ("to check it, type", check_it)])

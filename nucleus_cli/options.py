@@ -81,14 +81,6 @@ def plane_options(command: Callable[..., None]) -> Callable[..., None]:
     return command
 
 
-def plane_overrides(
-    channel: str | None, z: str | None, time: int | None, scene: str | None
-) -> tuple[str, ...]:
-    """The changes of a recipe that choose a plane."""
-    chosen = {"channel": channel, "z": z, "time": time, "scene": scene}
-    return tuple(f"data.{key}={value}" for key, value in chosen.items() if value is not None)
-
-
 def recipe_options(default: str = "best") -> Decorator:
     """The options that choose a recipe."""
     named = click.option(

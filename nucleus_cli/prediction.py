@@ -8,7 +8,12 @@ from typing import Literal
 import click
 
 from nucleus_cli.completion import complete_model
-from nucleus_cli.options import PATH, overrides_option, plane_options, plane_overrides
+from nucleus_cli.options import (
+    PATH,
+    ignore_value_option,
+    overrides_option,
+    plane_options,
+)
 from nucleus_cli.starting import (
     command_progress,
     print_table,
@@ -103,7 +108,7 @@ def predict(
     nucleus), images.csv (what became of each image), overlays/<id>.png and labels/<id>.png (16 bit, one
     number for each nucleus; from 65,536 nuclei <id>.tif, 32 bit).
     """
-    from nucleus_unet.recipe import load_recipe, require_inference
+    from nucleus_unet.recipe import data_overrides, load_recipe, require_inference
 
     data.require_outside(images, out)
     if scale and diameter_px:
@@ -112,7 +117,9 @@ def predict(
         overrides = (*overrides, f"inference.scale={scale}")
     require_inference(overrides)
     nuclei.require_format(label_format)
-    chosen = load_recipe("best", (*plane_overrides(channel, z, time, scene), *overrides))
+    chosen = load_recipe(
+        "best", (*data_overrides(channel=channel, z=z, time=time, scene=scene), *overrides)
+    )
     read_data(images, chosen.data.plane, on_bad=on_bad)
     start()
     from flows.predict import predict as flow
@@ -157,13 +164,29 @@ def predict(
 @click.argument("submission", type=PATH)
 @click.argument("truth", type=PATH)
 @click.option("--json", "as_json", is_flag=True, help="Print all scores of all images as JSON.")
-def score(submission: Path, truth: Path, as_json: bool) -> None:
+@ignore_value_option
+@plane_options
+def score(
+    submission: Path,
+    truth: Path,
+    as_json: bool,
+    ignore_value: int | None,
+    channel: str | None,
+    z: str | None,
+    time: int | None,
+    scene: str | None,
+) -> None:
     """Score SUBMISSION against TRUTH like the 2018 Data Science Bowl.
 
     TRUTH is a data set with masks, or the solution CSV of the organisers.
     """
+    from nucleus_unet.recipe import data_overrides, load_recipe
+
+    plane = load_recipe(
+        "best", data_overrides(channel=channel, z=z, time=time, scene=scene)
+    ).data.plane
     progress = command_progress("reading the annotation", "files")
     with using_home():
-        labels = data.read_truth(truth, engine.home_folder(), progress)
+        labels = data.read_truth(truth, engine.home_folder(), progress, plane, ignore_value)
         table = reports.scores_table(reports.match_submission(submission, labels))
     click.echo(json.dumps(table, indent=1) if as_json else reports.format_scores(table))

@@ -12,7 +12,6 @@ from nucleus_cli.options import (
     PATH,
     ignore_value_option,
     plane_options,
-    plane_overrides,
     recipe_options,
     recipe_parameters,
     test_option,
@@ -47,8 +46,8 @@ PLACES = {
 @click.option(
     "--on-bad",
     type=click.Choice(["stop", "skip", "accept"]),
-    help="What to do if an annotation file cannot be a label image: refuse the data (default), leave "
-    "the image out, or read the file anyway. Short for --set data.on_bad=...",
+    help="What to do if an annotation cannot be right: refuse the data (default), leave the image out, "
+    "or read it anyway. Short for --set data.on_bad=...",
 )
 @ignore_value_option
 @plane_options
@@ -71,7 +70,7 @@ def retrain(
     registry: bool,
 ) -> None:
     """Train a model on annotated images, score it, and predict the test images."""
-    from nucleus_unet.recipe import load_recipe
+    from nucleus_unet.recipe import data_overrides, load_recipe
 
     if test_data and not training_data:
         raise NucleusError(
@@ -79,11 +78,10 @@ def retrain(
             "--train too."
         )
     name = recipe_name or ("best" if training_data else "quick")
-    if on_bad:
-        overrides = (*overrides, f"data.on_bad={on_bad}")
-    if ignore_value:
-        overrides = (*overrides, f"data.ignore_value={ignore_value}")
-    overrides = (*overrides, *plane_overrides(channel, z, time, scene))
+    chosen = data_overrides(
+        on_bad=on_bad, ignore_value=ignore_value, channel=channel, z=z, time=time, scene=scene
+    )
+    overrides = (*overrides, *chosen)
     plane = load_recipe(name, overrides).data.plane  # refuses a bad recipe at once
     read_data(training_data, plane, annotated=True)
     read_data([test_data] if test_data else [], plane)

@@ -32,6 +32,7 @@ class Part(BaseModel):
 
 OnBad = Literal["stop", "skip", "accept"]
 Depth = Literal["max", "middle"] | PositiveInt
+"""A z plane: the largest value of all, the plane in the middle, or a number, from 1."""
 
 
 class Plane(NamedTuple):
@@ -480,6 +481,17 @@ class Recipe(Part):
         return parse_recipe(values, " ".join(overrides))
 
 
+def data_overrides(**given: object) -> tuple[str, ...]:
+    """Changes of a recipe's ``data``, of the keys that have a value.
+
+    Examples
+    --------
+    >>> data_overrides(channel="DAPI", z=None)
+    ('data.channel=DAPI',)
+    """
+    return tuple(f"data.{key}={value}" for key, value in given.items() if value is not None)
+
+
 def require_inference(overrides: Iterable[str]) -> None:
     """Make sure that changes of a recipe only change how a model predicts.
 
@@ -585,7 +597,11 @@ def parse_recipe(values: dict[str, Any], origin: str) -> Recipe:
             raise NucleusError(f"{origin}: unknown key {key}. {_nearest(key, known)}") from None
         # If several keys contradict each other, the input is a table and too long for a message.
         value = "" if isinstance(first["input"], dict) else f" = {first['input']!r}"
-        why = first["msg"].removeprefix("Value error, ")
+        # Of a key with several types there is one message for each.
+        of_key = (one for one in error.errors() if one["loc"][:2] == first["loc"][:2])
+        same = [one["msg"] for one in of_key if one["input"] == first["input"]]
+        why = " or ".join(dict.fromkeys(same)).removeprefix("Value error, ")
+        why = why.replace(" or Input", " or input")
         raise NucleusError(f"{origin}: {key or 'recipe'}{value}: {why}") from None
 
 

@@ -15,6 +15,7 @@ from nucleus_unet.data import (
     TrainingImages,
     load_image,
     originals,
+    picture_ending,
     read_images,
     unlike,
 )
@@ -196,7 +197,7 @@ def _coco_images(
 ) -> Iterator[tuple[str, NDArray[Any], NDArray[np.float32]]]:
     names = [Path(entry.source).name for entry in entries]
     if len(set(names)) < len(names):
-        names = [f"{entry.id}{Path(entry.source).suffix}" for entry in entries]
+        names = [f"{entry.id}{picture_ending(entry.source)}" for entry in entries]
     files = _label_files(encoded)
     for entry, name in zip(entries, names, strict=True):
         yield name, *_nuclei(files[entry.id])

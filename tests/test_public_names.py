@@ -18,7 +18,7 @@ EXPORTS = {
         damaged_entries dataset_digest dataset_files dataset_name decode_rle
         describe_training draw_synthetic encode_rle fingerprint format_problems
         format_report group_by_slide identities images_code imaging_kind in_threads
-        is_sample labels_code load_image load_labels make_split open_raw originals
+        is_sample labels_code load_image load_labels make_split open_raw originals picture_ending
         prepare_images prepare_labels raw_digests read_images read_labels read_split
         read_truth reader_versions require_outside require_unchanged scale_for shared_images
         source_digests unlike write_index write_synthetic

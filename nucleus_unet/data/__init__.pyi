@@ -12,6 +12,7 @@ from .identity import require_unchanged as require_unchanged
 from .identity import source_digests as source_digests
 from .kinds import KINDS as KINDS
 from .kinds import imaging_kind as imaging_kind
+from .layouts import picture_ending as picture_ending
 from .leaks import shared_images as shared_images
 from .likeness import TrainingImages as TrainingImages
 from .likeness import describe_training as describe_training

@@ -268,7 +268,7 @@ def _decode(
         return _decode_tiff(content, name, role, plane, every_channel)
     if microscope_kind(content):
         return read_microscope_file(content, name, plane, every_channel=every_channel)
-    reader = None
+    reader: type[PngImageFile | BmpImageFile] | None = None
     if content.startswith(_PNG):
         _check_png(content, name)
         reader = PngImageFile if content[_PNG_COLOUR_TYPE] == _PNG_PALETTE else None

@@ -48,6 +48,19 @@ _CHANNEL = re.compile(r"(.+)_(\d{4})")
 """nnU-Net numbers the channels of an image in its file names."""
 
 
+def picture_ending(name: str) -> str:
+    """The ending of an image file's name.
+
+    Examples
+    --------
+    >>> picture_ending("plate 1/a.b.ome.tif"), picture_ending("a.zarr")
+    ('.ome.tif', '.zarr')
+    """
+    found = PICTURE.fullmatch(name)
+    assert found
+    return name[found.end("stem") :]
+
+
 @dataclass(frozen=True)
 class RawSample:
     """One image and its annotation, as names of files in the data set."""

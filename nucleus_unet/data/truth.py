@@ -13,13 +13,18 @@ from nucleus_unet.data import prepared, rle
 from nucleus_unet.data.identity import images_code, labels_code
 from nucleus_unet.data.masks import merge_into_labels
 from nucleus_unet.errors import NucleusError
+from nucleus_unet.recipe import ONLY_PLANE, Plane
 
 SOLUTION = ("ImageId", "EncodedPixels", "Height", "Width", "Usage")
 """Columns of the solution files of the competition, such as ``stage1_solution.csv``."""
 
 
 def read_truth(
-    path: Path, store: Path, progress: prepared.Progress
+    path: Path,
+    store: Path,
+    progress: prepared.Progress,
+    plane: Plane = ONLY_PLANE,
+    ignore_value: int | None = None,
 ) -> Iterator[tuple[str, NDArray[np.integer]]]:
     """Yield the annotated labels of a data set or of the competition's solution.
 
@@ -32,6 +37,10 @@ def read_truth(
         Folder in which a data set is prepared, as for training. A solution file is not stored.
     progress : callable
         Called as ``progress(done, total)`` while a data set is prepared.
+    plane : Plane
+        Which plane of stacks is the image.
+    ignore_value : int, optional
+        Value in label images of the pixels that nobody annotated.
 
     Yields
     ------
@@ -49,10 +58,20 @@ def read_truth(
         yield from _read_solution(path)
         return
     images = prepared.prepare_images(
-        [path], store, images_code(), lambda done, total: progress(done, 2 * total), annotated=True
+        [path],
+        store,
+        images_code(),
+        lambda done, total: progress(done, 2 * total),
+        annotated=True,
+        plane=plane,
     )
     labels = prepared.prepare_labels(
-        [path], images, store, labels_code(), lambda done, total: progress(total + done, 2 * total)
+        [path],
+        images,
+        store,
+        labels_code(),
+        lambda done, total: progress(total + done, 2 * total),
+        ignore_value=ignore_value,
     )
     for entry in labels.entries:
         yield entry.id, prepared.load_labels(store, entry)

@@ -2,7 +2,7 @@
 
 import re
 from collections import defaultdict
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -15,7 +15,7 @@ from nucleus_unet.data.annotations.reading import (
     read_file,
 )
 from nucleus_unet.data.images import decode_image
-from nucleus_unet.data.layouts import PICTURE, RawSample
+from nucleus_unet.data.layouts import PICTURE, RawSample, picture_ending
 from nucleus_unet.data.masks import DataProblem, Merged
 from nucleus_unet.data.prepared import Progress, in_threads
 from nucleus_unet.data.raw import RawDataset, open_raw, reads, walk
@@ -54,6 +54,7 @@ def import_annotations(
     folder: Path,
     plane: Plane = ONLY_PLANE,
     progress: Progress | None = None,
+    categories: Collection[str] = (),
 ) -> Imported:
     """Write a data set with a label image for each annotated image.
 
@@ -71,12 +72,15 @@ def import_annotations(
         Which plane of stacks is the image.
     progress : callable, optional
         Called as ``progress(done, total)`` after each image.
+    categories : collection of str
+        Which categories of a COCO file are nuclei. Needed if its annotations have several.
 
     Raises
     ------
     NucleusError
-        If a file is damaged, an annotation has no image or several, an image has several annotations,
-        or the folder is not empty or cannot be written.
+        If a category must be chosen, does not exist, or is given for another file; if a file is damaged
+        or holds annotations but no nucleus, an annotation has no image or several, an image has several
+        annotations, or the folder is not empty or cannot be written.
 
     Notes
     -----
@@ -88,7 +92,7 @@ def import_annotations(
     with open_raw(images) as raw:
         if reads(images, folder):
             raise NucleusError(f"{folder} is in the folder of the images. {_OTHER_FOLDER}")
-        sources = _sources(annotations, raw)
+        sources = _sources(annotations, raw, plane, categories)
         samples = [sample for sample in raw.samples if sample.id in sources]
         if not samples:
             raise NucleusError(f"{annotations}: annotates no image. Give another file.")
@@ -98,13 +102,17 @@ def import_annotations(
             def write(sample: RawSample) -> tuple[int, tuple[DataProblem, ...]]:
                 content = raw.read(sample.image)
                 image = decode_image(content, f"{raw.path}/{sample.image}", plane).image
-                _, read = sources[sample.id]
+                file, read = sources[sample.id]
                 merged = read((image.shape[0], image.shape[1]))
+                if merged.problems and not merged.labels.any():
+                    first = merged.problems[0]
+                    raise NucleusError(
+                        f"{file}: none of its annotations is a nucleus, for example {first.file}: "
+                        f"{first.detail}. Remove the file, or annotate nuclei."
+                    )
                 suffix, labels = encode_label_image(merged.labels)
                 name = names[sample.id]
-                write_atomically(
-                    temporary / "images" / f"{name}{Path(sample.image).suffix}", content
-                )
+                write_atomically(temporary / "images" / f"{name}{_ending(sample)}", content)
                 write_atomically(temporary / "labels" / f"{name}{suffix}", labels)
                 return int(merged.labels.max(initial=0)), merged.problems
 
@@ -119,14 +127,24 @@ def import_annotations(
     )
 
 
-def _sources(annotations: Path, raw: RawDataset) -> dict[str, tuple[str, _Read]]:
+def _ending(sample: RawSample) -> str:
+    """The ending of an image's copy; an OME-Zarr is written as a zip file."""
+    ending = picture_ending(sample.image)
+    return f"{ending}.zip" if ending.lower().endswith(".zarr") else ending
+
+
+def _sources(
+    annotations: Path, raw: RawDataset, plane: Plane, categories: Collection[str]
+) -> dict[str, tuple[str, _Read]]:
     """For each annotated image by its id, the file of the annotation and a function that reads it."""
     files = _annotation_files(annotations)
     if len(files) == 1:
         [(file, path)] = files.items()
-        coco = coco_images(read_file(path, file), file)
+        coco = coco_images(read_file(path, file), file, categories)
         if coco is not None:
             return _sources_of_coco(file, coco, raw)
+    if categories:
+        raise NucleusError(f"{annotations}: is no COCO JSON. Leave --category out.")
     by_stem: defaultdict[str, list[RawSample]] = defaultdict(list)
     for sample in raw.samples:
         by_stem[Path(sample.id).name].append(sample)
@@ -142,7 +160,7 @@ def _sources(annotations: Path, raw: RawDataset) -> dict[str, tuple[str, _Read]]
                 f"{file}: may belong to {ids}. Put it into a folder of the same name as its image's."
             )
         for sample in found:
-            _add(sources, sample, file, partial(_read, path, file))
+            _add(sources, sample, file, partial(_read, path, file, plane))
         if not found:
             lost.append(file)
     if lost:
@@ -165,8 +183,8 @@ def _annotation_files(annotations: Path) -> dict[str, Path]:
     return {annotations.name: annotations}
 
 
-def _read(path: Path, file: str, shape: tuple[int, int]) -> Merged:
-    return read_annotations(read_file(path, file), file, shape)
+def _read(path: Path, file: str, plane: Plane, shape: tuple[int, int]) -> Merged:
+    return read_annotations(read_file(path, file), file, shape, plane)
 
 
 def _images_of(file: str, by_stem: Mapping[str, Sequence[RawSample]]) -> list[RawSample]:
@@ -193,7 +211,7 @@ def _sources_of_coco(
     for image in coco:
         name = image.name.replace("\\", "/")
         called = by_name[name.rpartition("/")[2]]
-        same = [sample for sample in called if f"{sample.id}{Path(name).suffix}" == name]
+        same = [one for one in called if f"{one.id}{picture_ending(one.image)}" == name]
         found = same if len(called) > 1 else called
         if len(found) != 1:
             raise NucleusError(

@@ -47,6 +47,23 @@ def require_run(run_id: str) -> dict[str, str]:
         ) from error
 
 
+def require_model(run_id: str) -> dict[str, str]:
+    """The tags of a run that logged a model.
+
+    Raises
+    ------
+    NucleusError
+        If this tracking server has no such run, or if the run logged no model.
+    """
+    tags = require_run(run_id)
+    if MODEL_FILES not in tags:
+        raise NucleusError(
+            f"Run {run_id} has no model: it failed, or it is not a training. Choose a training that "
+            "finished."
+        )
+    return tags
+
+
 def data_name(run: Run) -> str:
     """Name of the data that a run trained on or, if it did not train, predicted."""
     inputs = run.inputs.dataset_inputs if run.inputs else []
@@ -80,12 +97,7 @@ def fetch_model(run_id: str) -> tuple[Recipe, Path]:
     """
     if run_id == BUILTIN:
         return builtin_model().recipe, BUILTIN_NETWORK
-    tag = require_run(run_id).get(MODEL_FILES)
-    if not tag:
-        raise NucleusError(
-            f"Run {run_id} has no model: it failed, or it is not a training. Choose a training that "
-            "finished."
-        )
+    tag = require_model(run_id)[MODEL_FILES]
     try:
         digests = {name: json.loads(tag)[name] for name in ("recipe.json", "model.keras")}
     except (ValueError, LookupError, TypeError) as error:

@@ -14,7 +14,7 @@ from nucleus_unet.errors import NucleusError
 from nucleus_unet.network import BUILTIN, ModelOrigin, builtin_model
 from nucleus_unet.network.builtin import BUILTIN_CARD
 from nucleus_unet.recipe import Recipe
-from nucleus_unet.runs.records import data_name, fetch_artifact, require_run
+from nucleus_unet.runs.records import data_name, fetch_artifact, require_model, require_run
 from nucleus_unet.runs.store import ABSENT
 from nucleus_unet.runs.tracking import Run
 
@@ -89,11 +89,11 @@ def describe_model(run_id: str) -> str:
     Raises
     ------
     NucleusError
-        If this tracking server has no such run.
+        If this tracking server has no such run, or if the run logged no model.
     """
     if run_id == BUILTIN:
         return str(builtin_model())
-    tags, run = require_run(run_id), MlflowClient().get_run(run_id)
+    tags, run = require_model(run_id), MlflowClient().get_run(run_id)
     now, name = champion(), f"run {run_id}"
     if now and now.run_id == run_id:
         name = f"the champion, version {now.number}"

@@ -119,9 +119,9 @@ def test_colours_are_no_channels() -> None:
     colours = np.arange(2 * 24 * 3, dtype=np.uint8).reshape(2, 4, 6, 3)
     content = tiff(colours, photometric="rgb")
     np.testing.assert_array_equal(decode_image(content, "c", Plane(z=2)).image, colours[1])
-    for content in (tiff(colours[0], photometric="rgb"), cv2.imencode(".png", colours[0])[1]):
+    for one in (tiff(colours[0], photometric="rgb"), bytes(cv2.imencode(".png", colours[0])[1])):
         with pytest.raises(NucleusError, match=r"^c: is a colour image without channels"):
-            decode_image(bytes(content), "c", Plane(channel="blue"))
+            decode_image(one, "c", Plane(channel="blue"))
 
 
 PNG = bytes(cv2.imencode(".png", np.zeros(SIZE, np.uint8))[1])

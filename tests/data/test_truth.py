@@ -3,10 +3,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import tifffile
 
 from nucleus_unet.data.synthetic import write_synthetic
 from nucleus_unet.data.truth import read_truth
 from nucleus_unet.errors import NucleusError
+from nucleus_unet.recipe import Plane
 
 HEADER = "ImageId,EncodedPixels,Height,Width,Usage\n"
 
@@ -86,6 +88,15 @@ def test_a_file_that_is_not_a_solution_is_an_error(tmp_path: Path, content: byte
     path.write_bytes(content)
     with pytest.raises(NucleusError, match=r"solution\.csv: (not a solution|cannot be read)"):
         read(path, tmp_path)
+
+
+def test_the_chosen_plane_and_pixels_to_ignore(tmp_path: Path) -> None:
+    planes = np.stack([np.zeros((2, 3), np.uint8)] * 2)
+    for folder, pixels in (("images", planes), ("labels", np.array([[1, 0, 9]] * 2, np.uint8))):
+        (tmp_path / "raw" / folder).mkdir(parents=True)
+        tifffile.imwrite(tmp_path / "raw" / folder / "a.tif", pixels, photometric="minisblack")
+    truth = read_truth(tmp_path / "raw", tmp_path / "home", silent, Plane(z=2), ignore_value=9)
+    assert {id_: labels.tolist() for id_, labels in truth} == {"a": [[1, 0, -1]] * 2}
 
 
 def test_a_missing_solution_is_an_error(tmp_path: Path) -> None:

@@ -1,5 +1,6 @@
 import json
 import zipfile
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -7,8 +8,9 @@ import cv2
 import numpy as np
 import pytest
 
-from nucleus_unet.data import check_dataset, open_raw
+from nucleus_unet.data import Channels, check_dataset, open_raw
 from nucleus_unet.data.images import decode_labels
+from nucleus_unet.data.ome_zarr import pack_zarr
 from nucleus_unet.errors import NucleusError
 from nucleus_unet.nuclei import exports
 from nucleus_unet.nuclei.imports import Imported, import_annotations
@@ -139,11 +141,46 @@ def test_an_image_without_nuclei_is_annotated(tmp_path: Path) -> None:
     assert labels_of(tmp_path / "out") == {"a.png": np.zeros_like(LABELS).tolist()}
 
 
+POINT = {"type": "Feature", "geometry": {"type": "Point", "coordinates": [1, 1]}}
+SQUARE = POINT | {
+    "geometry": {"type": "Polygon", "coordinates": [[[0, 0], [2, 0], [2, 2], [0, 2]]]}
+}
+
+
+def test_an_image_whose_annotations_are_no_nuclei_is_not_one_without_nuclei(tmp_path: Path) -> None:
+    image(tmp_path / "images" / "a.png")
+    file = tmp_path / "a.geojson"
+    file.write_text(json.dumps([POINT]))
+    assert refused(file, tmp_path / "images", tmp_path / "out") == (
+        "a.geojson: none of its annotations is a nucleus, for example a.geojson, feature 1: Point: "
+        "skipped. Remove the file, or annotate nuclei."
+    )
+    file.write_text("[]")
+    assert import_annotations(file, tmp_path / "images", tmp_path / "out").nuclei == 0
+
+
+@pytest.mark.parametrize("ending", [".ome.tif", ".zarr.zip"])
+def test_endings_of_two_parts(tmp_path: Path, ending: str) -> None:
+    content = image(tmp_path / "a.png")
+    if ending == ".zarr.zip":
+        pytest.importorskip("zarr")
+        files = exports.ome_zarr(LABELS, Channels({"gray": LABELS}, ("gray",)), None)
+        content = pack_zarr({path: partial(bytes, data) for path, data in files.items()})
+    for folder in "pq":
+        (tmp_path / "images" / folder).mkdir(parents=True)
+        (tmp_path / "images" / folder / f"a{ending}").write_bytes(content)
+    shown = [(f"{folder}/a{ending}", LABELS, np.ones(3, np.float32)) for folder in "pq"]
+    (tmp_path / "coco.json").write_text(exports.coco(shown)[0])
+    made = import_annotations(tmp_path / "coco.json", tmp_path / "images", tmp_path / "out")
+    assert (made.images, made.nuclei) == (2, 6)
+    names = sorted(path.name for path in (tmp_path / "out" / "images").iterdir())
+    assert names == [f"p-a{ending}", f"q-a{ending}"]
+
+
 def test_problems_are_in_the_order_of_the_images(tmp_path: Path) -> None:
-    point = {"type": "Feature", "geometry": {"type": "Point", "coordinates": [1, 1]}}
     for name in ("b", "a"):
         image(tmp_path / "images" / f"{name}.png")
-        (tmp_path / "images" / f"{name}.geojson").write_text(json.dumps([point]))
+        (tmp_path / "images" / f"{name}.geojson").write_text(json.dumps([POINT, SQUARE]))
     made = import_annotations(tmp_path / "images", tmp_path / "images", tmp_path / "out")
     assert [problem.file for problem in made.problems] == [
         "a.geojson, feature 1",

@@ -209,6 +209,7 @@ def test_where_a_model_comes_from(tmp_path: Path) -> None:
     client = MlflowClient()
     location = f"file://{tmp_path}/artifacts"
     tags = {"recipe": "best", "source.commit": 40 * "c", "source.dirty": "true"}
+    tags["model.files"] = "{}"
     run_id = client.create_run(client.create_experiment("models", location), tags=tags).info.run_id
     client.log_metric(run_id, "validation/score", 0.5)
     with pytest.raises(NucleusError, match=rf"^Run {run_id} has no artifact model_card\.md\."):

@@ -5,7 +5,9 @@ and nucleus, and begin with background; pixels are numbered down the columns. Th
 or a text as the COCO API writes it: see `decode_counts`.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+import shlex
+from collections import Counter
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, TypeGuard
 
@@ -15,6 +17,7 @@ from numpy.typing import NDArray
 from nucleus_unet.data.annotations.polygons import draw_polygons, read_points
 from nucleus_unet.data.masks import DataProblem, Region, size_text
 from nucleus_unet.errors import NucleusError
+from nucleus_unet.files import UNPRINTABLE
 
 
 @dataclass(frozen=True)
@@ -36,7 +39,9 @@ def is_coco(document: object) -> bool:
     return isinstance(document, dict) and {"images", "annotations"} <= document.keys()
 
 
-def read_coco(document: Mapping[str, object], file: str) -> list[CocoImage]:
+def read_coco(
+    document: Mapping[str, object], file: str, categories: Collection[str] = ()
+) -> list[CocoImage]:
     """Group the annotations of a COCO document by image.
 
     Parameters
@@ -45,12 +50,15 @@ def read_coco(document: Mapping[str, object], file: str) -> list[CocoImage]:
         The parsed document, for which `is_coco` is true.
     file : str
         Name of the file, for messages.
+    categories : collection of str
+        Names of the categories whose annotations are nuclei; the others are left out. Needed if the
+        annotations have several.
 
     Raises
     ------
     NucleusError
-        If an image or annotation is malformed, two images have the same id, or an annotation belongs
-        to no image.
+        If an image or annotation is malformed, two images have the same id, an annotation belongs to no
+        image, or a category must be chosen or does not exist.
     """
     by_id: dict[int | str, CocoImage] = {}
     for number, image in enumerate(_records(document["images"], f"{file}, images"), 1):
@@ -65,12 +73,42 @@ def read_coco(document: Mapping[str, object], file: str) -> list[CocoImage]:
             raise _malformed(f"{file}, image {number}", "its height and width are not numbers")
         by_id[id_] = CocoImage(f"{file}, image {number}", name, size)
     records = _records(document["annotations"], f"{file}, annotations")
+    wanted = _wanted(document, records, file, categories)
     for number, annotation in enumerate(records, 1):
+        if wanted is not None and annotation.get("category_id") not in wanted:
+            continue
         where, id_ = f"{file}, annotation {number}", annotation.get("image_id")
         if not isinstance(id_, int | str) or id_ not in by_id:
             raise NucleusError(f"{where}: its image_id belongs to no image. Export it again.")
         by_id[id_].annotations.append((where, annotation))
     return list(by_id.values())
+
+
+def _wanted(
+    document: Mapping[str, object],
+    records: Sequence[Mapping[str, Any]],
+    file: str,
+    categories: Collection[str],
+) -> set[object] | None:
+    """Ids of the categories that are nuclei; None if all are."""
+    listed = _records(document.get("categories", []), f"{file}, categories")
+    names = {f"{one.get('id')}": UNPRINTABLE.sub("?", f"{one.get('name')}"[:40]) for one in listed}
+    counts = Counter(f"{record.get('category_id')}" for record in records)
+    held = {names.get(id_, id_): count for id_, count in counts.most_common()}
+    if unknown := sorted(set(categories) - held.keys()):
+        raise NucleusError(
+            f"{file}: no annotation has the category {unknown[0]}. It holds {', '.join(held)}."
+        )
+    if categories:
+        chosen = [id_ for id_ in counts if names.get(id_, id_) in categories]
+        return {r.get("category_id") for r in records if f"{r.get('category_id')}" in chosen}
+    if len(held) > 1:
+        said = ", ".join(f"{name} ({count})" for name, count in [*held.items()][:10])
+        raise NucleusError(
+            f"{file}: holds several categories: {said}. Say which are nuclei with --category "
+            f"{shlex.quote(next(iter(held)))}, which may be repeated."
+        )
+    return None
 
 
 def draw_coco(image: CocoImage, shape: tuple[int, int]) -> Iterator[Region | DataProblem]:

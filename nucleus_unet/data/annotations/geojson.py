@@ -6,6 +6,7 @@ from typing import Any
 from nucleus_unet.data.annotations.polygons import Ring, draw_polygons, read_ring
 from nucleus_unet.data.masks import DataProblem, Region
 from nucleus_unet.errors import NucleusError
+from nucleus_unet.files import UNPRINTABLE
 
 _WITHOUT_AREA = ("Point", "MultiPoint", "LineString", "MultiLineString")
 
@@ -27,7 +28,9 @@ def read_geojson(
     Yields
     ------
     Region or DataProblem
-        The region of each Polygon or MultiPolygon, and a problem for each feature without area.
+        The region of each Polygon or MultiPolygon, and a problem for each feature that is no nucleus:
+        without area, of a class that QuPath ignores, a cell without a nucleus, or an annotation if there
+        are detections or cells, because it is then the part of the image that they were looked for in.
 
     Raises
     ------
@@ -38,11 +41,23 @@ def read_geojson(
     -----
     QuPath describes a cell by two outlines. That of the nucleus, ``nucleusGeometry``, is read.
     """
-    for number, feature in enumerate(_features(document, file), 1):
+    features = _features(document, file)
+    has_detections = any(_type(feature) in ("detection", "cell") for feature in features)
+    for number, feature in enumerate(features, 1):
         where = f"{file}, feature {number}"
         if not isinstance(feature, dict) or feature.get("type") != "Feature":
             raise NucleusError(f"{where}: not a GeoJSON feature. Export it again.")
         geometry = feature.get("nucleusGeometry", feature.get("geometry"))
+        class_ = _class(feature)
+        if class_.endswith("*"):
+            yield DataProblem(where, "ignored class", f"{class_}: skipped")
+            continue
+        if _type(feature) == "cell" and "nucleusGeometry" not in feature:
+            yield DataProblem(where, "no nucleus", "a cell without its nucleus: skipped")
+            continue
+        if _type(feature) == "annotation" and has_detections:
+            yield DataProblem(where, "region", "an annotation beside detections or cells: skipped")
+            continue
         described = geometry if isinstance(geometry, dict) else {}
         kind, coordinates = described.get("type"), described.get("coordinates")
         if kind in ("Polygon", "MultiPolygon"):
@@ -68,6 +83,26 @@ def _features(document: object, file: str) -> list[Any]:
         f"{file}: neither a GeoJSON FeatureCollection, a list of features nor COCO JSON. "
         "Export it again."
     )
+
+
+def _type(feature: object) -> str | None:
+    """The kind of an object in QuPath."""
+    return _text(_properties(feature).get("objectType"))
+
+
+def _class(feature: object) -> str:
+    """The name of an object's class in QuPath."""
+    found = _properties(feature).get("classification")
+    return _text(found.get("name")) or "" if isinstance(found, dict) else ""
+
+
+def _properties(feature: object) -> dict[str, object]:
+    found = feature.get("properties") if isinstance(feature, dict) else None
+    return found if isinstance(found, dict) else {}
+
+
+def _text(value: object) -> str | None:
+    return UNPRINTABLE.sub("?", value[:40]) if isinstance(value, str) else None
 
 
 def _rings(polygon: object, where: str) -> list[Ring]:

@@ -12,6 +12,7 @@ from nucleus_unet.data.annotations.polygons import draw_oval, draw_polygons, rea
 from nucleus_unet.data.masks import DataProblem, Region
 from nucleus_unet.errors import NucleusError
 from nucleus_unet.files import UNPRINTABLE
+from nucleus_unet.recipe import ONLY_PLANE, Depth, Plane
 
 LARGEST_ROI_BYTES = 2**26
 """Limit for an unpacked ROI, about five million points."""
@@ -27,7 +28,9 @@ def is_rois(content: bytes) -> bool:
     return content.startswith((_ROI, *_ZIP))
 
 
-def read_rois(content: bytes, file: str, shape: tuple[int, int]) -> Iterator[Region | DataProblem]:
+def read_rois(
+    content: bytes, file: str, shape: tuple[int, int], plane: Plane = ONLY_PLANE
+) -> Iterator[Region | DataProblem]:
     """Draw one ROI, or the ROIs in a zip file.
 
     Parameters
@@ -38,6 +41,8 @@ def read_rois(content: bytes, file: str, shape: tuple[int, int]) -> Iterator[Reg
         Name of the file, for messages.
     shape : (int, int)
         Height and width of the image in pixels.
+    plane : Plane
+        Which plane of a stack is the image. ROIs at other z planes or times are left out.
 
     Yields
     ------
@@ -48,26 +53,37 @@ def read_rois(content: bytes, file: str, shape: tuple[int, int]) -> Iterator[Reg
     Raises
     ------
     NucleusError
-        If the file or a ROI is damaged or too large, or the zip file has files but no ROI.
+        If the file or a ROI is damaged or too large, if the zip file has files but no ROI, or if ROIs
+        lie at several z planes or times and none is chosen.
 
     Notes
     -----
     ImageJ counts from the corner of the first pixel, like our GeoJSON.
     """
     if content.startswith(_ROI):
-        yield _read(content, file, shape)
+        yield _read(_decoded(content, file), file, shape)
         return
     found = seen = 0
+    places = set()
     for member, roi in _members(content, file):
         where = f"{file}, {UNPRINTABLE.sub('?', member)}"
         seen += 1
         if roi.startswith(_ROI):
             found += 1
-            yield _read(roi, where, shape)
+            decoded = _decoded(roi, where)
+            place = _place(decoded, plane)
+            if all(at in (0, wanted) for at, wanted in place if isinstance(wanted, int)):
+                places.add(tuple(at for at, _ in place))
+                yield _read(decoded, where, shape)
         else:
             yield DataProblem(where, "not read", "not a ROI: skipped")
     if seen and not found:
         raise NucleusError(f"{file}: holds no ROI. Save the ROIs from ImageJ's ROI Manager.")
+    if any(len(set(axis) - {0}) > 1 for axis in zip(*places, strict=True)):
+        raise NucleusError(
+            f"{file}: its ROIs lie at several planes of a stack. Choose one with --z NUMBER or --time "
+            "NUMBER."
+        )
 
 
 def _members(content: bytes, file: str) -> Iterator[tuple[str, bytes]]:
@@ -87,15 +103,32 @@ def _members(content: bytes, file: str) -> Iterator[tuple[str, bytes]]:
         ) from error
 
 
-def _read(content: bytes, where: str, shape: tuple[int, int]) -> Region | DataProblem:
+def _place(roi: ImagejRoi, plane: Plane) -> tuple[tuple[int, Depth | None], ...]:
+    """Where a ROI is in a stack, from 1, or 0 if it is everywhere; and which place is chosen."""
+    in_hyperstack = (roi.z_position, plane.z), (roi.t_position, plane.time)
+    # The position in a plain stack is a depth or a time.
+    return *in_hyperstack, (roi.position, plane.z if isinstance(plane.z, int) else plane.time)
+
+
+def _decoded(content: bytes, where: str) -> ImagejRoi:
     try:
-        roi = ImagejRoi.frombytes(content)
+        return ImagejRoi.frombytes(content)
+    except Exception as error:  # roifile raises errors of any type for damaged files
+        raise _damaged(where, error) from error
+
+
+def _damaged(where: str, error: Exception) -> NucleusError:
+    reason = UNPRINTABLE.sub(" ", f"{error}"[:80])
+    return NucleusError(f"{where}: damaged ({reason}). Save the ROIs again.")
+
+
+def _read(roi: ImagejRoi, where: str, shape: tuple[int, int]) -> Region | DataProblem:
+    try:
         paths = roi.coordinates(multi=True)
     except NotImplementedError:
         return DataProblem(where, "not read", "has curves: skipped")
-    except Exception as error:  # roifile raises errors of any type for damaged files
-        reason = UNPRINTABLE.sub(" ", f"{error}"[:80])
-        raise NucleusError(f"{where}: damaged ({reason}). Save the ROIs again.") from error
+    except Exception as error:  # as above
+        raise _damaged(where, error) from error
     if roi.composite or (roi.roitype in _OUTLINED and not roi.options & ROI_OPTIONS.SPLINE_FIT):
         return draw_polygons(where, [[read_ring(path.tolist(), where) for path in paths]], shape)
     is_plain = roi.subtype == ROI_SUBTYPE.UNDEFINED and not roi.rounded_rect_arc_size

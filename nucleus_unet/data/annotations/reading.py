@@ -6,7 +6,7 @@ import json
 import zipfile
 import zlib
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from io import BytesIO
 from pathlib import Path
 from typing import Any
@@ -18,11 +18,14 @@ from nucleus_unet.data.annotations.imagej import DAMAGED_ZIP, is_rois, read_rois
 from nucleus_unet.data.masks import DataProblem, Merged, Region, merge_regions
 from nucleus_unet.data.raw import LARGEST_MEMBER_BYTES
 from nucleus_unet.errors import NucleusError
+from nucleus_unet.recipe import ONLY_PLANE, Plane
 
 _GZIP, _ZIP = b"\x1f\x8b", b"PK\3\4"
 
 
-def read_annotations(content: bytes, file: str, shape: tuple[int, int]) -> Merged:
+def read_annotations(
+    content: bytes, file: str, shape: tuple[int, int], plane: Plane = ONLY_PLANE
+) -> Merged:
     """Read the nuclei of one image.
 
     Parameters
@@ -34,6 +37,8 @@ def read_annotations(content: bytes, file: str, shape: tuple[int, int]) -> Merge
         Name of the file, for messages.
     shape : (int, int)
         Height and width of the image in pixels.
+    plane : Plane
+        Which plane of a stack is the image.
 
     Returns
     -------
@@ -50,7 +55,7 @@ def read_annotations(content: bytes, file: str, shape: tuple[int, int]) -> Merge
     if is_seg(content):
         return read_seg(content, file, shape)
     if is_rois(content):
-        return _merge(read_rois(content, file, shape), shape)
+        return _merge(read_rois(content, file, shape, plane), shape)
     document = read_json(content, file)
     if is_coco(document):
         raise NucleusError(f"{file}: COCO JSON, which names its images. Give this file alone.")
@@ -62,8 +67,12 @@ def read_coco_image(image: CocoImage, shape: tuple[int, int]) -> Merged:
     return _merge(draw_coco(image, shape), shape)
 
 
-def coco_images(content: bytes, file: str) -> list[CocoImage] | None:
-    """The images of a COCO file with their annotations; None of a file of another kind.
+def coco_images(
+    content: bytes, file: str, categories: Collection[str] = ()
+) -> list[CocoImage] | None:
+    """The images of a COCO file with their annotations of some categories, or of the only one.
+
+    None of a file of another kind.
 
     Raises
     ------
@@ -74,7 +83,7 @@ def coco_images(content: bytes, file: str) -> list[CocoImage] | None:
     if is_seg(content) or is_rois(content):
         return None
     document = read_json(content, file)
-    return read_coco(document, file) if is_coco(document) else None
+    return read_coco(document, file, categories) if is_coco(document) else None
 
 
 def read_json(content: bytes, file: str) -> Any:

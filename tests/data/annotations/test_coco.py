@@ -200,3 +200,40 @@ def test_an_image_of_another_size() -> None:
         read(height=4, width=6)
     with pytest.raises(NucleusError, match=r"^c.json, image 1: 4xNone, but the image file is 4x5"):
         read(height=4)
+
+
+def of_categories(*ids: int) -> dict[str, Any]:
+    found = document(*({"category_id": id_, "segmentation": [SQUARE]} for id_ in ids))
+    names = {1: "nucleus", 2: "debris", 3: "lost"}
+    return found | {"categories": [{"id": id_, "name": name} for id_, name in names.items()]}
+
+
+@pytest.mark.parametrize(
+    ("ids", "categories", "count"),
+    [
+        ((1, 1), (), 2),
+        ((1, 2, 1), ("nucleus",), 2),
+        ((1, 2, 1), ("nucleus", "debris"), 3),
+        ((8, 9), ("8",), 1),
+    ],
+)
+def test_categories_are_chosen(
+    ids: tuple[int, ...], categories: tuple[str, ...], count: int
+) -> None:
+    [one] = read_coco(of_categories(*ids), "c.json", categories)
+    assert len(one.annotations) == count
+
+
+@pytest.mark.parametrize(
+    ("categories", "message"),
+    [
+        (
+            (),
+            r"c\.json: holds several categories: nucleus \(2\), debris \(1\)\. Say which are nuclei",
+        ),
+        (("lost",), r"c\.json: no annotation has the category lost\. It holds nucleus, debris\."),
+    ],
+)
+def test_several_categories(categories: tuple[str, ...], message: str) -> None:
+    with pytest.raises(NucleusError, match=message):
+        read_coco(of_categories(1, 2, 1), "c.json", categories)

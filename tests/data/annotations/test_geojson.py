@@ -92,3 +92,29 @@ def test_deep_nesting() -> None:
     deep: Any = json.loads("[" * 900 + "]" * 900)
     with pytest.raises(NucleusError, match="the outline is not a list of points"):
         read([feature("Polygon", deep)])
+
+
+def of_qupath(type_: str, class_: str = "", **more: Any) -> dict[str, Any]:
+    classification = {"classification": {"name": class_}} if class_ else {}
+    return feature(properties={"objectType": type_, **classification}, **more)
+
+
+def test_what_is_no_nucleus_in_qupath() -> None:
+    nucleus = {"type": "Polygon", "coordinates": [HOLE]}
+    objects = [
+        of_qupath("annotation", "Region"),
+        of_qupath("detection", "Tumor"),
+        of_qupath("detection", "Ignore*"),
+        of_qupath("cell"),
+        of_qupath("cell", nucleusGeometry=nucleus),
+    ]
+    region, detection, ignored, cell, whole = read(objects)
+    assert isinstance(detection, Region)
+    assert isinstance(whole, Region)
+    assert whole.pixels.sum() == 1
+    found = [one.kind for one in (region, ignored, cell) if isinstance(one, DataProblem)]
+    assert found == ["region", "ignored class", "no nucleus"]
+
+
+def test_annotations_alone_are_nuclei() -> None:
+    assert areas([of_qupath("annotation"), of_qupath("annotation", "Nucleus")]) == [4, 4]

@@ -11,6 +11,7 @@ from nucleus_unet.data.annotations import imagej as module
 from nucleus_unet.data.annotations.imagej import is_rois, read_rois
 from nucleus_unet.data.masks import DataProblem, Region
 from nucleus_unet.errors import NucleusError
+from nucleus_unet.recipe import Plane
 
 SQUARE = [[1, 1], [3, 1], [3, 3], [1, 3]]
 
@@ -172,3 +173,34 @@ def test_coordinates_that_are_not_in_pixels() -> None:
     exact = {"xd": 0.6, "yd": np.inf, "widthd": 1.0, "heightd": 2.0}
     oval = boxed(ROI_TYPE.OVAL, options=ROI_OPTIONS.SUB_PIXEL_RESOLUTION, **exact)
     assert "the coordinate inf is not in pixels" in refused(zipped(a_roi=oval.tobytes()))
+
+
+def stacked(*places: dict[str, int]) -> bytes:
+    return zipped(**{f"{i}_roi": outlined(**place).tobytes() for i, place in enumerate(places)})
+
+
+IN_STACK = stacked({"position": 1}, {"position": 2}, {"position": 2}, {})
+IN_HYPERSTACK = stacked(*({"z_position": z, "t_position": t} for z in (1, 2) for t in (1, 2)))
+
+
+@pytest.mark.parametrize(
+    ("content", "plane", "count"),
+    [
+        (IN_STACK, Plane(z=1), 2),
+        (IN_STACK, Plane(time=2), 3),
+        (IN_HYPERSTACK, Plane(z=2, time=1), 1),
+        (stacked({"position": 3}, {"position": 3}), Plane(), 2),
+        (stacked({"c_position": 1}, {"c_position": 2}), Plane(), 2),
+    ],
+)
+def test_rois_of_the_chosen_plane(content: bytes, plane: Plane, count: int) -> None:
+    assert len(list(read_rois(content, "a.zip", (4, 5), plane))) == count
+
+
+@pytest.mark.parametrize(
+    ("content", "plane"),
+    [(IN_STACK, Plane()), (IN_STACK, Plane(z="max")), (IN_HYPERSTACK, Plane(z=1))],
+)
+def test_rois_of_several_planes(content: bytes, plane: Plane) -> None:
+    with pytest.raises(NucleusError, match=r"^a.zip: its ROIs lie at several planes of a stack\."):
+        list(read_rois(content, "a.zip", (4, 5), plane))

@@ -71,7 +71,7 @@ from nucleus_unet.errors import NucleusError
     "pixel_size_um",
     type=click.FloatRange(0, min_open=True),
     metavar="UM",
-    help="Side of a pixel in µm. It is also read from OME-TIFF and ImageJ files.",
+    help="Side of a pixel in µm, if the files do not say it, or instead of what they say.",
 )
 @click.option(
     "--on-bad",

@@ -66,6 +66,19 @@ def two_channels() -> bytes:
     return ome(STACK[:2], "CYX", Channel={"Name": ["DAPI", "GFP"]})
 
 
+def first_of_two_files() -> bytes:
+    with tifffile.TiffFile(io.BytesIO(two_channels())) as file:
+        xml = file.ome_metadata or ""
+    parts = "".join(
+        f'<TiffData FirstC="{c}" IFD="0" PlaneCount="1"><UUID FileName="{name}.tif">urn:uuid:{name}'
+        "</UUID></TiffData>"
+        for c, name in enumerate("ab")
+    )
+    start, end = xml.index("<TiffData"), xml.index("</Pixels>")
+    described = re.sub(r'UUID="[^"]*"', 'UUID="urn:uuid:a"', f"{xml[:start]}{parts}{xml[end:]}")
+    return tiff(GRAY, description=described, metadata=None)
+
+
 def two_series() -> bytes:
     with tifffile.TiffWriter(file := io.BytesIO()) as writer:
         writer.write(GRAY)
@@ -117,6 +130,9 @@ def rows_of_images() -> dict[str, tuple[str, bytes]]:
         "the hyperstack with `--channel 2 --z max`": ("a.tif", hyperstack()),
         "the OME-TIFF with `--channel gfp`": ("a.ome.tif", two_channels()),
         "the 6 times with `--time 3`": ("a.ome.tif", ome(STACK, "TYX")),
+        "the OME-TIFF with `--channel Cy5`": ("a.ome.tif", two_channels()),
+        "OME-TIFF, its second channel in another file": ("a.ome.tif", first_of_two_files()),
+        "RGB, with `--channel blue`": ("a.png", png(RGB)),
         "an empty file": ("a.png", b""),
         "a text file called .png": ("a.png", b"not an image"),
         "a truncated PNG": ("a.png", png(RGB)[:-40]),
@@ -128,6 +144,10 @@ def rows_of_images() -> dict[str, tuple[str, bytes]]:
 def rows_of_labels() -> dict[str, tuple[str, bytes]]:
     """The name and content of a label image of five nuclei by row of the page."""
     colours = [0, 0, 0, *np.random.default_rng(0).integers(0, 256, 3 * 255).tolist()]
+    smooth_by_jpeg = (LABELS * 40).astype(np.uint8)
+    many = np.zeros(SIZE, np.uint16)
+    many[:36:2, :30:2] = np.arange(1, 271).reshape(18, 15)
+    many = many.astype(np.uint8)
     smooth = cv2.GaussianBlur(LABELS.astype(np.float32), (0, 0), 1.5).round().astype(np.uint8)
     return {
         "16-bit PNG": ("a.png", png(LABELS)),
@@ -142,6 +162,8 @@ def rows_of_labels() -> dict[str, tuple[str, bytes]]:
         "classes of ilastik, 1 and 2": ("a.png", png(MASK + np.uint8(1))),
         "resized with interpolation": ("a.png", png(smooth)),
         "JPEG": ("a.jpg", png(LABELS.astype(np.uint8), ".jpg")),
+        "TIFF, JPEG inside": ("a.tif", tiff(smooth_by_jpeg, compression="jpeg")),
+        "270 nuclei in 8 bits": ("a.png", png(many)),
         "coloured nuclei, RGB": (
             "a.png",
             png(np.dstack([LABELS, LABELS * 7, LABELS * 9]).astype(np.uint8)),
@@ -191,6 +213,21 @@ def rows_of_layouts() -> dict[str, Files]:
             ".DS_Store": b"",
             "__MACOSX/._a.png": b"",
         },
+        "a label image in a folder of masks": {
+            "a/images/a.png": image,
+            "a/masks/a.png": labels,
+        },
+        "one mask of all nuclei": {
+            "a/images/a.png": image,
+            "a/masks/1.png": png(MASK * np.uint8(255)),
+        },
+        "a mask of another size": {
+            "a/images/a.png": image,
+            "a/masks/1.png": masks["1.png"],
+            "a/masks/2.png": png(np.uint8(255) * MASK[:20]),
+        },
+        "folders with other names": {"raw/a.png": image, "gt/a.png": labels},
+        "label images with other endings": {"a.png": image, "a_label.png": labels},
         "both masks and a label image": {
             "a/images/a.png": image,
             "a/masks/1.png": masks["1.png"],
@@ -209,6 +246,9 @@ def rows_of_layouts() -> dict[str, Files]:
 
 
 PLANES = {
+    "the OME-TIFF with `--channel Cy5`": Plane(channel="Cy5"),
+    "OME-TIFF, its second channel in another file": Plane(channel="DAPI"),
+    "RGB, with `--channel blue`": Plane(channel="blue"),
     "the TIFF with a thumbnail, with `--scene 1`": Plane(scene="1"),
     "the hyperstack with `--channel 2 --z max`": Plane(channel="2", z="max"),
     "the OME-TIFF with `--channel gfp`": Plane(channel="gfp"),

@@ -11,7 +11,7 @@ import pytest
 from nucleus_unet.recipe import Recipe
 
 ROOT = Path(__file__).parents[2]
-MOST_WORDS = 11_000
+MOST_WORDS = 10_000
 MOST_LINES_OF_README = 150
 LOADED = re.compile(
     r"""<(?:script|img|iframe|source|video|audio)\b[^>]*\bsrc=["']?(?:https?:)?//[^"'\s>]*"""
@@ -72,6 +72,7 @@ def test_every_folder_of_the_library_is_in_the_reference(site: Path) -> None:
 def test_readme_and_docs_are_short() -> None:
     pages = [ROOT / "README.md", *(ROOT / "docs").glob("*.md")]
     shown = {page.name: re.sub(r"<!--.*?-->", "", page.read_text()) for page in pages}
+    del shown["files.md"]  # nearly all of it are messages of the program
     words = {name: len(text.split()) for name, text in shown.items()}
     assert sum(words.values()) <= MOST_WORDS, words
     assert len((ROOT / "README.md").read_text().splitlines()) <= MOST_LINES_OF_README

@@ -38,8 +38,8 @@ class BuiltinModel(BaseModel):
 
     def __str__(self) -> str:
         return (
-            f"the built-in model: {self.recipe.name}, trained on {self.data}, score {self.score:.3f} on "
-            f"{self.images} images of other slides"
+            f"the built-in model: {self.recipe.name} of revision {self.commit[:7]}, trained on "
+            f"{self.data}, score {self.score:.3f} on {self.images} images of other slides"
         )
 
 

@@ -35,7 +35,7 @@ def test_a_better_model_becomes_the_champion_and_a_worse_does_not(
     here.retrain(*POOR)
     assert alias("challenger") == "1"
     done = here.nucleus("predict", here.test, "--out", tmp_path / "none")
-    assert re.search("^model +the built-in model: best, trained on ", done.stdout, re.MULTILINE)
+    assert re.search("^model +the built-in model: best of revision ", done.stdout, re.MULTILINE)
     assert here.nucleus("promote", "1", "--why", "to see it").returncode == 0
     here.retrain(*FINE)
     assert alias("champion") == "2"

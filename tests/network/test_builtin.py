@@ -33,11 +33,10 @@ def test_the_weights_are_those_of_the_card() -> None:
 
 
 def test_what_is_said_of_it() -> None:
-    said = str(builtin_model())
-    assert said.startswith(
-        "the built-in model: best, trained on the 2018 Data Science Bowl, score 0."
-    )
-    assert said.endswith(" images of other slides")
+    model = builtin_model()
+    of = f"best of revision {model.commit[:7]}, trained on the 2018 Data Science Bowl, score 0."
+    assert str(model).startswith(f"the built-in model: {of}")
+    assert str(model).endswith(" images of other slides")
 
 
 def test_each_machine_predicts_with_all_of_its_cores() -> None:

@@ -224,6 +224,6 @@ def test_where_a_model_comes_from(tmp_path: Path) -> None:
 
 def test_where_the_builtin_model_comes_from() -> None:
     origin = registry.fetch_origin("builtin")
-    assert origin.description.startswith("the built-in model: best, trained on ")
+    assert origin.description.startswith("the built-in model: best of revision ")
     assert origin.card.startswith("# Nuclei with the recipe best\n")
     assert len(origin.commit) == 40

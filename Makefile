@@ -37,11 +37,14 @@ run: install
 	$(BIN)/nucleus retrain
 
 # Two at a time: much of a test's time goes by while a new process imports TensorFlow.
+QUICK := -m "not slow" -n 2 --dist loadfile
 test: install lint
-	$(BIN)/pytest -m "not slow" -n 2 --dist loadfile
+	$(BIN)/pytest $(QUICK)
 
+# The others measure patience: one at a time.
 test-all: install lint $(ALL_EXTRAS:%=$(INSTALLED)-%)
-	$(BIN)/pytest
+	$(BIN)/pytest $(QUICK)
+	$(BIN)/pytest -m slow
 
 worker: install
 	@: $${PREFECT_API_URL:?set it to the Prefect server whose work the worker is to do}

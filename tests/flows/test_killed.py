@@ -16,7 +16,7 @@ import psutil
 import pytest
 from numpy.typing import NDArray
 
-KILLS = 20
+KILLS = 8
 EPOCHS = 8
 
 

@@ -82,11 +82,18 @@ def scores_of(stage: Stage) -> dict[str, float]:
     """The scores over all validation images, by name, and the score of each imaging kind."""
     scores = json.loads((stage.folder / SCORES).read_text())
     by_threshold, by_kind = scores.pop("by_threshold"), scores.pop("by_kind")
+    lost = {f"lost by {cause}": value for cause, value in scores.pop("losses").items()}
+    sizes = {
+        f"AP at 0.50 of nuclei from {row['diameter_px'][0]} px": row["average_precision"]
+        for row in scores.pop("by_size")
+    }
+    if scores["radius_bias_px"] is None:  # there are no matches
+        del scores["radius_bias_px"]
     names = {"true": "annotated", "predicted": "predicted", "split": "split", "merged": "merged"}
     counts = {f"nuclei {name}": scores.pop(key) for key, name in names.items()}
     precisions = {f"AP at {row['iou_above']:.2f}": row["average_precision"] for row in by_threshold}
     kinds = {f"score of {kind}": row["score"] for kind, row in by_kind.items()}
-    return scores | counts | kinds | precisions
+    return scores | counts | kinds | lost | precisions | sizes
 
 
 def tuned_by(stage: Stage, recipe: Recipe) -> Recipe:

@@ -10,6 +10,32 @@ THRESHOLDS = tuple(round(0.5 + 0.05 * step, 2) for step in range(10))
 """Thresholds 0.50, 0.55, ... 0.95: of IoU in the competition, of probability in the notebook."""
 
 
+SAME_NUCLEUS = 0.2
+"""IoU above which two nuclei without a match mean the same nucleus, with a wrong outline."""
+
+
+@dataclass(frozen=True)
+class Losses:
+    """What an image loses of the full score of 1, by cause. They add up to 1 - `Match.score`.
+
+    missed
+        Annotated nuclei that were not found.
+    invented
+        Predicted nuclei where none is annotated.
+    split, merged
+        Nuclei that belong to those that `Match.split` or `Match.merged` counts.
+    outline
+        Wrong outlines: of matches, which fail at higher thresholds, and of pairs without a match whose
+        IoU is above `SAME_NUCLEUS`.
+    """
+
+    missed: float
+    invented: float
+    split: float
+    merged: float
+    outline: float
+
+
 @dataclass(frozen=True)
 class Match:
     """Matches between the predicted and the annotated nuclei of one image.
@@ -23,6 +49,17 @@ class Match:
         Number of annotated nuclei that contain more than half of each of two or more predicted nuclei.
     merged
         Number of predicted nuclei that contain more than half of each of two or more annotated nuclei.
+    true_px
+        (true,) int64. Area of each annotated nucleus, by label.
+    iou
+        (true,) float64. IoU of each annotated nucleus and its match at 0.5, or 0 without one.
+    radius_difference_px
+        (true,) float64. Equivalent radius of the match minus that of the annotated nucleus, in pixels;
+        not a number without a match.
+    invented_px
+        (n,) int64. Area of each predicted nucleus without a match.
+    losses
+        Why the image does not have the full score.
     """
 
     tp: NDArray[np.int64]
@@ -30,12 +67,16 @@ class Match:
     predicted: int
     split: int
     merged: int
+    true_px: NDArray[np.int64]
+    iou: NDArray[np.float64]
+    radius_difference_px: NDArray[np.float64]
+    invented_px: NDArray[np.int64]
+    losses: Losses
 
     @property
     def average_precision(self) -> NDArray[np.float64]:
         """(10,) TP / (TP + FP + FN) for each threshold; 1 if neither side has a nucleus."""
-        nuclei = self.true + self.predicted - self.tp
-        return np.where(nuclei > 0, self.tp / np.maximum(nuclei, 1), 1.0)
+        return _average_precision(self.tp, self.true + self.predicted)
 
     @property
     def score(self) -> float:
@@ -81,13 +122,78 @@ def match_nuclei(y_true: NDArray[np.integer], y_pred: NDArray[np.integer]) -> Ma
     array([1, 1, 1, 1, 0, 0, 0, 0, 0, 0])
     """
     overlap = _overlap(y_true, y_pred)
+    tp = np.array([overlap.matching(twentieths).sum() for twentieths in range(10, 20)])
+    true, predicted = len(overlap.true_labels), len(overlap.predicted_labels)
+    matching = overlap.matching(10)
+    at = np.searchsorted(overlap.true_labels, overlap.true[matching])
+    iou, difference = np.zeros(true), np.full(true, np.nan)
+    iou[at] = overlap.iou[matching]
+    radii = (np.sqrt(a[matching] / np.pi) for a in (overlap.predicted_area, overlap.true_area))
+    difference[at] = np.subtract(*radii)
+    invented = ~np.isin(overlap.predicted_labels, overlap.predicted[matching])
     return Match(
-        tp=np.array([overlap.matching(twentieths).sum() for twentieths in range(10, 20)]),
-        true=len(overlap.true_labels),
-        predicted=len(overlap.predicted_labels),
+        tp=tp,
+        true=true,
+        predicted=predicted,
         split=len(overlap.split()),
         merged=len(overlap.merged()),
+        true_px=overlap.true_px,
+        iou=iou,
+        radius_difference_px=difference,
+        invented_px=overlap.predicted_px[invented],
+        losses=_losses(overlap, tp),
     )
+
+
+def _losses(overlap: "_Overlap", tp: NDArray[np.int64]) -> Losses:
+    matching, split, merged = overlap.matching(10), overlap.split(), overlap.merged()
+    missed = np.setdiff1d(overlap.true_labels, overlap.true[matching])
+    invented = np.setdiff1d(overlap.predicted_labels, overlap.predicted[matching])
+    in_split = overlap.predicted[
+        (2 * overlap.both > overlap.predicted_area) & np.isin(overlap.true, split)
+    ]
+    in_merged = overlap.true[
+        (2 * overlap.both > overlap.true_area) & np.isin(overlap.predicted, merged)
+    ]
+    same = (
+        (overlap.iou > SAME_NUCLEUS)
+        & np.isin(overlap.true, missed)
+        & np.isin(overlap.predicted, invented)
+    )
+    counts = dict.fromkeys(("missed", "invented", "split", "merged", "outline"), 0)
+    # Each nucleus without a match counts once, for the first cause that holds.
+    for labels, otherwise, causes in (
+        (
+            missed,
+            "missed",
+            (("merged", in_merged), ("split", split), ("outline", overlap.true[same])),
+        ),
+        (
+            invented,
+            "invented",
+            (("merged", merged), ("split", in_split), ("outline", overlap.predicted[same])),
+        ),
+    ):
+        left = labels
+        for cause, members in causes:
+            found = np.isin(left, members)
+            counts[cause] += int(found.sum())
+            left = left[~found]
+        counts[otherwise] += len(left)
+    nuclei = max(tp[0] + len(missed) + len(invented), 1)
+    nuclei_of_both = len(overlap.true_labels) + len(overlap.predicted_labels)
+    found_ap, score = (
+        _average_precision(tp[:1], nuclei_of_both),
+        _average_precision(tp, nuclei_of_both).mean(),
+    )
+    losses = {cause: count / nuclei for cause, count in counts.items()}
+    losses["outline"] += float(found_ap[0] - score)
+    return Losses(**losses)
+
+
+def _average_precision(tp: NDArray[np.int64], nuclei_of_both: int) -> NDArray[np.float64]:
+    nuclei = nuclei_of_both - tp
+    return np.where(nuclei > 0, tp / np.maximum(nuclei, 1), 1.0)
 
 
 @dataclass(frozen=True)
@@ -125,20 +231,31 @@ def nucleus_errors(y_true: NDArray[np.integer], y_pred: NDArray[np.integer]) -> 
 
 @dataclass(frozen=True)
 class _Overlap:
-    """All labels, and the pairs of nuclei that share pixels with their areas in pixels."""
+    """All labels with their areas, and the pairs of nuclei that share pixels with theirs, in pixels."""
 
     true_labels: NDArray[np.integer]
     predicted_labels: NDArray[np.integer]
     true: NDArray[np.integer]
     predicted: NDArray[np.integer]
+    true_px: NDArray[np.int64]
+    predicted_px: NDArray[np.int64]
     both: NDArray[np.int64]
     true_area: NDArray[np.int64]
     predicted_area: NDArray[np.int64]
 
     def matching(self, twentieths: int) -> NDArray[np.bool_]:
         """Pairs with an IoU greater than `twentieths` / 20."""
-        union = self.true_area + self.predicted_area - self.both
-        return 20 * self.both > twentieths * union
+        return 20 * self.both > twentieths * self.union
+
+    @property
+    def union(self) -> NDArray[np.int64]:
+        """Area of each pair."""
+        return self.true_area + self.predicted_area - self.both
+
+    @property
+    def iou(self) -> NDArray[np.float64]:
+        """IoU of each pair."""
+        return self.both / self.union
 
     def split(self) -> NDArray[np.integer]:
         return _repeated(self.true[2 * self.both > self.predicted_area])
@@ -163,6 +280,8 @@ def _overlap(y_true: NDArray[np.integer], y_pred: NDArray[np.integer]) -> _Overl
     return _Overlap(
         true_labels=np.flatnonzero(true_areas) + 1,
         predicted_labels=np.flatnonzero(predicted_areas) + 1,
+        true_px=true_areas[true_areas > 0],
+        predicted_px=predicted_areas[predicted_areas > 0],
         true=row + 1,
         predicted=column + 1,
         both=nuclei.data,

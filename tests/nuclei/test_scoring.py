@@ -1,3 +1,4 @@
+from dataclasses import asdict
 from typing import Any
 
 import numpy as np
@@ -205,3 +206,43 @@ def test_pixels_that_nobody_annotated_are_not_scored(
 def test_counts_leave_out_pixels_that_nobody_annotated() -> None:
     y_true, probability = np.array([[1, 0, -1, -1]]), np.array([[0.9, 0.2, 0.9, 0.2]], np.float32)
     assert pixel_counts(y_true, probability)[0].tolist() == [1, 0, 0, 1]
+
+
+def test_nuclei_of_a_match_by_hand() -> None:
+    y_true = np.array([[1, 1, 1, 1, 0, 2, 0, 5]])
+    y_pred = np.array([[1, 1, 1, 0, 0, 0, 3, 3]])
+    match = match_nuclei(y_true, y_pred)
+    assert match.true_px.tolist() == [4, 1, 1]
+    assert match.iou.tolist() == [0.75, 0, 0]
+    expected = (3 / np.pi) ** 0.5 - (4 / np.pi) ** 0.5
+    np.testing.assert_allclose(match.radius_difference_px, [expected, np.nan, np.nan])
+    assert match.invented_px.tolist() == [2]
+
+
+@pytest.mark.parametrize(
+    ("y_true", "y_pred", "losses"),
+    [
+        ([1, 1, 0, 2], [1, 1, 0, 2], {}),
+        ([1, 1, 0, 0], [0, 0, 0, 2], {"missed": 0.5, "invented": 0.5}),
+        ([1, 1, 0, 2], [1, 1, 1, 1], {"merged": 1}),
+        ([1, 1, 1, 1], [1, 1, 0, 2], {"split": 1}),
+        ([1, 1, 1, 0], [1, 0, 0, 0], {"outline": 1}),  # IoU 1/3
+        (
+            [1, 1, 1, 0],
+            [1, 1, 0, 0],
+            {"outline": 0.6},
+        ),  # IoU 2/3, which fails at 6 of 10 thresholds
+        ([1, 1, 2, 0], [1, 1, 0, 3], {"missed": 1 / 3, "invented": 1 / 3}),
+        ([0, 0, 0, 0], [0, 0, 0, 0], {}),
+    ],
+)
+def test_losses_by_hand(y_true: list[int], y_pred: list[int], losses: dict[str, float]) -> None:
+    found = match_nuclei(np.array([y_true]), np.array([y_pred])).losses
+    none = dict.fromkeys(("missed", "invented", "split", "merged", "outline"), 0.0)
+    assert asdict(found) == pytest.approx(none | losses)
+
+
+@given(truths, truths)
+def test_losses_add_up(y_true: NDArray[np.int32], y_pred: NDArray[np.int32]) -> None:
+    match = match_nuclei(y_true, y_pred)
+    assert sum(asdict(match.losses).values()) == pytest.approx(1 - match.score)

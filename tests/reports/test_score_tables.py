@@ -44,7 +44,32 @@ def test_the_table_of_scores_by_hand(submission: Path) -> None:
         {"id": "a", "score": pytest.approx(0.2), **counts},
         {"id": "b", "score": 1.0, **dict.fromkeys(counts, 0)},
     ]
+    difference = (2 / np.pi) ** 0.5 - (3 / np.pi) ** 0.5
+    losses = dict.fromkeys(("missed", "invented", "split", "merged", "outline"), 0.0)
+    assert table.pop("losses") == pytest.approx(losses | {"missed": 0.25, "outline": 0.15})
+    assert table.pop("radius_bias_px") == pytest.approx(difference)
+    [small] = table.pop("by_size")
+    assert small == {
+        "diameter_px": [0, 8],
+        "nuclei": 2,
+        "average_precision": 0.5,
+        "radius_bias_px": pytest.approx(difference),
+    }
     assert table == {"images": 2, **counts}
+
+
+def test_scores_by_size_by_hand() -> None:
+    y_true, y_pred = np.zeros((2, 80, 160), int)
+    y_true[:70, :70], y_true[0, 100:102], y_true[70:80, 90:100] = 1, 2, 3
+    y_pred[:70, :70], y_pred[40:45, 100:105], y_pred[70:80, 90:98] = 1, 2, 3
+    rows = scores_table({"a": match_nuclei(y_true, y_pred)})["by_size"]
+    found = {tuple(row["diameter_px"]): (row["nuclei"], row["average_precision"]) for row in rows}
+    assert found == {(0, 8): (1, 0), (8, 16): (1, 1), (64, None): (1, 1)}
+    assert [row["radius_bias_px"] for row in rows] == [
+        None,
+        pytest.approx((80 / np.pi) ** 0.5 - (100 / np.pi) ** 0.5),
+        0,
+    ]
 
 
 def column(table: dict[str, Any], name: str) -> list[float]:
@@ -77,6 +102,11 @@ def test_the_page_of_scores_names_the_worst_first(submission: Path) -> None:
     lines = page.splitlines()
     assert lines[0].startswith("score     0.6000  mean average precision")
     assert "0.50       0.7500  1.0000     0.5000  0.6667" in lines
+    assert (
+        "lost      0.2500 missed, 0.0000 invented, 0.0000 split, 0.0000 merged, 0.1500 outline"
+        in lines
+    )
+    assert "0-8 px     2       0.5000      -0.18" in lines
     assert lines[-1] == "0.2000  a  2 annotated, 1 predicted, 0 split, 0 merged"
 
 

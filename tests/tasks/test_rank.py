@@ -41,7 +41,8 @@ class Registry:
             module, "emit_event", lambda event, payload, **_: self.events.append((event, payload))
         )
         counts = dict.fromkeys(("true", "predicted", "split", "merged"), 1)
-        table = {"score": 0.25, "by_threshold": [], "by_kind": {}} | counts
+        table = {"score": 0.25, "by_threshold": [], "by_kind": {}, "by_size": []} | counts
+        table |= {"losses": {}, "radius_bias_px": None}
         stages = folder / "home" / "stages" / "evaluate" / "digest"
         stages.mkdir(parents=True)
         (stages / SCORES).write_text(json.dumps(table))

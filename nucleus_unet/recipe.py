@@ -361,7 +361,7 @@ class Inference(Part):
         1024,
         ge=320,
         multiple_of=64,
-        description="Predict larger images in overlapping tiles with this side in pixels; smaller "
+        description="Predict larger images in overlapping tiles of at most this side in pixels; smaller "
         "tiles need less memory (only with data.framing = crop)",
     )
 

@@ -134,7 +134,8 @@ def _steps_of_crops(recipe: Recipe) -> list[str]:
     steps.append(
         "Mirror the image at its lower and right edge, the edge included, until the sides are "
         f"multiples of 64. If a side is longer than {recipe.inference.tile_px} pixels, predict tiles of "
-        "this size that overlap by about 256 pixels, and blend them in the middle of the overlap."
+        "at most this size that overlap by at least 256 pixels, and blend them in the middle of the "
+        "overlap."
     )
     return steps
 

@@ -23,7 +23,7 @@ from nucleus_unet.nuclei import resize_maps, separate_nuclei
 from nucleus_unet.recipe import Data, Inference, Recipe
 
 OVERLAP_PX, BLENDED_PX = 256, 32
-"""Overlap of neighbouring tiles, and the width of the strip in its middle where they are blended.
+"""Least overlap of neighbouring tiles, and the width of the strip in its middle where they are blended.
 
 Each pixel of the strip is at least 112 px away from the edge of both tiles. A network of depth 4 does
 not look that far, so both tiles predict the same value.
@@ -121,6 +121,8 @@ def _tiles(length: int, tile: int) -> list[tuple[slice, NDArray[np.float32]]]:
     if length <= tile:
         return [(slice(0, length), np.ones(length, np.float32))]
     count = -(-(length - OVERLAP_PX) // (tile - OVERLAP_PX))
+    # As many tiles, but no larger than they must be to overlap.
+    tile = STEP_PX * -(-(length + (count - 1) * OVERLAP_PX) // (count * STEP_PX))
     # Starts are multiples of STEP_PX: a tile is pooled at the same pixels as the complete image.
     last = (length - tile) // STEP_PX
     starts = [STEP_PX * round(k * last / (count - 1)) for k in range(count)]

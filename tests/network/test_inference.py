@@ -1,3 +1,4 @@
+import itertools
 import resource
 from pathlib import Path
 
@@ -5,11 +6,15 @@ import cv2
 import keras
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from nucleus_unet.engine.isolation import new_process
 from nucleus_unet.network import inference
 from nucleus_unet.network.inference import (
+    OVERLAP_PX,
+    STEP_PX,
     load_model,
     predict_maps,
     predict_to_files,
@@ -170,6 +175,24 @@ def test_tiles_leave_no_seams(
     )
     np.testing.assert_allclose(tiled, at_once, atol=1e-5)
     assert (np.ptp(at_once, axis=(0, 1)) > 0.05).all()
+
+
+@given(
+    length=st.integers(6, 200).map(lambda steps: 64 * steps),
+    most=st.integers(5, 16).map(lambda steps: 64 * steps),
+)
+def test_tiles_cover_an_axis_and_are_no_larger_than_they_must_be(length: int, most: int) -> None:
+    places, shares = zip(*inference._tiles(length, most), strict=True)
+    total = np.zeros(length)
+    for place, share in zip(places, shares, strict=True):
+        total[place] += share
+    np.testing.assert_allclose(total, 1, rtol=1e-6)
+    [side] = {place.stop - place.start for place in places}
+    overlaps = [a.stop - b.start for a, b in itertools.pairwise(places)]
+    assert side <= most
+    assert all(overlap >= OVERLAP_PX for overlap in overlaps)
+    if overlaps:
+        assert sum(overlaps) < len(overlaps) * OVERLAP_PX + len(places) * STEP_PX
 
 
 def test_every_tile_has_the_same_size(native: Recipe, mosaic: NDArray[np.uint8]) -> None:

@@ -164,6 +164,8 @@ def _steps_after(recipe: Recipe) -> list[str]:
             f"the magnification. A nucleus that loses more than {MOST_COVERED:.0%} of its pixels to "
             "nuclei of higher rank is removed. If it loses fewer, it keeps its largest piece."
         )
+    if recipe.network.outputs == "borders":
+        steps.append("Background that a nucleus encloses becomes part of the nucleus.")
     return steps
 
 

@@ -5,7 +5,7 @@ from typing import Any
 import cv2
 import numpy as np
 from numpy.typing import NDArray
-from scipy.ndimage import find_objects
+from scipy.ndimage import binary_fill_holes, find_objects
 from skimage.measure import label
 from skimage.segmentation import watershed
 
@@ -63,6 +63,9 @@ def rated_nuclei(
     is the mean probability, lowered if the area is unusual at its scale; of equal nuclei the one of
     the earlier scale comes first. The other nucleus keeps the largest piece of its remaining pixels,
     or is dropped if it lost more than a third of its pixels.
+
+    With two channels, background that a nucleus encloses becomes part of it: nuclei have no holes, but
+    coarse chromatin can look like one.
     """
     candidates, confidence, last = [], [np.zeros(1)], 0
     parts = np.split(maps, len(inference.scales), axis=-1)
@@ -85,6 +88,8 @@ def rated_nuclei(
         covered = pixels.sum() - free.sum()
         if covered <= MOST_COVERED * pixels.sum():
             found[box][largest_piece(free) if covered else free] = number
+    if parts[0].shape[-1] > 1:
+        _fill_holes(found)
     present = np.bincount(found.ravel()) > 0
     present[0] = False
     numbers = np.flatnonzero(present)
@@ -106,6 +111,13 @@ def largest_piece(pixels: NDArray[np.bool_]) -> NDArray[np.bool_]:
     """
     pieces = label(pixels, connectivity=2)
     return pieces == 1 + np.bincount(pieces.ravel())[1:].argmax()
+
+
+def _fill_holes(labels: NDArray[np.int32]) -> None:
+    for number, box in enumerate(find_objects(labels), 1):
+        if box:
+            inside = binary_fill_holes(labels[box] == number) & (labels[box] == 0)
+            labels[box][inside] = number
 
 
 def _of_one_scale(maps: NDArray[np.float32], inference: Inference) -> NDArray[np.integer]:

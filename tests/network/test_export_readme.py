@@ -75,7 +75,7 @@ def test_a_recipe_of_crops_with_borders(crops: Recipe) -> None:
     assert f"multiples of {STEP_PX}. If a side is longer than 1024 pixels" in mirror
     assert f"overlap by at least {OVERLAP_PX} pixels" in mirror
     assert flips.startswith("Predict the eight flips and quarter turns")
-    cut, _, seeds, basins, cutoffs, small, join = steps(text, "After the network")
+    cut, _, seeds, basins, cutoffs, small, join, fill = steps(text, "After the network")
     assert cut == "Cut off what was mirrored."
     assert seeds.startswith("The mask is where nucleus is above 0.3. ")
     assert "where nucleus × (1 - border) is above 0.7." in seeds
@@ -85,12 +85,13 @@ def test_a_recipe_of_crops_with_borders(crops: Recipe) -> None:
     assert small.endswith("not above 0.8.")
     assert "less 0.03 × |ln(area / 400)|" in join
     assert "more than 33% of its pixels" in join
+    assert fill == "Background that a nucleus encloses becomes part of the nucleus."
 
 
 def test_one_scale_and_one_cutoff_need_fewer_steps(crops: Recipe) -> None:
     text = readme(crops)
     assert "magnifications" not in text
-    assert len(steps(text, "After the network")) == 5
+    assert len(steps(text, "After the network")) == 6
 
 
 @pytest.mark.parametrize("name", ["best", "quick", "seed", "paper"])

@@ -133,6 +133,22 @@ def test_a_border_separates_nuclei_that_touch_in_the_mask(
     assert len(np.unique(found[:, :4])) == len(np.unique(found[:, 5:])) == 1
 
 
+def test_holes_are_filled_if_there_are_borders_and_the_nucleus_encloses_them() -> None:
+    shape = np.array(
+        [
+            [1, 1, 1, 0, 1, 1, 1, 0, 1, 0, 1],
+            [1, 0, 1, 0, 1, 0, 1, 0, 1, 0, 1],
+            [1, 1, 1, 0, 1, 1, 1, 0, 1, 1, 1],
+        ]
+    )
+    maps = np.stack([0.9 * shape, 0 * shape], axis=-1).astype(np.float32)
+    maps[1, 1, 0] = 0.2
+    filled = shape.copy()
+    filled[1, [1, 5]] = 1
+    np.testing.assert_array_equal(separate_nuclei(maps, Inference()) > 0, filled)
+    np.testing.assert_array_equal(separate_nuclei(maps[..., :1], Inference()) > 0, shape)
+
+
 def test_a_mask_without_a_seed_is_one_nucleus() -> None:
     maps = training_targets(discs((20, 12), (8, 50)), "borders")
     maps[..., 1] = 0.7

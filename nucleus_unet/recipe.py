@@ -565,7 +565,10 @@ def load_recipe(name_or_path: str | Path, overrides: Iterable[str] = ()) -> Reci
         )
     try:
         values = tomllib.loads(text.decode())
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+    except (
+        ValueError,
+        RecursionError,
+    ) as error:  # not TOML, a number of 5,000 digits, deep nesting
         raise NucleusError(f"{name_or_path}: not valid TOML: {error}") from error
     return parse_recipe(
         {"name": Path(name_or_path).stem} | values, str(name_or_path)
@@ -596,7 +599,7 @@ def parse_recipe(values: dict[str, Any], origin: str) -> Recipe:
             known = {*Recipe.model_fields, *Recipe(name="").flat()}
             raise NucleusError(f"{origin}: unknown key {key}. {_nearest(key, known)}") from None
         # If several keys contradict each other, the input is a table and too long for a message.
-        value = "" if isinstance(first["input"], dict) else f" = {first['input']!r}"
+        value = "" if isinstance(first["input"], dict) else f" = {first['input']!r:.100}"
         # Of a key with several types there is one message for each.
         of_key = (one for one in error.errors() if one["loc"][:2] == first["loc"][:2])
         same = [one["msg"] for one in of_key if one["input"] == first["input"]]
@@ -647,5 +650,5 @@ def _value(text: str, *, is_text: bool) -> Any:
         return text.strip("\"'")
     try:
         return tomllib.loads(f"v = {text}")["v"]
-    except tomllib.TOMLDecodeError:
+    except (ValueError, RecursionError):
         return text

@@ -337,3 +337,15 @@ def test_a_prediction_changes_only_keys_of_inference() -> None:
     require_inference(["inference.cutoff=0.4", "inference.flips=false"])
     with pytest.raises(NucleusError, match=r"^data\.balance=1: a prediction can only change keys"):
         require_inference(["inference.cutoff=0.4", "data.balance=1"])
+
+
+@pytest.mark.parametrize("value", [5000 * "9", 3000 * "[" + 3000 * "]", 4000 * "9"])
+def test_values_that_are_too_long(tmp_path: Path, value: str) -> None:
+    (tmp_path / "mine.toml").write_text(f"[training]\nseed = {value}\n")
+    for load in (
+        lambda: load_recipe(tmp_path / "mine.toml"),
+        lambda: load_recipe("best", [f"training.seed={value}"]),
+    ):
+        with pytest.raises(NucleusError) as caught:
+            load()
+        assert "\n" not in str(caught.value)

@@ -256,9 +256,14 @@ def _zip_members(path: Path, resources: ExitStack) -> dict[str, Callable[[], byt
             f"{path}: not a folder, a complete zip file or an image ({error}). Download it again."
         ) from error
     # Some zip tools write backslashes (on Windows) or names that begin with "./".
-    members = {
-        info.filename.replace("\\", "/").removeprefix("./"): info for info in archive.infolist()
-    }
+    members: dict[str, zipfile.ZipInfo] = {}
+    for info in archive.infolist():
+        name = info.filename.replace("\\", "/").removeprefix("./")
+        if name in members and not info.is_dir():
+            raise NucleusError(
+                f"{path}: {name!r:.200} is in the zip file twice. Create the zip file again."
+            )
+        members[name] = info
     for name, info in members.items():
         if name.startswith("/") or ".." in name.split("/"):
             raise NucleusError(

@@ -1,7 +1,5 @@
 """Read the annotated nuclei that a submission is scored against."""
 
-import csv
-import sys
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from pathlib import Path
@@ -10,8 +8,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from nucleus_unet.data import prepared, rle
+from nucleus_unet.data.csv_records import CsvError, csv_records, read_text
 from nucleus_unet.data.identity import images_code, labels_code
 from nucleus_unet.data.masks import merge_into_labels
+from nucleus_unet.data.stacks import MOST_PIXELS
 from nucleus_unet.errors import NucleusError
 from nucleus_unet.recipe import ONLY_PLANE, Plane
 
@@ -78,27 +78,25 @@ def read_truth(
 
 
 def _read_solution(path: Path) -> Iterator[tuple[str, NDArray[np.int32]]]:
-    csv.field_size_limit(sys.maxsize)  # the RLE of a large nucleus exceeds the default limit
-    try:
-        with path.open(newline="", encoding="utf-8-sig") as file:
-            rows = list(csv.DictReader(file))
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise NucleusError(
-            f"{path}: cannot be read ({error}). Check the path, or download the file again."
-        ) from error
-    if not rows or not set(SOLUTION) <= rows[0].keys():
-        raise NucleusError(
-            f"{path}: not a solution file, which has the columns {', '.join(SOLUTION)}. "
-            "Give another file, or a data set with masks."
-        )
+    again = "Check the path, or download the file again."
+    records = csv_records(read_text(path, again))
     by_image: dict[str, list[Mapping[str, str]]] = {}
-    for line, row in enumerate(rows, 2):
-        if None in row.values():
+    try:
+        header = next(records, (1, []))[1]
+        if not set(SOLUTION) <= set(header) or len(set(header)) < len(header):
             raise NucleusError(
-                f"{path}, line {line}: the row is incomplete. Download the file again."
+                f"{path}: not a solution file, which has the columns {', '.join(SOLUTION)} once each. "
+                "Give another file, or a data set with masks."
             )
-        if row["Usage"] != "Ignored":
-            by_image.setdefault(row["ImageId"], []).append(row | {"line": f"{path}, line {line}"})
+        for line, fields in records:
+            if len(fields) != len(header):
+                raise CsvError(line, f"{len(fields)} fields instead of {len(header)}")
+            row = dict(zip(header, fields, strict=True))
+            if row["Usage"] != "Ignored":
+                row["line"] = f"{path}, line {line}"
+                by_image.setdefault(row["ImageId"], []).append(row)
+    except CsvError as error:
+        raise NucleusError(f"{path}, {error}. Download the file again.") from error
     for image_id, nuclei in sorted(by_image.items()):
         yield image_id, _decode(nuclei)
 
@@ -108,10 +106,10 @@ def _decode(nuclei: list[Mapping[str, str]]) -> NDArray[np.int32]:
     size = None
     with suppress(TypeError, ValueError):
         size = int(nuclei[0]["Height"]), int(nuclei[0]["Width"])
-    if size is None or min(size) < 1:
+    if size is None or min(size) < 1 or size[0] * size[1] > MOST_PIXELS:
         raise NucleusError(
-            f"{nuclei[0]['line']}: Height and Width are not positive whole numbers. "
-            "Download the file again."
+            f"{nuclei[0]['line']}: Height and Width are not positive whole numbers of an image of at "
+            "most 2³⁰ pixels. Download the file again."
         )
     for row in nuclei:
         if (row["Height"], row["Width"]) != (nuclei[0]["Height"], nuclei[0]["Width"]):

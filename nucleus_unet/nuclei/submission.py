@@ -2,7 +2,6 @@
 
 import csv
 import io
-import sys
 from collections import defaultdict
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -12,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from nucleus_unet.data import rle
+from nucleus_unet.data.csv_records import CsvError, csv_records, read_text
 from nucleus_unet.errors import NucleusError
 from nucleus_unet.files import UNPRINTABLE, write_atomically
 
@@ -156,28 +156,19 @@ def validate_submission(
 
 def _scan(path: Path) -> tuple[dict[str, list[tuple[int, str]]], list[SubmissionProblem]]:
     """Read the (line, RLE) pairs of each image, and the problems of lines that cannot be read."""
-    try:
-        content = path.read_bytes()
-    except OSError as error:
-        raise NucleusError(
-            f"submission {path} cannot be read ({error.strerror}). Give the path of a CSV file."
-        ) from error
     found: dict[str, list[tuple[int, str]]] = defaultdict(list)
     problems = []
-    # The RLE of one ragged nucleus can exceed the csv module's limit of 131,072 characters.
-    csv.field_size_limit(sys.maxsize)
-    text = content.decode("utf-8-sig", errors="replace")  # Excel writes a byte order mark
-    reader = csv.reader(io.StringIO(text, newline=""), strict=True)
+    records = csv_records(read_text(path, "Give the path of a submission."))
     try:
-        if tuple(next(reader, ())) != HEADER:
+        if tuple(next(records, (1, []))[1]) != HEADER:
             problems.append(SubmissionProblem(1, "", f"the header must be {','.join(HEADER)}"))
-        for fields in reader:
+        for line, fields in records:
             if len(fields) == 2:
-                found[fields[0]].append((reader.line_num, fields[1]))
+                found[fields[0]].append((line, fields[1]))
             else:
                 what = f"{len(fields)} fields instead of two, an image id and an RLE"
-                problems.append(SubmissionProblem(reader.line_num, "", what))
-    except csv.Error as error:
-        what = f"not valid CSV ({error}); the rest of the file was not read"
-        problems.append(SubmissionProblem(reader.line_num, "", what))
+                problems.append(SubmissionProblem(line, "", what))
+    except CsvError as error:
+        what = f"{error.what}; the rest of the file was not read"
+        problems.append(SubmissionProblem(error.line, "", what))
     return dict(found), problems

@@ -1,3 +1,4 @@
+import doctest
 import os
 import zipfile
 from collections.abc import Callable
@@ -5,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from nucleus_unet.data import layouts, ome_zarr
 from nucleus_unet.data.raw import (
     RawSample,
     dataset_name,
@@ -49,6 +51,11 @@ def write_zip(path: Path, files: dict[str, bytes]) -> Path:
 
 def write(path: Path, files: dict[str, bytes], container: str) -> Path:
     return {"folder": write_folder, "zip": write_zip}[container](path / f"set.{container}", files)
+
+
+def test_doctests() -> None:
+    assert doctest.testmod(layouts).failed == 0
+    assert doctest.testmod(ome_zarr).failed == 0
 
 
 def assert_error(path: Path, *, match: str, annotated: bool = False) -> None:
@@ -441,6 +448,14 @@ def test_links_in_a_circle(tmp_path: Path) -> None:
 @pytest.mark.parametrize("name", ["../a/images/a.png", "/a/images/a.png", "a\\..\\b.png"])
 def test_a_name_that_points_outside_the_zip(tmp_path: Path, name: str) -> None:
     assert_error(write_zip(tmp_path / "set.zip", {name: b""}), match="points outside the zip")
+
+
+@pytest.mark.filterwarnings("ignore:Duplicate name")
+def test_a_name_that_is_in_a_zip_twice(tmp_path: Path) -> None:
+    with zipfile.ZipFile(tmp_path / "set.zip", "w") as archive:
+        for name in ("a.png", "./a.png"):
+            archive.writestr(name, b"")
+    assert_error(tmp_path / "set.zip", match="'a.png' is in the zip file twice")
 
 
 def test_an_encrypted_file(tmp_path: Path) -> None:

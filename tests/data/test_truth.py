@@ -70,8 +70,15 @@ def test_an_overlap_of_equal_nuclei_belongs_to_the_first_line(tmp_path: Path) ->
     [
         ("a,1 1,,3,Public", "line 2: Height and Width are not positive whole numbers"),
         ("a,1 1,0,3,Public", "line 2: Height and Width are not positive whole numbers"),
-        ("a,1 1,4", "line 2: the row is incomplete. Download the file again"),
-        ("a,1 1,4,4,Public\na", "line 3: the row is incomplete. Download the file again"),
+        ("a,1 1,4", "line 2: 3 fields instead of 5. Download the file again"),
+        ("a,1 1,4,4,Public,9", "line 2: 6 fields instead of 5. Download the file again"),
+        ('a,1 1,4,4,"Public', r"line 2: not valid CSV \(unexpected end of data\)\. Download"),
+        ('a,1 1,4,4,"Public\nb,1 1,4,4,"Public"', "line 2: "),
+        (
+            "a,1 1,40000,40000,Public",
+            "line 2: Height and Width are not positive whole numbers of an",
+        ),
+        ("a,1 1,4,4,Public\na", "line 3: 1 fields instead of 5. Download the file again"),
         ("a,1 1,4,4,Public\nb,1 1 9,4,4,Public", "line 3: "),
         ("a,1 1,2,3,Public\na,1 1,3,2,Public", "line 3: Height and Width differ from the first"),
         ("a,5 1,2,2,Public", "line 2: RLE 1 of 1, '5 1', ends outside the image"),

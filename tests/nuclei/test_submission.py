@@ -6,6 +6,7 @@ import pytest
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
+from nucleus_unet.data import csv_records
 from nucleus_unet.errors import NucleusError
 from nucleus_unet.nuclei.submission import (
     SubmissionProblem,
@@ -109,11 +110,8 @@ def test_an_rle_can_exceed_the_limit_of_the_csv_module(tmp_path: Path) -> None:
         ),
         (VALID + "c,1 1\n", [(5, "c", "is not the id of any image")]),
         (
-            VALID + "b,1 1,2\n\n",
-            [
-                (5, "", "3 fields instead of two, an image id and an RLE"),
-                (6, "", "0 fields instead of two, an image id and an RLE"),
-            ],
+            VALID + "\nb,1 1,2\n\n",
+            [(6, "", "3 fields instead of two, an image id and an RLE")],
         ),
         (
             VALID + "b,1 1\n",
@@ -180,8 +178,23 @@ def test_problems_are_listed_by_line(
 
 
 def test_lines_are_numbered_as_in_an_editor(csv: Callable[[str | bytes], Path]) -> None:
-    text = 'ImageId,EncodedPixels\r\n"a\nb",1 1\r\nc,\r\n'
+    text = 'ImageId,EncodedPixels\r\n\r\n"a",1 1\r\nc,\r\n'
     assert [problem.row for problem in validate_submission(csv(text), {})] == [3, 4]
+
+
+@pytest.mark.parametrize("end", ["", '"'])
+def test_an_open_quote_swallows_no_rows(csv: Callable[[str | bytes], Path], end: str) -> None:
+    path = csv(f'ImageId,EncodedPixels\na,"1 1\nb,2 1{end}\n')
+    with pytest.raises(NucleusError, match=r"submission\.csv, line 2: "):
+        read_submission(path)
+
+
+def test_a_file_that_would_fill_the_memory(
+    csv: Callable[[str | bytes], Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(csv_records, "LARGEST_BYTES", 10)
+    with pytest.raises(NucleusError, match=r"0\.0 GiB, and the limit is 1 GiB"):
+        read_submission(csv(VALID))
 
 
 def test_read_refuses_what_is_not_a_submission(csv: Callable[[str | bytes], Path]) -> None:
@@ -196,8 +209,8 @@ def test_a_missing_file_is_refused(tmp_path: Path, reader: Callable[[Path], obje
     with pytest.raises(NucleusError) as error:
         reader(tmp_path / "none.csv")
     assert str(error.value) == (
-        f"submission {tmp_path / 'none.csv'} cannot be read (No such file or directory). "
-        "Give the path of a CSV file."
+        f"{tmp_path / 'none.csv'}: cannot be read (No such file or directory). "
+        "Give the path of a submission."
     )
 
 

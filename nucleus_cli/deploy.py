@@ -3,6 +3,7 @@
 It can be repeated at any time. What is missing is created, and what differs is updated.
 """
 
+import asyncio
 import subprocess
 import sys
 from collections.abc import Callable, Mapping
@@ -30,6 +31,7 @@ from prefect.client.schemas.objects import StateType
 from prefect.client.schemas.responses import DeploymentResponse
 from prefect.client.schemas.schedules import CronSchedule
 from prefect.exceptions import ObjectNotFound
+from prefect.server.schemas.schedules import CronSchedule as Dates
 
 from flows.running import SKIPPED, TAG
 from nucleus_unet.errors import NucleusError
@@ -126,15 +128,20 @@ def parse_cron(cron: str) -> CronSchedule:
     Raises
     ------
     NucleusError
-        If it is not a cron expression.
+        If it is not a cron expression of five fields, or if none of its dates ever comes.
     """
+    advice = "0 2 * * * means each night at two."
     try:
-        return CronSchedule(cron=cron, timezone="UTC")
+        schedule = CronSchedule(cron=cron, timezone="UTC")
+    except ValueError:
+        schedule = None
+    if schedule is None or (len(cron.split()) != 5 and not cron.startswith("@")):
+        raise NucleusError(f"--cron {cron} is not a cron expression of five fields. {advice}")
+    try:
+        asyncio.run(Dates(cron=cron, timezone="UTC").get_dates(1))
     except ValueError as error:
-        raise NucleusError(
-            f"--cron {cron} is not a cron expression. It has five fields; 0 2 * * * means each night at "
-            "two."
-        ) from error
+        raise NucleusError(f"--cron {cron} is a date that never comes. {advice}") from error
+    return schedule
 
 
 def set_up_server(
@@ -243,11 +250,12 @@ def _schedule(
     client: SyncPrefectClient, retrain: DeploymentResponse, schedule: CronSchedule
 ) -> str:
     """Create or update the schedule of a deployment; returns what was done."""
-    wanted = DeploymentScheduleUpdate(slug=SLUG, schedule=schedule, active=True)
     there = [each for each in retrain.schedules if each.slug == SLUG]
+    active = there[0].active if there else True  # one that somebody paused stays paused
+    wanted = DeploymentScheduleUpdate(slug=SLUG, schedule=schedule, active=active)
     fields = {"schedule", "active"}
     if there and there[0].model_dump(include=fields) == wanted.model_dump(include=fields):
-        return "unchanged"
+        return "unchanged" if active else "unchanged, paused"
     others = [
         DeploymentScheduleUpdate.model_validate(each, from_attributes=True)
         for each in retrain.schedules

@@ -1,6 +1,7 @@
 """Options that several commands have."""
 
 import os
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,12 @@ class PrintablePath(click.Path):
     def convert(self, value: Any, param: Any, ctx: Any) -> Any:
         if UNPRINTABLE.search(os.fspath(value)):
             self.fail(f"{os.fspath(value)!r} cannot be printed. Rename it.", param, ctx)
+        if re.match(r"[a-z][a-z0-9+.-]*://", os.fspath(value), re.IGNORECASE):
+            self.fail(
+                f"{os.fspath(value)} is an address. Download or mount the data, and give a path.",
+                param,
+                ctx,
+            )
         return super().convert(value, param, ctx)
 
 

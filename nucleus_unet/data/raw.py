@@ -26,6 +26,7 @@ LARGEST_MEMBER_BYTES = 2**31
 MOST_LEVELS = 16
 """Limit for folders within folders."""
 
+_NO_FILE = "it is a pipe or a device and not a file"
 _DAMAGED = (zipfile.BadZipFile, zlib.error, lzma.LZMAError)
 
 
@@ -136,6 +137,8 @@ def open_raw(path: Path, *, annotated: bool = False) -> Iterator[RawDataset]:
             members = dict(_folder_members(path))
         elif not exists:
             raise NucleusError(f"{path}: no such file or folder. {DATA_SET}")
+        elif not path.is_file():
+            raise NucleusError(f"{path}: {_NO_FILE}. {DATA_SET}")
         elif PICTURE.fullmatch(path.name):
             members = {path.name: path.read_bytes}
         else:
@@ -241,11 +244,17 @@ def _folder_members(path: Path) -> Iterator[tuple[str, Callable[[], bytes]]]:
     for name in walk(path):
         place = path / name
         if name.endswith("/") or not place.is_dir():
-            yield name, place.read_bytes
+            yield name, partial(_read_file, place)
             continue
         shown = path.resolve().name if name == "." else name
         ending = "" if PICTURE.fullmatch(shown) else ".zarr"
         yield f"{shown}{ending}", partial(pack_folder, place)
+
+
+def _read_file(place: Path) -> bytes:
+    if place.exists() and not place.is_file():  # reading a pipe would wait for ever
+        raise OSError(_NO_FILE)
+    return place.read_bytes()
 
 
 def _zip_members(path: Path, resources: ExitStack) -> dict[str, Callable[[], bytes]]:

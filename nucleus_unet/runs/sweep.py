@@ -14,6 +14,8 @@ from nucleus_unet.recipe import Recipe
 EPOCHS = "training.epochs"
 FIXED = (EPOCHS, "data.split", "data.validation_fraction", "data.split_seed")
 """Keys that a sweep does not vary: its rounds set the epochs, and all trials need the same images."""
+MOST_TRIALS, LARGEST_SPACE = 10_000, 2**62
+"""Limits for the recipes of a sweep, and for the combinations that they are drawn from."""
 
 
 @dataclass(frozen=True)
@@ -47,7 +49,8 @@ def combinations(
     Raises
     ------
     NucleusError
-        If there is nothing to vary, or if a key has no values, has a value twice or must not vary.
+        If there is nothing to vary, if a key has no values, has a value twice or must not vary, or if
+        there are more than `MOST_TRIALS` combinations.
     """
     if not over or not all(over.values()):
         raise NucleusError(
@@ -62,9 +65,15 @@ def combinations(
         if len({_text(value) for value in values}) < len(values):
             raise NucleusError(f"{key} has a value twice. Give each value once.")
     shape = [len(values) for values in over.values()]
-    places: Sequence[int] = range(math.prod(shape))
+    count = math.prod(shape)
+    if min(count, draws or count) > MOST_TRIALS or count > LARGEST_SPACE:
+        raise NucleusError(
+            f"These are {count:,} combinations. A sweep tries at most {MOST_TRIALS:,}. Give fewer "
+            "values, or --draws."
+        )
+    places: Sequence[int] = range(count)
     if draws is not None:
-        places = random.Random(seed).sample(places, min(draws, len(places)))
+        places = random.Random(seed).sample(places, min(draws, count))
     return [
         tuple(
             f"{key}={_text(values[int(index)])}"

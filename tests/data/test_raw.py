@@ -439,6 +439,18 @@ def test_a_link_to_itself_is_not_a_folder(tmp_path: Path) -> None:
         assert raw.samples == SAMPLES
 
 
+@pytest.mark.parametrize("name", ["a.png", "a.zip"])
+def test_a_pipe_is_not_waited_for(tmp_path: Path, name: str) -> None:
+    os.mkfifo(tmp_path / name)
+    assert_error(tmp_path / name, match="it is a pipe or a device and not a file")
+
+
+def test_a_pipe_in_a_folder_is_not_waited_for(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "a.png")
+    with open_raw(tmp_path) as raw, pytest.raises(NucleusError, match="it is a pipe or a device"):
+        raw.read("a.png")
+
+
 def test_links_in_a_circle(tmp_path: Path) -> None:
     folder = write_folder(tmp_path, FILES)
     (folder / "again").symlink_to(folder)

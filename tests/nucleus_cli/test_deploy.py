@@ -1,5 +1,6 @@
 """What a server is given, and what it then does by itself."""
 
+import re
 import subprocess
 import time
 import uuid
@@ -10,6 +11,8 @@ from typing import Any
 import psutil
 import pytest
 import yaml
+
+from nucleus_unet.errors import NucleusError
 
 CHECKOUT = Path(__file__).parents[2]
 OURS = ["tag.nucleus-unet", "deployment.1"]
@@ -210,8 +213,23 @@ def test_a_pool_of_another_type_is_left_alone(team: Any) -> None:
     assert "The work pool nucleus exists with the type docker instead of process." in done.stderr
 
 
-@pytest.mark.slow
-def test_a_schedule_that_is_none_is_refused(team: Any) -> None:
-    done = team.place.nucleus("deploy", "--train", team.place.train, "--cron", "daily", **team.urls)
-    assert done.returncode == 2
-    assert done.stderr.startswith("Error: --cron daily is not a cron expression.")
+@pytest.mark.parametrize(
+    ("cron", "message"),
+    [
+        ("daily", "is not a cron expression of five fields"),
+        ("0 0 2 * * *", "is not a cron expression of five fields"),
+        ("0 0 30 2 *", "is a date that never comes"),
+    ],
+)
+def test_a_schedule_that_is_none_is_refused(cron: str, message: str) -> None:
+    from nucleus_cli.deploy import parse_cron
+
+    with pytest.raises(NucleusError, match=re.escape(f"--cron {cron} {message}")):
+        parse_cron(cron)
+
+
+@pytest.mark.parametrize("cron", ["0 2 * * *", "@daily", "0 0 29 2 *"])
+def test_a_schedule(cron: str) -> None:
+    from nucleus_cli.deploy import parse_cron
+
+    assert parse_cron(cron).cron == cron

@@ -130,6 +130,13 @@ def test_a_path_that_is_no_text(bare: Path) -> None:
     assert done.exit_code == 2
 
 
+@pytest.mark.parametrize("command", [["check"], ["retrain", "--train"], ["deploy", "--train"]])
+def test_an_address_is_no_path(bare: Path, command: list[str]) -> None:
+    done = CliRunner().invoke(main, [*command, "s3://bucket/train"])
+    assert "s3://bucket/train is an address. Download or mount the data" in done.stderr
+    assert done.exit_code == 2
+
+
 def test_no_test_data_at_the_path(refused: Refused, data: Path, tmp_path: Path) -> None:
     assert "nothing: no such file" in refused(*retrain(data), "--test", tmp_path / "nothing")
 

@@ -1,6 +1,6 @@
 """Scores of a prediction: by nucleus, as in the 2018 Data Science Bowl, and by pixel."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 from numpy.typing import NDArray
@@ -49,17 +49,6 @@ class Match:
         Number of annotated nuclei that contain more than half of each of two or more predicted nuclei.
     merged
         Number of predicted nuclei that contain more than half of each of two or more annotated nuclei.
-    true_px
-        (true,) int64. Area of each annotated nucleus, by label.
-    iou
-        (true,) float64. IoU of each annotated nucleus and its match at 0.5, or 0 without one.
-    radius_difference_px
-        (true,) float64. Equivalent radius of the match minus that of the annotated nucleus, in pixels;
-        not a number without a match.
-    invented_px
-        (n,) int64. Area of each predicted nucleus without a match.
-    losses
-        Why the image does not have the full score.
     """
 
     tp: NDArray[np.int64]
@@ -67,11 +56,7 @@ class Match:
     predicted: int
     split: int
     merged: int
-    true_px: NDArray[np.int64]
-    iou: NDArray[np.float64]
-    radius_difference_px: NDArray[np.float64]
-    invented_px: NDArray[np.int64]
-    losses: Losses
+    overlap: "_Overlap" = field(repr=False, compare=False)
 
     @property
     def average_precision(self) -> NDArray[np.float64]:
@@ -82,6 +67,45 @@ class Match:
     def score(self) -> float:
         """Score of the image in the competition: the mean of `average_precision`."""
         return float(self.average_precision.mean())
+
+    @property
+    def true_px(self) -> NDArray[np.int64]:
+        """(true,) int64. Area of each annotated nucleus, by label."""
+        return self.overlap.true_px
+
+    @property
+    def iou(self) -> NDArray[np.float64]:
+        """(true,) float64. IoU of each annotated nucleus and its match at 0.5, or 0 without one."""
+        matching = self.overlap.matching(10)
+        return self._by_label(self.overlap.iou[matching], 0)
+
+    @property
+    def radius_difference_px(self) -> NDArray[np.float64]:
+        """(true,) float64. Equivalent radius of the match minus that of the annotated nucleus.
+
+        In pixels; not a number without a match.
+        """
+        matching = self.overlap.matching(10)
+        areas = self.overlap.predicted_area[matching], self.overlap.true_area[matching]
+        predicted, true = (np.sqrt(area / np.pi) for area in areas)
+        return self._by_label(predicted - true, np.nan)
+
+    @property
+    def invented_px(self) -> NDArray[np.int64]:
+        """(n,) int64. Area of each predicted nucleus without a match."""
+        matched = self.overlap.predicted[self.overlap.matching(10)]
+        return self.overlap.predicted_px[~np.isin(self.overlap.predicted_labels, matched)]
+
+    @property
+    def losses(self) -> Losses:
+        """Why the image does not have the full score."""
+        return _losses(self.overlap, self.tp)
+
+    def _by_label(self, of_matches: NDArray[np.float64], otherwise: float) -> NDArray[np.float64]:
+        values = np.full(self.true, otherwise, np.float64)
+        matched = self.overlap.true[self.overlap.matching(10)]
+        values[np.searchsorted(self.overlap.true_labels, matched)] = of_matches
+        return values
 
 
 def match_nuclei(y_true: NDArray[np.integer], y_pred: NDArray[np.integer]) -> Match:
@@ -122,26 +146,13 @@ def match_nuclei(y_true: NDArray[np.integer], y_pred: NDArray[np.integer]) -> Ma
     array([1, 1, 1, 1, 0, 0, 0, 0, 0, 0])
     """
     overlap = _overlap(y_true, y_pred)
-    tp = np.array([overlap.matching(twentieths).sum() for twentieths in range(10, 20)])
-    true, predicted = len(overlap.true_labels), len(overlap.predicted_labels)
-    matching = overlap.matching(10)
-    at = np.searchsorted(overlap.true_labels, overlap.true[matching])
-    iou, difference = np.zeros(true), np.full(true, np.nan)
-    iou[at] = overlap.iou[matching]
-    radii = (np.sqrt(a[matching] / np.pi) for a in (overlap.predicted_area, overlap.true_area))
-    difference[at] = np.subtract(*radii)
-    invented = ~np.isin(overlap.predicted_labels, overlap.predicted[matching])
     return Match(
-        tp=tp,
-        true=true,
-        predicted=predicted,
+        tp=np.array([overlap.matching(twentieths).sum() for twentieths in range(10, 20)]),
+        true=len(overlap.true_labels),
+        predicted=len(overlap.predicted_labels),
         split=len(overlap.split()),
         merged=len(overlap.merged()),
-        true_px=overlap.true_px,
-        iou=iou,
-        radius_difference_px=difference,
-        invented_px=overlap.predicted_px[invented],
-        losses=_losses(overlap, tp),
+        overlap=overlap,
     )
 
 

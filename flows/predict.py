@@ -10,7 +10,13 @@ from prefect.logging import get_run_logger
 from pydantic import Field, PositiveFloat, PositiveInt
 
 from flows.running import Work, prepare, task_runner, tracked
-from nucleus_unet.data import read_images, require_outside, scale_for
+from nucleus_unet.data import (
+    TrainingImages,
+    fitting_scale,
+    read_images,
+    require_outside,
+    scale_for,
+)
 from nucleus_unet.engine import Stage, home_folder
 from nucleus_unet.errors import NucleusError
 from nucleus_unet.files import make_folder, sha256_file
@@ -20,9 +26,10 @@ from nucleus_unet.recipe import Depth, Recipe, require_inference
 from nucleus_unet.runs import CHAMPION, records, registry, tracking
 from tasks.encode import encode
 from tasks.ingest import ingest
+from tasks.measure import measure, read_diameters
 from tasks.predict import predict as predict_shard
 from tasks.predict import shards
-from tasks.publish_nuclei import Output, publish_nuclei
+from tasks.publish_nuclei import FoundNuclei, Output, publish_nuclei
 from tasks.publish_submission import Submission, publish_submission
 from tasks.reporting import stage_of
 from tasks.upsample import upsample
@@ -79,15 +86,19 @@ def predict(
     """
     require_inference(overrides)
     require_outside(images, out)
+    if diameter_px and any(one.startswith("inference.scale=") for one in overrides):
+        raise NucleusError("Give a diameter or inference.scale, not both.")
     require_format(label_format)
     prepare()
     run_id, home = registry.run_of(model), home_folder()
     recipe, network = records.fetch_model(run_id)
     trained_on = records.fetch_training_images(run_id)
     if diameter_px:
-        if any(one.startswith("inference.scale=") for one in overrides):
-            raise NucleusError("Give a diameter or inference.scale, not both.")
         overrides = (*overrides, f"inference.scale={scale_for(diameter_px, trained_on)}")
+    elif trained_on and recipe.data.framing == "crop":
+        given = {one.partition("=")[0] for one in overrides}
+        fit = "inference.scale" not in given
+        overrides = (f"inference.fit_scale={str(fit).lower()}", *overrides)
     chosen = {"channel": channel, "z": z, "time": time, "scene": scene, "on_bad": on_bad}
     data = recipe.data.model_copy(update=chosen)
     recipe = resolve(recipe.model_copy(update={"data": data}).with_overrides(overrides))
@@ -101,20 +112,58 @@ def predict(
         new = stage_of(ingest.submit(home, images, "new", recipe.data.plane, on_bad))
         index = read_images(new.folder)
         tracking.log_dataset(run, "test", images, index, None)
-        found = find_nuclei(recipe, network, new)
-        submission = publish_submission(new, found, run, out)
+        found = find_nuclei(recipe, network, new, trained_on)
+        submission = publish_submission(new, [one.stages for one in found], run, out)
         output = Output(out, outlines, label_format, pixel_size_um)
-        encoded = [stages[-1] for stages in found]
-        publish_nuclei(images, new, encoded, recipe, trained_on, output)
+        publish_nuclei(images, new, found, recipe, trained_on, output)
     return Predicted(run, said, submission, len(index.skipped))
 
 
-def find_nuclei(recipe: Recipe, network: Path, images: Stage) -> list[list[Stage]]:
-    """Predict, upsample and encode images, shard by shard; returns the three stages of each shard."""
-    futures = []
-    for shard in shards(images):
-        maps = predict_shard.submit(recipe, network, images, shard)
+def find_nuclei(
+    recipe: Recipe, network: Path, images: Stage, trained_on: TrainingImages | None
+) -> list[FoundNuclei]:
+    """Predict, upsample and encode images, shard by shard.
+
+    Parameters
+    ----------
+    trained_on : TrainingImages, optional
+        What the model was trained on. Needed if the recipe fits the scale of the images.
+    """
+    base, futures = recipe.inference.scale, []
+    for shard in shards(images, _fitting_scales(recipe, network, images, trained_on)):
+        inference = recipe.inference.model_copy(update={"scale": base * shard.scale})
+        maps = predict_shard.submit(
+            recipe.model_copy(update={"inference": inference}), network, images, shard
+        )
         larger = upsample.submit(images, shard, maps)
-        encoded = encode.submit(images, shard, larger, recipe.inference)
-        futures.append([maps, larger, encoded])
-    return [[stage_of(future) for future in stages] for stages in futures]
+        encoded = encode.submit(images, shard, larger, inference)
+        futures.append((shard, [maps, larger, encoded]))
+    return [
+        FoundNuclei(shard, [stage_of(future) for future in stages]) for shard, stages in futures
+    ]
+
+
+def _fitting_scales(
+    recipe: Recipe, network: Path, images: Stage, trained_on: TrainingImages | None
+) -> dict[str, float] | None:
+    """The scale of each image by id; None if the recipe does not fit it."""
+    if not recipe.inference.fit_scale:
+        return None
+    if trained_on is None:
+        raise NucleusError(
+            "inference.fit_scale needs the size of the nuclei that the model was trained on, which its "
+            "run did not log. Set it to false."
+        )
+    measuring = [measure.submit(recipe, network, images, shard) for shard in shards(images)]
+    sizes: dict[str, list[float]] = {}
+    for future in measuring:
+        sizes |= read_diameters(stage_of(future))
+    scales = {id_: fitting_scale(diameters, trained_on) for id_, diameters in sizes.items()}
+    changed = {id_: scale for id_, scale in scales.items() if scale != 1}
+    if changed:
+        get_run_logger().info(
+            "%d of %d images are enlarged or reduced, because the nuclei of the training had another "
+            "size: see images.csv",
+            *(len(changed), len(scales)),
+        )
+    return scales

@@ -81,8 +81,10 @@ def reproduce(
                     f"Run {run_id} predicted with the built-in model of another version of the program. "
                     f"Reproduce it in its own environment: nucleus reproduce {run_id} --in-env | sh"
                 )
-            found = find_nuclei(recipe if trained_in else tuned, network, images)
-            submission = publish_submission(images, found, run, made / run.id)
+            trained_on = records.fetch_training_images(trained_in or run_id)
+            found = find_nuclei(recipe if trained_in else tuned, network, images, trained_on)
+            stages = [one.stages for one in found]
+            submission = publish_submission(images, stages, run, made / run.id)
         return compare(record, submission, images, test, weights, run)
 
 

@@ -124,6 +124,8 @@ def retraining(
     parent : str, optional
         The run in MLflow that this training is a part of, for example of a sweep.
     """
+    if recipe.inference.fit_scale:
+        raise NucleusError("inference.fit_scale is for predictions alone. Leave it out.")
     recipe = with_start(recipe)
     tags = {REGISTRY: str(registry).lower()} | ({tracking.PARENT: parent} if parent else {})
     return Work("retrain", recipe, training_data, tags, [test_data] if test_data else [])
@@ -157,6 +159,7 @@ def train_and_score(work: Work) -> Retrained:
             new = read_images(tests.folder)
             tracking.log_dataset(run, "test", work.also, new, None)
             warn_of_leaks(shared_images(images[0], new))
-            found = find_nuclei(recipe, made.model.folder / NETWORK_FILE, tests)
-            submission = publish_submission(tests, found, run, home / "runs" / run.id)
+            found = find_nuclei(recipe, made.model.folder / NETWORK_FILE, tests, None)
+            stages = [one.stages for one in found]
+            submission = publish_submission(tests, stages, run, home / "runs" / run.id)
     return Retrained(run, scores_of(made.scores), home / "runs" / run.id, submission)

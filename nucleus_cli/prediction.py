@@ -58,13 +58,15 @@ from nucleus_unet.errors import NucleusError
     type=click.FloatRange(0, min_open=True),
     metavar="PX",
     help="Usual diameter of the nuclei in pixels. The images are then predicted at the size at which "
-    "their nuclei look like those of the training.",
+    "their nuclei look like those of the training. By default a first prediction finds the diameter in "
+    "each image, and images with much smaller or larger nuclei are enlarged or reduced.",
 )
 @click.option(
     "--scale",
     type=click.FloatRange(0, 8, min_open=True),
     metavar="F",
-    help="The same as a factor: 0.5 for nuclei twice as large as in the training.",
+    help="The same as a factor: 0.5 for nuclei twice as large as in the training, 1 to predict images "
+    "at their own size.",
 )
 @click.option(
     "--pixel-size",

@@ -346,6 +346,12 @@ class Inference(Part):
         description="Enlarge images by this factor before prediction, so that nuclei have the size of "
         "those in training: 0.5 for nuclei twice as large (only with data.framing = crop)",
     )
+    fit_scale: bool = Field(
+        False,
+        description="Predict each image twice: first to find the size of its nuclei, then enlarged or "
+        "reduced, if they are much smaller or larger than those of the training. nucleus predict sets "
+        "it (only with data.framing = crop)",
+    )
     scales: tuple[Annotated[float, Field(gt=0, le=4)], ...] = Field(
         (1.0,),
         min_length=1,
@@ -402,6 +408,11 @@ class Recipe(Part):
                 raise ValueError(
                     "inference.scale works only with data.framing = crop, because the recipe resizes "
                     "every image to data.image_size. Choose a model of another recipe, or set it to 1."
+                )
+            if self.inference.fit_scale:
+                raise ValueError(
+                    "inference.fit_scale works only with data.framing = crop, because the recipe "
+                    "resizes every image to data.image_size. Set it to false."
                 )
             if self.inference.scales != (1,):
                 raise ValueError(

@@ -14,7 +14,7 @@ from nucleus_unet.nuclei import (
     write_submission,
 )
 from nucleus_unet.recipe import Inference
-from tasks.predict import images_in
+from tasks.predict import Shard, images_in
 from tasks.reporting import StageResult, cached_stage, finished, shard_name, uncached_task
 
 ROWS = "rows.csv"
@@ -22,7 +22,7 @@ ROWS = "rows.csv"
 
 
 @uncached_task(shard_name("encode"))
-def encode(images: Stage, shard: range, maps: Stage, inference: Inference) -> StageResult:
+def encode(images: Stage, shard: Shard, maps: Stage, inference: Inference) -> StageResult:
     """Separate the nuclei of a shard of images.
 
     Writes `ROWS` and, for each image, a label image and the confidences of its nuclei, ``.npy``.

@@ -1,6 +1,8 @@
 """Predict the maps of images, a shard of images at a time."""
 
-from collections.abc import Sequence
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 from nucleus_unet.data import ImageEntry, identities, read_images
@@ -13,19 +15,47 @@ SHARD = 32
 """Images in a shard, which is retried, stored and held in memory as one."""
 
 
-def shards(images: Stage) -> list[range]:
-    """Positions of the images in shards, in the order of the index."""
-    count = len(read_images(images.folder).entries)
-    return [range(start, min(start + SHARD, count)) for start in range(0, count, SHARD)]
+@dataclass(frozen=True)
+class Shard:
+    """Images that are predicted together, by their positions in the index."""
+
+    positions: tuple[int, ...]
+    scale: float = 1.0
+    """By how much they are enlarged because of the size of their nuclei."""
+
+    def __str__(self) -> str:
+        if self.scale == 1:
+            return f"images {self.positions[0] + 1}-{self.positions[-1] + 1}"
+        return f"{len(self.positions)} images at {self.scale:g} times their size"
 
 
-def images_in(images: Stage, shard: range) -> Sequence[ImageEntry]:
+def shards(images: Stage, scales: Mapping[str, float] | None = None) -> list[Shard]:
+    """Divide images into shards, in the order of the index, and by their scales if there are any.
+
+    Parameters
+    ----------
+    images : Stage
+    scales : mapping of str to float, optional
+        The scale of each image, by id.
+    """
+    by_scale: defaultdict[float, list[int]] = defaultdict(list)
+    for position, entry in enumerate(read_images(images.folder).entries):
+        by_scale[scales[entry.id] if scales else 1.0].append(position)
+    return [
+        Shard(tuple(positions[start : start + SHARD]), scale)
+        for scale, positions in sorted(by_scale.items())
+        for start in range(0, len(positions), SHARD)
+    ]
+
+
+def images_in(images: Stage, shard: Shard) -> Sequence[ImageEntry]:
     """The images of a shard."""
-    return read_images(images.folder).entries[shard.start : shard.stop]
+    entries = read_images(images.folder).entries
+    return [entries[position] for position in shard.positions]
 
 
 @uncached_task(shard_name("predict"), retries=1)
-def predict(recipe: Recipe, network: Path, images: Stage, shard: range) -> StageResult:
+def predict(recipe: Recipe, network: Path, images: Stage, shard: Shard) -> StageResult:
     """Predict the maps of a shard of images."""
     entries = images_in(images, shard)
 

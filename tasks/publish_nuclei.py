@@ -24,6 +24,7 @@ from nucleus_unet.files import write_atomically, writing
 from nucleus_unet.nuclei import LabelFormat, Outlines, exports, measurements
 from nucleus_unet.recipe import Recipe
 from nucleus_unet.reports import PREDICTED_LEGEND, contact_sheet, overlay, overlay_file, short_name
+from tasks.predict import Shard, images_in
 from tasks.publish_submission import NO_SPACE
 from tasks.reporting import uncached_task
 
@@ -44,6 +45,15 @@ class Output:
 
 
 @dataclass(frozen=True)
+class FoundNuclei:
+    """The nuclei of a shard of images."""
+
+    shard: Shard
+    stages: Sequence[Stage]
+    """Those that found them, the encoded nuclei last."""
+
+
+@dataclass(frozen=True)
 class _Found:
     """An image and its nuclei."""
 
@@ -60,7 +70,7 @@ class _Found:
 def publish_nuclei(
     raws: Sequence[Path],
     images: Stage,
-    encoded: Sequence[Stage],
+    found_nuclei: Sequence[FoundNuclei],
     recipe: Recipe,
     trained_on: TrainingImages | None,
     output: Output,
@@ -73,8 +83,8 @@ def publish_nuclei(
         The raw images, whose values the intensities are measured on.
     images : Stage
         The prepared images.
-    encoded : sequence of Stage
-        The encoded nuclei of each shard.
+    found_nuclei : sequence of FoundNuclei
+        Those of each shard.
     recipe : Recipe
         Resolved.
     trained_on : TrainingImages, optional
@@ -85,6 +95,10 @@ def publish_nuclei(
         ``nuclei.parquet`` and ``images.csv``; for outlines ``outlines/<id>.geojson``,
         ``outlines/<id>.zip`` (ImageJ), ``coco.json`` and ``coco_results.json``.
     """
+    encoded = [one.stages[-1] for one in found_nuclei]
+    scales = {
+        entry.id: one.shard.scale for one in found_nuclei for entry in images_in(images, one.shard)
+    }
     rows: list[measurements.Row] = []
     of_images: list[measurements.Row] = []
     tiles: list[tuple[str, NDArray[np.uint8]]] = []
@@ -93,7 +107,8 @@ def publish_nuclei(
         measured = _write_image(found, output)
         rows += [{"image": found.entry.id, **row} for row in measured]
         diameters = [row["diameter_px"] for row in measured]
-        of_images.append(_image_row(found, diameters, recipe, trained_on))
+        scale = scales[found.entry.id]
+        of_images.append(_image_row(found, diameters, recipe, trained_on, scale))
         if len(tiles) < OVERVIEW:
             title = f"{short_name(found.entry.id)}: {len(measured)} nuclei"
             tiles.append((title, overlay(found.image, found.labels, side_px=480)))
@@ -170,6 +185,7 @@ def _image_row(
     diameters_px: Sequence[float],
     recipe: Recipe,
     trained_on: TrainingImages | None,
+    scale: float,
 ) -> measurements.Row:
     """The row of an image in ``images.csv``."""
     height, width = found.entry.height, found.entry.width
@@ -178,7 +194,7 @@ def _image_row(
         by = max(height, width) / recipe.data.image_size
         notes.append(f"was reduced {by:.1f} times, because the recipe resizes images")
     if trained_on:
-        notes += unlike(found.image, diameters_px, trained_on, recipe.inference.scale)
+        notes += unlike(found.image, diameters_px, trained_on, scale * recipe.inference.scale)
     return {
         "image": found.entry.id,
         "file": found.entry.source,
@@ -186,6 +202,7 @@ def _image_row(
         "width_px": width,
         "height_px": height,
         "pixel_size_um": found.pixel_size_um,
+        "scale": scale * recipe.inference.scale,
         "nuclei": len(diameters_px),
         "median_diameter_px": float(np.median(diameters_px)) if diameters_px else None,
         "note": "; ".join(notes),

@@ -94,8 +94,7 @@ def shard_name(verb: str) -> Callable[[], str]:
     """Name task runs by what they do with which images, for example ``predict images 1-32``."""
 
     def name() -> str:
-        shard = task_run.parameters["shard"]
-        return f"{verb} images {shard.start + 1}-{shard.stop}"
+        return f"{verb} {task_run.parameters['shard']}"
 
     return name
 

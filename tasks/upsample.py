@@ -8,12 +8,12 @@ import numpy as np
 
 from nucleus_unet.engine import Stage, raise_if_abandoned
 from nucleus_unet.nuclei import resize_maps
-from tasks.predict import images_in
+from tasks.predict import Shard, images_in
 from tasks.reporting import StageResult, cached_stage, finished, shard_name, uncached_task
 
 
 @uncached_task(shard_name("upsample"))
-def upsample(images: Stage, shard: range, maps: Stage) -> StageResult:
+def upsample(images: Stage, shard: Shard, maps: Stage) -> StageResult:
     """Resize the maps of a shard of images to the original size of each image."""
     entries = images_in(images, shard)
 

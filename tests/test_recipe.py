@@ -85,6 +85,7 @@ def test_the_recipe_seed_has_the_values_of_the_notebook() -> None:
         "inference.batch_size",
         "inference.seed_cutoff",
         "inference.tile_px",
+        "inference.fit_scale",
     }
 
 

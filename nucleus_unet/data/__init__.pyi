@@ -16,6 +16,7 @@ from .layouts import picture_ending as picture_ending
 from .leaks import shared_images as shared_images
 from .likeness import TrainingImages as TrainingImages
 from .likeness import describe_training as describe_training
+from .likeness import fitting_scale as fitting_scale
 from .likeness import scale_for as scale_for
 from .likeness import unlike as unlike
 from .masks import IGNORED as IGNORED

@@ -1,5 +1,6 @@
 """Whether new images look like those that a model was trained on."""
 
+import math
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
@@ -15,6 +16,12 @@ from nucleus_unet.errors import NucleusError
 
 LEAST_CONTRAST = 8
 """Range of grey levels below which an image shows little more than noise, as in normalisation."""
+
+
+LEAST_NUCLEI = 3
+"""With fewer nuclei their usual size is not known."""
+MARGIN = 1.2
+"""How far within the range of the training the nuclei of an image must lie to be left as they are."""
 
 
 class TrainingImages(BaseModel):
@@ -69,6 +76,36 @@ def scale_for(diameter_px: float, trained_on: TrainingImages | None) -> float:
             "cannot be used. Use --scale."
         )
     return round(trained_on.diameters_px[1] / diameter_px, 4)
+
+
+def fitting_scale(diameters_px: Sequence[float], trained_on: TrainingImages) -> float:
+    """By how much to enlarge an image so that its nuclei look like those of a model's training.
+
+    Parameters
+    ----------
+    diameters_px : sequence of float
+        Diameters of its nuclei, from a first prediction.
+    trained_on : TrainingImages
+
+    Returns
+    -------
+    float
+        A power of 2. It is 1 if most nuclei of the training are not much larger or smaller than the
+        median of these, or if there are fewer than `LEAST_NUCLEI`.
+
+    Examples
+    --------
+    >>> seen = TrainingImages(kinds={}, diameters_px=(8, 20, 48))
+    >>> [fitting_scale([size] * 9, seen) for size in (5, 11, 35, 60, 90)]
+    [4.0, 1.0, 1.0, 0.5, 0.25]
+    """
+    if len(diameters_px) < LEAST_NUCLEI:
+        return 1.0
+    smallest, middle, largest = trained_on.diameters_px
+    usual = float(np.median(diameters_px))
+    if smallest * MARGIN <= usual <= largest / MARGIN:
+        return 1.0
+    return 2.0 ** int(np.clip(math.log2(middle / usual), -3, 2))  # rather too large than too small
 
 
 def unlike(

@@ -18,7 +18,9 @@ def test_the_first_command_of_a_new_user_finds_nuclei(place: Any, tmp_path: Path
     (tmp_path / "mine").mkdir()
     cv2.imwrite(str(tmp_path / "mine" / "a.png"), cv2.cvtColor(image, cv2.COLOR_RGB2BGR))
     (tmp_path / "mine" / "b.png").write_bytes(b"no image")
-    options = ("--pixel-size", 0.5, "--diameter", 21, "--labels", "ome-tiff")
+    large = cv2.resize(image, None, fx=4, fy=4, interpolation=cv2.INTER_CUBIC)
+    cv2.imwrite(str(tmp_path / "mine" / "c.png"), cv2.cvtColor(large, cv2.COLOR_RGB2BGR))
+    options = ("--pixel-size", 0.5, "--labels", "ome-tiff")
     here, out = place.elsewhere(tmp_path / "home"), tmp_path / "out"
     done = here.nucleus("predict", tmp_path / "mine", "--out", out, *options)
     assert done.returncode == 1, done.stderr  # one image cannot be read
@@ -28,9 +30,13 @@ def test_the_first_command_of_a_new_user_finds_nuclei(place: Any, tmp_path: Path
     match = match_nuclei(nuclei, tifffile.imread(out / "labels" / "a.ome.tif").astype(np.int32))
     assert match.tp[0] > 0.7 * match.true
     rows = [*csv.DictReader((out / "nuclei.csv").open())]
-    assert len(rows) == match.predicted
+    assert sum(row["image"] == "a" for row in rows) == match.predicted
     assert all(float(row["area_um2"]) == float(row["area_px"]) / 4 for row in rows)
-    a, b = csv.DictReader((out / "images.csv").open())
+    a, c, b = csv.DictReader((out / "images.csv").open())
     assert (a["image"], a["state"], int(a["nuclei"])) == ("a", "done", match.predicted)
+    assert (float(a["scale"]), float(c["scale"])) == (1, 0.5)
+    true = np.kron(nuclei, np.ones((4, 4), np.int32))
+    match = match_nuclei(true, tifffile.imread(out / "labels" / "c.ome.tif").astype(np.int32))
+    assert match.tp[0] > 0.7 * match.true
     assert (b["image"], b["state"]) == ("b", "skipped")
     assert b["note"].startswith("the file is not a PNG")

@@ -63,19 +63,29 @@ def test_an_image_under_another_name_is_another_image(home: Path, tmp_path: Path
 @pytest.mark.parametrize(
     ("count", "expected"),
     [
-        (1, [range(0, 1)]),
-        (SHARD, [range(0, SHARD)]),
-        (SHARD + 1, [range(0, SHARD), range(SHARD, SHARD + 1)]),
-        (2 * SHARD, [range(0, SHARD), range(SHARD, 2 * SHARD)]),
+        (1, ["images 1-1"]),
+        (SHARD, [f"images 1-{SHARD}"]),
+        (SHARD + 1, [f"images 1-{SHARD}", f"images {SHARD + 1}-{SHARD + 1}"]),
+        (2 * SHARD, [f"images 1-{SHARD}", f"images {SHARD + 1}-{2 * SHARD}"]),
     ],
 )
 def test_shards_cover_the_index_in_its_order(
-    home: Path, tmp_path: Path, count: int, expected: list[range]
+    home: Path, tmp_path: Path, count: int, expected: list[str]
 ) -> None:
     images = ingest_stage(home, [write_images(tmp_path / "raw", count)], annotated=False)
-    assert shards(images) == expected
+    assert [str(shard) for shard in shards(images)] == expected
     found = [entry.id for shard in shards(images) for entry in images_in(images, shard)]
     assert found == [f"{index:03}" for index in range(count)]
+
+
+def test_images_of_the_same_scale_are_in_one_shard(home: Path, tmp_path: Path) -> None:
+    images = ingest_stage(home, [write_images(tmp_path / "raw", 4)], annotated=False)
+    scales = {"000": 1.0, "001": 0.5, "002": 1.0, "003": 0.5}
+    half, whole = shards(images, scales)
+    assert (half.positions, half.scale) == ((1, 3), 0.5)
+    assert (whole.positions, whole.scale) == ((0, 2), 1.0)
+    assert str(half) == "2 images at 0.5 times their size"
+    assert [entry.id for entry in images_in(images, half)] == ["001", "003"]
 
 
 def test_data_that_change_while_they_are_read_are_not_kept(

@@ -8,7 +8,7 @@ import pandas as pd
 import pytest
 import tifffile
 
-from nucleus_unet.data import TrainingImages
+from nucleus_unet.data import TrainingImages, read_images
 from nucleus_unet.engine.stages import Stage
 from nucleus_unet.errors import NucleusError
 from nucleus_unet.nuclei import Outlines, submission
@@ -16,8 +16,8 @@ from nucleus_unet.recipe import Inference, Recipe, load_recipe
 from nucleus_unet.runs import tracking
 from tasks.encode import ROWS, encode
 from tasks.ingest import ingest_stage
-from tasks.predict import damage
-from tasks.publish_nuclei import Output, publish_nuclei
+from tasks.predict import Shard, damage
+from tasks.publish_nuclei import FoundNuclei, Output, publish_nuclei
 from tasks.publish_submission import publish_submission
 from tasks.upsample import upsample
 
@@ -54,13 +54,13 @@ def maps(images: Stage, tmp_path: Path) -> Stage:
 
 
 def upsampled(images: Stage, maps: Stage, count: int = 2) -> Stage:
-    made = upsample.fn(images, range(count), maps)
+    made = upsample.fn(images, Shard(tuple(range(count))), maps)
     assert isinstance(made, Stage)
     return made
 
 
 def encoded_at(images: Stage, maps: Stage, cutoff: float, count: int = 2) -> Stage:
-    made = encode.fn(images, range(count), maps, Inference(cutoff=cutoff))
+    made = encode.fn(images, Shard(tuple(range(count))), maps, Inference(cutoff=cutoff))
     assert isinstance(made, Stage)
     return made
 
@@ -73,7 +73,9 @@ def publish(
     recipe: Recipe = QUICK,
     trained_on: TrainingImages | None = None,
 ) -> None:
-    publish_nuclei.fn(raws, images, [encoded], recipe, trained_on, output)
+    positions = tuple(range(len(read_images(images.folder).entries)))
+    found = FoundNuclei(Shard(positions), [encoded])
+    publish_nuclei.fn(raws, images, [found], recipe, trained_on, output)
 
 
 @pytest.fixture

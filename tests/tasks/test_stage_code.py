@@ -68,7 +68,7 @@ def test_all_stages_are_found() -> None:
     names = {path.stem for path in STAGES}
     assert names == {
         *("ingest", "merge_masks", "split", "train", "evaluate"),
-        *("predict", "upsample", "encode", "rank"),
+        *("measure", "predict", "upsample", "encode", "rank"),
     }
 
 

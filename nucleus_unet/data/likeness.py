@@ -16,8 +16,6 @@ from nucleus_unet.errors import NucleusError
 
 LEAST_CONTRAST = 8
 """Range of grey levels below which an image shows little more than noise, as in normalisation."""
-
-
 LEAST_NUCLEI = 3
 """With fewer nuclei their usual size is not known."""
 MARGIN = 1.2

@@ -65,8 +65,9 @@ lock:
 	$(COMPILE) --group dev --extra dask --extra server pyproject.toml --output-file requirements/cpu.lock
 	$(COMPILE) --group dev --extra dask --extra server --extra cuda pyproject.toml \
 	    --output-file requirements/cuda.lock
-	for extra in $(ALL_EXTRAS); do \
+	others=requirements/cpu.lock; for extra in $(ALL_EXTRAS); do \
 	    $(COMPILE) --extra $$extra --constraint requirements/cpu.lock \
-	        $$(sed -nE 's/^([a-z0-9._-]+)==.*/--no-emit-package \1/p' requirements/cpu.lock) \
+	        $$(sed -nE 's/^([a-z0-9._-]+)==.*/--no-emit-package \1/p' $$others) \
 	        pyproject.toml --output-file requirements/$$extra.lock || exit 1; \
+	    others="$$others requirements/$$extra.lock"; \
 	done

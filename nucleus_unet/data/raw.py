@@ -174,12 +174,12 @@ def walk(folder: Path, prefix: str = "") -> Iterator[str]:
     """Names of the files and folders that `open_raw` reads, relative to `folder`.
 
     The names of folders end in a slash. An OME-Zarr counts as a file; if `folder` is one, its name is
-    a dot.
+    a dot. A link to a folder that it is in is left out.
 
     Raises
     ------
     NucleusError
-        If a folder cannot be listed, or is more than `MOST_LEVELS` deep, as links in a circle are.
+        If a folder cannot be listed, or is more than `MOST_LEVELS` deep.
     """
     if prefix.count("/") > MOST_LEVELS:
         raise NucleusError(
@@ -200,8 +200,13 @@ def walk(folder: Path, prefix: str = "") -> Iterator[str]:
             continue
         try:
             is_folder = entry.is_dir()
+            links_upwards = entry.is_symlink() and folder.resolve().is_relative_to(
+                Path(entry.path).resolve()
+            )
         except OSError:  # a link that points to itself
-            is_folder = False
+            is_folder = links_upwards = False
+        if links_upwards:
+            continue
         if not is_folder or is_zarr(Path(entry.path)):
             yield name
         else:

@@ -454,7 +454,14 @@ def test_a_pipe_in_a_folder_is_not_waited_for(tmp_path: Path) -> None:
 def test_links_in_a_circle(tmp_path: Path) -> None:
     folder = write_folder(tmp_path, FILES)
     (folder / "again").symlink_to(folder)
-    assert_error(folder, match="more than 16 folders deep. Give the folder that holds the images")
+    (folder / "a" / "up").symlink_to(folder)
+    with open_raw(folder) as raw:
+        assert raw.samples == SAMPLES
+
+
+def test_folders_that_are_too_deep(tmp_path: Path) -> None:
+    (tmp_path / "/".join("abcdefghijklmnopqr")).mkdir(parents=True)
+    assert_error(tmp_path, match="more than 16 folders deep. Give the folder that holds the images")
 
 
 @pytest.mark.parametrize("name", ["../a/images/a.png", "/a/images/a.png", "a\\..\\b.png"])

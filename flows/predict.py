@@ -27,9 +27,9 @@ from nucleus_unet.runs import CHAMPION, records, registry, tracking
 from tasks.encode import encode
 from tasks.ingest import ingest
 from tasks.measure import measure, read_diameters
+from tasks.predict import FoundNuclei, shards
 from tasks.predict import predict as predict_shard
-from tasks.predict import shards
-from tasks.publish_nuclei import FoundNuclei, Output, publish_nuclei
+from tasks.publish_nuclei import Output, publish_nuclei
 from tasks.publish_submission import Submission, publish_submission
 from tasks.reporting import stage_of
 from tasks.upsample import upsample
@@ -86,7 +86,8 @@ def predict(
     """
     require_inference(overrides)
     require_outside(images, out)
-    if diameter_px and any(one.startswith("inference.scale=") for one in overrides):
+    has_scale = any(one.startswith("inference.scale=") for one in overrides)
+    if diameter_px and has_scale:
         raise NucleusError("Give a diameter or inference.scale, not both.")
     require_format(label_format)
     prepare()
@@ -95,10 +96,8 @@ def predict(
     trained_on = records.fetch_training_images(run_id)
     if diameter_px:
         overrides = (*overrides, f"inference.scale={scale_for(diameter_px, trained_on)}")
-    elif trained_on and recipe.data.framing == "crop":
-        given = {one.partition("=")[0] for one in overrides}
-        fit = "inference.scale" not in given
-        overrides = (f"inference.fit_scale={str(fit).lower()}", *overrides)
+    elif trained_on and recipe.data.framing == "crop" and not has_scale:
+        overrides = ("inference.fit_scale=true", *overrides)
     chosen = {"channel": channel, "z": z, "time": time, "scene": scene, "on_bad": on_bad}
     data = recipe.data.model_copy(update=chosen)
     recipe = resolve(recipe.model_copy(update={"data": data}).with_overrides(overrides))
@@ -113,7 +112,7 @@ def predict(
         index = read_images(new.folder)
         tracking.log_dataset(run, "test", images, index, None)
         found = find_nuclei(recipe, network, new, trained_on)
-        submission = publish_submission(new, [one.stages for one in found], run, out)
+        submission = publish_submission(new, found, run, out)
         output = Output(out, outlines, label_format, pixel_size_um)
         publish_nuclei(images, new, found, recipe, trained_on, output)
     return Predicted(run, said, submission, len(index.skipped))
@@ -129,18 +128,15 @@ def find_nuclei(
     trained_on : TrainingImages, optional
         What the model was trained on. Needed if the recipe fits the scale of the images.
     """
-    base, futures = recipe.inference.scale, []
+    futures = []
     for shard in shards(images, _fitting_scales(recipe, network, images, trained_on)):
-        inference = recipe.inference.model_copy(update={"scale": base * shard.scale})
-        maps = predict_shard.submit(
-            recipe.model_copy(update={"inference": inference}), network, images, shard
-        )
+        scale = recipe.inference.scale * shard.scale
+        inference = recipe.inference.model_copy(update={"scale": scale})
+        fitted = recipe.model_copy(update={"inference": inference})
+        maps = predict_shard.submit(fitted, network, images, shard)
         larger = upsample.submit(images, shard, maps)
-        encoded = encode.submit(images, shard, larger, inference)
-        futures.append((shard, [maps, larger, encoded]))
-    return [
-        FoundNuclei(shard, [stage_of(future) for future in stages]) for shard, stages in futures
-    ]
+        futures.append((shard, maps, larger, encode.submit(images, shard, larger, inference)))
+    return [FoundNuclei(shard, *map(stage_of, stages)) for shard, *stages in futures]
 
 
 def _fitting_scales(

@@ -83,8 +83,7 @@ def reproduce(
                 )
             trained_on = records.fetch_training_images(trained_in or run_id)
             found = find_nuclei(recipe if trained_in else tuned, network, images, trained_on)
-            stages = [one.stages for one in found]
-            submission = publish_submission(images, stages, run, made / run.id)
+            submission = publish_submission(images, found, run, made / run.id)
         return compare(record, submission, images, test, weights, run)
 
 

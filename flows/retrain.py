@@ -160,6 +160,5 @@ def train_and_score(work: Work) -> Retrained:
             tracking.log_dataset(run, "test", work.also, new, None)
             warn_of_leaks(shared_images(images[0], new))
             found = find_nuclei(recipe, made.model.folder / NETWORK_FILE, tests, None)
-            stages = [one.stages for one in found]
-            submission = publish_submission(tests, stages, run, home / "runs" / run.id)
+            submission = publish_submission(tests, found, run, home / "runs" / run.id)
     return Retrained(run, scores_of(made.scores), home / "runs" / run.id, submission)

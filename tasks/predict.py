@@ -29,6 +29,17 @@ class Shard:
         return f"{len(self.positions)} images at {self.scale:g} times their size"
 
 
+@dataclass(frozen=True)
+class FoundNuclei:
+    """The stages that found the nuclei of a shard."""
+
+    shard: Shard
+    maps: Stage
+    larger: Stage
+    """The maps at the size of the images."""
+    encoded: Stage
+
+
 def shards(images: Stage, scales: Mapping[str, float] | None = None) -> list[Shard]:
     """Divide images into shards, in the order of the index, and by their scales if there are any.
 

@@ -24,7 +24,7 @@ from nucleus_unet.files import write_atomically, writing
 from nucleus_unet.nuclei import LabelFormat, Outlines, exports, measurements
 from nucleus_unet.recipe import Recipe
 from nucleus_unet.reports import PREDICTED_LEGEND, contact_sheet, overlay, overlay_file, short_name
-from tasks.predict import Shard, images_in
+from tasks.predict import FoundNuclei, images_in
 from tasks.publish_submission import NO_SPACE
 from tasks.reporting import uncached_task
 
@@ -42,15 +42,6 @@ class Output:
     label_format: LabelFormat = "png"
     pixel_size_um: float | None = None
     """Side of a pixel in all images, instead of what their files say."""
-
-
-@dataclass(frozen=True)
-class FoundNuclei:
-    """The nuclei of a shard of images."""
-
-    shard: Shard
-    stages: Sequence[Stage]
-    """Those that found them, the encoded nuclei last."""
 
 
 @dataclass(frozen=True)
@@ -95,7 +86,7 @@ def publish_nuclei(
         ``nuclei.parquet`` and ``images.csv``; for outlines ``outlines/<id>.geojson``,
         ``outlines/<id>.zip`` (ImageJ), ``coco.json`` and ``coco_results.json``.
     """
-    encoded = [one.stages[-1] for one in found_nuclei]
+    encoded = [one.encoded for one in found_nuclei]
     scales = {
         entry.id: one.shard.scale for one in found_nuclei for entry in images_in(images, one.shard)
     }

@@ -13,6 +13,7 @@ from nucleus_unet.files import sha256_file, writing
 from nucleus_unet.nuclei import read_submission, validate_submission, write_submission
 from nucleus_unet.runs import tracking
 from tasks.encode import ROWS
+from tasks.predict import FoundNuclei
 from tasks.reporting import uncached_task
 
 NO_SPACE = "Free some disk space, or choose another folder with NUCLEUS_HOME or --out."
@@ -30,7 +31,7 @@ class Submission:
 
 @uncached_task("write and log the submission")
 def publish_submission(
-    images: Stage, shards: Sequence[Sequence[Stage]], run: tracking.Run, folder: Path
+    images: Stage, found_nuclei: Sequence[FoundNuclei], run: tracking.Run, folder: Path
 ) -> Submission:
     """Join the rows of all shards into ``submission.csv``.
 
@@ -38,16 +39,16 @@ def publish_submission(
     ----------
     images : Stage
         The prepared images.
-    shards : sequence of sequences of Stage
-        The stages of each shard, the encoded nuclei last.
+    found_nuclei : sequence of FoundNuclei
+        Those of each shard.
     run : Run
     folder : Path
         Where ``submission.csv`` is written.
     """
     entries = read_images(images.folder).entries
     found: dict[str, list[str]] = {}
-    for *_, encoded in shards:
-        found |= read_submission(encoded.folder / ROWS)
+    for one in found_nuclei:
+        found |= read_submission(one.encoded.folder / ROWS)
     rows = [(entry.id, rle) for entry in entries for rle in found[entry.id] or [""]]
     path = folder / "submission.csv"
     with writing(path, NO_SPACE):
@@ -63,7 +64,7 @@ def publish_submission(
     tracking.log_tags(run, {"submission.sha256": made.sha256})
     tracking.log_metrics(run, {"submission/images": made.images, "submission/nuclei": made.nuclei})
     seconds: dict[str, float] = {}
-    for stage in (stage for shard in shards for stage in shard):
+    for stage in (stage for one in found_nuclei for stage in (one.maps, one.larger, one.encoded)):
         seconds[f"seconds/{stage.name}"] = seconds.get(f"seconds/{stage.name}", 0) + stage.seconds
     tracking.log_metrics(run, seconds)
     get_run_logger().info("wrote %s: %d nuclei in %d images", path, made.nuclei, made.images)

@@ -50,7 +50,7 @@ def csv_records(text: str) -> Iterator[tuple[int, list[str]]]:
     Raises
     ------
     CsvError
-        If a quote is not closed on its line, or the text is otherwise not CSV.
+        If the text is not CSV, for example because a quote is not closed on its line.
 
     Examples
     --------

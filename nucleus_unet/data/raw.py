@@ -174,7 +174,7 @@ def walk(folder: Path, prefix: str = "") -> Iterator[str]:
     """Names of the files and folders that `open_raw` reads, relative to `folder`.
 
     The names of folders end in a slash. An OME-Zarr counts as a file; if `folder` is one, its name is
-    a dot. A link to a folder that it is in is left out.
+    a dot. Links to an enclosing folder are left out.
 
     Raises
     ------

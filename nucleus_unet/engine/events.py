@@ -26,7 +26,7 @@ class EventLog:
         self._path = path
         self._offset = 0
 
-    def mend(self) -> None:
+    def repair(self) -> None:
         """Remove the incomplete last line of a writer that was killed; call this before writing."""
         if self._path.exists():
             os.truncate(self._path, self._path.read_bytes().rfind(b"\n") + 1)

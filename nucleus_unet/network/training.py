@@ -59,7 +59,7 @@ def train_network(
     backend.configure_training(settings)
     folder.mkdir(parents=True, exist_ok=True)
     events = EventLog(folder / EVENTS)
-    events.mend()
+    events.repair()
     with backend.gpu_held(lambda: events.tell("waits")):
         model = _compiled(recipe, start_weights)
         validation = validation_arrays(recipe, validation_samples)

@@ -25,6 +25,8 @@ Traced = Mapping[int, Sequence[NDArray[np.float64]]]
 """The rings of each nucleus, as `outlines` gives them."""
 Row = Mapping[str, Any]
 """A row of a table or of a JSON list, by column."""
+_CHUNK = (1024, 1024)
+_COLOURS = {"red": "FF0000", "green": "00FF00", "blue": "0000FF"}
 
 
 def outlines(labels: NDArray[np.integer]) -> dict[int, list[NDArray[np.float64]]]:
@@ -266,7 +268,3 @@ def ome_zarr(
     about = {"image-label": {"version": "0.4", "source": {"image": "../../"}}}
     write("labels/nuclei", labels.astype(dtype), "yx", about)
     return {path: buffer.to_bytes() for path, buffer in files.items()}
-
-
-_CHUNK = (1024, 1024)
-_COLOURS = {"red": "FF0000", "green": "00FF00", "blue": "0000FF"}

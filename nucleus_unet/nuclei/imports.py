@@ -31,7 +31,7 @@ _FORMATS = ".geojson, .json, .geojson.gz, .json.gz, .roi, .zip or _seg.npy"
 _OTHER_FOLDER = "Choose another folder with --to."
 
 _Read = Callable[[tuple[int, int]], Merged]
-"""Reads the nuclei of one image, of which it takes the height and width."""
+"""Reads the nuclei of one image, given its height and width."""
 
 
 @dataclass(frozen=True)

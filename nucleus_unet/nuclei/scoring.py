@@ -93,16 +93,17 @@ class Match:
     @property
     def invented_px(self) -> NDArray[np.int64]:
         """(n,) int64. Area of each predicted nucleus without a match."""
-        matched = self.overlap.predicted[self.overlap.matching(10)]
-        return self.overlap.predicted_px[~np.isin(self.overlap.predicted_labels, matched)]
+        invented = np.isin(self.overlap.predicted_labels, self.overlap.invented())
+        return self.overlap.predicted_px[invented]
 
     @property
     def losses(self) -> Losses:
         """Why the image does not have the full score."""
         return _losses(self.overlap, self.tp)
 
-    def _by_label(self, of_matches: NDArray[np.float64], otherwise: float) -> NDArray[np.float64]:
-        values = np.full(self.true, otherwise, np.float64)
+    def _by_label(self, of_matches: NDArray[np.float64], unmatched: float) -> NDArray[np.float64]:
+        """A value for each annotated nucleus, by label."""
+        values = np.full(self.true, unmatched, np.float64)
         matched = self.overlap.true[self.overlap.matching(10)]
         values[np.searchsorted(self.overlap.true_labels, matched)] = of_matches
         return values
@@ -157,9 +158,8 @@ def match_nuclei(y_true: NDArray[np.integer], y_pred: NDArray[np.integer]) -> Ma
 
 
 def _losses(overlap: "_Overlap", tp: NDArray[np.int64]) -> Losses:
-    matching, split, merged = overlap.matching(10), overlap.split(), overlap.merged()
-    missed = np.setdiff1d(overlap.true_labels, overlap.true[matching])
-    invented = np.setdiff1d(overlap.predicted_labels, overlap.predicted[matching])
+    split, merged = overlap.split(), overlap.merged()
+    missed, invented = overlap.missed(), overlap.invented()
     in_split = overlap.predicted[
         (2 * overlap.both > overlap.predicted_area) & np.isin(overlap.true, split)
     ]
@@ -230,11 +230,10 @@ class NucleusErrors:
 def nucleus_errors(y_true: NDArray[np.integer], y_pred: NDArray[np.integer]) -> NucleusErrors:
     """Find the nuclei that are wrong in a prediction; the arguments are those of `match_nuclei`."""
     overlap = _overlap(y_true, y_pred)
-    matching, merged = overlap.matching(10), overlap.merged()
-    matched = np.concatenate([overlap.predicted[matching], merged])
+    merged = overlap.merged()
     return NucleusErrors(
-        missed=np.setdiff1d(overlap.true_labels, overlap.true[matching]),
-        invented=np.setdiff1d(overlap.predicted_labels, matched),
+        missed=overlap.missed(),
+        invented=np.setdiff1d(overlap.invented(), merged),
         split=overlap.split(),
         merged=merged,
     )
@@ -267,6 +266,14 @@ class _Overlap:
     def iou(self) -> NDArray[np.float64]:
         """IoU of each pair."""
         return self.both / self.union
+
+    def missed(self) -> NDArray[np.integer]:
+        """Annotated nuclei without a match at 0.5."""
+        return np.setdiff1d(self.true_labels, self.true[self.matching(10)])
+
+    def invented(self) -> NDArray[np.integer]:
+        """Predicted nuclei without a match at 0.5."""
+        return np.setdiff1d(self.predicted_labels, self.predicted[self.matching(10)])
 
     def split(self) -> NDArray[np.integer]:
         return _repeated(self.true[2 * self.both > self.predicted_area])

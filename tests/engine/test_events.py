@@ -38,12 +38,12 @@ def test_the_incomplete_line_of_a_killed_writer_is_removed(tmp_path: Path) -> No
     path.write_text('{"event": "start"}\n{"event": "ep')
     reader, log = EventLog(path), EventLog(path)
     assert reader.new() == [{"event": "start"}]
-    log.mend()
+    log.repair()
     log.tell("epoch")
     assert reader.new() == [{"event": "epoch"}]
-    log.mend()  # removes nothing from a complete line
+    log.repair()  # removes nothing from a complete line
     assert [event["event"] for event in EventLog(path).new()] == ["start", "epoch"]
-    EventLog(tmp_path / "absent").mend()
+    EventLog(tmp_path / "absent").repair()
     assert not (tmp_path / "absent").exists()
 
 

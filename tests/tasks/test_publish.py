@@ -16,8 +16,8 @@ from nucleus_unet.recipe import Inference, Recipe, load_recipe
 from nucleus_unet.runs import tracking
 from tasks.encode import ROWS, encode
 from tasks.ingest import ingest_stage
-from tasks.predict import Shard, damage
-from tasks.publish_nuclei import FoundNuclei, Output, publish_nuclei
+from tasks.predict import FoundNuclei, Shard, damage
+from tasks.publish_nuclei import Output, publish_nuclei
 from tasks.publish_submission import publish_submission
 from tasks.upsample import upsample
 
@@ -65,6 +65,12 @@ def encoded_at(images: Stage, maps: Stage, cutoff: float, count: int = 2) -> Sta
     return made
 
 
+def found_in(images: Stage, encoded: Stage) -> FoundNuclei:
+    """All images as one shard, whose maps are of no importance."""
+    positions = tuple(range(len(read_images(images.folder).entries)))
+    return FoundNuclei(Shard(positions), maps=images, larger=images, encoded=encoded)
+
+
 def publish(
     raws: list[Path],
     images: Stage,
@@ -73,8 +79,7 @@ def publish(
     recipe: Recipe = QUICK,
     trained_on: TrainingImages | None = None,
 ) -> None:
-    positions = tuple(range(len(read_images(images.folder).entries)))
-    found = FoundNuclei(Shard(positions), [encoded])
+    found = found_in(images, encoded)
     publish_nuclei.fn(raws, images, [found], recipe, trained_on, output)
 
 
@@ -215,7 +220,7 @@ def test_rows_that_share_a_pixel_are_never_logged(
 ) -> None:
     submission.write_submission(encoded.folder / ROWS, [("a", "1 2"), ("a", "2 2"), ("b", "")])
     with pytest.raises(NucleusError, match=r"row 3, image a .*pixel 2.*\. Please report this"):
-        publish_submission.fn(images, [[encoded]], RUN, tmp_path / "out")
+        publish_submission.fn(images, [found_in(images, encoded)], RUN, tmp_path / "out")
 
 
 def test_what_the_disk_refuses_is_one_line(
@@ -232,7 +237,7 @@ def test_what_the_disk_refuses_is_one_line(
     with pytest.raises(
         NucleusError, match=r"submission\.csv cannot be written \(Is a directory\)\. Free"
     ):
-        publish_submission.fn(images, [[encoded]], RUN, tmp_path / "out")
+        publish_submission.fn(images, [found_in(images, encoded)], RUN, tmp_path / "out")
 
 
 def test_coco_names_the_files_that_were_read(

@@ -29,8 +29,8 @@ def read_geojson(
     ------
     Region or DataProblem
         The region of each Polygon or MultiPolygon, and a problem for each feature that is no nucleus:
-        without area, of a class that QuPath ignores, a cell without a nucleus, or an annotation if there
-        are detections or cells, because it is then the part of the image that they were looked for in.
+        one without area, one of a class that QuPath ignores, a cell without a nucleus, and an annotation
+        in a file with detections or cells, because it only marks the region where they are.
 
     Raises
     ------
@@ -56,7 +56,7 @@ def read_geojson(
             yield DataProblem(where, "no nucleus", "a cell without its nucleus: skipped")
             continue
         if _type(feature) == "annotation" and has_detections:
-            yield DataProblem(where, "region", "an annotation beside detections or cells: skipped")
+            yield DataProblem(where, "region", "marks where detections or cells are: skipped")
             continue
         described = geometry if isinstance(geometry, dict) else {}
         kind, coordinates = described.get("type"), described.get("coordinates")

@@ -4,12 +4,16 @@ import shlex
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
 from nucleus_cli.options import PATH, ignore_value_option, plane_options
 from nucleus_cli.starting import command_progress, print_table, typed_command
 from nucleus_unet.files import first_names
+
+if TYPE_CHECKING:
+    from nucleus_unet.recipe import Plane
 
 
 @click.command()
@@ -21,10 +25,7 @@ def check(
     data: Path,
     against: Path | None,
     ignore_value: int | None,
-    channel: str | None,
-    z: str | None,
-    time: int | None,
-    scene: str | None,
+    plane: "Plane",
 ) -> None:
     """Report what a data set holds, what is wrong with it, and whether it can be used.
 
@@ -32,11 +33,7 @@ def check(
     """
     from nucleus_unet.data import check_dataset, format_report
     from nucleus_unet.network import builtin_model
-    from nucleus_unet.recipe import data_overrides, load_recipe
 
-    plane = load_recipe(
-        "best", data_overrides(channel=channel, z=z, time=time, scene=scene)
-    ).data.plane
     progress = command_progress("checking", "images")
     report = check_dataset(data, progress, against, plane, ignore_value)
     small, _, large = builtin_model().trained_on.diameters_px
@@ -80,10 +77,7 @@ def import_(
     images: Path,
     to: Path,
     categories: tuple[str, ...],
-    channel: str | None,
-    z: str | None,
-    time: int | None,
-    scene: str | None,
+    plane: "Plane",
 ) -> None:
     """Make a data set of images and annotations of QuPath, ImageJ, COCO or cellpose.
 
@@ -92,11 +86,7 @@ def import_(
     """
     from nucleus_unet.data import format_problems
     from nucleus_unet.nuclei import import_annotations
-    from nucleus_unet.recipe import data_overrides, load_recipe
 
-    plane = load_recipe(
-        "best", data_overrides(channel=channel, z=z, time=time, scene=scene)
-    ).data.plane
     report = command_progress("importing", "images")
     made = import_annotations(annotations, images, to, plane, report, categories)
     if made.problems:
@@ -111,7 +101,7 @@ def import_(
         rows.append(
             ("renamed", f"{len(made.renamed)}, without folders: {first_names(made.renamed)}")
         )
-    chosen = {"--channel": channel, "--z": z, "--time": time, "--scene": scene}
-    given = [word for key, value in chosen.items() if value for word in (key, f"{value}")]
+    chosen = plane._asdict().items()
+    given = [word for key, value in chosen if value for word in (f"--{key}", f"{value}")]
     check_it = f"{typed_command()} check {shlex.join([f'{to}', *given])}"
     print_table([*rows, ("to check it, type", check_it)])

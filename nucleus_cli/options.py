@@ -1,5 +1,6 @@
 """Options that several commands have."""
 
+import functools
 import os
 import re
 from collections.abc import Callable
@@ -59,7 +60,18 @@ ignore_value_option = click.option(
 
 
 def plane_options(command: Callable[..., None]) -> Callable[..., None]:
-    """The options that choose a plane of stacks."""
+    """The options that choose a plane of stacks; the command gets them as one `Plane`."""
+
+    @functools.wraps(command)
+    def with_plane(
+        *, channel: str | None, z: str | None, time: int | None, scene: str | None, **others: Any
+    ) -> None:
+        from nucleus_unet.recipe import data_overrides, load_recipe
+
+        chosen = data_overrides(channel=channel, z=z, time=time, scene=scene)
+        command(plane=load_recipe("best", chosen).data.plane, **others)
+
+    wrapped: Callable[..., None] = with_plane
     for option in (
         click.option(
             "--scene",
@@ -84,8 +96,8 @@ def plane_options(command: Callable[..., None]) -> Callable[..., None]:
             help="If the images have several channels: the name, such as DAPI, or the number, from 1.",
         ),
     ):
-        command = option(command)
-    return command
+        wrapped = option(wrapped)
+    return wrapped
 
 
 def recipe_options(default: str = "best") -> Decorator:

@@ -3,7 +3,7 @@
 import json
 import sys
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 import click
 
@@ -25,6 +25,9 @@ from nucleus_cli.starting import (
 )
 from nucleus_unet import data, engine, network, nuclei, reports, runs
 from nucleus_unet.errors import NucleusError
+
+if TYPE_CHECKING:
+    from nucleus_unet.recipe import Plane
 
 
 @click.command()
@@ -95,10 +98,7 @@ def predict(
     scale: float | None,
     pixel_size_um: float | None,
     on_bad: Literal["skip", "stop"],
-    channel: str | None,
-    z: str | None,
-    time: int | None,
-    scene: str | None,
+    plane: "Plane",
     overrides: tuple[str, ...],
 ) -> None:
     """Find the nuclei in IMAGES: folders, zips or image files.
@@ -110,7 +110,7 @@ def predict(
     nucleus), images.csv (what became of each image), overlays/<id>.png and labels/<id>.png (16 bit, one
     number for each nucleus; from 65,536 nuclei <id>.tif, 32 bit).
     """
-    from nucleus_unet.recipe import data_overrides, load_recipe, require_inference
+    from nucleus_unet.recipe import load_recipe, require_inference
 
     data.require_outside(images, out)
     if scale and diameter_px:
@@ -119,10 +119,8 @@ def predict(
         overrides = (*overrides, f"inference.scale={scale}")
     require_inference(overrides)
     nuclei.require_format(label_format)
-    chosen = load_recipe(
-        "best", (*data_overrides(channel=channel, z=z, time=time, scene=scene), *overrides)
-    )
-    read_data(images, chosen.data.plane, on_bad=on_bad)
+    load_recipe("best", overrides)  # refuses bad values at once
+    read_data(images, plane, on_bad=on_bad)
     start()
     from flows.predict import predict as flow
 
@@ -137,7 +135,7 @@ def predict(
         label_format,
         diameter_px,
         pixel_size_um,
-        *chosen.data.plane,
+        *plane,
         on_bad,
         overrides,
     )
@@ -173,20 +171,12 @@ def score(
     truth: Path,
     as_json: bool,
     ignore_value: int | None,
-    channel: str | None,
-    z: str | None,
-    time: int | None,
-    scene: str | None,
+    plane: "Plane",
 ) -> None:
     """Score SUBMISSION against TRUTH like the 2018 Data Science Bowl.
 
     TRUTH is a data set with masks, or the solution CSV of the organisers.
     """
-    from nucleus_unet.recipe import data_overrides, load_recipe
-
-    plane = load_recipe(
-        "best", data_overrides(channel=channel, z=z, time=time, scene=scene)
-    ).data.plane
     progress = command_progress("reading the annotation", "files")
     with using_home():
         labels = data.read_truth(truth, engine.home_folder(), progress, plane, ignore_value)

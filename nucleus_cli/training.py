@@ -4,6 +4,7 @@ import re
 import sys
 import traceback
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
@@ -29,6 +30,9 @@ from nucleus_cli.starting import (
 from nucleus_unet import runs
 from nucleus_unet.errors import NucleusError
 from nucleus_unet.files import make_folder, write_atomically, writing
+
+if TYPE_CHECKING:
+    from nucleus_unet.recipe import Plane
 
 PLACES = {
     "champion": "the champion: nucleus predict uses it",
@@ -63,10 +67,7 @@ def retrain(
     overrides: tuple[str, ...],
     on_bad: str | None,
     ignore_value: int | None,
-    channel: str | None,
-    z: str | None,
-    time: int | None,
-    scene: str | None,
+    plane: "Plane",
     registry: bool,
 ) -> None:
     """Train a model on annotated images, score it, and predict the test images."""
@@ -78,9 +79,7 @@ def retrain(
             "--train too."
         )
     name = recipe_name or ("best" if training_data else "quick")
-    chosen = data_overrides(
-        on_bad=on_bad, ignore_value=ignore_value, channel=channel, z=z, time=time, scene=scene
-    )
+    chosen = data_overrides(on_bad=on_bad, ignore_value=ignore_value, **plane._asdict())
     overrides = (*overrides, *chosen)
     plane = load_recipe(name, overrides).data.plane  # refuses a bad recipe at once
     read_data(training_data, plane, annotated=True)

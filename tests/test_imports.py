@@ -44,7 +44,7 @@ LAYERS = (
         f"nucleus_unet.{name}"
         for name in ("runs", "reports", "network", "nuclei", "data", "engine")
     ),
-    *("nucleus_unet.recipe", "nucleus_unet.files", "nucleus_unet.errors"),
+    *("nucleus_unet.recipe", "nucleus_unet.extras", "nucleus_unet.files", "nucleus_unet.errors"),
 )
 """Each may import those after it."""
 

@@ -1,6 +1,5 @@
 """Read the files of microscopes: CZI, ND2, LIF and OME-Zarr. Their libraries are an extra."""
 
-import importlib
 from collections.abc import Callable, Mapping
 from importlib import metadata
 from io import BytesIO
@@ -14,6 +13,7 @@ from nucleus_unet.data.ome_zarr import zarr_scenes
 from nucleus_unet.data.pixel_size import square_side_um
 from nucleus_unet.data.stacks import MOST_PIXELS, Chosen, Scenes, Stack, choose_plane
 from nucleus_unet.errors import NucleusError
+from nucleus_unet.extras import import_extra
 from nucleus_unet.recipe import Plane
 
 _ND2_HEADER = 4096  # before the pixels of a frame that is not compressed
@@ -75,13 +75,7 @@ def read_microscope_file(
     """
     kind = _kind(content)
     assert kind is not None
-    try:
-        library = importlib.import_module(kind.library)
-    except ModuleNotFoundError as error:
-        raise NucleusError(
-            f"{name}: {error.name} is not installed, which reads {kind.name} files. Install it with: "
-            "make install EXTRAS=microscopy"
-        ) from None
+    library = import_extra(kind.library, "microscopy", name, f", which reads {kind.name} files")
     try:
         names, opened = kind.scenes(library, content)
         limited = names, _limited(opened, name)

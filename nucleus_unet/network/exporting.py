@@ -1,6 +1,5 @@
 """Write a trained network for other programs; this module does not load Keras."""
 
-import importlib
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
@@ -13,6 +12,7 @@ from numpy.typing import NDArray
 from nucleus_unet.data import draw_synthetic
 from nucleus_unet.engine import active_switches, run_in_worker
 from nucleus_unet.errors import NucleusError
+from nucleus_unet.extras import import_extra
 from nucleus_unet.files import new_folder, sha256_file, writing
 from nucleus_unet.network.augment import resize_image
 from nucleus_unet.network.backend import resolve
@@ -94,13 +94,7 @@ def require_export(form: ExportFormat, licence: str | None, authors: Sequence[st
             f"KERAS_BACKEND={name} cannot write a SavedModel of TensorFlow. Unset KERAS_BACKEND."
         )
     for library in LIBRARIES[form]:
-        try:
-            importlib.import_module(library)
-        except ModuleNotFoundError as error:
-            raise NucleusError(
-                f"--to {form}: {error.name} is not installed. Install it with: "
-                "make install EXTRAS=export"
-            ) from None
+        import_extra(library, "export", f"--to {form}")
     if isinstance(target, Publication):
         target.require_licence()
     return target

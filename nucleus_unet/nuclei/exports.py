@@ -1,6 +1,5 @@
 """Exports of nuclei for other programs: label images, and outlines for QuPath, ImageJ and COCO tools."""
 
-import importlib
 import io
 import json
 import uuid
@@ -16,7 +15,7 @@ from roifile import ImagejRoi
 from skimage.measure import find_contours, regionprops
 
 from nucleus_unet.data import Channels, rle
-from nucleus_unet.errors import NucleusError
+from nucleus_unet.extras import import_extra
 from nucleus_unet.nuclei.instances import largest_piece
 
 Outlines = Literal["geojson", "imagej", "coco"]
@@ -199,13 +198,7 @@ def label_ome_tiff(labels: NDArray[np.integer], name: str, pixel_size_um: float 
 def require_format(label_format: LabelFormat) -> None:
     """Raise a `NucleusError` if what writes this format is not installed."""
     if label_format == "ome-zarr":
-        try:
-            importlib.import_module("zarr")
-        except ModuleNotFoundError as error:
-            raise NucleusError(
-                f"--labels ome-zarr: {error.name} is not installed. Install it with: "
-                "make install EXTRAS=microscopy"
-            ) from None
+        import_extra("zarr", "microscopy", "--labels ome-zarr")
 
 
 def ome_zarr(

@@ -1,6 +1,5 @@
 """Which plane of a TIFF with several is read."""
 
-import re
 from io import BytesIO
 from typing import Any
 
@@ -141,21 +140,6 @@ def test_the_only_channel_is_not_taken_for_another(planes: tuple[int, ...]) -> N
     with pytest.raises(NucleusError) as caught:
         value(content, channel="DAPI", z=1)
     assert str(caught.value) == "cells.tif: holds 1 channel (GFP), and DAPI is none of them."
-
-
-def test_parts_of_an_image_in_other_files() -> None:
-    with tifffile.TiffFile(BytesIO(ome(stack(2), "CYX", ["DAPI", "GFP"]))) as file:
-        xml = file.ome_metadata or ""
-    parts = "".join(
-        f'<TiffData FirstC="{c}" IFD="0" PlaneCount="1"><UUID FileName="{name}.tif">urn:uuid:{name}'
-        "</UUID></TiffData>"
-        for c, name in enumerate("ab")
-    )
-    start, end = xml.index("<TiffData"), xml.index("</Pixels>")
-    described = re.sub(r'UUID="[^"]*"', 'UUID="urn:uuid:a"', f"{xml[:start]}{parts}{xml[end:]}")
-    content = tiff(stack(2)[0], description=described, metadata=None, photometric="minisblack")
-    with pytest.raises(NucleusError, match="parts of the image are in other files"):
-        value(content, channel="GFP")
 
 
 @pytest.mark.parametrize(

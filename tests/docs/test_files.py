@@ -247,7 +247,7 @@ def rows_of_layouts() -> dict[str, Files]:
 
 PLANES = {
     "the OME-TIFF with `--channel Cy5`": Plane(channel="Cy5"),
-    "OME-TIFF, its second channel in another file": Plane(channel="DAPI"),
+    "OME-TIFF, its second channel in another file": Plane(channel="GFP"),
     "RGB, with `--channel blue`": Plane(channel="blue"),
     "the TIFF with a thumbnail, with `--scene 1`": Plane(scene="1"),
     "the hyperstack with `--channel 2 --z max`": Plane(channel="2", z="max"),

@@ -158,8 +158,8 @@ def _fitting_scales(
     changed = {id_: scale for id_, scale in scales.items() if scale != 1}
     if changed:
         get_run_logger().info(
-            "%d of %d images are enlarged or reduced, because the nuclei of the training had another "
-            "size: see images.csv",
+            "%d of %d images are enlarged or reduced, because their nuclei are much smaller or larger "
+            "than those of the training: see the column scale of images.csv",
             *(len(changed), len(scales)),
         )
     return scales

@@ -87,13 +87,13 @@ def scores_of(stage: Stage) -> dict[str, float]:
         f"AP at 0.50 of nuclei from {row['diameter_px'][0]} px": row["average_precision"]
         for row in scores.pop("by_size")
     }
-    if scores["radius_bias_px"] is None:  # there are no matches
-        del scores["radius_bias_px"]
+    bias = scores.pop("radius_bias_px")
+    radius = {} if bias is None else {"radius bias in px": bias}  # None without matches
     names = {"true": "annotated", "predicted": "predicted", "split": "split", "merged": "merged"}
     counts = {f"nuclei {name}": scores.pop(key) for key, name in names.items()}
     precisions = {f"AP at {row['iou_above']:.2f}": row["average_precision"] for row in by_threshold}
     kinds = {f"score of {kind}": row["score"] for kind, row in by_kind.items()}
-    return scores | counts | kinds | lost | precisions | sizes
+    return scores | counts | radius | kinds | lost | precisions | sizes
 
 
 def tuned_by(stage: Stage, recipe: Recipe) -> Recipe:

@@ -26,7 +26,8 @@ class Shard:
     def __str__(self) -> str:
         if self.scale == 1:
             return f"images {self.positions[0] + 1}-{self.positions[-1] + 1}"
-        return f"{len(self.positions)} images at {self.scale:g} times their size"
+        images = "1 image" if len(self.positions) == 1 else f"{len(self.positions)} images"
+        return f"{images} at {self.scale:g} times the size"
 
 
 @dataclass(frozen=True)

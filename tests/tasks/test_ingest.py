@@ -84,7 +84,7 @@ def test_images_of_the_same_scale_are_in_one_shard(home: Path, tmp_path: Path) -
     half, whole = shards(images, scales)
     assert (half.positions, half.scale) == ((1, 3), 0.5)
     assert (whole.positions, whole.scale) == ((0, 2), 1.0)
-    assert str(half) == "2 images at 0.5 times their size"
+    assert str(half) == "2 images at 0.5 times the size"
     assert [entry.id for entry in images_in(images, half)] == ["001", "003"]
 
 

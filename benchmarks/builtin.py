@@ -36,7 +36,7 @@ from nucleus_unet.network.builtin import (
     BUILTIN_RECORD,
     BuiltinModel,
 )
-from nucleus_unet.reports import evaluate_model, model_card
+from nucleus_unet.reports import evaluate_model, model_card, score_interval
 
 WEIGHTS = "model.weights.h5"
 
@@ -94,7 +94,7 @@ def main() -> None:
     fixed = resolve(recipe.with_overrides(["inference.tune=false"]))
     validation = split.samples("validation", images, labels, home)
     with TemporaryDirectory() as maps:
-        found = evaluate_model(fixed, BUILTIN_NETWORK, validation, Path(maps), progress)
+        found = evaluate_model(fixed, [(BUILTIN_NETWORK, validation)], Path(maps), progress)
     made = BuiltinModel(
         recipe=recipe,
         network_sha256=sha256_file(BUILTIN_NETWORK),
@@ -109,7 +109,7 @@ def main() -> None:
     BUILTIN_RECORD.write_text(json.dumps(values, indent=1) + "\n")
     events = EventLog(home / "stages" / "train" / record.tags["stage.train"][:20] / EVENTS).new()
     small, usual, large = made.trained_on.diameters_px
-    scores = dict(found.scores)
+    scores = {**found.scores, "interval": score_interval(found.by_id, split.slides)}
     by_image = scores.pop("by_image")
     card = model_card(
         recipe, f"{made.data[0].upper()}{made.data[1:]}", split, events, scores, by_image, None

@@ -1,5 +1,6 @@
 """Retrain: raw data in; model, scores and submission out."""
 
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -18,14 +19,16 @@ from flows.running import (
     prepare,
     sample_data,
     task_runner,
+    tasks_run_elsewhere,
     tracked,
 )
-from nucleus_unet.data import is_sample, read_images, read_labels, shared_images
-from nucleus_unet.engine import home_folder
+from nucleus_unet.data import dataset_name, is_sample, read_images, read_labels, shared_images
+from nucleus_unet.engine import Stage, home_folder
 from nucleus_unet.errors import NucleusError
 from nucleus_unet.network import resolve
-from nucleus_unet.recipe import Depth, OnBad, Recipe, data_overrides, load_recipe
+from nucleus_unet.recipe import Depth, OnBad, Recipe, data_overrides, digest_of, load_recipe
 from nucleus_unet.runs import fetch_start_weights, run_url, tracking, with_start
+from tasks.average import average
 from tasks.evaluate import evaluate, scores_of, tuned_by
 from tasks.ingest import ingest
 from tasks.merge_masks import merge_masks
@@ -144,9 +147,15 @@ def train_and_score(work: Work) -> Retrained:
         training = stage_of(reading)
         merging = merge_masks.submit(work.raws, training, recipe.data)
         labels = stage_of(merging)
-        sides = stage_of(split.submit(training, labels, recipe.data))
-        model = stage_of(train.submit(recipe, training, labels, sides, start_weights, run))
-        scores = stage_of(evaluate.submit(recipe, training, labels, sides, model))
+        if recipe.training.folds:
+            folds = _train_folds(work, training, labels, start_weights, run)
+            sides = stage_of(split.submit(training, labels, recipe.data, all_folds=True))
+            model = stage_of(average.submit(recipe, [one for _, one in folds], run))
+        else:
+            sides = stage_of(split.submit(training, labels, recipe.data))
+            model = stage_of(train.submit(recipe, training, labels, sides, start_weights, run))
+            folds = [(sides, model)]
+        scores = stage_of(evaluate.submit(recipe, training, labels, folds))
         made = Trained(training, labels, sides, model, scores)
         images = read_images(made.images.folder), read_labels(made.labels.folder)
         tracking.log_dataset(run, "training", work.raws, *images)
@@ -162,3 +171,28 @@ def train_and_score(work: Work) -> Retrained:
             found = find_nuclei(recipe, made.model.folder / NETWORK_FILE, tests, None)
             submission = publish_submission(tests, found, run, home / "runs" / run.id)
     return Retrained(run, scores_of(made.scores), home / "runs" / run.id, submission)
+
+
+def _train_folds(
+    work: Work, images: Stage, labels: Stage, start_weights: Path | None, run: tracking.Run
+) -> list[tuple[Stage, Stage]]:
+    """Split and model of each fold. Each training has a run of its own in MLflow, a part of this run.
+
+    The folds are trained one after the other; with Dask, as many at once as it has workers.
+    """
+    folds, data = work.recipe.training.folds, dataset_name(work.raws)
+    assert folds
+    recipes = [work.recipe.of_fold(number) for number in range(1, folds + 1)]
+    splits = [stage_of(split.submit(images, labels, recipe.data)) for recipe in recipes]
+    with ExitStack() as runs:  # all end together, so that an interrupted run continues each of them
+        trainings = []
+        for number, (recipe, sides) in enumerate(zip(recipes, splits, strict=True), 1):
+            name, note = f"{number} of {folds} {data}", f"A part of [{run.id}]({run.url})"
+            opened = tracking.open_run(
+                "fold", recipe, name, {tracking.PARENT: run.id}, note, digest_of([run.id, number])
+            )
+            own = runs.enter_context(opened)
+            trainings.append(train.submit(recipe, images, labels, sides, start_weights, own))
+            if not tasks_run_elsewhere():
+                stage_of(trainings[-1])
+        return list(zip(splits, map(stage_of, trainings), strict=True))

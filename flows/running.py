@@ -114,6 +114,11 @@ def task_runner() -> TaskRunner[Any]:
     return DaskTaskRunner(cluster_kwargs=local)
 
 
+def tasks_run_elsewhere() -> bool:
+    """Whether tasks run on other processes or machines, so that several trainings may run at once."""
+    return not isinstance(task_runner(), ThreadPoolTaskRunner)
+
+
 def threads() -> TaskRunner[Any]:
     """Shards run in threads of this process."""
     return ThreadPoolTaskRunner(max_workers=SHARDS_AT_ONCE)

@@ -56,6 +56,12 @@ PLACES = {
 @ignore_value_option
 @plane_options
 @click.option(
+    "--folds",
+    type=click.IntRange(2, 20),
+    help="Train this many networks, so that every image is validated by one that does not know it. "
+    "Short for --set training.folds=...",
+)
+@click.option(
     "--registry/--no-registry",
     default=True,
     help="Register the model, and make it the champion if it is better than the champion. Default.",
@@ -68,6 +74,7 @@ def retrain(
     on_bad: str | None,
     ignore_value: int | None,
     plane: "Plane",
+    folds: int | None,
     registry: bool,
 ) -> None:
     """Train a model on annotated images, score it, and predict the test images."""
@@ -80,7 +87,8 @@ def retrain(
         )
     name = recipe_name or ("best" if training_data else "quick")
     chosen = data_overrides(on_bad=on_bad, ignore_value=ignore_value, **plane._asdict())
-    overrides = (*overrides, *chosen)
+    by_fold = (f"training.folds={folds}",) if folds else ()
+    overrides = (*overrides, *chosen, *by_fold)
     plane = load_recipe(name, overrides).data.plane  # refuses a bad recipe at once
     read_data(training_data, plane, annotated=True)
     read_data([test_data] if test_data else [], plane)

@@ -86,6 +86,11 @@ class Data(Part):
         description="Share of the images held out for validation; with split = slide, the "
         "probability that a slide is held out",
     )
+    fold: tuple[PositiveInt, PositiveInt] | None = Field(
+        None,
+        description="[2, 5]: hold out the second of five equal parts of the images, instead of "
+        "validation_fraction; with split = slide, a slide is in one part. training.folds sets this",
+    )
     split_seed: int = Field(
         7,
         ge=0,
@@ -123,6 +128,15 @@ class Data(Part):
         description="If files hold several images (scenes, series, positions): the name or number "
         "(from 1) of the one to use; none: refuse such files",
     )
+
+    @model_validator(mode="after")
+    def _one_of_the_folds(self) -> Self:
+        if self.fold and not self.fold[0] <= self.fold[1] >= 2:
+            raise ValueError(
+                f"fold = {list(self.fold)} is no fold. Give its number and the number of folds, such as "
+                "[2, 5]."
+            )
+        return self
 
     @property
     def plane(self) -> Plane:
@@ -230,6 +244,14 @@ class Network(Part):
 class Training(Part):
     """How the network is trained."""
 
+    folds: int | None = Field(
+        None,
+        ge=2,
+        le=20,
+        description="Train this many networks. Each holds out another part of the images, so that every "
+        "image is validated by a network that does not know it; the model is the mean of all. none: one "
+        "network",
+    )
     seed: int = Field(
         10,
         ge=0,
@@ -272,6 +294,12 @@ class Training(Part):
         None,
         description="Model whose weights the training starts from: the ID of an MLflow run, champion or "
         "builtin; its architecture must be the same. none: random weights",
+    )
+    start_share: Fraction = Field(
+        0,
+        description="The weights of the model are a mean of those before and after the training, and "
+        "those before have this share: 0 trains as usual, 0.5 changes the model half as much (only with "
+        "start_from)",
     )
     precision: Literal["auto", "float32", "mixed_bfloat16", "mixed_float16"] = Field(
         "auto",
@@ -388,6 +416,14 @@ class Recipe(Part):
     inference: Inference = Inference()
 
     @model_validator(mode="after")
+    def _folds_or_fold(self) -> Self:
+        if self.training.folds and self.data.fold:
+            raise ValueError(
+                "training.folds trains on every fold, and data.fold on one. Leave one of them out."
+            )
+        return self
+
+    @model_validator(mode="after")
     def _large_cutoff_needs_borders(self) -> Self:
         if self.inference.large_cutoff is not None and self.network.outputs == "mask":
             raise ValueError(
@@ -454,6 +490,18 @@ class Recipe(Part):
             values = [f"{k} = {json.dumps(v)}" for k, v in part.items() if v is not None]
             lines += [f"[{name}]", *values, ""]
         return "\n".join(lines)
+
+    @property
+    def title(self) -> str:
+        """The name and, if the recipe is of one fold, which."""
+        fold = self.data.fold
+        return f"{self.name}, fold {fold[0]} of {fold[1]}" if fold else self.name
+
+    def of_fold(self, number: int) -> "Recipe":
+        """The recipe of one of ``training.folds`` trainings, by its number from 1."""
+        data = self.data.model_copy(update={"fold": (number, self.training.folds)})
+        training = self.training.model_copy(update={"folds": None})
+        return self.model_copy(update={"data": data, "training": training})
 
     def with_overrides(self, overrides: Iterable[str]) -> "Recipe":
         """A copy with some values changed.

@@ -1,6 +1,7 @@
 """Score the model on the validation images, at their original size."""
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -11,7 +12,8 @@ from nucleus_unet.engine import Stage
 from nucleus_unet.files import sha256_file, write_atomically
 from nucleus_unet.network import KERAS_LIBRARIES, prediction_key
 from nucleus_unet.recipe import Inference, Recipe
-from nucleus_unet.reports import evaluate_model, pictures
+from nucleus_unet.reports import evaluate_model, pictures, score_interval
+from nucleus_unet.runs import records
 from tasks.reporting import (
     StageResult,
     cached_stage,
@@ -24,7 +26,7 @@ from tasks.reporting import (
 from tasks.train import NETWORK_FILE
 
 SCORES = "scores.json"
-BY_IMAGE = "scores_by_image.json"
+BY_IMAGE = records.SCORES_BY_IMAGE
 TUNED = "inference.json"
 EVALUATION_LIBRARIES = (*KERAS_LIBRARIES, "scikit-image", "scipy", "matplotlib")
 """Distributions whose version changes what a model finds, how it scores, or how that is drawn."""
@@ -32,18 +34,32 @@ EVALUATION_LIBRARIES = (*KERAS_LIBRARIES, "scikit-image", "scipy", "matplotlib")
 
 @uncached_task("evaluate {recipe.name} on validation images")
 def evaluate(
-    recipe: Recipe, images: Stage, labels: Stage, split: Stage, model: Stage
+    recipe: Recipe, images: Stage, labels: Stage, folds: Sequence[tuple[Stage, Stage]]
 ) -> StageResult:
-    """Tune the model if the recipe says so, score it, and draw its best and worst images."""
+    """Tune the model if the recipe says so, score it, and draw its best and worst images.
+
+    Parameters
+    ----------
+    folds : sequence of (Stage, Stage)
+        Split and model of each fold, or of the one training. Each predicts its validation images.
+    """
     indices = read_images(images.folder), read_labels(labels.folder)
-    validation = read_split(split.folder).samples("validation", *indices, images.home)
-    network = model.folder / NETWORK_FILE
+    parts = [
+        (
+            model.folder / NETWORK_FILE,
+            read_split(split.folder).samples("validation", *indices, images.home),
+        )
+        for split, model in folds
+    ]
 
     def build(folder: Path) -> None:
         with TemporaryDirectory(dir=folder, ignore_cleanup_errors=True) as maps:
-            made = evaluate_model(recipe, network, validation, Path(maps), progress)
-            sheets = pictures(validation, made)
-        scores = dict(made.scores)
+            made = evaluate_model(recipe, parts, Path(maps), progress)
+            sheets = pictures([sample for _, own in parts for sample in own], made)
+        slides = {
+            id_: slide for one, _ in folds for id_, slide in read_split(one.folder).slides.items()
+        }
+        scores = {**made.scores, "interval": score_interval(made.by_id, slides)}
         write_atomically(folder / BY_IMAGE, json.dumps(scores.pop("by_image"), indent=1))
         write_atomically(folder / SCORES, json.dumps(scores, indent=1))
         write_atomically(folder / TUNED, made.inference.model_dump_json(indent=1))
@@ -53,14 +69,14 @@ def evaluate(
     stage = cached_stage(
         images.home,
         "evaluate",
-        prediction_key(recipe, network)
-        | {
+        {
+            "folds": [prediction_key(recipe, network) for network, _ in parts],
             "labels": labels.digest,
-            "split": sha256_file(split.folder / SPLIT_FILE),
+            "splits": [sha256_file(split.folder / SPLIT_FILE) for split, _ in folds],
             "inference": recipe.inference.model_dump(mode="json"),
         },
         build,
-        code=["reports.evaluation", "data.split", "data.prepared", __name__],
+        code=["reports.evaluation", "reports.champion", "data.split", "data.prepared", __name__],
         libraries=EVALUATION_LIBRARIES,
     )
     by_image = json.loads((stage.folder / BY_IMAGE).read_text())
@@ -81,6 +97,7 @@ def evaluate(
 def scores_of(stage: Stage) -> dict[str, float]:
     """The scores over all validation images, by name, and the score of each imaging kind."""
     scores = json.loads((stage.folder / SCORES).read_text())
+    low, high = scores.pop("interval")
     by_threshold, by_kind = scores.pop("by_threshold"), scores.pop("by_kind")
     lost = {f"lost by {cause}": value for cause, value in scores.pop("losses").items()}
     sizes = {
@@ -93,7 +110,8 @@ def scores_of(stage: Stage) -> dict[str, float]:
     counts = {f"nuclei {name}": scores.pop(key) for key, name in names.items()}
     precisions = {f"AP at {row['iou_above']:.2f}": row["average_precision"] for row in by_threshold}
     kinds = {f"score of {kind}": row["score"] for kind, row in by_kind.items()}
-    return scores | counts | radius | kinds | lost | precisions | sizes
+    limits = {"score low": low, "score high": high}
+    return scores | limits | counts | radius | kinds | lost | precisions | sizes
 
 
 def tuned_by(stage: Stage, recipe: Recipe) -> Recipe:

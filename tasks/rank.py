@@ -1,7 +1,7 @@
 """Decide whether a new model becomes the champion, on images that are new to both models."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -10,7 +10,7 @@ from prefect.artifacts import create_markdown_artifact
 from prefect.events import emit_event
 from prefect.logging import get_run_logger
 
-from nucleus_unet.data import Sample, read_images, read_labels, read_split
+from nucleus_unet.data import Sample, dataset_files, read_images, read_labels, read_split
 from nucleus_unet.engine import OutOfMemoryError, Stage, StoppedError, raise_if_abandoned
 from nucleus_unet.errors import NucleusError
 from nucleus_unet.files import locked, write_atomically
@@ -26,7 +26,7 @@ from nucleus_unet.reports import (
     evaluate_model,
 )
 from nucleus_unet.runs import images_seen, records, registry, slides_seen, tracking, unseen_samples
-from tasks.evaluate import EVALUATION_LIBRARIES, scores_of
+from tasks.evaluate import BY_IMAGE, EVALUATION_LIBRARIES, scores_of
 from tasks.publish_model import LoggedModel, Trained
 from tasks.reporting import cached_stage, progress, show, uncached_task
 from tasks.train import NETWORK_FILE
@@ -38,6 +38,8 @@ NEW_CHAMPION = "nucleus.champion.new"
 
 Model = tuple[Recipe, Path]
 """A recipe with its tuned values, and its ``model.keras``."""
+Scores = dict[str, dict[str, float]]
+"""The scores of images by their id, by ``champion`` and ``new``."""
 
 
 @uncached_task("compare {recipe.name} with the champion")
@@ -145,7 +147,25 @@ def _verdict(
 def _compared(
     opponent: str, theirs: Model, recipe: Recipe, made: Trained, run: tracking.Run
 ) -> Comparison | str:
-    """Score both models on validation images that are new to both, and log how they compare."""
+    """Compare both models on images that are new to both, and log how they compare."""
+    slides = read_split(made.split.folder).slides
+    both = (_out_of_fold if recipe.training.folds else _on_validation)(
+        opponent, theirs, recipe, made, run
+    )
+    if isinstance(both, str):
+        return both
+    found = compare_scores(both["champion"], both["new"], slides)
+    merits = asdict(found) | {"difference": found.difference}
+    # An earlier attempt may have compared with another champion.
+    metrics = {f"champion/{key}": value for key, value in merits.items()}
+    tracking.log_metrics(run, metrics, step=run.attempt)
+    return found
+
+
+def _on_validation(
+    opponent: str, theirs: Model, recipe: Recipe, made: Trained, run: tracking.Run
+) -> Scores | str:
+    """The scores of both models on validation images, and a picture of where they differ."""
     split, images = read_split(made.split.folder), read_images(made.images.folder)
     seen = images_seen(opponent) | images_seen(recipe.training.start_from)
     unseen = unseen_samples(
@@ -157,34 +177,78 @@ def _compared(
     if isinstance(unseen, str):
         return unseen
     new = recipe, made.model.folder / NETWORK_FILE
-    stage = _evaluated(theirs, new, unseen, made.labels)
-    both = json.loads((stage.folder / SCORES_OF_BOTH).read_text())
-    found = compare_scores(both["champion"], both["new"], split.slides)
-    merits = asdict(found) | {"difference": found.difference}
-    # An earlier attempt may have compared with another champion.
-    metrics = {f"champion/{key}": value for key, value in merits.items()}
-    tracking.log_metrics(run, metrics, step=run.attempt)
+    stage = _evaluated({"champion": _like(recipe, theirs), "new": new}, unseen, made.labels)
     tracking.log_files(run, "pictures", [stage.folder / DISAGREEMENT])
     picture = (stage.folder / DISAGREEMENT).read_bytes()
     show(picture, "disagreement", "Images on which this model and the champion differ most")
+    return _read_scores(stage)
+
+
+def _out_of_fold(
+    opponent: str, theirs: Model, recipe: Recipe, made: Trained, run: tracking.Run
+) -> Scores | str:
+    """The scores of each image by networks that do not know it.
+
+    Those of the champion are its own out-of-fold scores, if it has several folds and the image and its
+    annotation are the same; other images are predicted if it knows no image of their slide.
+    """
+    split, images = read_split(made.split.folder), read_images(made.images.folder)
+    labels = read_labels(made.labels.folder)
+    known = slides_seen(split, images, images_seen(recipe.training.start_from))
+    unseen = unseen_samples(
+        split.samples("validation", images, labels, made.images.home), split, recipe.training, known
+    )
+    if isinstance(unseen, str):
+        return unseen
+    stored = records.out_of_fold_scores(opponent)
+    champion = {
+        file["id"]: stored[file["image_sha256"], file["masks_sha256"]]
+        for file in dataset_files(images, labels)
+        if (file["image_sha256"], file.get("masks_sha256")) in stored
+    }
+    theirs_too = slides_seen(split, images, images_seen(opponent))
+    predicted = [
+        sample
+        for sample in unseen
+        if sample.id not in champion and split.slides[sample.id] not in theirs_too
+    ]
+    if predicted:
+        stage = _evaluated({"champion": _like(recipe, theirs)}, predicted, made.labels)
+        champion |= _read_scores(stage)["champion"]
+    shared = [sample.id for sample in unseen if sample.id in champion]
+    if not shared:
+        return "The champion knows every image from its training."
+    rows = json.loads((made.scores.folder / BY_IMAGE).read_text())
+    new = {row["id"]: row["score"] for row in rows}
+    return {
+        name: {id_: one[id_] for id_ in shared}
+        for name, one in (("champion", champion), ("new", new))
+    }
+
+
+def _like(recipe: Recipe, champion: Model) -> Model:
+    """The champion with the new model's way of computing and of tuning, and with its own weights."""
+    tune = champion[0].inference.model_copy(update={"tune": recipe.inference.tune})
+    update = {"training": recipe.training, "inference": tune}
+    return champion[0].model_copy(update=update), champion[1]
+
+
+def _read_scores(stage: Stage) -> Scores:
+    found: Scores = json.loads((stage.folder / SCORES_OF_BOTH).read_text())
     return found
 
 
-def _evaluated(champion: Model, new: Model, unseen: Sequence[Sample], labels: Stage) -> Stage:
-    """The scores of both models, and a picture of the images on which they differ most."""
-    recipe = new[0]
-    # The champion computes like the new model and is tuned like it. Its weights are its own.
-    tune = champion[0].inference.model_copy(update={"tune": recipe.inference.tune})
-    theirs = champion[0].model_copy(update={"training": recipe.training, "inference": tune})
-    models = {"champion": (theirs, champion[1]), "new": new}
+def _evaluated(models: Mapping[str, Model], unseen: Sequence[Sample], labels: Stage) -> Stage:
+    """The scores of models and, of two, a picture of the images on which they differ most."""
 
     def build(folder: Path) -> None:
         with TemporaryDirectory(dir=folder, ignore_cleanup_errors=True) as maps:
             evaluations = {
-                name: evaluate_model(*model, unseen, Path(maps, name), progress)
-                for name, model in models.items()
+                name: evaluate_model(own, [(network, unseen)], Path(maps, name), progress)
+                for name, (own, network) in models.items()
             }
-            write_atomically(folder / DISAGREEMENT, disagreement(unseen, evaluations))
+            if len(models) > 1:
+                write_atomically(folder / DISAGREEMENT, disagreement(unseen, evaluations))
         scores = {name: one.by_id for name, one in evaluations.items()}
         write_atomically(folder / SCORES_OF_BOTH, json.dumps(scores, indent=1))
 

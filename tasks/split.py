@@ -13,6 +13,7 @@ from nucleus_unet.data import (
     read_images,
     read_labels,
     read_split,
+    split_of_all_folds,
 )
 from nucleus_unet.engine import Stage
 from nucleus_unet.files import write_atomically
@@ -24,8 +25,14 @@ SPLIT_PICTURE = "split.png"
 
 
 @uncached_task("split into training and validation")
-def split(images: Stage, labels: Stage, data: Data) -> StageResult:
-    """Decide which images with labels the network never trains on."""
+def split(images: Stage, labels: Stage, data: Data, *, all_folds: bool = False) -> StageResult:
+    """Decide which images with labels the network never trains on.
+
+    Parameters
+    ----------
+    all_folds : bool
+        Put every image on both sides, for the model that joins the networks of all folds.
+    """
     labelled, home = {entry.id for entry in read_labels(labels.folder).entries}, images.home
     entries = [entry for entry in read_images(images.folder).entries if entry.id in labelled]
 
@@ -34,7 +41,8 @@ def split(images: Stage, labels: Stage, data: Data) -> StageResult:
             (e.id, e.source_sha256, e.pixels_sha256, load_image(home, e)) for e in entries
         )
         kinds = {entry.id: imaging_kind(load_image(home, entry)) for entry in entries}
-        made = make_split([(e.id, kinds[e.id], slide_of[e.id]) for e in entries], data)
+        rows = [(e.id, kinds[e.id], slide_of[e.id]) for e in entries]
+        made = split_of_all_folds(rows) if all_folds else make_split(rows, data)
         made.write(folder)
         by_id = {entry.id: entry for entry in entries}
         picture = split_sheet(made, lambda id_: load_image(home, by_id[id_]))
@@ -45,7 +53,8 @@ def split(images: Stage, labels: Stage, data: Data) -> StageResult:
         "split",
         {
             "images": identities(entries),
-            "data": data.model_dump(include={"split", "validation_fraction", "split_seed"}),
+            "all folds": all_folds,
+            "data": data.model_dump(include={"split", "validation_fraction", "fold", "split_seed"}),
         },
         build,
         code=[
@@ -59,6 +68,8 @@ def split(images: Stage, labels: Stage, data: Data) -> StageResult:
         libraries=["scikit-learn", "numpy", "opencv-python-headless", "scipy", "matplotlib"],
     )
     made = read_split(stage.folder)
+    if all_folds:
+        return finished(stage, f"{len(made.training):,} images in all folds")
     trained, validated = made.kinds("training"), made.kinds("validation")
     warn = get_run_logger().warning
     for kind in sorted(trained - validated):

@@ -30,7 +30,7 @@ BY_EPOCH = "by epoch"
 """Group of the curves in MLflow, whose pages sort the groups by name."""
 
 
-@uncached_task("train {recipe.name}")
+@uncached_task("train {recipe.title}")
 def train(
     recipe: Recipe,
     images: Stage,
@@ -56,7 +56,7 @@ def train(
     rows = [short(epoch) for epoch in history]
     create_table_artifact(rows, key="epochs", description="Epochs: training and validation")
     show(training_curves(history), "curves", "Curves by epoch")
-    return finished(stage, f"trained {recipe.name} for {len(history)} epochs")
+    return finished(stage, f"trained {recipe.title} for {len(history)} epochs")
 
 
 def _stage(

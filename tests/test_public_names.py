@@ -21,7 +21,7 @@ EXPORTS = {
         is_sample labels_code load_image load_labels make_split open_raw originals picture_ending
         prepare_images prepare_labels raw_digests read_images read_labels read_split
         read_truth reader_versions require_outside require_unchanged scale_for shared_images
-        source_digests unlike write_index write_synthetic
+        source_digests split_of_all_folds unlike write_index write_synthetic
     """,
     "engine": """
         Delivery EVENTS EventLog OutOfMemoryError RECORD SWITCHES Stage StoppedError
@@ -45,7 +45,8 @@ EXPORTS = {
         Candidate Comparison PREDICTED_LEGEND Verdict compare_scores contact_sheet data_uri decide
         disagreement evaluate_model
         format_scores markdown_table match_submission model_card overlay overlay_file
-        parallel_coordinates pictures scores_table short_name split_sheet training_curves tuned_keys
+        parallel_coordinates pictures score_interval scores_table short_name
+        split_sheet training_curves tuned_keys
     """,
     "runs": """
         CHAMPION EPOCHS ImageDifference Record Reproduction Trial best_half best_of candidates

@@ -51,6 +51,7 @@ from .split import SPLIT_FILE as SPLIT_FILE
 from .split import Split as Split
 from .split import make_split as make_split
 from .split import read_split as read_split
+from .split import split_of_all_folds as split_of_all_folds
 from .stacks import Channels as Channels
 from .synthetic import draw_synthetic as draw_synthetic
 from .synthetic import write_synthetic as write_synthetic

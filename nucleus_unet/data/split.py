@@ -1,11 +1,12 @@
 """Which images the network trains on, and which it is validated on."""
 
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Literal
 
 from pydantic import BaseModel, ConfigDict
-from sklearn.model_selection import train_test_split
+from sklearn.model_selection import StratifiedGroupKFold, train_test_split
 
 from nucleus_unet.data.prepared import Images, Labels
 from nucleus_unet.data.sample import Sample
@@ -31,7 +32,11 @@ class SplitImage(BaseModel):
 
 
 class Split(BaseModel):
-    """Which images the network trains on and which it is validated on, each sorted by id."""
+    """Which images the network trains on and which it is validated on, each sorted by id.
+
+    Of a model of several folds, both sides are all images: each is validated by the fold that does not
+    know it.
+    """
 
     model_config = ConfigDict(frozen=True)
 
@@ -68,7 +73,7 @@ def read_split(folder: Path) -> Split:
 
 
 def make_split(images: Iterable[tuple[str, str, str]], data: Data) -> Split:
-    """Split images as the recipe says: by `slide_split` or by `random_split`.
+    """Split images as the recipe says: by `fold_split`, `slide_split` or `random_split`.
 
     Parameters
     ----------
@@ -84,12 +89,22 @@ def make_split(images: Iterable[tuple[str, str, str]], data: Data) -> Split:
     """
     rows = {id_: SplitImage(id=id_, kind=kind, slide=slide) for id_, kind, slide in images}
     slides = {id_: image.slide for id_, image in rows.items()}
-    if data.split == "slide":
+    if data.fold:
+        kinds = {id_: image.kind for id_, image in rows.items()}
+        groups = slides if data.split == "slide" else {id_: id_ for id_ in slides}
+        sides = fold_split(groups, kinds, data.fold, data.split_seed)
+    elif data.split == "slide":
         sides = slide_split(slides, data.validation_fraction, data.split_seed)
     else:
         sides = random_split(list(slides), data.validation_fraction, data.split_seed)
     training, validation = (tuple(rows[id_] for id_ in ids) for ids in sides)
     return Split(training=training, validation=validation)
+
+
+def split_of_all_folds(images: Iterable[tuple[str, str, str]]) -> Split:
+    """The split of a model of all folds, from id, imaging kind and slide of each image."""
+    rows = tuple(SplitImage(id=id_, kind=kind, slide=slide) for id_, kind, slide in sorted(images))
+    return Split(training=rows, validation=rows)
 
 
 def random_split(ids: Sequence[str], fraction: float, seed: int) -> tuple[list[str], list[str]]:
@@ -167,6 +182,49 @@ def slide_split(
     training = sorted(id_ for id_, slide in slides.items() if slide not in validated)
     validation = sorted(id_ for id_, slide in slides.items() if slide in validated)
     return training, validation
+
+
+def fold_split(
+    groups: Mapping[str, str], kinds: Mapping[str, str], fold: tuple[int, int], seed: int
+) -> tuple[list[str], list[str]]:
+    """Split ids so that every id is a validation id in exactly one of several folds.
+
+    Parameters
+    ----------
+    groups : mapping of str to str
+        Id to group, such as a slide; its ids stay together.
+    kinds : mapping of str to str
+        Id to imaging kind. Each fold gets its share of every kind, as far as the groups allow it.
+    fold : tuple of two int
+        Number of the fold, from 1, and number of folds.
+    seed : int
+        Another seed gives other folds.
+
+    Returns
+    -------
+    tuple of two lists of str
+        Training ids and validation ids, each sorted.
+
+    Raises
+    ------
+    NucleusError
+        If there are fewer groups than folds.
+    """
+    number, folds = fold
+    if (found := len({*groups.values()})) < folds:
+        raise NucleusError(
+            f"{folds} folds need at least {folds} slides, and the data set has {found}. Ask for fewer "
+            "folds, or set data.split=random."
+        )
+    ids = sorted(groups)
+    counts = Counter(kinds[id_] for id_ in ids)
+    [(commonest, _)] = counts.most_common(1)
+    # A kind with fewer images than folds cannot be dealt evenly.
+    dealt_by = [kinds[id_] if counts[kinds[id_]] >= folds else commonest for id_ in ids]
+    folder = StratifiedGroupKFold(folds, shuffle=True, random_state=seed)
+    dealt = folder.split(ids, dealt_by, [groups[id_] for id_ in ids])
+    training, validation = [*dealt][number - 1]
+    return [ids[i] for i in training], [ids[i] for i in validation]
 
 
 def _draw(slide: str, seed: int) -> float:

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from onnx import TensorProto, checker, helper, numpy_helper
 
 from nucleus_unet.network import backend
+from nucleus_unet.network.ensemble import members
 from nucleus_unet.network.export_readme import OPSET
 from nucleus_unet.network.portable import float32_network
 from nucleus_unet.network.unet import MirrorPadding2D
@@ -47,7 +48,8 @@ def onnx_network(model: keras.Model) -> bytes:
     Parameters
     ----------
     model : keras.Model
-        A model built by `nucleus_unet.network.unet.build_segmenter`, in float32.
+        A model built by `nucleus_unet.network.unet.build_segmenter`, or the mean of several, in
+        float32.
 
     Returns
     -------
@@ -56,19 +58,18 @@ def onnx_network(model: keras.Model) -> bytes:
         (N, H, W, C) float32 in [0, 1]. Equal networks give equal bytes.
     """
     graph = _Graph()
-    x = graph.add("Transpose", "image", perm=TO_CHANNELS_FIRST)
-    # A chain: rescaling, perhaps mirrored margins, U-Net, perhaps a crop.
-    for layer in model.layers:
-        x = _unet(graph, layer, x) if isinstance(layer, keras.Model) else _layer(graph, layer, [x])
+    image = graph.add("Transpose", "image", perm=TO_CHANNELS_FIRST)
+    predicted = [_segmenter(graph, member, image) for member in members(model)]
+    x = graph.add("Mean", *predicted) if len(predicted) > 1 else predicted[0]
     graph.nodes.append(helper.make_node("Transpose", [x], ["maps"], perm=TO_CHANNELS_LAST))
     height, width = model.input_shape[1:3]
     sides = ("N", height or "H", width or "W")
-    image, maps = (
+    entry, exit_ = (
         helper.make_tensor_value_info(name, TensorProto.FLOAT, [*sides, shape[-1]])
         for name, shape in (("image", model.input_shape), ("maps", model.output_shape))
     )
     made = helper.make_model(
-        helper.make_graph(graph.nodes, "nucleus_unet", [image], [maps], graph.constants),
+        helper.make_graph(graph.nodes, "nucleus_unet", [entry], [exit_], graph.constants),
         producer_name="nucleus-unet",
         opset_imports=[helper.make_opsetid("", OPSET)],
         ir_version=IR_VERSION,
@@ -95,6 +96,13 @@ class _Graph:
         name = f"constant{len(self.constants)}"
         self.constants.append(numpy_helper.from_array(np.ascontiguousarray(values), name))
         return name
+
+
+def _segmenter(graph: _Graph, model: keras.Model, x: str) -> str:
+    """Add a chain: rescaling, perhaps mirrored margins, U-Net, perhaps a crop."""
+    for layer in model.layers:
+        x = _unet(graph, layer, x) if isinstance(layer, keras.Model) else _layer(graph, layer, [x])
+    return x
 
 
 def _unet(graph: _Graph, unet: keras.Model, x: str) -> str:

@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from nucleus_unet.network import backend
+from nucleus_unet.network.ensemble import mean_of, members
 from nucleus_unet.network.inference import load_model
 from nucleus_unet.network.unet import MirrorPadding2D, build_segmenter
 from nucleus_unet.recipe import Recipe
@@ -25,10 +26,11 @@ def float32_network(network: Path, recipe: Recipe) -> keras.Model:
     recipe : Recipe
         Its recipe.
     """
-    model = load_model(network)
-    portable = build_segmenter(recipe.network, model.input_shape[1])
-    portable.set_weights(model.get_weights())
-    return portable
+    model, portable = load_model(network), []
+    for member in members(model):
+        portable.append(build_segmenter(recipe.network, model.input_shape[1]))
+        portable[-1].set_weights(member.get_weights())
+    return mean_of(portable) if len(portable) > 1 else portable[0]
 
 
 def write_saved_model(network: Path, recipe: Recipe, to: Path) -> None:
@@ -69,6 +71,8 @@ def predict_example(
     backend.configure(recipe.training.cpu_threads)
     maps = float32_network(network, recipe).predict_on_batch(image[None])
     plain = recipe.training.precision == "float32" and not any(
-        isinstance(layer, MirrorPadding2D) for layer in load_model(network).layers
+        isinstance(layer, MirrorPadding2D)
+        for member in members(load_model(network))
+        for layer in member.layers
     )
     return np.asarray(maps)[0], plain

@@ -5,6 +5,7 @@ from .champion import Comparison as Comparison
 from .champion import Verdict as Verdict
 from .champion import compare_scores as compare_scores
 from .champion import decide as decide
+from .champion import score_interval as score_interval
 from .curves import parallel_coordinates as parallel_coordinates
 from .curves import training_curves as training_curves
 from .evaluation import disagreement as disagreement

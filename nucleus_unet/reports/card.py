@@ -34,11 +34,12 @@ def model_card(
     events : sequence of mappings
         Events of the training, as `train_network` writes them.
     scores, by_image
-        As `score_maps` returns them, the rows of the images apart.
+        As `score_maps` returns them, the rows of the images apart, and with the ``interval`` of the
+        score.
     warning : str, optional
         Why the scores may be too high.
     """
-    history = epochs(events)
+    history, (low, high) = epochs(events), scores["interval"]
     start = next(event for event in events if event["event"] == "start")
     end = next(event for event in events if event["event"] == "end")
     minutes = sum(epoch["seconds"] for epoch in history) / 60
@@ -53,14 +54,10 @@ def model_card(
         [
             f"# Nuclei with the recipe {recipe.name}",
             f"**Score {scores['score']:.4f}** on the validation images (mean average precision over "
-            f"IoU 0.50:0.05:0.95{tuned}). Mean IoU of pixels: {scores['mean_iou']:.4f}.",
+            f"IoU 0.50:0.05:0.95{tuned}). With other slides like these it would probably lie between "
+            f"{low:.3f} and {high:.3f}. Mean IoU of pixels: {scores['mean_iou']:.4f}.",
             "## Data",
-            f"{data}, split by {recipe.data.split} with seed {recipe.data.split_seed}: "
-            + ", ".join(
-                f"{len(rows)} images of {len({row.slide for row in rows})} slides for {side}"
-                for side, rows in zip(SIDES, map(split.side, SIDES), strict=True)
-            )
-            + ".",
+            f"{data}, {_sides(recipe, split)}",
             "## Recipe",
             _changes(recipe),
             "## Scores",
@@ -81,6 +78,20 @@ def model_card(
             markdown_table(["image", "kind", "score", "annotated", *columns[4:]], worst),
         ]
     )
+
+
+def _sides(recipe: Recipe, split: Split) -> str:
+    images, validated = (
+        f"{len(rows)} images of {len({row.slide for row in rows})} slides"
+        for rows in map(split.side, SIDES)
+    )
+    how = f"by {recipe.data.split} with seed {recipe.data.split_seed}"
+    if recipe.training.folds:
+        return (
+            f"{images}, in {recipe.training.folds} folds {how}. Each image was scored by the network of "
+            "its fold, which does not know it. The model is the mean of all these networks."
+        )
+    return f"split {how}: {images} for training, {validated} for validation."
 
 
 def _kinds_table(split: Split, scores: Mapping[str, Any]) -> str:

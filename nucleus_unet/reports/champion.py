@@ -64,17 +64,33 @@ def compare_scores(
     the interval is still too narrow. The draws are the same each time.
     """
     ids = sorted(first)
-    differences = np.array([second[id_] - first[id_] for id_ in ids])
+    low, high = score_interval({id_: second[id_] - first[id_] for id_ in ids}, slides)
+    before, after = (float(np.mean([scores[id_] for id_ in ids])) for scores in (first, second))
+    return Comparison(before, after, low, high, len(ids), len({slides[id_] for id_ in ids}))
+
+
+def score_interval(scores: Mapping[str, float], slides: Mapping[str, str]) -> tuple[float, float]:
+    """The interval that holds the mean score of images of other slides with a probability of about 0.95.
+
+    It is the interval of `compare_scores`, which explains it.
+
+    Parameters
+    ----------
+    scores : mapping of str to float
+        Image id to score.
+    slides : mapping of str to str
+        Image id to slide.
+    """
+    ids = sorted(scores)
     names, groups = np.unique([slides[id_] for id_ in ids], return_inverse=True)
-    totals = np.bincount(groups, differences, minlength=len(names))
+    totals = np.bincount(groups, [scores[id_] for id_ in ids], minlength=len(names))
     counts = np.bincount(groups, minlength=len(names))
     drawn = np.random.default_rng(0).integers(0, len(names), (DRAWS, len(names)))
     means = totals[drawn].sum(1) / counts[drawn].sum(1)
     free = max(len(names) - 1, 1)
     tail = 100 * norm.cdf((len(names) / free) ** 0.5 * t.ppf((1 - CONFIDENCE) / 2, free))
     low, high = np.percentile(means, [tail, 100 - tail])
-    means_of = [float(np.mean([scores[id_] for id_ in ids])) for scores in (first, second)]
-    return Comparison(means_of[0], means_of[1], float(low), float(high), len(ids), len(names))
+    return float(low), float(high)
 
 
 @dataclass(frozen=True)

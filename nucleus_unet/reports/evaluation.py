@@ -42,8 +42,7 @@ class Evaluation:
 
 def evaluate_model(
     recipe: Recipe,
-    network: Path,
-    samples: Sequence[Sample],
+    parts: Sequence[tuple[Path, Sequence[Sample]]],
     folder: Path,
     progress: Callable[[str, str], Callable[[int, int], None]],
 ) -> Evaluation:
@@ -53,17 +52,23 @@ def evaluate_model(
     ----------
     recipe : Recipe
         Resolved.
-    network : Path
-        A ``model.keras``.
-    samples : sequence of Sample
+    parts : sequence of (Path, sequence of Sample)
+        A ``model.keras`` and the images that it predicts; several, if each fold has a network.
     folder : Path
         Where the predicted maps are written. It is made if it does not exist.
     progress : callable
         Makes a function of (done, total) from the name of the work and the unit of the numbers.
     """
     folder.mkdir(exist_ok=True)
-    images = {sample.id: sample.image for sample in samples}
-    maps = write_maps(recipe, network, images, folder, progress("predicting", "images"))
+    samples = [sample for _, own in parts for sample in own]
+    move, maps = progress("predicting", "images"), list[Path]()
+    for network, own in parts:
+        images = {sample.id: sample.image for sample in own}
+
+        def moved(done: int, _: int, before: int = len(maps)) -> None:
+            move(before + done, len(samples))
+
+        maps += write_maps(recipe, network, images, folder, moved)
     inference = recipe.inference
     if inference.tune:
         inference = tune_inference(samples, maps, inference, progress("tuning", "settings"))

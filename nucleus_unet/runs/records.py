@@ -24,6 +24,8 @@ from nucleus_unet.runs.logged import LoggedDataset, Record
 from nucleus_unet.runs.models import MODEL_ARTIFACT, MODEL_FILES
 from nucleus_unet.runs.store import ABSENT
 
+SCORES_BY_IMAGE = "scores_by_image.json"
+"""Artifact of a training: the score of each validation image."""
 TRAINING_IMAGES = "training_images.json"
 """Artifact of a training: what its images look like, as `describe_training` finds it."""
 
@@ -130,6 +132,30 @@ def fetch_training_images(run_id: str) -> TrainingImages | None:
         return None
     text = fetch_artifact(run_id, TRAINING_IMAGES).read_bytes()
     return TrainingImages.model_validate_json(text)
+
+
+def out_of_fold_scores(run_id: str) -> dict[tuple[str, str], float]:
+    """The score of each image by a network that does not know it, if a model has several folds.
+
+    Parameters
+    ----------
+    run_id : str
+        As for `fetch_model`.
+
+    Returns
+    -------
+    dict of (str, str) to float
+        SHA-256 of the image file and of its annotation, and the score.
+    """
+    if run_id == BUILTIN or not fetch_record(run_id).recipe["training"].get("folds"):
+        return {}
+    rows = json.loads(fetch_artifact(run_id, SCORES_BY_IMAGE).read_bytes())
+    score = {row["id"]: row["score"] for row in rows}
+    return {
+        (file["image_sha256"], file["masks_sha256"]): score[file["id"]]
+        for file in fetch_record(run_id).data["training"].files
+        if file["id"] in score
+    }
 
 
 def fetch_start_weights(recipe: Recipe) -> Path | None:

@@ -75,7 +75,8 @@ def unseen_samples(
             "Train with training.keep=last and without early stopping, or promote it by hand."
         )
     slides = split.slides
-    known = known | {image.slide for image in split.training}
+    if not training.folds:
+        known = known | {image.slide for image in split.training}
     unseen = [sample for sample in validation if slides[sample.id] not in known]
     return unseen or "The champion or this model knows every validation image from its training."
 

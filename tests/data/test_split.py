@@ -1,4 +1,5 @@
 import json
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -12,10 +13,12 @@ from nucleus_unet.data.sample import Sample
 from nucleus_unet.data.split import (
     Split,
     SplitImage,
+    fold_split,
     make_split,
     random_split,
     read_split,
     slide_split,
+    split_of_all_folds,
 )
 from nucleus_unet.errors import NucleusError
 from nucleus_unet.recipe import ONLY_PLANE, Data
@@ -103,6 +106,64 @@ def test_too_few_slides(slides: dict[str, str], counted: str) -> None:
         f"The data set has {counted}. At least 2 slides are needed: one to train on and one to "
         "validate on. Set data.split=random to use images of one slide for both."
     )
+
+
+GROUPS = {f"image{n:02}": f"slide{n // 3:02}" for n in range(45)}
+KINDS = {
+    id_: "bright-field" if slide > "slide09" else "fluorescence" for id_, slide in GROUPS.items()
+}
+
+
+@pytest.mark.parametrize("folds", [2, 3, 5])
+def test_each_image_is_validated_in_one_fold(folds: int) -> None:
+    made = [fold_split(GROUPS, KINDS, (number, folds), 1) for number in range(1, folds + 1)]
+    assert sorted(id_ for _, validation in made for id_ in validation) == sorted(GROUPS)
+    for training, validation in made:
+        assert sorted((*training, *validation)) == sorted(GROUPS)
+        assert not {GROUPS[id_] for id_ in training} & {GROUPS[id_] for id_ in validation}
+        # 30 images of one kind and 15 of the other, each slide with three
+        assert abs(len(validation) - 45 / folds) <= 3
+        assert abs(sum(KINDS[id_] == "bright-field" for id_ in validation) - 15 / folds) <= 3
+
+
+def test_folds_depend_on_the_seed_and_not_on_the_order() -> None:
+    backwards = dict(reversed(GROUPS.items()))
+    assert fold_split(backwards, KINDS, (2, 5), 1) == fold_split(GROUPS, KINDS, (2, 5), 1)
+    assert fold_split(GROUPS, KINDS, (2, 5), 2) != fold_split(GROUPS, KINDS, (2, 5), 1)
+
+
+def test_kinds_with_fewer_images_than_folds() -> None:
+    kinds = dict(zip("abcdef", ("x", "y", "z", "x", "y", "z"), strict=True))
+    slides = {id_: id_ for id_ in kinds}
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        made = [fold_split(slides, kinds, (number, 6), 0)[1] for number in range(1, 7)]
+    assert sorted(made) == [[id_] for id_ in "abcdef"]
+
+
+def test_more_folds_than_slides() -> None:
+    with pytest.raises(NucleusError) as caught:
+        fold_split(GROUPS, KINDS, (1, 16), 0)
+    assert str(caught.value) == (
+        "16 folds need at least 16 slides, and the data set has 15. Ask for fewer folds, or set "
+        "data.split=random."
+    )
+
+
+def test_the_recipe_chooses_a_fold() -> None:
+    rows = [(id_, KINDS[id_], slide) for id_, slide in GROUPS.items()]
+    by_slide = make_split(rows, Data(split="slide", split_seed=3, fold=(2, 5)))
+    assert [i.id for i in by_slide.validation] == fold_split(GROUPS, KINDS, (2, 5), 3)[1]
+    at_random = make_split(rows, Data(split="random", split_seed=3, fold=(2, 5)))
+    alone = {id_: id_ for id_ in GROUPS}
+    assert [i.id for i in at_random.validation] == fold_split(alone, KINDS, (2, 5), 3)[1]
+
+
+def test_the_split_of_all_folds_has_each_image_on_both_sides() -> None:
+    rows = [(id_, KINDS[id_], slide) for id_, slide in GROUPS.items()]
+    made = split_of_all_folds(reversed(rows))
+    assert [image.id for image in made.training] == sorted(GROUPS)
+    assert made.validation == made.training
 
 
 def test_the_recipe_chooses_how_to_split() -> None:

@@ -60,7 +60,7 @@ def test_the_score_is_that_of_the_validation_images(dsb2018: Path, tmp_path: Pat
     fixed = recipe.with_overrides(["inference.tune=false"])
     validation = split.samples("validation", images, labels, tmp_path)
     found = evaluate_model(
-        fixed, BUILTIN_NETWORK, validation, tmp_path / "maps", lambda *_: lambda *_: None
+        fixed, [(BUILTIN_NETWORK, validation)], tmp_path / "maps", lambda *_: lambda *_: None
     )
     assert len(validation) == builtin_model().images
     assert found.scores["score"] == pytest.approx(builtin_model().score, abs=0.002)

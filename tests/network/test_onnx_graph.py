@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
+from nucleus_unet.network.ensemble import mean_of
 from nucleus_unet.network.export_readme import OPSET
 from nucleus_unet.network.unet import build_segmenter
 from nucleus_unet.recipe import Network
@@ -50,6 +51,11 @@ def test_a_network_without_weights_gives_its_last_bias() -> None:
     np.testing.assert_allclose(
         run(onnx_network(model), images(1, 8, 12)), np.full((1, 8, 12, 1), 0.75), atol=1e-6
     )
+
+
+def test_the_mean_of_several_networks() -> None:
+    model, batch = mean_of([segmenter(), segmenter(depth=2)]), images(2, 12, 20)
+    np.testing.assert_allclose(run(onnx_network(model), batch), np.asarray(model(batch)), atol=1e-5)
 
 
 @pytest.mark.parametrize(

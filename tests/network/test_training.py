@@ -303,6 +303,23 @@ def test_a_training_starts_from_given_weights_and_stops_early(
 
 
 @pytest.mark.usefixtures("here")
+def test_the_weights_before_the_training_have_their_share(
+    undisturbed: Trained, tiny: Recipe, samples: list[Sample], tmp_path: Path
+) -> None:
+    start = undisturbed.folder / "model.keras"
+    for share in (0, 0.25):
+        short = tiny.with_overrides(["training.epochs=1", f"training.start_share={share}"])
+        train_network(short, samples[:5], samples[5:], tmp_path / str(share), start)
+    before, after, mixed = (
+        keras.models.load_model(path, compile=False).get_weights()
+        for path in (start, tmp_path / "0/model.keras", tmp_path / "0.25/model.keras")
+    )
+    assert any((a != b).any() for a, b in zip(before, after, strict=True))
+    for a, b, found in zip(before, after, mixed, strict=True):
+        np.testing.assert_allclose(found, 0.25 * a + 0.75 * b, rtol=1e-6, atol=1e-7)
+
+
+@pytest.mark.usefixtures("here")
 @pytest.mark.parametrize("keep", ["best", "last"])
 def test_the_epoch_that_is_kept(
     undisturbed: Trained,

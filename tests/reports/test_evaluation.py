@@ -215,7 +215,7 @@ def test_a_model_is_evaluated_with_tuned_settings_if_the_recipe_says_so(
 
     recipe = tiny.with_overrides([f"inference.tune={str(tune).lower()}"])
     network, folder = tmp_path / "model.keras", tmp_path / "maps"
-    found = evaluate_model(recipe, network, [sample], folder, progress)
+    found = evaluate_model(recipe, [(network, [sample])], folder, progress)
     assert folder.is_dir()
     assert asked == [(recipe, network, {"a": sample.image}, folder)]
     assert (found.maps, found.by_id) == ([maps], {"a": score})

@@ -41,7 +41,13 @@ class Registry:
             module, "emit_event", lambda event, payload, **_: self.events.append((event, payload))
         )
         counts = dict.fromkeys(("true", "predicted", "split", "merged"), 1)
-        table = {"score": 0.25, "by_threshold": [], "by_kind": {}, "by_size": []} | counts
+        table = {
+            "score": 0.25,
+            "interval": [0.2, 0.3],
+            "by_threshold": [],
+            "by_kind": {},
+            "by_size": [],
+        } | counts
         table |= {"losses": {}, "radius_bias_px": None}
         stages = folder / "home" / "stages" / "evaluate" / "digest"
         stages.mkdir(parents=True)
@@ -248,7 +254,12 @@ def test_both_models_are_scored_on_the_same_images_and_tuned_alike(
     folder = home / "stages" / "merge_masks" / "digest"
     stage = Stage(folder, "d" * 64, cached=False, seconds=1.0)
     made = module._evaluated(
-        (tiny, tmp_path / "champion"), (recipe, tmp_path / "new"), [sample], stage
+        {
+            "champion": module._like(recipe, (tiny, tmp_path / "champion")),
+            "new": (recipe, tmp_path / "new"),
+        },
+        [sample],
+        stage,
     )
     found = json.loads((made.folder / module.SCORES_OF_BOTH).read_text())
     assert found == {"champion": {"a": champion_scores}, "new": {"a": 1}}

@@ -67,8 +67,8 @@ def code_of(tree: ast.Module, module: str) -> list[str]:
 def test_all_stages_are_found() -> None:
     names = {path.stem for path in STAGES}
     assert names == {
-        *("ingest", "merge_masks", "split", "train", "evaluate"),
-        *("measure", "predict", "upsample", "encode", "rank"),
+        *("ingest", "merge_masks", "split", "train", "average", "evaluate"),
+        *("measure", "predict", "upsample", "average", "encode", "rank"),
     }
 
 

@@ -1,9 +1,9 @@
 """Measure what fine-tuning on 20 images of a new source gains, and how long it takes.
 
-    python benchmarks/finetune.py stage1_train.zip      # an hour or more on two cores
+    python benchmarks/finetune.py stage1_train.zip "stained on colour" 256 320
 
 Leaves a source of the 2018 Data Science Bowl out (the images of one kind and size), trains `best` on the
-others, and fine-tunes that model with the recipe `finetune` on 20 images of the source, complete slides.
+others (an hour or more on two cores, 10 minutes with --steps 500), and fine-tunes that model with the recipe `finetune` on 20 images of the source, complete slides.
 The rest of the source is then predicted with the model before and after, and with a model that was
 trained on the 20 images from random weights with as many steps. Each step is kept in the home, so an
 interrupted measurement continues.
@@ -21,6 +21,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from nucleus_unet.data import (
+    KINDS,
     group_by_slide,
     images_code,
     imaging_kind,
@@ -31,12 +32,10 @@ from nucleus_unet.engine import home_folder, prepare_environment
 from nucleus_unet.files import sha256_bytes, write_atomically
 
 NUCLEUS = (sys.executable, "-m", "nucleus_cli.main")
-SOURCE = ("stained on colour", 256, 320)
-"""Imaging kind, height and width of the images that are left out."""
 LEAST_IMAGES = 20
 
 
-def sides(archive: Path) -> dict[str, set[str]]:
+def sides(archive: Path, source: tuple[str, int, int]) -> dict[str, set[str]]:
     """Ids of the images of other sources, of the 20 or more that are annotated, and of the rest."""
     store = home_folder()
     images = prepare_images([archive], store, images_code(), annotated=True)
@@ -44,16 +43,16 @@ def sides(archive: Path) -> dict[str, set[str]]:
     slides = group_by_slide(
         (e.id, e.source_sha256, e.pixels_sha256, shown[e.id]) for e in images.entries
     )
-    source = {
-        id_ for id_, image in shown.items() if (imaging_kind(image), *image.shape[:2]) == SOURCE
+    left_out = {
+        id_ for id_, image in shown.items() if (imaging_kind(image), *image.shape[:2]) == source
     }
     annotated: set[str] = set()
     for slide in sorted(
-        {slides[id_] for id_ in source}, key=lambda name: sha256_bytes(name.encode())
+        {slides[id_] for id_ in left_out}, key=lambda name: sha256_bytes(name.encode())
     ):
         if len(annotated) < LEAST_IMAGES:
-            annotated |= {id_ for id_ in source if slides[id_] == slide}
-    return {"others": shown.keys() - source, "annotated": annotated, "rest": source - annotated}
+            annotated |= {id_ for id_ in left_out if slides[id_] == slide}
+    return {"others": shown.keys() - left_out, "annotated": annotated, "rest": left_out - annotated}
 
 
 def subset(archive: Path, ids: set[str], to: Path) -> Path:
@@ -92,16 +91,19 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("archive", type=Path)
+    parser.add_argument("kind", choices=KINDS, help="imaging kind of the source")
+    parser.add_argument("height", type=int, help="of its images, in px")
+    parser.add_argument("width", type=int)
     parser.add_argument(
         "--steps", type=int, default=5000, help="of the training without the source"
     )
     chosen = parser.parse_args()
     prepare_environment()
-    home = home_folder() / "finetune"
-    home.mkdir(exist_ok=True)
+    home = home_folder() / "finetune" / f"{chosen.kind} {chosen.height} {chosen.width}"
+    home.mkdir(parents=True, exist_ok=True)
+    divided = sides(chosen.archive, (chosen.kind, chosen.height, chosen.width))
     parts = {
-        name: subset(chosen.archive, ids, home / f"{name}.zip")
-        for name, ids in sides(chosen.archive).items()
+        name: subset(chosen.archive, ids, home / f"{name}.zip") for name, ids in divided.items()
     }
     budget = ("--set", f"training.steps_per_epoch={chosen.steps // 25}", "--no-registry")
     base = done(home, "base", ["retrain", "--train", str(parts["others"]), *budget])
@@ -118,6 +120,7 @@ def main() -> None:
         name: done(home, name, [*tuning, "--set", f"training.start_from={start}"])
         for name, start in starts.items()
     }
+    print({name: len(ids) for name, ids in divided.items()})
     print("| model | minutes of training | score on the rest | AP at 0.50 |\n|---|---|---|---|")
     for name, (printed, minutes) in trained.items():
         out = home / f"rest, {name}"

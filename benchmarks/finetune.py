@@ -3,10 +3,10 @@
     python benchmarks/finetune.py stage1_train.zip "stained on colour" 256 320
 
 Leaves a source of the 2018 Data Science Bowl out (the images of one kind and size), trains `best` on the
-others (an hour or more on two cores, 10 minutes with --steps 500), and fine-tunes that model with the recipe `finetune` on 20 images of the source, complete slides.
-The rest of the source is then predicted with the model before and after, and with a model that was
-trained on the 20 images from random weights with as many steps. Each step is kept in the home, so an
-interrupted measurement continues.
+others (an hour or more on two cores, 10 minutes with --steps 500), and fine-tunes that model with the
+recipe `finetune` on 20 images of the source, complete slides. The rest of the source is then predicted
+with the model before and after, and with a model that was trained on the 20 images from random weights
+with as many steps. Each step is kept in the home, so an interrupted measurement continues.
 """
 
 import argparse

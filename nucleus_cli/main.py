@@ -17,6 +17,7 @@ COMMANDS = {
     "models": "models",
     "diff": "models",
     "export": "models",
+    "suspect": "models",
     "score": "prediction",
     "check": "datasets",
     "fetch": "datasets",

@@ -1,5 +1,6 @@
-"""Commands about trained models and their runs: runs, models, promote, rollback, diff and export."""
+"""Commands about trained models and runs: list, promote, roll back, compare, suspect and export."""
 
+import csv
 import getpass
 import os
 from pathlib import Path
@@ -106,6 +107,32 @@ def diff(run_a: str, run_b: str) -> None:
             click.echo(
                 f"{image.id}  {image.gained} gained, {image.lost} lost, {image.pixels} pixels changed"
             )
+
+
+@click.command()
+@click.argument("run_id")
+@click.option(
+    "--n", "count", type=click.IntRange(1), default=20, show_default=True, help="Number of nuclei."
+)
+def suspect(run_id: str, count: int) -> None:
+    """List annotations that the model of run RUN_ID contradicts, the worst first.
+
+    They are nuclei that it does not see, and nuclei that it sees where none is annotated, in images that
+    it was not trained on: all images if it has several folds, else those of validation.
+    """
+    find_mlflow()
+    from nucleus_unet.runs import records
+
+    records.require_model(run_id)
+    table = records.fetch_artifact(run_id, records.SUSPECTS)
+    head, *rows = csv.reader(table.read_text().splitlines())
+    print_columns(head, rows[:count])
+    found = [(f"all {len(rows):,}", str(table))]
+    if rows:
+        picture = records.fetch_artifact(run_id, "pictures/validation_suspects.png")
+        found.append(("pictures of the first", str(picture)))
+    click.echo()
+    print_table(found)
 
 
 @click.command()

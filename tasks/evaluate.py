@@ -11,8 +11,16 @@ from nucleus_unet.data import SPLIT_FILE, read_images, read_labels, read_split
 from nucleus_unet.engine import Stage
 from nucleus_unet.files import sha256_file, write_atomically
 from nucleus_unet.network import KERAS_LIBRARIES, prediction_key
+from nucleus_unet.nuclei import table_csv
 from nucleus_unet.recipe import Inference, Recipe
-from nucleus_unet.reports import evaluate_model, pictures, score_interval
+from nucleus_unet.reports import (
+    SUSPECT_COLUMNS,
+    evaluate_model,
+    find_suspects,
+    pictures,
+    score_interval,
+    suspects_sheet,
+)
 from nucleus_unet.runs import records
 from tasks.reporting import (
     StageResult,
@@ -26,7 +34,7 @@ from tasks.reporting import (
 from tasks.train import NETWORK_FILE
 
 SCORES = "scores.json"
-BY_IMAGE = records.SCORES_BY_IMAGE
+BY_IMAGE, SUSPECTED = records.SCORES_BY_IMAGE, records.SUSPECTS
 TUNED = "inference.json"
 EVALUATION_LIBRARIES = (*KERAS_LIBRARIES, "scikit-image", "scipy", "matplotlib")
 """Distributions whose version changes what a model finds, how it scores, or how that is drawn."""
@@ -52,10 +60,13 @@ def evaluate(
         for split, model in folds
     ]
 
+    samples = [sample for _, own in parts for sample in own]
+
     def build(folder: Path) -> None:
         with TemporaryDirectory(dir=folder, ignore_cleanup_errors=True) as maps:
             made = evaluate_model(recipe, parts, Path(maps), progress)
-            sheets = pictures([sample for _, own in parts for sample in own], made)
+            suspects = find_suspects(samples, made)
+            sheets = pictures(samples, made) | {"suspects": suspects_sheet(samples, made, suspects)}
         slides = {
             id_: slide for one, _ in folds for id_, slide in read_split(one.folder).slides.items()
         }
@@ -63,8 +74,10 @@ def evaluate(
         write_atomically(folder / BY_IMAGE, json.dumps(scores.pop("by_image"), indent=1))
         write_atomically(folder / SCORES, json.dumps(scores, indent=1))
         write_atomically(folder / TUNED, made.inference.model_dump_json(indent=1))
+        write_atomically(folder / SUSPECTED, table_csv(SUSPECT_COLUMNS, suspects))
         for name, png in sheets.items():
-            write_atomically(folder / f"validation_{name}.png", png)
+            if png:
+                write_atomically(folder / f"validation_{name}.png", png)
 
     stage = cached_stage(
         images.home,
@@ -76,7 +89,15 @@ def evaluate(
             "inference": recipe.inference.model_dump(mode="json"),
         },
         build,
-        code=["reports.evaluation", "reports.champion", "data.split", "data.prepared", __name__],
+        code=[
+            "reports.evaluation",
+            "reports.champion",
+            "reports.suspects",
+            "nuclei.measurements",
+            "data.split",
+            "data.prepared",
+            __name__,
+        ],
         libraries=EVALUATION_LIBRARIES,
     )
     by_image = json.loads((stage.folder / BY_IMAGE).read_text())

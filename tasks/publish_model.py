@@ -22,7 +22,7 @@ from nucleus_unet.network import CHANNELS
 from nucleus_unet.recipe import Recipe
 from nucleus_unet.reports import model_card, training_curves, tuned_keys
 from nucleus_unet.runs import records, tracking, validation_warning
-from tasks.evaluate import BY_IMAGE, SCORES, TUNED, scores_of
+from tasks.evaluate import BY_IMAGE, SCORES, SUSPECTED, TUNED, scores_of
 from tasks.reporting import uncached_task
 from tasks.split import SPLIT_PICTURE
 from tasks.train import NETWORK_FILE
@@ -88,7 +88,7 @@ def publish_model(
 
 
 def _log_results(recipe: Recipe, made: Trained, model_id: str, run: tracking.Run) -> None:
-    results = [made.scores.folder / name for name in (SCORES, BY_IMAGE, TUNED)]
+    results = [made.scores.folder / name for name in (SCORES, BY_IMAGE, TUNED, SUSPECTED)]
     tracking.log_files(run, "", [made.split.folder / SPLIT_FILE, *results])
     merits = {f"validation/{key}": value for key, value in scores_of(made.scores).items()}
     if recipe.inference.tune:

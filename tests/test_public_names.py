@@ -39,14 +39,14 @@ EXPORTS = {
     "nuclei": """
         Imported LabelFormat Outlines THRESHOLDS encode_label_image import_annotations
         match_nuclei nucleus_errors rated_nuclei read_submission require_format resize_maps
-        separate_nuclei submission_rows validate_submission write_submission
+        separate_nuclei submission_rows table_csv validate_submission write_submission
     """,
     "reports": """
-        Candidate Comparison PREDICTED_LEGEND Verdict compare_scores contact_sheet data_uri decide
-        disagreement evaluate_model
+        Candidate Comparison PREDICTED_LEGEND SUSPECT_COLUMNS Verdict compare_scores contact_sheet
+        data_uri decide disagreement evaluate_model find_suspects
         format_scores markdown_table match_submission model_card overlay overlay_file
         parallel_coordinates pictures score_interval scores_table short_name
-        split_sheet training_curves tuned_keys
+        split_sheet suspects_sheet training_curves tuned_keys
     """,
     "runs": """
         CHAMPION EPOCHS ImageDifference Record Reproduction Trial best_half best_of candidates

@@ -7,6 +7,7 @@ from .imports import import_annotations as import_annotations
 from .instances import rated_nuclei as rated_nuclei
 from .instances import resize_maps as resize_maps
 from .instances import separate_nuclei as separate_nuclei
+from .measurements import table_csv as table_csv
 from .scoring import THRESHOLDS as THRESHOLDS
 from .scoring import match_nuclei as match_nuclei
 from .scoring import nucleus_errors as nucleus_errors

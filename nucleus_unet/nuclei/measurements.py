@@ -128,12 +128,12 @@ def nuclei_csv(rows: Sequence[Row]) -> str:
 
     An apostrophe comes before text that a spreadsheet would take for a formula.
     """
-    return _csv(_columns(rows), rows)
+    return table_csv(_columns(rows), rows)
 
 
 def images_csv(rows: Sequence[Row]) -> str:
     """Format rows with the `IMAGE_COLUMNS` as CSV, as `nuclei_csv` does."""
-    return _csv(IMAGE_COLUMNS, rows)
+    return table_csv(IMAGE_COLUMNS, rows)
 
 
 def nuclei_parquet(rows: Sequence[Row]) -> bytes:
@@ -151,7 +151,8 @@ def _columns(rows: Sequence[Row]) -> list[str]:
     return [*dict.fromkeys((*COLUMNS, *(key for row in rows for key in row)))]
 
 
-def _csv(columns: Sequence[str], rows: Sequence[Row]) -> str:
+def table_csv(columns: Sequence[str], rows: Sequence[Row]) -> str:
+    """Format rows with these columns as CSV, as `nuclei_csv` does."""
     text = io.StringIO()
     writer = csv.DictWriter(text, columns, lineterminator="\n")
     writer.writerow({column: _cell(column) for column in columns})

@@ -21,4 +21,7 @@ from .overlays import split_sheet as split_sheet
 from .score_tables import format_scores as format_scores
 from .score_tables import match_submission as match_submission
 from .score_tables import scores_table as scores_table
+from .suspects import SUSPECT_COLUMNS as SUSPECT_COLUMNS
+from .suspects import find_suspects as find_suspects
+from .suspects import suspects_sheet as suspects_sheet
 from .tuning import tuned_keys as tuned_keys

@@ -26,6 +26,8 @@ from nucleus_unet.runs.store import ABSENT
 
 SCORES_BY_IMAGE = "scores_by_image.json"
 """Artifact of a training: the score of each validation image."""
+SUSPECTS = "suspects.csv"
+"""Artifact of a training: annotations of validation images that its predictions contradict."""
 TRAINING_IMAGES = "training_images.json"
 """Artifact of a training: what its images look like, as `describe_training` finds it."""
 

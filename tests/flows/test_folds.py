@@ -86,6 +86,18 @@ def test_every_image_is_scored_once(here: Any, first: Any) -> None:
 
 
 @pytest.mark.slow
+def test_annotations_that_no_network_agrees_with_are_listed(here: Any, first: Any) -> None:
+    done = here.nucleus("suspect", first.info.run_id, "--n", "3")
+    assert done.returncode == 0, done.stderr
+    head, *rows = done.stdout.splitlines()
+    assert head.split() == ["image", "what", "doubt", "x_px", "y_px", "area_px"]
+    assert [*map(bool, rows[:4])] == [True, True, True, False]
+    table, picture = (Path(row.split()[-1]) for row in rows[4:])
+    assert len(table.read_text().splitlines()) > 4
+    assert picture.read_bytes()[1:4] == b"PNG"
+
+
+@pytest.mark.slow
 def test_the_model_predicts_like_its_submission(here: Any, first: Any, tmp_path: Path) -> None:
     done = here.nucleus("predict", here.test, "--out", tmp_path, "--model", first.info.run_id)
     assert done.returncode == 0, done.stderr

@@ -185,6 +185,12 @@ class Augmentation(Part):
         "channel, and mixing of the channels. 0: none; 0.25: the strongest",
     )
 
+    dim_range: Fraction = Field(
+        0,
+        description="In half of the fluorescence images, dim each nucleus by a random factor of its "
+        "own, between 1 - dim_range and 1, and add bright debris. 0: never",
+    )
+
     @model_validator(mode="after")
     def _smallest_first(self) -> Self:
         if self.scale_range[0] > self.scale_range[1]:

@@ -57,6 +57,7 @@ OFF = {
     "training.start_share": 0,
     "augmentation.scale_range": [1, 1],
     "augmentation.stain_range": 0,
+    "augmentation.dim_range": 0,
     "network.outputs": "mask",
     "training.keep": "best",
     "inference.large_cutoff": None,

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from nucleus_unet.data import Sample
 from nucleus_unet.network.augment import (
     crop_matrix,
+    dim_nuclei,
     random_crop_matrix,
     random_matrix,
     random_stain,
@@ -21,6 +22,8 @@ from nucleus_unet.network.normalization import apply_table, normalizing_table
 from nucleus_unet.network.targets import CHANNELS, training_targets
 from nucleus_unet.recipe import Recipe
 
+DIMMED = 0.5
+"""Share of the fluorescence images in which ``augmentation.dim_range`` dims nuclei."""
 LOADING_THREADS = 2
 """Threads that load images. More than two are not faster, see `benchmarks/gpu.py load`."""
 BATCHES_AHEAD = 2
@@ -114,6 +117,9 @@ def training_view(
     image, labels = warp_sample(image, labels, matrix, size, mirrored=crop)
     if table is not None:
         image = apply_table(image, table)
+    fluorescent = augmentation.dim_range and sample.kind == "fluorescence"
+    if fluorescent and draws.random() < DIMMED:
+        image = dim_nuclei(image, labels, augmentation.dim_range, draws)
     if augmentation.stain_range:
         image = random_stain(image, augmentation.stain_range, draws)
     return image, training_targets(labels, recipe.network.outputs)

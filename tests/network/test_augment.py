@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from nucleus_unet.network.augment import (
     crop_matrix,
+    dim_nuclei,
     random_crop_matrix,
     random_matrix,
     random_stain,
@@ -360,3 +361,47 @@ def test_each_channel_gets_its_own_stain() -> None:
         drawn = random_stain(gray, 0.2, np.random.default_rng(seed)).astype(int)
         assert all((drawn[..., a] != drawn[..., b]).any() for a, b in ((0, 1), (1, 2), (0, 2)))
         assert np.abs(drawn - gray).max() < 128
+
+
+def two_nuclei() -> tuple[NDArray[np.uint8], NDArray[np.int32]]:
+    labels = np.zeros((64, 64), np.int32)
+    labels[8:24, 8:24], labels[8:24, 40:56] = 1, 2
+    image = np.full((64, 64, 3), 20, np.uint8)
+    image[labels > 0] = 220
+    return image, labels
+
+
+def test_nuclei_are_dimmed_one_by_one_and_the_background_is_not() -> None:
+    image, labels = two_nuclei()
+    shares = []
+    for seed in range(200):
+        dim = dim_nuclei(image, labels, 0.9, np.random.default_rng(seed))
+        assert (dim.shape, dim.dtype) == (image.shape, np.uint8)
+        assert np.median(dim[labels == 0]) == 20
+        nuclei = [dim[10:22, 10:22].astype(float), dim[10:22, 42:54].astype(float)]
+        assert max(np.ptp(one) for one in nuclei) <= 1  # each is dimmed evenly
+        shares.append([(one.mean() - 20) / 200 for one in nuclei])
+    found = np.array(shares)
+    assert found.min() >= 0.095
+    assert found.max() <= 1
+    assert abs(np.corrcoef(found.T)[0, 1]) < 0.25
+    # The logarithms are even: half of the factors are below the square root of 0.1.
+    assert 0.4 < (found < 0.1**0.5).mean() < 0.6
+    np.testing.assert_array_equal(image, two_nuclei()[0])
+
+
+def test_debris_lie_outside_nuclei() -> None:
+    image, labels = two_nuclei()
+    counts = []
+    for seed in range(50):
+        dim = dim_nuclei(image, labels, 0.9, np.random.default_rng(seed))
+        spots = ((dim[..., 0] > 160) & (labels == 0)).astype(np.uint8)
+        counts.append(cv2.connectedComponents(spots)[0] - 1)
+    assert min(counts) == 0
+    assert 2 <= max(counts) <= 3
+
+
+@pytest.mark.parametrize("value", [0, 1])
+def test_without_nuclei_or_without_background_nothing_is_dimmed(value: int) -> None:
+    image, labels = np.full((32, 32, 3), 90, np.uint8), np.full((32, 32), value, np.int32)
+    np.testing.assert_array_equal(dim_nuclei(image, labels, 0.9, np.random.default_rng(0)), image)

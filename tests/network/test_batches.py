@@ -152,3 +152,22 @@ def test_validation_crops_come_from_the_middle(crops: Recipe, samples: list[Samp
         seen = apply_table(original, normalizing_table(np.asarray(original)))
         np.testing.assert_array_equal(image, seen[middle])
         np.testing.assert_array_equal(map_[..., 0], labels[middle] > 0)
+
+
+def test_nuclei_are_dimmed_in_half_of_the_fluorescence_images(
+    tiny: Recipe, samples: list[Sample]
+) -> None:
+    plain = tiny.with_overrides([*PLAIN, "training.steps_per_epoch=20"])
+    changed = plain.with_overrides(["augmentation.dim_range=0.9"])
+
+    def share(of: list[Sample]) -> float:
+        different = []
+        for (a, b), (c, d) in zip(
+            training_batches(plain, of), training_batches(changed, of), strict=True
+        ):
+            np.testing.assert_array_equal(b, d)
+            different += [(one != other).any() for one, other in zip(a, c, strict=True)]
+        return float(np.mean(different))
+
+    assert 0.4 < share(samples[:6]) < 0.6
+    assert share(samples[6:]) == 0  # bright-field

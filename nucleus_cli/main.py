@@ -18,6 +18,7 @@ COMMANDS = {
     "diff": "models",
     "export": "models",
     "suspect": "models",
+    "suggest": "prediction",
     "score": "prediction",
     "check": "datasets",
     "fetch": "datasets",

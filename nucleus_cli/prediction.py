@@ -1,4 +1,4 @@
-"""Commands about nuclei: predict them, and score a submission."""
+"""Commands about nuclei: predict them, score a submission, suggest images to annotate."""
 
 import json
 import sys
@@ -16,6 +16,7 @@ from nucleus_cli.options import (
 )
 from nucleus_cli.starting import (
     command_progress,
+    print_columns,
     print_table,
     printed_submission,
     read_data,
@@ -30,9 +31,7 @@ if TYPE_CHECKING:
     from nucleus_unet.recipe import Plane
 
 
-@click.command()
-@click.argument("images", nargs=-1, required=True, type=PATH)
-@click.option(
+model_option = click.option(
     "--model",
     default="champion",
     metavar="champion|builtin|RUN_ID",
@@ -40,6 +39,11 @@ if TYPE_CHECKING:
     help="The champion among your models (default; without one, the built-in model), the built-in "
     "model, or the model of a run.",
 )
+
+
+@click.command()
+@click.argument("images", nargs=-1, required=True, type=PATH)
+@model_option
 @click.option("--out", required=True, type=PATH, help="Folder for the results.")
 @click.option(
     "--outlines",
@@ -158,6 +162,45 @@ def predict(
     if made.skipped:
         click.echo(f"{made.skipped} of the images could not be read: see {out / 'images.csv'}")
         sys.exit(1)
+
+
+@click.command()
+@click.argument("images", nargs=-1, required=True, type=PATH)
+@model_option
+@click.option("--out", required=True, type=PATH, help="Folder for the predictions.")
+@click.option(
+    "--n", "count", type=click.IntRange(1), default=20, show_default=True, help="Number of images."
+)
+@plane_options
+def suggest(images: tuple[Path, ...], model: str, out: Path, count: int, plane: "Plane") -> None:
+    """Suggest which of IMAGES to annotate next, the most useful first.
+
+    Predicts the images as nucleus predict does, with a model of several folds. Its networks disagree
+    most on the images that it can learn most from; images of as many slides as possible are named.
+    """
+    data.require_outside(images, out)
+    read_data(images, plane, on_bad="skip")
+    start()
+    from flows.predict import predict as flow
+    from nucleus_unet.runs import records
+
+    if not records.fetch_model(runs.run_of(model))[0].training.folds:
+        raise NucleusError(
+            "This model is one network, so nothing says where it is unsure. Train with --folds, or name "
+            "the run of such a training with --model."
+        )
+    flow([*images], out, model, **plane._asdict())
+    uncertainty = reports.read_uncertainty(out / "images.csv")
+    home = engine.home_folder()
+    index = data.prepare_images(images, home, data.images_code(), plane=plane, on_bad="skip")
+    slides = data.group_by_slide(
+        (e.id, e.source_sha256, e.pixels_sha256, data.load_image(home, e)) for e in index.entries
+    )
+    chosen = reports.most_uncertain(uncertainty, slides, count)
+    files = {entry.id: entry.source for entry in index.entries}
+    click.echo()
+    rows = [(f"{uncertainty[id_]:.3f}", id_, files[id_]) for id_ in chosen]
+    print_columns(("uncertainty", "image", "file"), rows)
 
 
 @click.command()

@@ -103,7 +103,7 @@ def retrain(
     rows = [
         (f"validation {key}", str(round(value, 4)))
         for key, value in made.scores.items()
-        if not key.startswith(("AP at", "lost by"))  # MLflow's pages show them
+        if not key.startswith(("AP at", "F1 at", "lost by"))  # MLflow's pages show them
     ]
     if made.submission:
         rows += printed_submission(made.submission)

@@ -1,5 +1,6 @@
-"""Separate the nuclei, and encode them as label images and as rows of the submission."""
+"""Separate the nuclei, rate them, and encode them as label images and as rows of the submission."""
 
+import json
 from pathlib import Path
 
 import numpy as np
@@ -7,7 +8,9 @@ import numpy as np
 from nucleus_unet.engine import Stage, raise_if_abandoned
 from nucleus_unet.files import write_atomically
 from nucleus_unet.nuclei import (
+    SPREAD,
     encode_label_image,
+    mean_spread,
     rated_nuclei,
     read_submission,
     submission_rows,
@@ -21,11 +24,15 @@ ROWS = "rows.csv"
 """File of a shard: a submission of its images alone."""
 
 
+UNCERTAINTY = ".uncertainty"
+
+
 @uncached_task(shard_name("encode"))
 def encode(images: Stage, shard: Shard, maps: Stage, inference: Inference) -> StageResult:
     """Separate the nuclei of a shard of images.
 
-    Writes `ROWS` and, for each image, a label image and the confidences of its nuclei, ``.npy``.
+    Writes `ROWS` and, for each image, a label image and the confidences of its nuclei, ``.npy``; for a
+    model of several networks also the `UNCERTAINTY` of the image and then of its nuclei, as JSON.
     """
     entries = images_in(images, shard)
 
@@ -33,11 +40,15 @@ def encode(images: Stage, shard: Shard, maps: Stage, inference: Inference) -> St
         rows = []
         for entry in entries:
             raise_if_abandoned()
-            labels, confidence = rated_nuclei(np.load(maps.folder / f"{entry.id}.npy"), inference)
+            predicted = np.load(maps.folder / f"{entry.id}.npy")
+            labels, confidence = rated_nuclei(predicted, inference)
             rows += submission_rows(entry.id, labels)
             suffix, content = encode_label_image(labels)
             write_atomically(folder / f"{entry.id}{suffix}", content)
             np.save(folder / f"{entry.id}.npy", confidence)
+            if (spread := maps.folder / f"{entry.id}{SPREAD}").exists():
+                found = mean_spread(labels, predicted, np.load(spread)[..., 0], inference)
+                write_atomically(folder / f"{entry.id}{UNCERTAINTY}", json.dumps(found))
         write_submission(folder / ROWS, rows)
 
     stage = cached_stage(

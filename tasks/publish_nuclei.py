@@ -1,5 +1,6 @@
 """Write the nuclei for people and other programs: label images, overlays, tables and outlines."""
 
+import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,6 +25,7 @@ from nucleus_unet.files import write_atomically, writing
 from nucleus_unet.nuclei import LabelFormat, Outlines, exports, measurements
 from nucleus_unet.recipe import Recipe
 from nucleus_unet.reports import PREDICTED_LEGEND, contact_sheet, overlay, overlay_file, short_name
+from tasks.encode import UNCERTAINTY
 from tasks.predict import FoundNuclei, images_in
 from tasks.publish_submission import NO_SPACE
 from tasks.reporting import uncached_task
@@ -54,6 +56,8 @@ class _Found:
     label_file: Path
     labels: NDArray[Any]
     confidence: NDArray[np.float32]
+    uncertainty: Sequence[float]
+    """Of the image and then of each nucleus; empty if the model is a single network."""
     pixel_size_um: float | None
 
 
@@ -127,7 +131,8 @@ def _each(
     for entry, channels in originals(raws, entries):
         file = files[entry.id]
         size = pixel_size_um or entry.pixel_size_um
-        yield _Found(entry, channels, load_image(images.home, entry), file, *_nuclei(file), size)
+        image, uncertainty = load_image(images.home, entry), _uncertainty(file)
+        yield _Found(entry, channels, image, file, *_nuclei(file), uncertainty, size)
 
 
 def _label_files(encoded: Sequence[Stage]) -> dict[str, Path]:
@@ -137,6 +142,12 @@ def _label_files(encoded: Sequence[Stage]) -> dict[str, Path]:
         for path in stage.folder.rglob("*")
         if path.suffix in (".png", ".tif")
     }
+
+
+def _uncertainty(label_file: Path) -> list[float]:
+    path = label_file.with_suffix(UNCERTAINTY)
+    found: list[float] = json.loads(path.read_text()) if path.exists() else []
+    return found
 
 
 def _nuclei(label_file: Path) -> tuple[NDArray[Any], NDArray[np.float32]]:
@@ -162,6 +173,9 @@ def _write_image(found: _Found, output: Output) -> list[measurements.Row]:
     measured = measurements.measure_nuclei(
         found.labels, found.channels, found.confidence, found.pixel_size_um
     )
+    if found.uncertainty:
+        of_nuclei = zip(measured, found.uncertainty[1:], strict=True)
+        measured = [{**row, "uncertainty": value} for row, value in of_nuclei]
     if {"geojson", "imagej"} & set(output.outlines):
         traced = exports.outlines(found.labels)
         if "geojson" in output.outlines:
@@ -196,6 +210,7 @@ def _image_row(
         "scale": scale * recipe.inference.scale,
         "nuclei": len(diameters_px),
         "median_diameter_px": float(np.median(diameters_px)) if diameters_px else None,
+        "uncertainty": found.uncertainty[0] if found.uncertainty else None,
         "note": "; ".join(notes),
     }
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from nucleus_unet.engine import Stage, raise_if_abandoned
-from nucleus_unet.nuclei import resize_maps
+from nucleus_unet.nuclei import SPREAD, resize_maps
 from tasks.predict import Shard, images_in
 from tasks.reporting import StageResult, cached_stage, finished, shard_name, uncached_task
 
@@ -20,16 +20,11 @@ def upsample(images: Stage, shard: Shard, maps: Stage) -> StageResult:
     def build(folder: Path) -> None:
         for entry in entries:
             raise_if_abandoned()
-            name = f"{entry.id}.npy"
-            predicted = np.load(maps.folder / name)
-            (folder / name).parent.mkdir(parents=True, exist_ok=True)  # an id may have folders
-            if predicted.shape[:2] != (entry.height, entry.width):
-                np.save(folder / name, resize_maps(predicted, entry.height, entry.width))
-                continue
-            try:
-                os.link(maps.folder / name, folder / name)  # takes no disk space
-            except OSError:  # another user's file, or a file system without links
-                shutil.copyfile(maps.folder / name, folder / name)
+            (folder / entry.id).parent.mkdir(parents=True, exist_ok=True)  # an id may have folders
+            shape, spread = (entry.height, entry.width), f"{entry.id}{SPREAD}"
+            _resize(maps.folder / f"{entry.id}.npy", folder / f"{entry.id}.npy", shape)
+            if (maps.folder / spread).exists():
+                _resize(maps.folder / spread, folder / spread, shape)
 
     stage = cached_stage(
         images.home,
@@ -40,3 +35,16 @@ def upsample(images: Stage, shard: Shard, maps: Stage) -> StageResult:
         libraries=["opencv-python-headless"],
     )
     return finished(stage, f"resized the maps of {len(entries)} images to their original size")
+
+
+def _resize(source: Path, to: Path, shape: tuple[int, int]) -> None:
+    """Resize maps to the height and width of an image."""
+    predicted = np.load(source)
+    if predicted.shape[:2] != shape:
+        with to.open("wb") as file:  # numpy would add an ending to a name
+            np.save(file, resize_maps(predicted, *shape))
+        return
+    try:
+        os.link(source, to)  # takes no disk space
+    except OSError:  # another user's file, or a file system without links
+        shutil.copyfile(source, to)

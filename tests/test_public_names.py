@@ -37,15 +37,15 @@ EXPORTS = {
         random_matrix require_export resolve segment_images usable_cores warp_sample write_maps
     """,
     "nuclei": """
-        Imported LabelFormat Outlines THRESHOLDS encode_label_image import_annotations
-        match_nuclei nucleus_errors rated_nuclei read_submission require_format resize_maps
+        Imported LabelFormat Outlines SPREAD THRESHOLDS encode_label_image import_annotations
+        match_nuclei mean_spread nucleus_errors rated_nuclei read_submission require_format resize_maps
         separate_nuclei submission_rows table_csv validate_submission write_submission
     """,
     "reports": """
         Candidate Comparison PREDICTED_LEGEND SUSPECT_COLUMNS Verdict compare_scores contact_sheet
         data_uri decide disagreement evaluate_model find_suspects
-        format_scores markdown_table match_submission model_card overlay overlay_file
-        parallel_coordinates pictures score_interval scores_table short_name
+        format_scores markdown_table match_submission model_card most_uncertain overlay overlay_file
+        parallel_coordinates pictures read_uncertainty score_interval scores_table short_name
         split_sheet suspects_sheet training_curves tuned_keys
     """,
     "runs": """

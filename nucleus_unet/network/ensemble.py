@@ -6,7 +6,7 @@ from pathlib import Path
 import keras
 
 from nucleus_unet.network import backend
-from nucleus_unet.network.inference import load_model
+from nucleus_unet.network import unet as unet  # registers the layer that saved models contain
 
 
 def write_mean(networks: Sequence[Path], threads: int, to: Path) -> None:
@@ -22,7 +22,7 @@ def write_mean(networks: Sequence[Path], threads: int, to: Path) -> None:
         The file to write.
     """
     backend.configure(threads)
-    mean_of([load_model(path) for path in networks]).save(to)
+    mean_of([keras.models.load_model(path, compile=False) for path in networks]).save(to)
 
 
 def mean_of(models: Sequence[keras.Model]) -> keras.Model:
@@ -39,3 +39,21 @@ def mean_of(models: Sequence[keras.Model]) -> keras.Model:
 def members(model: keras.Model) -> list[keras.Model]:
     """The networks that `mean_of` joined; the model itself if it is one network."""
     return [layer for layer in model.layers if layer.name.startswith("member")] or [model]
+
+
+def with_spread(model: keras.Model) -> keras.Model:
+    """Let a network that `mean_of` made also say how much its members disagree.
+
+    Returns
+    -------
+    keras.Model
+        Its maps with one more channel: the standard deviation, over the members, of the probability of a
+        nucleus. The model itself if it is one network.
+    """
+    joined = members(model)
+    if joined == [model]:
+        return model
+    each = [member(model.input) for member in joined]
+    spread = keras.ops.std(keras.ops.stack([maps[..., :1] for maps in each]), axis=0)
+    mean = keras.ops.mean(keras.ops.stack(each), axis=0)
+    return keras.Model(model.input, keras.ops.concatenate([mean, spread], axis=-1))

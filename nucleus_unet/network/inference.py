@@ -17,9 +17,10 @@ from nucleus_unet.files import write_atomically
 from nucleus_unet.network import backend
 from nucleus_unet.network import unet as unet  # registers the layer that saved models contain
 from nucleus_unet.network.augment import resize_image
+from nucleus_unet.network.ensemble import with_spread
 from nucleus_unet.network.normalization import apply_table, normalizing_table
 from nucleus_unet.network.targets import CHANNELS
-from nucleus_unet.nuclei import resize_maps, separate_nuclei
+from nucleus_unet.nuclei import SPREAD, resize_maps, separate_nuclei
 from nucleus_unet.recipe import Data, Inference, Recipe
 
 OVERLAP_PX, BLENDED_PX = 256, 32
@@ -51,13 +52,13 @@ def predict_maps(
     Yields
     ------
     (S, S, C) or (H, W, scales * C) float32 in [0, 1]
-        Maps of each image, in order. (S, S, C), at the size of the network, if
-        ``recipe.data.framing`` is ``resize``. (H, W, scales * C), at the size of the image and with
-        the C channels of each scale in turn, if it is ``crop``.
+        Maps of each image, in order; C is the number of channels of `model`. (S, S, C), at the size
+        of the network, if ``recipe.data.framing`` is ``resize``. (H, W, scales * C), at the size of
+        the image and with the C channels of each scale in turn, if it is ``crop``.
     """
     seen = (normalized(image, recipe.data) for image in images)
     if recipe.data.framing == "crop":
-        channels, scales = CHANNELS[recipe.network.outputs], recipe.inference.scales
+        channels, scales = model.output_shape[-1], recipe.inference.scales
         for image in seen:
             height, width = image.shape[:2]
             maps = np.empty((height, width, len(scales), channels), np.float32)
@@ -168,14 +169,24 @@ def predict_to_files(
         ``.npy`` files of images, (H, W, 3) uint8.
     to : sequence of Path
         ``.npy`` files to write: the maps from `predict_maps`, one file for each image. A file is
-        complete if it exists.
+        complete if it exists. If the network is the mean of several, a file with the ending
+        ``.spread`` lies beside each: (h, w, 1) float32, how much they disagree, see `with_spread`.
     """
     backend.configure(recipe.training.cpu_threads)
-    model = load_model(model_path)
+    model = _load_with_spread(model_path)
     mapped = (np.load(path, mmap_mode="r") for path in images)
+    channels = CHANNELS[recipe.network.outputs]
     for path, maps in zip(to, predict_maps(model, mapped, recipe), strict=True):
-        np.save(content := BytesIO(), maps)
-        write_atomically(path, content.getvalue())
+        if model.output_shape[-1] > channels:
+            by_scale = maps.reshape(*maps.shape[:2], -1, channels + 1)
+            _save(path.with_suffix(SPREAD), by_scale[..., channels:].mean(2))
+            maps = by_scale[..., :channels].reshape(*maps.shape[:2], -1)
+        _save(path, maps)
+
+
+def _save(path: Path, array: NDArray[np.float32]) -> None:
+    np.save(content := BytesIO(), array)
+    write_atomically(path, content.getvalue())
 
 
 def segment_images(
@@ -207,6 +218,11 @@ def segment_images(
 def load_model(path: Path) -> keras.Model:
     """Load a ``model.keras`` for prediction; the last two models stay in memory."""
     return keras.models.load_model(path, compile=False)
+
+
+@functools.lru_cache(maxsize=2)
+def _load_with_spread(path: Path) -> keras.Model:
+    return with_spread(load_model(path))
 
 
 def weights_digest(path: Path, threads: int) -> str:

@@ -4,6 +4,8 @@ from .exports import encode_label_image as encode_label_image
 from .exports import require_format as require_format
 from .imports import Imported as Imported
 from .imports import import_annotations as import_annotations
+from .instances import SPREAD as SPREAD
+from .instances import mean_spread as mean_spread
 from .instances import rated_nuclei as rated_nuclei
 from .instances import resize_maps as resize_maps
 from .instances import separate_nuclei as separate_nuclei

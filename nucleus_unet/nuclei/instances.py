@@ -18,6 +18,8 @@ USUAL_PX = 400
 """Area that the network segments well: most nuclei in its training have 100 to 600 px."""
 UNUSUAL_COST = 0.03
 """Loss of rank, in mean probability, for an area e times larger or smaller than `USUAL_PX`."""
+SPREAD = ".spread"
+"""Ending of the file beside the maps of an image that says how much the networks of a mean disagree."""
 MOST_COVERED = 1 / 3
 """Largest share of a nucleus that nuclei of higher rank may cover."""
 
@@ -139,6 +141,40 @@ def _of_one_scale(maps: NDArray[np.float32], inference: Inference) -> NDArray[np
     cutoffs = np.interp(sizes, np.log((SMALL_PX, LARGE_PX)), (small, large))
     kept = mask > cutoffs.astype(np.float32)[grown]
     return label(np.where(kept, grown, 0), connectivity=1)
+
+
+def mean_spread(
+    labels: NDArray[np.int32],
+    maps: NDArray[np.float32],
+    spread: NDArray[np.float32],
+    inference: Inference,
+) -> list[float]:
+    """How much the networks of a mean disagree on an image, and on each of its nuclei.
+
+    Parameters
+    ----------
+    labels : (H, W) int32
+        0 background, 1..n one nucleus each.
+    maps : (H, W, scales * C) float32 in [0, 1]
+        As for `rated_nuclei`.
+    spread : (H, W) float32
+        Standard deviation, over the networks, of the probability of a nucleus.
+    inference : Inference
+        The recipe's ``inference`` part.
+
+    Returns
+    -------
+    list of float
+        n + 1 numbers. First that of the image: the sum of its spread divided by that of its
+        probability, so that a nucleus that only some networks see counts; 0 if it has no nuclei.
+        Then the mean spread of each nucleus.
+    """
+    channels = maps.shape[-1] // len(inference.scales)
+    probability = float(maps[..., ::channels].mean(-1).sum(dtype=np.float64))
+    whole = float(spread.sum(dtype=np.float64)) / probability if probability else 0.0
+    areas = np.bincount(labels.ravel())[1:]
+    nuclei = np.bincount(labels.ravel(), spread.ravel())[1:] / np.maximum(areas, 1)
+    return [round(value, 5) for value in (whole, *nuclei.tolist())]
 
 
 def resize_maps(maps: NDArray[np.float32], height: int, width: int) -> NDArray[np.float32]:

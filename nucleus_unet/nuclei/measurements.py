@@ -21,7 +21,7 @@ COLUMNS = (
 """Columns that every table has; those of the channels follow."""
 IMAGE_COLUMNS = (
     *("image", "file", "state", "width_px", "height_px", "pixel_size_um"),
-    *("scale", "nuclei", "median_diameter_px", "note"),
+    *("scale", "nuclei", "median_diameter_px", "uncertainty", "note"),
 )
 """Columns of the table of images."""
 _SHAPE = {

@@ -21,6 +21,8 @@ from .overlays import split_sheet as split_sheet
 from .score_tables import format_scores as format_scores
 from .score_tables import match_submission as match_submission
 from .score_tables import scores_table as scores_table
+from .suggestions import most_uncertain as most_uncertain
+from .suggestions import read_uncertainty as read_uncertainty
 from .suspects import SUSPECT_COLUMNS as SUSPECT_COLUMNS
 from .suspects import find_suspects as find_suspects
 from .suspects import suspects_sheet as suspects_sheet

@@ -97,13 +97,23 @@ def _sides(recipe: Recipe, split: Split) -> str:
 def _kinds_table(split: Split, scores: Mapping[str, Any]) -> str:
     trained = Counter(image.kind for image in split.training)
     by_kind = scores["by_kind"]
+    measured = ("score", "ap_50", "f1_70", "split", "merged", "radius_bias_px")
     rows: list[list[object]] = [
-        [kind, trained[kind], row["images"], f"{row['score']:.3f}"] for kind, row in by_kind.items()
+        [kind, trained[kind], row["images"], *(_shown(row[key]) for key in measured)]
+        for kind, row in by_kind.items()
     ]
     rows += [
-        [kind, trained[kind], 0, "unknown"] for kind in sorted(trained.keys() - by_kind.keys())
+        [kind, trained[kind], 0, *["unknown"] * len(measured)]
+        for kind in sorted(trained.keys() - by_kind.keys())
     ]
-    return markdown_table(["kind", "training images", "validation images", "score"], rows)
+    names = ("score", "AP at 0.50", "F1 at 0.70", "split", "merged", "radius bias in px")
+    return markdown_table(["kind", "training images", "validation images", *names], rows)
+
+
+def _shown(value: float | None) -> str:
+    if value is None:  # a bias without matches
+        return "unknown"
+    return str(value) if isinstance(value, int) else f"{value:.3f}"
 
 
 def _thresholds_table(scores: Mapping[str, Any]) -> str:

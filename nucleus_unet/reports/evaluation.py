@@ -1,6 +1,5 @@
 """How well a model finds the nuclei of annotated images: scores, and pictures of best and worst."""
 
-from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -98,7 +97,8 @@ def score_maps(
     -------
     dict
         `scores_table` with three additions: the fields of `PixelScores` over all pixels; ``by_kind``,
-        the score and number of images of each imaging kind; ``kind`` and foreground ``iou`` in each
+        for each imaging kind ``score``, ``images``, ``ap_50``, ``f1_70``, ``split``, ``merged`` and
+        ``radius_bias_px``; ``kind`` and foreground ``iou`` in each
         row of ``by_image``.
     """
     total = np.zeros((len(scoring.THRESHOLDS), 4), np.int64)
@@ -115,13 +115,23 @@ def score_maps(
     table = scores_table(matches)
     rows = [row | {"kind": kinds[row["id"]], "iou": iou[row["id"]]} for row in table["by_image"]]
     by_kind = {
-        kind: {
-            "score": float(np.mean([row["score"] for row in rows if row["kind"] == kind])),
-            "images": images,
-        }
-        for kind, images in sorted(Counter(kinds.values()).items())
+        kind: _summary({id_: match for id_, match in matches.items() if kinds[id_] == kind})
+        for kind in sorted({*kinds.values()})
     }
     return table | asdict(scoring.pixel_scores(total)) | {"by_kind": by_kind, "by_image": rows}
+
+
+def _summary(matches: Mapping[str, scoring.Match]) -> dict[str, Any]:
+    """The scores of some images, in few numbers."""
+    table = scores_table(matches)
+    at = {row["iou_above"]: row for row in table["by_threshold"]}
+    return {
+        "score": table["score"],
+        "images": table["images"],
+        "ap_50": at[0.5]["average_precision"],
+        "f1_70": at[0.7]["f1"],
+        **{key: table[key] for key in ("split", "merged", "radius_bias_px")},
+    }
 
 
 def pictures(samples: Sequence[Sample], evaluation: Evaluation) -> dict[str, bytes]:

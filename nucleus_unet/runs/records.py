@@ -166,12 +166,18 @@ def fetch_start_weights(recipe: Recipe) -> Path | None:
     Raises
     ------
     NucleusError
-        If the run is unknown, logged no model, or has a network with weights of other shapes.
+        If the run is unknown, logged no model, or has several networks or one with weights of other
+        shapes.
     """
     run_id = recipe.training.start_from
     if run_id is None:
         return None
     origin, network = fetch_model(run_id)
+    if origin.training.folds:
+        raise NucleusError(
+            f"training.start_from={run_id}: that model is the mean of {origin.training.folds} networks. "
+            "Start from a model of one network, such as builtin."
+        )
     for key in ("base_filters", "depth", "outputs", "activation"):
         theirs, ours = getattr(origin.network, key), getattr(recipe.network, key)
         if theirs != ours:

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import pytest
 
 from nucleus_unet.data.synthetic import write_synthetic
@@ -105,6 +106,30 @@ def test_the_model_predicts_like_its_submission(here: Any, first: Any, tmp_path:
     assert (tmp_path / "submission.csv").read_bytes() == submitted
     done = here.nucleus("reproduce", first.info.run_id)
     assert done.returncode == 0, done.stdout
+
+
+@pytest.mark.slow
+def test_images_on_which_the_networks_disagree_are_suggested(
+    here: Any, first: Any, tmp_path: Path
+) -> None:
+    command = ("suggest", here.train, "--n", "3", "--out", tmp_path)
+    done = here.nucleus(*command, "--model", first.info.run_id)
+    assert done.returncode == 0, done.stderr
+    head, *rows = done.stdout.strip().splitlines()
+    assert head.split() == ["uncertainty", "image", "file"]
+    images = pd.read_csv(tmp_path / "images.csv").set_index("image")["uncertainty"]
+    nuclei = pd.read_csv(tmp_path / "nuclei.csv")["uncertainty"]
+    assert nuclei.between(0, 0.5).all()
+    assert nuclei.std() > 0
+    # Each image is of a slide of its own.
+    assert [row.split()[1] for row in rows] == images.sort_values(ascending=False).index[
+        :3
+    ].tolist()
+    assert (
+        here.nucleus(*command, "--model", "builtin")
+        .stderr.splitlines()[-1]
+        .startswith("Error: This model is one network")
+    )
 
 
 @pytest.mark.slow

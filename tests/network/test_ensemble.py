@@ -6,7 +6,7 @@ import keras
 import numpy as np
 import pytest
 
-from nucleus_unet.network.ensemble import mean_of, members
+from nucleus_unet.network.ensemble import mean_of, members, with_spread
 from nucleus_unet.network.portable import float32_network
 from nucleus_unet.network.unet import build_segmenter
 from nucleus_unet.recipe import Network, Recipe
@@ -41,3 +41,14 @@ def test_other_programs_get_every_member(crops: Recipe, tmp_path: Path) -> None:
     batch = np.random.default_rng(0).integers(0, 256, (1, 32, 32, 3)).astype(np.float32)
     each = [np.asarray(model(batch)) for model in models]
     np.testing.assert_allclose(np.asarray(portable(batch)), np.mean(each, axis=0), atol=1e-6)
+
+
+def test_how_much_the_members_disagree() -> None:
+    network = Network(base_filters=2, depth=1, dropout=(0, 0), outputs="borders")
+    models = [build_segmenter(network, None) for _ in range(3)]
+    batch = np.random.default_rng(0).integers(0, 256, (2, 32, 32, 3)).astype(np.float32)
+    each = np.stack([np.asarray(model(batch)) for model in models])
+    found = np.asarray(with_spread(mean_of(models))(batch))
+    np.testing.assert_allclose(found[..., :2], each.mean(0), atol=1e-6)
+    np.testing.assert_allclose(found[..., 2], each[..., 0].std(0), atol=1e-6)
+    assert with_spread(models[0]) is models[0]

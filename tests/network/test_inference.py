@@ -199,6 +199,8 @@ def test_every_tile_has_the_same_size(native: Recipe, mosaic: NDArray[np.uint8])
     shapes = set()
 
     class Model(keras.Model):
+        output_shape = (None, None, None, 2)
+
         def predict_on_batch(self, batch: NDArray[np.uint8]) -> NDArray[np.float32]:
             shapes.add(batch.shape)
             return np.zeros((*batch.shape[:3], 2), np.float32)
@@ -211,6 +213,8 @@ def test_every_tile_has_the_same_size(native: Recipe, mosaic: NDArray[np.uint8])
 def test_flips_and_rotations_are_undone(native: Recipe, mosaic: NDArray[np.uint8]) -> None:
     class Echo(keras.Model):
         """A model that returns two channels of the image as maps."""
+
+        output_shape = (None, None, None, 2)
 
         def predict_on_batch(self, batch: NDArray[np.uint8]) -> NDArray[np.float32]:
             return (batch[..., :2] / 255).astype(np.float32)
@@ -227,6 +231,8 @@ def test_the_maps_of_each_scale_have_the_size_of_the_image(
     sides: list[int] = []
 
     class Echo(keras.Model):
+        output_shape = (None, None, None, 2)
+
         def predict_on_batch(self, batch: NDArray[np.uint8]) -> NDArray[np.float32]:
             sides.append(batch.shape[2])
             return (batch[..., :2] / 255).astype(np.float32)

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from nucleus_unet.network.targets import training_targets
 from nucleus_unet.nuclei.instances import (
     connected_components,
+    mean_spread,
     rated_nuclei,
     resize_maps,
     separate_nuclei,
@@ -303,3 +304,17 @@ def test_two_maps_at_each_scale() -> None:
     maps = np.concatenate([small, large], axis=-1)
     found = separate_nuclei(maps, Inference(scales=(1, 0.5), seed_cutoff=0.2))
     np.testing.assert_array_equal(found, np.array([0, 2, 1])[labels])
+
+
+def test_the_disagreement_of_an_image_and_of_its_nuclei() -> None:
+    labels = np.array([[1, 1, 0, 0], [0, 0, 2, 0]], np.int32)
+    spread = np.array([[0.1, 0.3, 0, 0], [0, 0, 0.4, 0.2]], np.float32)
+    mask = np.array([[1, 1, 0, 0], [0, 0, 0.5, 0.5]], np.float32)
+    maps = np.stack([mask, np.ones_like(mask)], axis=-1)  # the second map is of borders
+    found = mean_spread(labels, maps, spread, Inference())
+    assert found == pytest.approx([1.0 / 3, 0.2, 0.4], abs=1e-5)
+    both = np.concatenate([maps, 3 * maps], axis=-1)
+    scaled = mean_spread(labels, both, spread, Inference(scales=(1, 0.5)))
+    assert scaled[0] == pytest.approx(0.5 / 3, abs=1e-5)
+    empty = np.zeros_like(mask)
+    assert mean_spread(0 * labels, empty[..., None], empty, Inference()) == [0]

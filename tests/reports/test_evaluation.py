@@ -44,9 +44,11 @@ def test_scores_by_hand(case: Callable[..., Case]) -> None:
     }
     assert (best["score"], best["iou"]) == (1, 1)
     assert scores["score"] == 0.5
+    none = {"split": 0, "merged": 0}
     assert scores["by_kind"] == {
-        "kind half": {"score": 0.0, "images": 1},
-        "kind right": {"score": 1.0, "images": 1},
+        "kind half": none
+        | {"score": 0, "images": 1, "ap_50": 0, "f1_70": 0, "radius_bias_px": None},
+        "kind right": none | {"score": 1, "images": 1, "ap_50": 1, "f1_70": 1, "radius_bias_px": 0},
     }
     # All pixels together: tp 3, fp 1, fn 2, tn 2, and not the mean of the two.
     assert scores["images"] == 2

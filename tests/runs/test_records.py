@@ -262,6 +262,16 @@ def test_the_weights_of_another_network_are_refused(
     )
 
 
+def test_no_training_starts_from_several_networks(log_files: LogModel, tiny: Recipe) -> None:
+    start = log_files(tiny.with_overrides(["training.folds=3"]))
+    with pytest.raises(NucleusError) as caught:
+        records.fetch_start_weights(tiny.with_overrides([f"training.start_from={start}"]))
+    assert str(caught.value) == (
+        f"training.start_from={start}: that model is the mean of 3 networks. Start from a model of one "
+        "network, such as builtin."
+    )
+
+
 # Scripts
 
 

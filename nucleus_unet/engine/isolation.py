@@ -2,6 +2,7 @@
 
 import contextlib
 import functools
+import logging
 import multiprocessing
 import os
 import pkgutil
@@ -266,6 +267,8 @@ def _start(parent: int, log: Path) -> None:
     os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
     # TensorFlow's C++ part writes to descriptor 2 at any log level. Python's stderr stays as it is.
     sys.stderr = os.fdopen(os.dup(2), "w", buffering=1)
+    # It warns of retracing as soon as a process predicts with several models.
+    logging.getLogger("tensorflow").setLevel(logging.ERROR)
     with log.open("ab") as file:
         os.dup2(file.fileno(), 2)
     end_with(parent, STOP_S, _idle)

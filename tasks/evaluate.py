@@ -130,7 +130,11 @@ def scores_of(stage: Stage) -> dict[str, float]:
     names = {"true": "annotated", "predicted": "predicted", "split": "split", "merged": "merged"}
     counts = {f"nuclei {name}": scores.pop(key) for key, name in names.items()}
     precisions = {f"AP at {row['iou_above']:.2f}": row["average_precision"] for row in by_threshold}
-    f1 = {"F1 at 0.70": row["f1"] for row in by_threshold if row["iou_above"] == 0.7}
+    f1 = {
+        f"F1 at {row['iou_above']:.2f}": row["f1"]
+        for row in by_threshold
+        if row["iou_above"] == 0.7
+    }
     kinds = {f"score of {kind}": row["score"] for kind, row in by_kind.items()}
     limits = {"score low": low, "score high": high}
     return scores | limits | counts | radius | kinds | lost | precisions | f1 | sizes

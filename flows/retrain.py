@@ -138,7 +138,8 @@ def train_and_score(work: Work) -> Retrained:
     """The steps of a `retraining`, within a flow run."""
     recipe, home = work.recipe, home_folder()
     start_weights = fetch_start_weights(recipe)
-    with tracked(work) as run:
+    # The runs of folds end with this one, so that an interrupted run continues each of them.
+    with tracked(work) as run, ExitStack() as runs_of_folds:
         # Prefect's graph hides a task in another one whose unfinished future it is given.
         plane = recipe.data.plane
         reading = ingest.submit(home, work.raws, "training", plane)
@@ -148,9 +149,11 @@ def train_and_score(work: Work) -> Retrained:
         merging = merge_masks.submit(work.raws, training, recipe.data)
         labels = stage_of(merging)
         if recipe.training.folds:
-            folds = _train_folds(work, training, labels, start_weights, run)
+            folds = _train_folds(work, training, labels, start_weights, run, runs_of_folds)
+            trained = [one for _, one in folds]
+            tracking.log_tags(run, {"stage.folds": " ".join(one.digest for one in trained)})
             sides = stage_of(split.submit(training, labels, recipe.data, all_folds=True))
-            model = stage_of(average.submit(recipe, [one for _, one in folds], run))
+            model = stage_of(average.submit(recipe, trained, run))
         else:
             sides = stage_of(split.submit(training, labels, recipe.data))
             model = stage_of(train.submit(recipe, training, labels, sides, start_weights, run))
@@ -174,7 +177,12 @@ def train_and_score(work: Work) -> Retrained:
 
 
 def _train_folds(
-    work: Work, images: Stage, labels: Stage, start_weights: Path | None, run: tracking.Run
+    work: Work,
+    images: Stage,
+    labels: Stage,
+    start_weights: Path | None,
+    run: tracking.Run,
+    runs: ExitStack,
 ) -> list[tuple[Stage, Stage]]:
     """Split and model of each fold. Each training has a run of its own in MLflow, a part of this run.
 
@@ -184,15 +192,14 @@ def _train_folds(
     assert folds
     recipes = [work.recipe.of_fold(number) for number in range(1, folds + 1)]
     splits = [stage_of(split.submit(images, labels, recipe.data)) for recipe in recipes]
-    with ExitStack() as runs:  # all end together, so that an interrupted run continues each of them
-        trainings = []
-        for number, (recipe, sides) in enumerate(zip(recipes, splits, strict=True), 1):
-            name, note = f"{number} of {folds} {data}", f"A part of [{run.id}]({run.url})"
-            opened = tracking.open_run(
-                "fold", recipe, name, {tracking.PARENT: run.id}, note, digest_of([run.id, number])
-            )
-            own = runs.enter_context(opened)
-            trainings.append(train.submit(recipe, images, labels, sides, start_weights, own))
-            if not tasks_run_elsewhere():
-                stage_of(trainings[-1])
-        return list(zip(splits, map(stage_of, trainings), strict=True))
+    trainings = []
+    for number, (recipe, sides) in enumerate(zip(recipes, splits, strict=True), 1):
+        name, note = f"{number} of {folds} {data}", f"A part of [{run.id}]({run.url})"
+        opened = tracking.open_run(
+            "fold", recipe, name, {tracking.PARENT: run.id}, note, digest_of([run.id, number])
+        )
+        own = runs.enter_context(opened)
+        trainings.append(train.submit(recipe, images, labels, sides, start_weights, own))
+        if not tasks_run_elsewhere():
+            stage_of(trainings[-1])
+    return list(zip(splits, map(stage_of, trainings), strict=True))

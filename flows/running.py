@@ -116,7 +116,8 @@ def task_runner() -> TaskRunner[Any]:
 
 def tasks_run_elsewhere() -> bool:
     """Whether tasks run on other processes or machines, so that several trainings may run at once."""
-    return not isinstance(task_runner(), ThreadPoolTaskRunner)
+    context = FlowRunContext.get()
+    return context is not None and not isinstance(context.task_runner, ThreadPoolTaskRunner)
 
 
 def threads() -> TaskRunner[Any]:

@@ -159,9 +159,7 @@ def predict(
             *run_rows(made.run.id),
         ]
     )
-    if made.skipped:
-        click.echo(f"{made.skipped} of the images could not be read: see {out / 'images.csv'}")
-        sys.exit(1)
+    _end_if_skipped(made.skipped, out)
 
 
 @click.command()
@@ -189,7 +187,8 @@ def suggest(images: tuple[Path, ...], model: str, out: Path, count: int, plane: 
             "This model is one network, so nothing says where it is unsure. Train with --folds, or name "
             "the run of such a training with --model."
         )
-    flow([*images], out, model, **plane._asdict())
+    channel, z, time, scene = plane
+    made = flow([*images], out, model, channel=channel, z=z, time=time, scene=scene)
     uncertainty = reports.read_uncertainty(out / "images.csv")
     home = engine.home_folder()
     index = data.prepare_images(images, home, data.images_code(), plane=plane, on_bad="skip")
@@ -201,6 +200,7 @@ def suggest(images: tuple[Path, ...], model: str, out: Path, count: int, plane: 
     click.echo()
     rows = [(f"{uncertainty[id_]:.3f}", id_, files[id_]) for id_ in chosen]
     print_columns(("uncertainty", "image", "file"), rows)
+    _end_if_skipped(made.skipped, out)
 
 
 @click.command()
@@ -225,3 +225,10 @@ def score(
         labels = data.read_truth(truth, engine.home_folder(), progress, plane, ignore_value)
         table = reports.scores_table(reports.match_submission(submission, labels))
     click.echo(json.dumps(table, indent=1) if as_json else reports.format_scores(table))
+
+
+def _end_if_skipped(skipped: int, out: Path) -> None:
+    """Say how many images could not be read, and end with exit code 1 if there are any."""
+    if skipped:
+        click.echo(f"{skipped} of the images could not be read: see {out / 'images.csv'}")
+        sys.exit(1)

@@ -1,13 +1,13 @@
 """Score the model on the validation images, at their original size."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from prefect.artifacts import create_table_artifact
 
-from nucleus_unet.data import SPLIT_FILE, read_images, read_labels, read_split
+from nucleus_unet.data import SPLIT_FILE, Split, read_images, read_labels, read_split
 from nucleus_unet.engine import Stage
 from nucleus_unet.files import sha256_file, write_atomically
 from nucleus_unet.network import KERAS_LIBRARIES, prediction_key
@@ -36,6 +36,7 @@ from tasks.train import NETWORK_FILE
 SCORES = "scores.json"
 BY_IMAGE, SUSPECTED = records.SCORES_BY_IMAGE, records.SUSPECTS
 TUNED = "inference.json"
+LEAST_SLIDES_OF_INTERVAL = 5
 EVALUATION_LIBRARIES = (*KERAS_LIBRARIES, "scikit-image", "scipy", "matplotlib")
 """Distributions whose version changes what a model finds, how it scores, or how that is drawn."""
 
@@ -52,14 +53,11 @@ def evaluate(
         Split and model of each fold, or of the one training. Each predicts its validation images.
     """
     indices = read_images(images.folder), read_labels(labels.folder)
+    splits = [read_split(split.folder) for split, _ in folds]
     parts = [
-        (
-            model.folder / NETWORK_FILE,
-            read_split(split.folder).samples("validation", *indices, images.home),
-        )
-        for split, model in folds
+        (model.folder / NETWORK_FILE, split.samples("validation", *indices, images.home))
+        for split, (_, model) in zip(splits, folds, strict=True)
     ]
-
     samples = [sample for _, own in parts for sample in own]
 
     def build(folder: Path) -> None:
@@ -67,10 +65,7 @@ def evaluate(
             made = evaluate_model(recipe, parts, Path(maps), progress)
             suspects = find_suspects(samples, made)
             sheets = pictures(samples, made) | {"suspects": suspects_sheet(samples, made, suspects)}
-        slides = {
-            id_: slide for one, _ in folds for id_, slide in read_split(one.folder).slides.items()
-        }
-        scores = {**made.scores, "interval": score_interval(made.by_id, slides)}
+        scores = {**made.scores, "interval": _interval(made.by_id, splits)}
         write_atomically(folder / BY_IMAGE, json.dumps(scores.pop("by_image"), indent=1))
         write_atomically(folder / SCORES, json.dumps(scores, indent=1))
         write_atomically(folder / TUNED, made.inference.model_dump_json(indent=1))
@@ -115,10 +110,18 @@ def evaluate(
     return finished(stage, f"score {scores['score']:.4f} on {len(by_image)} validation images")
 
 
+def _interval(scores: Mapping[str, float], splits: Sequence[Split]) -> tuple[float, float] | None:
+    """The `score_interval`; None if the slides are too few, or not new to the network."""
+    slides = {image.id: image.slide for split in splits for image in split.validation}
+    known = any(split.slides_of("validation") & split.slides_of("training") for split in splits)
+    too_few = len({*slides.values()}) < LEAST_SLIDES_OF_INTERVAL
+    return None if known or too_few else score_interval(scores, slides)
+
+
 def scores_of(stage: Stage) -> dict[str, float]:
     """The scores over all validation images, by name, and the score of each imaging kind."""
     scores = json.loads((stage.folder / SCORES).read_text())
-    low, high = scores.pop("interval")
+    interval = scores.pop("interval")
     by_threshold, by_kind = scores.pop("by_threshold"), scores.pop("by_kind")
     lost = {f"lost by {cause}": value for cause, value in scores.pop("losses").items()}
     sizes = {
@@ -136,7 +139,7 @@ def scores_of(stage: Stage) -> dict[str, float]:
         if row["iou_above"] == 0.7
     }
     kinds = {f"score of {kind}": row["score"] for kind, row in by_kind.items()}
-    limits = {"score low": low, "score high": high}
+    limits = dict(zip(("score low", "score high"), interval or (), strict=False))
     return scores | limits | counts | radius | kinds | lost | precisions | f1 | sizes
 
 

@@ -25,7 +25,16 @@ from nucleus_unet.reports import (
     disagreement,
     evaluate_model,
 )
-from nucleus_unet.runs import images_seen, records, registry, slides_seen, tracking, unseen_samples
+from nucleus_unet.runs import (
+    KNOWS_EVERY,
+    images_seen,
+    out_of_fold_scores,
+    records,
+    registry,
+    slides_seen,
+    tracking,
+    unseen_samples,
+)
 from tasks.evaluate import BY_IMAGE, EVALUATION_LIBRARIES, scores_of
 from tasks.publish_model import LoggedModel, Trained
 from tasks.reporting import cached_stage, progress, show, uncached_task
@@ -147,14 +156,32 @@ def _verdict(
 def _compared(
     opponent: str, theirs: Model, recipe: Recipe, made: Trained, run: tracking.Run
 ) -> Comparison | str:
-    """Compare both models on images that are new to both, and log how they compare."""
-    slides = read_split(made.split.folder).slides
-    both = (_out_of_fold if recipe.training.folds else _on_validation)(
-        opponent, theirs, recipe, made, run
+    """Compare both models on images that they do not know, and log how they compare."""
+    split, images = read_split(made.split.folder), read_images(made.images.folder)
+    labels = read_labels(made.labels.folder)
+    unseen = unseen_samples(
+        split.samples("validation", images, labels, made.images.home),
+        split,
+        recipe,
+        slides_seen(split, images, images_seen(recipe.training.start_from)),
     )
-    if isinstance(both, str):
-        return both
-    found = compare_scores(both["champion"], both["new"], slides)
+    if isinstance(unseen, str):
+        return unseen
+    known = slides_seen(split, images, images_seen(opponent))
+    new_to_both = [sample for sample in unseen if split.slides[sample.id] not in known]
+    stored = out_of_fold_scores(opponent, recipe)
+    if recipe.training.folds or stored:
+        of_file = {
+            file["id"]: stored.get((file["image_sha256"], file.get("masks_sha256", "")))
+            for file in dataset_files(images, labels)
+        }
+        champion = {id_: score for id_, score in of_file.items() if score is not None}
+        both = _by_image(champion, theirs, recipe, made, unseen, new_to_both)
+    else:
+        both = _side_by_side(theirs, recipe, made, new_to_both, run) if new_to_both else {}
+    if not both:
+        return KNOWS_EVERY
+    found = compare_scores(both["champion"], both["new"], split.slides)
     merits = asdict(found) | {"difference": found.difference}
     # An earlier attempt may have compared with another champion.
     metrics = {f"champion/{key}": value for key, value in merits.items()}
@@ -162,75 +189,51 @@ def _compared(
     return found
 
 
-def _on_validation(
-    opponent: str, theirs: Model, recipe: Recipe, made: Trained, run: tracking.Run
-) -> Scores | str:
-    """The scores of both models on validation images, and a picture of where they differ."""
-    split, images = read_split(made.split.folder), read_images(made.images.folder)
-    seen = images_seen(opponent) | images_seen(recipe.training.start_from)
-    unseen = unseen_samples(
-        split.samples("validation", images, read_labels(made.labels.folder), made.images.home),
-        split,
-        recipe.training,
-        slides_seen(split, images, seen),
-    )
-    if isinstance(unseen, str):
-        return unseen
+def _side_by_side(
+    theirs: Model, recipe: Recipe, made: Trained, unseen: Sequence[Sample], run: tracking.Run
+) -> Scores:
+    """Predict images with both models; also logs a picture of where they differ."""
+    # The champion computes like the new model and is tuned like it. Its weights are its own.
+    champion = _computing_like(recipe, theirs, tune=recipe.inference.tune)
     new = recipe, made.model.folder / NETWORK_FILE
-    stage = _evaluated({"champion": _like(recipe, theirs), "new": new}, unseen, made.labels)
+    stage = _evaluated({"champion": champion, "new": new}, unseen, made.labels)
     tracking.log_files(run, "pictures", [stage.folder / DISAGREEMENT])
     picture = (stage.folder / DISAGREEMENT).read_bytes()
     show(picture, "disagreement", "Images on which this model and the champion differ most")
     return _read_scores(stage)
 
 
-def _out_of_fold(
-    opponent: str, theirs: Model, recipe: Recipe, made: Trained, run: tracking.Run
-) -> Scores | str:
-    """The scores of each image by networks that do not know it.
+def _by_image(
+    champion: Mapping[str, float],
+    theirs: Model,
+    recipe: Recipe,
+    made: Trained,
+    unseen: Sequence[Sample],
+    new_to_both: Sequence[Sample],
+) -> Scores:
+    """The scores that were logged, of networks that do not know the images.
 
-    Those of the champion are its own out-of-fold scores, if it has several folds and the image and its
-    annotation are the same; other images are predicted if it knows no image of their slide.
+    The champion predicts, with the settings that it was tuned to, the images that have no score in
+    `champion` and that it does not know.
     """
-    split, images = read_split(made.split.folder), read_images(made.images.folder)
-    labels = read_labels(made.labels.folder)
-    known = slides_seen(split, images, images_seen(recipe.training.start_from))
-    unseen = unseen_samples(
-        split.samples("validation", images, labels, made.images.home), split, recipe.training, known
-    )
-    if isinstance(unseen, str):
-        return unseen
-    stored = records.out_of_fold_scores(opponent)
-    champion = {
-        file["id"]: stored[file["image_sha256"], file["masks_sha256"]]
-        for file in dataset_files(images, labels)
-        if (file["image_sha256"], file.get("masks_sha256")) in stored
+    without = [sample for sample in new_to_both if sample.id not in champion]
+    if without:
+        opponent = _computing_like(recipe, theirs, tune=False)
+        stage = _evaluated({"champion": opponent}, without, made.labels)
+        champion = {**champion, **_read_scores(stage)["champion"]}
+    new = {
+        row["id"]: row["score"] for row in json.loads((made.scores.folder / BY_IMAGE).read_text())
     }
-    theirs_too = slides_seen(split, images, images_seen(opponent))
-    predicted = [
-        sample
-        for sample in unseen
-        if sample.id not in champion and split.slides[sample.id] not in theirs_too
-    ]
-    if predicted:
-        stage = _evaluated({"champion": _like(recipe, theirs)}, predicted, made.labels)
-        champion |= _read_scores(stage)["champion"]
     shared = [sample.id for sample in unseen if sample.id in champion]
-    if not shared:
-        return "The champion knows every image from its training."
-    rows = json.loads((made.scores.folder / BY_IMAGE).read_text())
-    new = {row["id"]: row["score"] for row in rows}
-    return {
-        name: {id_: one[id_] for id_ in shared}
-        for name, one in (("champion", champion), ("new", new))
-    }
+    each = {"champion": champion, "new": new} if shared else {}
+    return {name: {id_: scores[id_] for id_ in shared} for name, scores in each.items()}
 
 
-def _like(recipe: Recipe, champion: Model) -> Model:
-    """The champion with the new model's way of computing and of tuning, and with its own weights."""
-    tune = champion[0].inference.model_copy(update={"tune": recipe.inference.tune})
-    update = {"training": recipe.training, "inference": tune}
-    return champion[0].model_copy(update=update), champion[1]
+def _computing_like(recipe: Recipe, model: Model, *, tune: bool) -> Model:
+    """A model with the threads and the precision of a recipe."""
+    inference = model[0].inference.model_copy(update={"tune": tune})
+    update = {"training": recipe.training, "inference": inference}
+    return model[0].model_copy(update=update), model[1]
 
 
 def _read_scores(stage: Stage) -> Scores:

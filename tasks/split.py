@@ -72,12 +72,13 @@ def split(images: Stage, labels: Stage, data: Data, *, all_folds: bool = False) 
         return finished(stage, f"{len(made.training):,} images in all folds")
     trained, validated = made.kinds("training"), made.kinds("validation")
     warn = get_run_logger().warning
-    for kind in sorted(trained - validated):
+    for kind in sorted(trained - validated) if not data.fold else ():  # another fold has them
         warn(
             "no %s image is validated, so its score stays unknown; try another data.split_seed",
             kind,
         )
     for kind in sorted(validated - trained):
-        warn("no %s image is trained on; try another data.split_seed", kind)
+        other = "" if data.fold else "; try another data.split_seed"
+        warn("no %s image is trained on%s", kind, other)
     counts = f"{len(made.training):,} images to train on, {len(made.validation):,} to validate on"
     return finished(stage, counts)

@@ -13,47 +13,49 @@ import pytest
 ROOT = Path(__file__).parents[1]
 EXPORTS = {
     "data": """
-        Channels DECODERS IGNORED ImageEntry Images KINDS Labels LabelsEntry Progress
-        SAMPLE_NAMES SIDES SPLIT_FILE Sample Split TrainingImages check_dataset
-        damaged_entries dataset_digest dataset_files dataset_name decode_rle
-        describe_training draw_synthetic encode_rle fingerprint fitting_scale format_problems
-        format_report group_by_slide identities images_code imaging_kind in_threads
-        is_sample labels_code load_image load_labels make_split open_raw originals picture_ending
-        prepare_images prepare_labels raw_digests read_images read_labels read_split
-        read_truth reader_versions require_outside require_unchanged scale_for shared_images
-        source_digests split_of_all_folds unlike write_index write_synthetic
+        Channels DECODERS IGNORED ImageEntry Images KINDS Labels LabelsEntry Progress SAMPLE_NAMES
+        SIDES SPLIT_FILE Sample Split TrainingImages check_dataset damaged_entries dataset_digest
+        dataset_files dataset_name decode_rle describe_training draw_synthetic encode_rle
+        fingerprint fitting_scale folds_of format_problems format_report group_by_slide identities
+        images_code imaging_kind in_threads is_sample labels_code load_image load_labels make_split
+        open_raw originals picture_ending prepare_images prepare_labels raw_digests read_images
+        read_labels read_split read_truth reader_versions require_outside require_unchanged
+        scale_for scored_with_mates shared_images source_digests split_of_all_folds unlike
+        write_index write_synthetic
     """,
     "engine": """
         Delivery EVENTS EventLog OutOfMemoryError RECORD SWITCHES Stage StoppedError
-        abandoned_on_error active_switches check_servers code_digest damaged_files end_with
-        epochs follow fresh_home home_folder home_id home_in_use home_unused is_refusal
-        kernel_switches new_process prepare_environment raise_if_abandoned raise_if_refused
-        reporter run_in_worker run_stage ui_url use_lock without_credentials
+        abandoned_on_error active_switches check_servers code_digest damaged_files end_with epochs
+        follow fresh_home home_folder home_id home_in_use home_unused is_refusal kernel_switches
+        new_process prepare_environment raise_if_abandoned raise_if_refused reporter run_in_worker
+        run_stage ui_url use_lock without_credentials
     """,
     "network": """
         BUILTIN CHANNELS ExportFormat KERAS_LIBRARIES ModelOrigin bce_dice_loss best_precision
-        build_segmenter builtin_model configure device_kind export_model
-        gpu_compute_capability load_model maps_loss nvidia_gpus prediction_key
-        random_matrix require_export resolve segment_images usable_cores warp_sample write_maps
+        build_segmenter builtin_model configure device_kind export_model gpu_compute_capability
+        load_model maps_loss nvidia_gpus prediction_key random_matrix require_export resolve
+        segment_images usable_cores warp_sample write_maps
     """,
     "nuclei": """
         Imported LabelFormat Outlines SPREAD THRESHOLDS encode_label_image import_annotations
-        match_nuclei mean_spread nucleus_errors rated_nuclei read_submission require_format resize_maps
-        separate_nuclei submission_rows table_csv validate_submission write_submission
+        match_nuclei mean_spread nucleus_errors plain_cell rated_nuclei read_submission
+        require_format resize_maps separate_nuclei submission_rows table_csv validate_submission
+        write_submission
     """,
     "reports": """
         Candidate Comparison PREDICTED_LEGEND SUSPECT_COLUMNS Verdict compare_scores contact_sheet
-        data_uri decide disagreement evaluate_model find_suspects
-        format_scores markdown_table match_submission model_card most_uncertain overlay overlay_file
-        parallel_coordinates pictures read_uncertainty score_interval scores_table short_name
-        split_sheet suspects_sheet training_curves tuned_keys
+        data_uri decide disagreement evaluate_model find_suspects format_scores markdown_table
+        match_submission model_card most_uncertain overlay overlay_file parallel_coordinates
+        pictures read_uncertainty score_interval scores_table short_name split_sheet suspects_sheet
+        training_curves tuned_keys
     """,
     "runs": """
-        CHAMPION EPOCHS ImageDifference Record Reproduction Trial best_half best_of candidates
-        checkout_source compare_submissions describe_model fetch_origin fetch_record fetch_start_weights
-        images_seen installed_packages make_database model_versions recent_runs refused_by_mlflow
-        reproduction_script require_run require_same_data run_differences run_of run_url
-        side_by_side slides_seen submission_scores unseen_samples validation_warning with_start
+        CHAMPION EPOCHS ImageDifference KNOWS_EVERY Record Reproduction Trial best_half best_of
+        candidates checkout_source compare_submissions describe_model fetch_origin fetch_record
+        fetch_start_weights images_seen installed_packages make_database model_versions
+        out_of_fold_scores recent_runs refused_by_mlflow reproduction_script require_run
+        require_same_data run_differences run_of run_url side_by_side slides_seen submission_scores
+        unseen_samples validation_warning with_start
     """,
 }
 HEAVY = {"keras", "tensorflow", "jax", "mlflow", "prefect", "matplotlib", "skimage", "sklearn"}

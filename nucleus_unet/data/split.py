@@ -12,7 +12,7 @@ from nucleus_unet.data.prepared import Images, Labels
 from nucleus_unet.data.sample import Sample
 from nucleus_unet.errors import NucleusError
 from nucleus_unet.files import sha256_bytes, write_atomically
-from nucleus_unet.recipe import Data
+from nucleus_unet.recipe import Data, Recipe
 
 SPLIT_FILE = "split.json"
 Side = Literal["training", "validation"]
@@ -51,6 +51,10 @@ class Split(BaseModel):
     def slides(self) -> dict[str, str]:
         """Image id to slide, for all images."""
         return {image.id: image.slide for image in (*self.training, *self.validation)}
+
+    def slides_of(self, side: Side) -> set[str]:
+        """The slides of one side."""
+        return {image.slide for image in self.side(side)}
 
     def kinds(self, side: Side) -> set[str]:
         """The imaging kinds of one side."""
@@ -105,6 +109,24 @@ def split_of_all_folds(images: Iterable[tuple[str, str, str]]) -> Split:
     """The split of a model of all folds, from id, imaging kind and slide of each image."""
     rows = tuple(SplitImage(id=id_, kind=kind, slide=slide) for id_, kind, slide in sorted(images))
     return Split(training=rows, validation=rows)
+
+
+def folds_of(split: Split, recipe: Recipe) -> list[Split]:
+    """The split of each network of a model: of each fold from that of all folds, or the split itself."""
+    if not recipe.training.folds:
+        return [split]
+    rows = [(image.id, image.kind, image.slide) for image in split.training]
+    numbers = range(1, recipe.training.folds + 1)
+    return [make_split(rows, recipe.of_fold(number).data) for number in numbers]
+
+
+def scored_with_mates(split: Split, recipe: Recipe) -> set[str]:
+    """Ids of validation images from slides that the network that scored them was trained on."""
+    found = set()
+    for fold in folds_of(split, recipe):
+        trained = fold.slides_of("training")
+        found |= {image.id for image in fold.validation if image.slide in trained}
+    return found
 
 
 def random_split(ids: Sequence[str], fraction: float, seed: int) -> tuple[list[str], list[str]]:
@@ -213,8 +235,8 @@ def fold_split(
     number, folds = fold
     if (found := len({*groups.values()})) < folds:
         raise NucleusError(
-            f"{folds} folds need at least {folds} slides, and the data set has {found}. Ask for fewer "
-            "folds, or set data.split=random."
+            f"The data set has {len(groups)} image(s) in {found} group(s) that stay together, fewer "
+            f"than the {folds} folds. Ask for fewer folds."
         )
     ids = sorted(groups)
     counts = Counter(kinds[id_] for id_ in ids)

@@ -18,6 +18,8 @@ USUAL_PX = 400
 """Area that the network segments well: most nuclei in its training have 100 to 600 px."""
 UNUSUAL_COST = 0.03
 """Loss of rank, in mean probability, for an area e times larger or smaller than `USUAL_PX`."""
+FAINT = 0.1
+"""Probability, and difference of probabilities, below which a pixel is background."""
 SPREAD = ".spread"
 """Ending of the file beside the maps of an image that says how much the networks of a mean disagree."""
 MOST_COVERED = 1 / 3
@@ -166,15 +168,18 @@ def mean_spread(
     -------
     list of float
         n + 1 numbers. First that of the image: the sum of its spread divided by that of its
-        probability, so that a nucleus that only some networks see counts; 0 if it has no nuclei.
-        Then the mean spread of each nucleus.
+        probability, so that a nucleus that only some networks see counts. Both sums are over pixels
+        where one of the two is above `FAINT`, and the area of a usual nucleus is added to the second,
+        so that specks and an empty background do not count. Then the mean spread of each nucleus.
     """
     channels = maps.shape[-1] // len(inference.scales)
-    probability = float(maps[..., ::channels].mean(-1).sum(dtype=np.float64))
-    whole = float(spread.sum(dtype=np.float64)) / probability if probability else 0.0
+    probability = maps[..., ::channels].mean(-1)
+    seen = (probability > FAINT) | (spread > FAINT)
+    sums = (float(array[seen].sum(dtype=np.float64)) for array in (spread, probability))
+    unsure, sure = sums
     areas = np.bincount(labels.ravel())[1:]
     nuclei = np.bincount(labels.ravel(), spread.ravel())[1:] / np.maximum(areas, 1)
-    return [round(value, 5) for value in (whole, *nuclei.tolist())]
+    return [round(value, 5) for value in (unsure / (sure + USUAL_PX), *nuclei.tolist())]
 
 
 def resize_maps(maps: NDArray[np.float32], height: int, width: int) -> NDArray[np.float32]:

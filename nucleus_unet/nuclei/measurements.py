@@ -160,6 +160,11 @@ def table_csv(columns: Sequence[str], rows: Sequence[Row]) -> str:
     return text.getvalue()
 
 
+def plain_cell(text: str) -> str:
+    """A cell as it was before the apostrophe that keeps spreadsheets from taking it for a formula."""
+    return text[1:] if text.startswith("'") and text[1:].startswith(_FORMULA) else text
+
+
 def _cell(value: Any) -> Any:
     if isinstance(value, float):
         return float(f"{value:.7g}")

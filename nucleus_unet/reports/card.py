@@ -5,7 +5,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from nucleus_unet.data import SIDES, Split
+from nucleus_unet.data import SIDES, Split, folds_of
 from nucleus_unet.engine import epochs
 from nucleus_unet.recipe import Recipe, load_recipe, recipe_names
 
@@ -35,14 +35,21 @@ def model_card(
         Events of the training, as `train_network` writes them.
     scores, by_image
         As `score_maps` returns them, the rows of the images apart, and with the ``interval`` of the
-        score.
+        score, or None.
     warning : str, optional
         Why the scores may be too high.
     """
-    history, (low, high) = epochs(events), scores["interval"]
+    history, interval = epochs(events), scores["interval"]
+    likely = (
+        "With other slides like these it would probably lie between {:.3f} and {:.3f}. "
+        if interval
+        else ""
+    )
     start = next(event for event in events if event["event"] == "start")
     end = next(event for event in events if event["event"] == "end")
     minutes = sum(epoch["seconds"] for epoch in history) / 60
+    folds = folds_of(split, recipe) if recipe.training.folds else []
+    lone = sorted({k for one in folds for k in one.kinds("validation") - one.kinds("training")})
     trained, validated = (split.kinds(side) for side in SIDES)
     tuned = ", with settings tuned on the same images" * recipe.inference.tune
     columns = ("id", "kind", "score", "true", "predicted", "split", "merged")
@@ -54,8 +61,8 @@ def model_card(
         [
             f"# Nuclei with the recipe {recipe.name}",
             f"**Score {scores['score']:.4f}** on the validation images (mean average precision over "
-            f"IoU 0.50:0.05:0.95{tuned}). With other slides like these it would probably lie between "
-            f"{low:.3f} and {high:.3f}. Mean IoU of pixels: {scores['mean_iou']:.4f}.",
+            f"IoU 0.50:0.05:0.95{tuned}). {likely.format(*interval or ())}Mean IoU of pixels: "
+            f"{scores['mean_iou']:.4f}.",
             "## Data",
             f"{data}, {_sides(recipe, split)}",
             "## Recipe",
@@ -74,6 +81,7 @@ def model_card(
             *([f"{warning}."] if warning else []),
             *(f"No {kind} image was validated." for kind in sorted(trained - validated)),
             *(f"No {kind} image was trained on." for kind in sorted(validated - trained)),
+            *(f"The network that scored the {kind} images was trained on none." for kind in lone),
             f"{_weak(scores)}The worst of {scores['images']} validation images:",
             markdown_table(["image", "kind", "score", "annotated", *columns[4:]], worst),
         ]

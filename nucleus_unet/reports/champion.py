@@ -172,7 +172,7 @@ def decide(
     reason = (
         f"The difference in score is {comparison.difference:+.4f}; allowing for chance it lies between "
         f"{comparison.low:+.4f} and {comparison.high:+.4f}. It was measured on {comparison.images} "
-        f"images of {comparison.slides} slides that are new to both models."
+        f"images of {comparison.slides} slides, by networks that do not know them."
     )
     if comparison.slides < LEAST_SLIDES:
         reason += f" A decision needs at least {LEAST_SLIDES} slides."

@@ -5,12 +5,14 @@ from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
 
+from nucleus_unet.nuclei import plain_cell
+
 
 def read_uncertainty(table: Path) -> dict[str, float]:
     """The uncertainty of each image that was predicted, by id, from an ``images.csv``."""
     with table.open(newline="") as file:
         rows = [row for row in csv.DictReader(file) if row["state"] == "done"]
-    return {row["image"]: float(row["uncertainty"]) for row in rows}
+    return {plain_cell(row["image"]): float(row["uncertainty"]) for row in rows}
 
 
 def most_uncertain(

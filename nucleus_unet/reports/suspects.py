@@ -1,10 +1,13 @@
 """Annotations that a model contradicts: nuclei it does not see, and unannotated ones that it sees."""
 
+import functools
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
+from scipy.ndimage import find_objects
 
 from nucleus_unet.data import Sample
 from nucleus_unet.nuclei import nucleus_errors, resize_maps, separate_nuclei
@@ -60,15 +63,18 @@ def _suspects_of(sample: Sample, maps: Path, inference: Inference) -> Iterator[d
         (y_true, wrong.missed, NOT_SEEN, 1 - seen),
         (y_pred, wrong.invented, NOT_ANNOTATED, seen * (y_true == 0)),
     ):
-        areas = np.maximum(np.bincount(np.maximum(labels, 0).ravel()), 1)
-        doubts = np.bincount(np.maximum(labels, 0).ravel(), doubt.ravel()) / areas
+        labels = np.maximum(labels, 0)
+        areas = np.maximum(np.bincount(labels.ravel()), 1)
+        doubts = np.bincount(labels.ravel(), doubt.ravel()) / areas
+        boxes = find_objects(labels)
         for number in (n for n in numbers.tolist() if doubts[n] > LEAST_DOUBT):
-            rows, columns = np.nonzero(labels == number)
+            top, left = (part.start for part in boxes[number - 1])
+            rows, columns = np.nonzero(labels[boxes[number - 1]] == number)
             yield {
                 "what": what,
                 "doubt": round(float(doubts[number]), 3),
-                "x_px": int(columns.mean()),
-                "y_px": int(rows.mean()),
+                "x_px": int(left + columns.mean()),
+                "y_px": int(top + rows.mean()),
                 "area_px": len(rows),
             }
 
@@ -86,11 +92,16 @@ def suspects_sheet(
     if not suspects:
         return None
     where = {s.id: (s, maps) for s, maps in zip(samples, evaluation.maps, strict=True)}
+
+    @functools.lru_cache(maxsize=SUSPECTS_SHOWN)
+    def predicted(maps: Path, height: int, width: int) -> NDArray[np.int32]:
+        return separate_nuclei(resize_maps(np.load(maps), height, width), evaluation.inference)
+
     tiles = []
     for number, suspect in enumerate(suspects[:SUSPECTS_SHOWN], 1):
         sample, maps = where[suspect["image"]]
         image, y_true = sample.load()
-        y_pred = separate_nuclei(resize_maps(np.load(maps), *y_true.shape), evaluation.inference)
+        y_pred = predicted(maps, *y_true.shape)
         place = _place(suspect, y_true.shape)
         shown = comparison(image[place], y_true[place], y_pred[place], side_px=300)
         title = f"{number}  {short_name(sample.id)}: {suspect['what']}, {suspect['doubt']:.2f}"

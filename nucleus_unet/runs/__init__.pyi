@@ -17,7 +17,9 @@ from .reproduction import require_same_data as require_same_data
 from .reproduction import run_differences as run_differences
 from .reproduction import side_by_side as side_by_side
 from .reproduction import submission_scores as submission_scores
+from .seen import KNOWS_EVERY as KNOWS_EVERY
 from .seen import images_seen as images_seen
+from .seen import out_of_fold_scores as out_of_fold_scores
 from .seen import slides_seen as slides_seen
 from .seen import unseen_samples as unseen_samples
 from .seen import validation_warning as validation_warning

@@ -82,7 +82,7 @@ def read_logged(home: Path, progress: Callable[[Path], Progress] | None = None) 
             run_id, tags = str(run.info.run_id), run.data.tags
             ids.add(run_id)
             if run.info.status == "FINISHED" and "stage.train" in tags:
-                trainings.add(tags["stage.train"])
+                trainings |= {tags["stage.train"], *tags.get("stage.folds", "").split()}
             inputs = run.inputs.dataset_inputs if run.inputs else []
             for context in (tag.value for one in inputs for tag in one.tags):
                 same = tags.get(f"dataset.{context}", run_id)

@@ -136,30 +136,6 @@ def fetch_training_images(run_id: str) -> TrainingImages | None:
     return TrainingImages.model_validate_json(text)
 
 
-def out_of_fold_scores(run_id: str) -> dict[tuple[str, str], float]:
-    """The score of each image by a network that does not know it, if a model has several folds.
-
-    Parameters
-    ----------
-    run_id : str
-        As for `fetch_model`.
-
-    Returns
-    -------
-    dict of (str, str) to float
-        SHA-256 of the image file and of its annotation, and the score.
-    """
-    if run_id == BUILTIN or not fetch_record(run_id).recipe["training"].get("folds"):
-        return {}
-    rows = json.loads(fetch_artifact(run_id, SCORES_BY_IMAGE).read_bytes())
-    score = {row["id"]: row["score"] for row in rows}
-    return {
-        (file["image_sha256"], file["masks_sha256"]): score[file["id"]]
-        for file in fetch_record(run_id).data["training"].files
-        if file["id"] in score
-    }
-
-
 def fetch_start_weights(recipe: Recipe) -> Path | None:
     """Fetch the ``model.keras`` that a training starts from; None if it starts from random weights.
 

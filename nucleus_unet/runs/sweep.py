@@ -12,7 +12,14 @@ from nucleus_unet.errors import NucleusError
 from nucleus_unet.recipe import Recipe
 
 EPOCHS = "training.epochs"
-FIXED = (EPOCHS, "data.split", "data.validation_fraction", "data.split_seed")
+FIXED = (
+    EPOCHS,
+    "data.split",
+    "data.validation_fraction",
+    "data.fold",
+    "data.split_seed",
+    "training.folds",
+)
 """Keys that a sweep does not vary: its rounds set the epochs, and all trials need the same images."""
 MOST_TRIALS, LARGEST_SPACE = 10_000, 2**62
 """Limits for the recipes of a sweep, and for the combinations that they are drawn from."""

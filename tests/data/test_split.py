@@ -14,14 +14,16 @@ from nucleus_unet.data.split import (
     Split,
     SplitImage,
     fold_split,
+    folds_of,
     make_split,
     random_split,
     read_split,
+    scored_with_mates,
     slide_split,
     split_of_all_folds,
 )
 from nucleus_unet.errors import NucleusError
-from nucleus_unet.recipe import ONLY_PLANE, Data
+from nucleus_unet.recipe import ONLY_PLANE, Data, Recipe, Training
 
 IDS = [f"{number:02}" for number in range(20)]
 
@@ -145,8 +147,8 @@ def test_more_folds_than_slides() -> None:
     with pytest.raises(NucleusError) as caught:
         fold_split(GROUPS, KINDS, (1, 16), 0)
     assert str(caught.value) == (
-        "16 folds need at least 16 slides, and the data set has 15. Ask for fewer folds, or set "
-        "data.split=random."
+        "The data set has 45 image(s) in 15 group(s) that stay together, fewer than the 16 folds. Ask "
+        "for fewer folds."
     )
 
 
@@ -164,6 +166,22 @@ def test_the_split_of_all_folds_has_each_image_on_both_sides() -> None:
     made = split_of_all_folds(reversed(rows))
     assert [image.id for image in made.training] == sorted(GROUPS)
     assert made.validation == made.training
+
+
+@pytest.mark.parametrize(("how", "mates"), [("slide", 0), ("random", 45)])
+def test_images_whose_slide_their_network_was_trained_on(how: str, mates: int) -> None:
+    data = Data.model_validate({"split": how, "split_seed": 3})
+    recipe = Recipe(name="", data=data, training=Training(folds=5))
+    whole = split_of_all_folds((id_, KINDS[id_], slide) for id_, slide in GROUPS.items())
+    folds = folds_of(whole, recipe)
+    assert sorted(image.id for fold in folds for image in fold.validation) == sorted(GROUPS)
+    assert len(scored_with_mates(whole, recipe)) == mates
+
+
+def test_a_model_of_one_network_has_one_split() -> None:
+    recipe, split = Recipe(name=""), Split(training=(A, B), validation=(C,))
+    assert folds_of(split, recipe) == [split]
+    assert scored_with_mates(split, recipe) == {"c"}  # B is of its slide
 
 
 def test_the_recipe_chooses_how_to_split() -> None:

@@ -312,9 +312,16 @@ def test_the_disagreement_of_an_image_and_of_its_nuclei() -> None:
     mask = np.array([[1, 1, 0, 0], [0, 0, 0.5, 0.5]], np.float32)
     maps = np.stack([mask, np.ones_like(mask)], axis=-1)  # the second map is of borders
     found = mean_spread(labels, maps, spread, Inference())
-    assert found == pytest.approx([1.0 / 3, 0.2, 0.4], abs=1e-5)
+    assert found == pytest.approx([1.0 / (3 + 400), 0.2, 0.4], abs=1e-5)
     both = np.concatenate([maps, 3 * maps], axis=-1)
     scaled = mean_spread(labels, both, spread, Inference(scales=(1, 0.5)))
-    assert scaled[0] == pytest.approx(0.5 / 3, abs=1e-5)
-    empty = np.zeros_like(mask)
-    assert mean_spread(0 * labels, empty[..., None], empty, Inference()) == [0]
+    assert scaled[0] == pytest.approx(1.0 / (6 + 400), abs=1e-5)
+
+
+def test_an_empty_image_is_not_uncertain() -> None:
+    faint = np.full((100, 100), 1e-3, np.float32)
+    labels = np.zeros((100, 100), np.int32)
+    assert mean_spread(labels, faint[..., None], faint, Inference()) == [0]
+    # A nucleus that half of the networks see is.
+    faint[40:60, 40:60] = 0.5
+    assert mean_spread(labels, faint[..., None], faint, Inference())[0] > 0.3

@@ -100,6 +100,13 @@ def test_a_model_of_several_folds_says_how_it_was_scored(recipe: Recipe) -> None
         "train.zip, 4 images of 2 slides, in 3 folds by random with seed 3. Each image was scored by "
         "the network of its fold, which does not know it. The model is the mean of all these networks."
     ) in card(folds, both).splitlines()
+    lone = "The network that scored the bright-field images was trained on none."
+    assert lone in card(folds, both).splitlines()
+
+
+def test_a_score_without_interval(recipe: Recipe) -> None:
+    said = model_card(recipe, "", SPLIT, EVENTS, SCORES | {"interval": None}, BY_IMAGE, None)
+    assert "over IoU 0.50:0.05:0.95). Mean IoU of pixels: 0.8000." in said
 
 
 def test_it_names_kinds_that_were_not_trained_on(recipe: Recipe) -> None:

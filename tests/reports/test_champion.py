@@ -87,7 +87,7 @@ TABLE = (
 )
 MEASURED = (
     "The difference in score is +0.2500; allowing for chance it lies between +0.1250 and +0.3750. It "
-    "was measured on 40 images of 10 slides that are new to both models."
+    "was measured on 40 images of 10 slides, by networks that do not know them."
 )
 
 

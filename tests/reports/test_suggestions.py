@@ -1,9 +1,16 @@
 import doctest
 from pathlib import Path
 
+from nucleus_unet.nuclei import table_csv
 from nucleus_unet.reports import suggestions as module
 from nucleus_unet.reports.suggestions import most_uncertain, read_uncertainty
 
+COLUMNS = ("image", "state", "uncertainty")
+ROWS: list[dict[str, object]] = [
+    {"image": "a,1", "state": "done", "uncertainty": 0.25},
+    {"image": "-80 °C", "state": "done", "uncertainty": 0.5},
+    {"image": "b", "state": "skipped"},
+]
 SLIDES = {"a": "s", "b": "s", "c": "s", "d": "t", "e": "t", "f": "u"}
 UNCERTAINTY = {"a": 0.9, "b": 0.8, "c": 0.7, "d": 0.3, "e": 0.2, "f": 0.1}
 
@@ -23,5 +30,5 @@ def test_equally_uncertain_images_are_in_order() -> None:
 
 def test_skipped_images_have_no_uncertainty(tmp_path: Path) -> None:
     table = tmp_path / "images.csv"
-    table.write_text('image,state,uncertainty\n"a,1",done,0.25\nb,skipped,\n')
-    assert read_uncertainty(table) == {"a,1": 0.25}
+    table.write_text(table_csv(COLUMNS, ROWS))
+    assert read_uncertainty(table) == {"a,1": 0.25, "-80 °C": 0.5}

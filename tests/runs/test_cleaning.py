@@ -239,8 +239,9 @@ def log(
 def test_prepared_data_go_if_the_raw_data_are_there(
     home: Path, log: Callable[..., str], train: Path
 ) -> None:
-    run_id = log(**{"stage.train": "digest"})
+    run_id = log(**{"stage.train": "digest", "stage.folds": "one two"})
     logged = read_logged(home)
+    assert {"one", "two"} <= logged.trainings
     assert (run_id in logged.runs, "digest" in logged.trainings, logged.lost) == (True, True, {})
     found = listed(home, logged)
     assert len(found) == 4  # two images, two labels

@@ -1,5 +1,6 @@
 from collections.abc import Callable
 from contextlib import AbstractContextManager
+from dataclasses import asdict
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -11,17 +12,19 @@ from nucleus_unet.data.sample import Sample
 from nucleus_unet.data.split import Split, SplitImage
 from nucleus_unet.errors import NucleusError
 from nucleus_unet.recipe import Recipe, Training
-from nucleus_unet.runs import tracking
+from nucleus_unet.runs import records, tracking
+from nucleus_unet.runs.logged import LoggedDataset
 from nucleus_unet.runs.seen import (
     chooses_epoch,
     images_seen,
+    out_of_fold_scores,
     slides_seen,
     unseen_samples,
     validation_warning,
 )
 
 OpenRun = Callable[..., AbstractContextManager[tracking.Run]]
-LAST = Training(keep="last")
+LAST = Recipe(name="", training=Training(keep="last"))
 
 
 def split_of(training: str, validation: str) -> Split:
@@ -113,10 +116,45 @@ def test_samples_of_slides_that_no_model_knows() -> None:
     "training", [Training(keep="best"), Training(keep="last", early_stopping_epochs=3)]
 )
 def test_no_sample_is_unseen_if_the_epoch_was_chosen_on_them(training: Training) -> None:
-    assert unseen_samples([sample("b")], split_of("a", "b"), training, set()) == (
+    recipe = Recipe(name="", training=training)
+    assert unseen_samples([sample("b")], split_of("a", "b"), recipe, set()) == (
         "Its epoch was chosen on the validation images, so a comparison on them would favour it. Train "
         "with training.keep=last and without early stopping, or promote it by hand."
     )
+
+
+def test_the_scores_that_a_model_of_several_folds_was_given(
+    opened: OpenRun, runs: Any, make_images: Callable[..., Images], tiny: Recipe
+) -> None:
+    ids = ("a", "a2", "b", "c", "d", "e")
+    files = dict(zip(ids, ("file 1", "2", "3", "4", "5", "6"), strict=True))
+    whole = split_of(" ".join(ids), " ".join(ids))
+
+    def scored(*overrides: str) -> str:
+        fold = ("training.folds=2", "training.keep=last", "data.split=slide")
+        with opened(recipe=tiny.with_overrides([*fold, *overrides])) as run:
+            tracking.log_dataset(run, "training", [Path("/raw")], make_images(**files), None)
+            rows = [
+                {"id": i, "image_sha256": files[i], "masks_sha256": f"masks of {i}"} for i in ids
+            ]
+            tracking.log_json(run, "datasets/training.json", asdict(LoggedDataset(["/raw"], rows)))
+            tracking.log_json(run, "split.json", whole.model_dump(mode="json"))
+            scores = [{"id": id_, "score": number / 10} for number, id_ in enumerate(ids)]
+            tracking.log_json(run, records.SCORES_BY_IMAGE, scores)
+        return run.id
+
+    every = {(files[id_], f"masks of {id_}"): n / 10 for n, id_ in enumerate(ids)}
+    assert out_of_fold_scores(scored(), tiny) == every
+    # Networks that started from a model know its slides.
+    began = out_of_fold_scores(scored(f"training.start_from={runs.began}"), tiny)
+    assert began == {key: n for key, n in every.items() if key[0] not in ("file 1", "2")}
+    # This seed puts the two images of slide A into different folds.
+    at_random = out_of_fold_scores(scored("data.split=random", "data.split_seed=3"), tiny)
+    assert at_random == began
+    for change in ("training.keep=best", "inference.tune=true", "data.ignore_value=255"):
+        assert out_of_fold_scores(scored(change), tiny) == {}
+    assert out_of_fold_scores(runs.began, tiny) == {}
+    assert out_of_fold_scores("builtin", tiny) == {}
 
 
 def test_a_training_from_a_model_that_knows_validation_images_is_warned_of(

@@ -33,7 +33,9 @@ def test_some_are_drawn_by_the_seed() -> None:
     assert len(set(combinations(enormous, 3, 0))) == 3
 
 
-@pytest.mark.parametrize("key", ["training.epochs", "data.split_seed"])
+@pytest.mark.parametrize(
+    "key", ["training.epochs", "data.split_seed", "data.fold", "training.folds"]
+)
 def test_keys_that_are_the_same_for_all_trials(key: str) -> None:
     with pytest.raises(NucleusError) as caught:
         combinations(OVER | {key: [1, 2]}, None, 0)

@@ -25,7 +25,7 @@ BETTER = Comparison(0.5, 0.6, low=0.05, high=0.15, images=20, slides=12)
 WORSE = Comparison(0.6, 0.5, low=-0.15, high=-0.05, images=20, slides=12)
 REASON = (
     "The difference in score is +0.1000; allowing for chance it lies between +0.0500 and +0.1500. It "
-    "was measured on 20 images of 12 slides that are new to both models."
+    "was measured on 20 images of 12 slides, by networks that do not know them."
 )
 
 
@@ -255,7 +255,7 @@ def test_both_models_are_scored_on_the_same_images_and_tuned_alike(
     stage = Stage(folder, "d" * 64, cached=False, seconds=1.0)
     made = module._evaluated(
         {
-            "champion": module._like(recipe, (tiny, tmp_path / "champion")),
+            "champion": module._computing_like(recipe, (tiny, tmp_path / "champion"), tune=tune),
             "new": (recipe, tmp_path / "new"),
         },
         [sample],

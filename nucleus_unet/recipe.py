@@ -368,6 +368,14 @@ class Inference(Part):
         description="Remove nuclei whose mean probability is this or less; higher values remove more "
         "nuclei",
     )
+    grow_px: float = Field(
+        0,
+        ge=-20,
+        le=20,
+        description="Move the outline of each nucleus outwards by this many pixels, or inwards if it is "
+        "negative, without overlap: for a model that draws nuclei too small, counted at the size of the "
+        "prediction",
+    )
     tune: bool = Field(
         False,
         description="Choose cutoff, seed_cutoff, min_area_px and min_confidence by the score on the "

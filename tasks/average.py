@@ -41,7 +41,7 @@ def average(recipe: Recipe, models: Sequence[Stage], run: tracking.Run) -> Stage
 
 
 def mean_events(events: Sequence[Sequence[Mapping[str, Any]]]) -> list[dict[str, Any]]:
-    """The events of several trainings as those of one: mean curves, total time, largest memory.
+    """The events of several trainings as those of one: mean curves, added times, largest memory.
 
     An epoch that not all trainings reached is left out.
     """

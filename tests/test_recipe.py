@@ -63,6 +63,7 @@ OFF = {
     "inference.large_cutoff": None,
     "inference.min_area_px": 0,
     "inference.min_confidence": 0,
+    "inference.grow_px": 0,
     "inference.tune": False,
     "inference.scale": 1,
     "inference.scales": [1],

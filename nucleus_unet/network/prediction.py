@@ -12,7 +12,16 @@ from nucleus_unet.recipe import Recipe
 KERAS_LIBRARIES = ("keras", "tensorflow", "numpy", "opencv-python-headless")
 """Distributions whose version changes the bits of a training or of a prediction."""
 AFTER_PREDICTION = {
-    *("cutoff", "seed_cutoff", "large_cutoff", "min_area_px", "min_confidence", "tune", "fit_scale")
+    *(
+        "cutoff",
+        "seed_cutoff",
+        "large_cutoff",
+        "min_area_px",
+        "min_confidence",
+        "tune",
+        "fit_scale",
+    ),
+    "grow_px",
 }
 """Keys of the recipe's ``inference`` that do not change the maps."""
 

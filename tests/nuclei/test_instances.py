@@ -325,3 +325,51 @@ def test_an_empty_image_is_not_uncertain() -> None:
     # A nucleus that half of the networks see is.
     faint[40:60, 40:60] = 0.5
     assert mean_spread(labels, faint[..., None], faint, Inference())[0] > 0.3
+
+
+def disc_map(
+    radius: float, *, at: tuple[int, int] = (20, 20), size: int = 41
+) -> NDArray[np.float32]:
+    y, x = np.mgrid[:size, :size]
+    return ((y - at[0]) ** 2 + (x - at[1]) ** 2 <= radius**2).astype(np.float32)[..., None]
+
+
+@pytest.mark.parametrize("grow_px", [-3, -2, -1, -0.5, 0, 0.5, 1, 2, 3])
+def test_outlines_move_by_so_many_pixels(grow_px: float) -> None:
+    found = separate_nuclei(disc_map(10), Inference(grow_px=grow_px))
+    whole = grow_px if abs(grow_px) >= 1 else 0  # less than a pixel moves nothing
+    assert np.sqrt((found > 0).sum() / np.pi) == pytest.approx(10 + whole, abs=0.35)
+
+
+def test_nuclei_grow_until_they_touch() -> None:
+    two = disc_map(8, at=(20, 10)) + disc_map(8, at=(20, 30))
+    before = separate_nuclei(two, Inference())
+    after = separate_nuclei(two, Inference(grow_px=6))
+    assert after.max() == 2
+    for number in (1, 2):
+        assert ((after == number) >= (before == number)).all()
+    assert (after[20] > 0).all()
+    assert after[20, 0] != after[20, 40]
+
+
+def test_a_nucleus_that_shrinks_stays_one_piece_or_vanishes() -> None:
+    dumbbell = np.maximum(disc_map(8, at=(20, 9)), disc_map(6, at=(20, 31)))
+    dumbbell[19:22] = np.maximum(dumbbell[19:22], 0)
+    dumbbell[20, 9:31] = 1
+    found = separate_nuclei(dumbbell, Inference(grow_px=-1))
+    assert found.max() == 1
+    assert found[20, 9] == 1
+    assert found[20, 31] == 0
+    assert separate_nuclei(disc_map(2), Inference(grow_px=-4)).max() == 0
+
+
+def test_a_nucleus_at_the_edge_of_the_image_stays_there() -> None:
+    found = separate_nuclei(disc_map(10, at=(0, 20)), Inference(grow_px=-2))
+    assert found[0, 20] == 1
+    assert found[7, 20] == 1
+    assert found[9, 20] == 0
+
+
+def test_growth_counts_at_the_size_of_the_prediction() -> None:
+    found = separate_nuclei(disc_map(10), Inference(grow_px=1, scale=0.5))
+    assert np.sqrt((found > 0).sum() / np.pi) == pytest.approx(12, abs=0.3)

@@ -36,6 +36,7 @@ import numpy as np
 from nucleus_unet.data import (
     SIDES,
     Sample,
+    SplitImage,
     group_by_slide,
     imaging_kind,
     in_threads,
@@ -158,7 +159,8 @@ def train(
         by_size.setdefault("{}x{}".format(*sample.load()[1].shape), []).append(sample)
     left_out = {size: by_size.pop(size) for size in without}
     by_id = {sample.id: sample for of_size in by_size.values() for sample in of_size}
-    split = make_split([(id_, one.kind, slide_of[id_]) for id_, one in by_id.items()], recipe.data)
+    rows = [SplitImage(id=i, kind=one.kind, slide=slide_of[i]) for i, one in by_id.items()]
+    split = make_split(rows, recipe.data)
     training, validation = ([by_id[image.id] for image in split.side(side)] for side in SIDES)
     start, history = trained(recipe, training, validation, folder)
     training_ended = perf_counter()

@@ -22,6 +22,7 @@ import numpy as np
 from curves import Pair, dimmed, magnified
 
 from nucleus_unet.data import (
+    SplitImage,
     TrainingImages,
     fitting_scale,
     group_by_slide,
@@ -55,7 +56,10 @@ def validation_images(archive: Path) -> Iterator[Pair]:
     slides = group_by_slide(
         (e.id, e.source_sha256, e.pixels_sha256, shown[e.id]) for e in images.entries
     )
-    rows = [(id_, imaging_kind(image), slides[id_]) for id_, image in shown.items()]
+    rows = [
+        SplitImage(id=id_, kind=imaging_kind(image), slide=slides[id_])
+        for id_, image in shown.items()
+    ]
     entries = {entry.id: entry for entry in labels.entries}
     seen: Counter[str] = Counter()
     for image in make_split(rows, load_recipe("best").data).validation:

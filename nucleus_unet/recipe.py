@@ -74,10 +74,11 @@ class Data(Part):
         description="How evenly training draws the imaging kinds (fluorescence, bright-field, "
         "stained). 0: each image equally often; 1: each kind equally often",
     )
-    split: Literal["random", "slide"] = Field(
+    split: Literal["random", "slide", "source"] = Field(
         "random",
         description="How validation images are chosen. random: one by one; slide: images cut from "
-        "the same slide (specimen) are either all for training or all for validation",
+        "the same slide (specimen) are either all for training or all for validation; source: so are "
+        "images of one imaging kind and size, to see how well unfamiliar microscopes are predicted",
     )
     validation_fraction: float = Field(
         0.1,

@@ -5,6 +5,7 @@ from pathlib import Path
 from prefect.logging import get_run_logger
 
 from nucleus_unet.data import (
+    SplitImage,
     group_by_slide,
     identities,
     imaging_kind,
@@ -41,7 +42,15 @@ def split(images: Stage, labels: Stage, data: Data, *, all_folds: bool = False) 
             (e.id, e.source_sha256, e.pixels_sha256, load_image(home, e)) for e in entries
         )
         kinds = {entry.id: imaging_kind(load_image(home, entry)) for entry in entries}
-        rows = [(e.id, kinds[e.id], slide_of[e.id]) for e in entries]
+        rows = [
+            SplitImage(
+                id=entry.id,
+                kind=kinds[entry.id],
+                slide=slide_of[entry.id],
+                source=f"{kinds[entry.id]} {entry.height}×{entry.width}",
+            )
+            for entry in entries
+        ]
         made = split_of_all_folds(rows) if all_folds else make_split(rows, data)
         made.write(folder)
         by_id = {entry.id: entry for entry in entries}

@@ -49,6 +49,7 @@ from .slides import group_by_slide as group_by_slide
 from .split import SIDES as SIDES
 from .split import SPLIT_FILE as SPLIT_FILE
 from .split import Split as Split
+from .split import SplitImage as SplitImage
 from .split import folds_of as folds_of
 from .split import make_split as make_split
 from .split import read_split as read_split

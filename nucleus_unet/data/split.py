@@ -19,6 +19,10 @@ Side = Literal["training", "validation"]
 SIDES: tuple[Side, ...] = ("training", "validation")
 
 
+GROUPED_BY = {"random": "id", "slide": "slide", "source": "source"}
+"""What images have in common that stay on one side, for each value of ``data.split``."""
+
+
 class SplitImage(BaseModel):
     """An image in a split."""
 
@@ -29,6 +33,8 @@ class SplitImage(BaseModel):
     """Imaging kind, as `imaging_kind` finds it."""
     slide: str
     """Slide, as `group_by_slide` names it."""
+    source: str = ""
+    """Imaging kind and image size: images that share both are often of one microscope or laboratory."""
 
 
 class Split(BaseModel):
@@ -76,38 +82,36 @@ def read_split(folder: Path) -> Split:
     return Split.model_validate_json((folder / SPLIT_FILE).read_bytes())
 
 
-def make_split(images: Iterable[tuple[str, str, str]], data: Data) -> Split:
-    """Split images as the recipe says: by `fold_split`, `slide_split` or `random_split`.
+def make_split(images: Iterable[SplitImage], data: Data) -> Split:
+    """Split images as the recipe says: by `fold_split`, `group_split` or `random_split`.
 
     Parameters
     ----------
-    images : iterable of (str, str, str)
-        Id, imaging kind and slide of each image.
+    images : iterable of SplitImage
     data : Data
         The part of the recipe.
 
     Raises
     ------
     NucleusError
-        If there are too few images or slides for two sides.
+        If there are too few images, slides or sources for two sides.
     """
-    rows = {id_: SplitImage(id=id_, kind=kind, slide=slide) for id_, kind, slide in images}
-    slides = {id_: image.slide for id_, image in rows.items()}
+    rows = {image.id: image for image in images}
+    groups = {id_: getattr(image, GROUPED_BY[data.split]) for id_, image in rows.items()}
     if data.fold:
         kinds = {id_: image.kind for id_, image in rows.items()}
-        groups = slides if data.split == "slide" else {id_: id_ for id_ in slides}
         sides = fold_split(groups, kinds, data.fold, data.split_seed)
-    elif data.split == "slide":
-        sides = slide_split(slides, data.validation_fraction, data.split_seed)
+    elif data.split == "random":
+        sides = random_split(list(rows), data.validation_fraction, data.split_seed)
     else:
-        sides = random_split(list(slides), data.validation_fraction, data.split_seed)
+        sides = group_split(groups, data.validation_fraction, data.split_seed, data.split)
     training, validation = (tuple(rows[id_] for id_ in ids) for ids in sides)
     return Split(training=training, validation=validation)
 
 
-def split_of_all_folds(images: Iterable[tuple[str, str, str]]) -> Split:
-    """The split of a model of all folds, from id, imaging kind and slide of each image."""
-    rows = tuple(SplitImage(id=id_, kind=kind, slide=slide) for id_, kind, slide in sorted(images))
+def split_of_all_folds(images: Iterable[SplitImage]) -> Split:
+    """The split of a model of all folds."""
+    rows = tuple(sorted(images, key=lambda image: image.id))
     return Split(training=rows, validation=rows)
 
 
@@ -115,9 +119,8 @@ def folds_of(split: Split, recipe: Recipe) -> list[Split]:
     """The split of each network of a model: of each fold from that of all folds, or the split itself."""
     if not recipe.training.folds:
         return [split]
-    rows = [(image.id, image.kind, image.slide) for image in split.training]
     numbers = range(1, recipe.training.folds + 1)
-    return [make_split(rows, recipe.of_fold(number).data) for number in numbers]
+    return [make_split(split.training, recipe.of_fold(number).data) for number in numbers]
 
 
 def scored_with_mates(split: Split, recipe: Recipe) -> set[str]:
@@ -162,19 +165,21 @@ def random_split(ids: Sequence[str], fraction: float, seed: int) -> tuple[list[s
     return sorted(training), sorted(validation)
 
 
-def slide_split(
-    slides: Mapping[str, str], fraction: float, seed: int
+def group_split(
+    groups: Mapping[str, str], fraction: float, seed: int, name: str = "slide"
 ) -> tuple[list[str], list[str]]:
-    """Split ids so that the images of one slide stay together and no side is empty.
+    """Split ids so that the images of one group stay together and no side is empty.
 
     Parameters
     ----------
-    slides : mapping of str to str
-        Image id to slide, as `group_by_slide` gives it.
+    groups : mapping of str to str
+        Image id to group, such as the slide that `group_by_slide` gives.
     fraction : float
-        Probability that a slide is on the validation side.
+        Probability that a group is on the validation side.
     seed : int
         Another seed gives another split.
+    name : str
+        What a group is, for the message.
 
     Returns
     -------
@@ -184,25 +189,25 @@ def slide_split(
     Raises
     ------
     NucleusError
-        If there are fewer than two slides.
+        If there are fewer than two groups.
 
     Notes
     -----
-    The side of a slide depends only on the seed and on the name of the slide, so images of other slides
+    The side of a group depends only on the seed and on the name of the group, so images of other groups
     never move it. The validation fraction is met on average over seeds, overall and for each imaging
-    kind. If all slides would be on one side, the slide nearest to the limit moves to the other side.
+    kind. If all groups would be on one side, the group nearest to the limit moves to the other side.
     """
-    ordered = sorted(set(slides.values()), key=lambda slide: _draw(slide, seed))
+    ordered = sorted(set(groups.values()), key=lambda group: _draw(group, seed))
     if len(ordered) < 2:
         raise NucleusError(
-            f"The data set has {len(slides)} image(s) of {len(ordered)} slide(s). At least 2 slides are "
-            "needed: one to train on and one to validate on. Set data.split=random to use images of one "
-            "slide for both."
+            f"The data set has {len(groups)} image(s) of {len(ordered)} {name}(s). At least 2 {name}s "
+            "are needed: one to train on and one to validate on. Set data.split=random to use images of "
+            f"one {name} for both."
         )
-    below = sum(_draw(slide, seed) < fraction for slide in ordered)
+    below = sum(_draw(group, seed) < fraction for group in ordered)
     validated = set(ordered[: min(max(below, 1), len(ordered) - 1)])
-    training = sorted(id_ for id_, slide in slides.items() if slide not in validated)
-    validation = sorted(id_ for id_, slide in slides.items() if slide in validated)
+    training = sorted(id_ for id_, group in groups.items() if group not in validated)
+    validation = sorted(id_ for id_, group in groups.items() if group in validated)
     return training, validation
 
 
@@ -249,6 +254,6 @@ def fold_split(
     return [ids[i] for i in training], [ids[i] for i in validation]
 
 
-def _draw(slide: str, seed: int) -> float:
-    """A number in [0, 1) that depends only on the slide and the seed."""
-    return int(sha256_bytes(f"{seed} {slide}".encode())[:13], 16) / 16**13
+def _draw(group: str, seed: int) -> float:
+    """A number in [0, 1) that depends only on the group and the seed."""
+    return int(sha256_bytes(f"{seed} {group}".encode())[:13], 16) / 16**13

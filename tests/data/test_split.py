@@ -15,11 +15,11 @@ from nucleus_unet.data.split import (
     SplitImage,
     fold_split,
     folds_of,
+    group_split,
     make_split,
     random_split,
     read_split,
     scored_with_mates,
-    slide_split,
     split_of_all_folds,
 )
 from nucleus_unet.errors import NucleusError
@@ -67,23 +67,23 @@ def test_too_few_ids(ids: list[str]) -> None:
 
 def test_a_slide_stays_together() -> None:
     slides = {f"{slide}{tile}": slide for slide in "abcdefghij" for tile in range(4)}
-    training, validation = slide_split(slides, 0.3, 0)
+    training, validation = group_split(slides, 0.3, 0)
     assert sorted(training + validation) == sorted(slides)
     assert not {slides[id_] for id_ in training} & {slides[id_] for id_ in validation}
-    assert slide_split(slides, 0.3, 1) != (training, validation)
+    assert group_split(slides, 0.3, 1) != (training, validation)
 
 
 @given(st.sets(st.text(max_size=3), min_size=1), st.integers(0, 9))
 def test_images_of_new_slides_move_no_old_one(new: set[str], seed: int) -> None:
     old = {f"old {number}": f"slide {number // 2}" for number in range(30)}
-    training, validation = slide_split(old, 0.4, seed)
-    more = slide_split(old | {f"new {name}": f"new {name}" for name in new}, 0.4, seed)
+    training, validation = group_split(old, 0.4, seed)
+    more = group_split(old | {f"new {name}": f"new {name}" for name in new}, 0.4, seed)
     assert [set(side) & old.keys() for side in more] == [set(training), set(validation)]
 
 
 def test_the_share_is_met_on_average() -> None:
     slides = {str(number): str(number) for number in range(5000)}
-    assert len(slide_split(slides, 0.2, 3)[1]) == pytest.approx(1000, abs=100)
+    assert len(group_split(slides, 0.2, 3)[1]) == pytest.approx(1000, abs=100)
 
 
 @pytest.mark.parametrize(
@@ -93,8 +93,8 @@ def test_the_nearest_slide_moves_if_all_would_be_on_one_side(
     seed: int, least: str, largest: str
 ) -> None:
     slides = {digit: digit for digit in "0123456789"}  # SHA-256 of "0 6" begins with 19, the least
-    assert slide_split(slides, 1e-9, seed)[1] == [least]
-    assert slide_split(slides, 1 - 1e-9, seed)[0] == [largest]
+    assert group_split(slides, 1e-9, seed)[1] == [least]
+    assert group_split(slides, 1 - 1e-9, seed)[0] == [largest]
 
 
 @pytest.mark.parametrize(
@@ -103,7 +103,7 @@ def test_the_nearest_slide_moves_if_all_would_be_on_one_side(
 )
 def test_too_few_slides(slides: dict[str, str], counted: str) -> None:
     with pytest.raises(NucleusError) as caught:
-        slide_split(slides, 0.5, 0)
+        group_split(slides, 0.5, 0)
     assert str(caught.value) == (
         f"The data set has {counted}. At least 2 slides are needed: one to train on and one to "
         "validate on. Set data.split=random to use images of one slide for both."
@@ -153,7 +153,7 @@ def test_more_folds_than_slides() -> None:
 
 
 def test_the_recipe_chooses_a_fold() -> None:
-    rows = [(id_, KINDS[id_], slide) for id_, slide in GROUPS.items()]
+    rows = [SplitImage(id=id_, kind=KINDS[id_], slide=slide) for id_, slide in GROUPS.items()]
     by_slide = make_split(rows, Data(split="slide", split_seed=3, fold=(2, 5)))
     assert [i.id for i in by_slide.validation] == fold_split(GROUPS, KINDS, (2, 5), 3)[1]
     at_random = make_split(rows, Data(split="random", split_seed=3, fold=(2, 5)))
@@ -162,7 +162,7 @@ def test_the_recipe_chooses_a_fold() -> None:
 
 
 def test_the_split_of_all_folds_has_each_image_on_both_sides() -> None:
-    rows = [(id_, KINDS[id_], slide) for id_, slide in GROUPS.items()]
+    rows = [SplitImage(id=id_, kind=KINDS[id_], slide=slide) for id_, slide in GROUPS.items()]
     made = split_of_all_folds(reversed(rows))
     assert [image.id for image in made.training] == sorted(GROUPS)
     assert made.validation == made.training
@@ -172,7 +172,8 @@ def test_the_split_of_all_folds_has_each_image_on_both_sides() -> None:
 def test_images_whose_slide_their_network_was_trained_on(how: str, mates: int) -> None:
     data = Data.model_validate({"split": how, "split_seed": 3})
     recipe = Recipe(name="", data=data, training=Training(folds=5))
-    whole = split_of_all_folds((id_, KINDS[id_], slide) for id_, slide in GROUPS.items())
+    rows = [SplitImage(id=id_, kind=KINDS[id_], slide=slide) for id_, slide in GROUPS.items()]
+    whole = split_of_all_folds(rows)
     folds = folds_of(whole, recipe)
     assert sorted(image.id for fold in folds for image in fold.validation) == sorted(GROUPS)
     assert len(scored_with_mates(whole, recipe)) == mates
@@ -184,16 +185,33 @@ def test_a_model_of_one_network_has_one_split() -> None:
     assert scored_with_mates(split, recipe) == {"c"}  # B is of its slide
 
 
+def test_a_source_is_on_one_side() -> None:
+    rows = [
+        SplitImage(id=id_, kind=KINDS[id_], slide=slide, source=f"source {int(slide[-2:]) % 4}")
+        for id_, slide in GROUPS.items()
+    ]
+    sources = {row.id: row.source for row in rows}
+    alone = make_split(rows, Data(split="source", validation_fraction=0.3, split_seed=1))
+    assert [image.id for image in alone.validation] == group_split(sources, 0.3, 1)[1]
+    folds = [make_split(rows, Data(split="source", fold=(number, 4))) for number in range(1, 5)]
+    assert [len({image.source for image in fold.validation}) for fold in folds] == [1] * 4
+    assert len({fold.validation[0].source for fold in folds}) == 4
+    with pytest.raises(
+        NucleusError, match=r"12 image\(s\) of 1 source\(s\)\. At least 2 sources are"
+    ):
+        make_split([row for row in rows if row.source == "source 1"], Data(split="source"))
+
+
 def test_the_recipe_chooses_how_to_split() -> None:
     slides = {id_: f"slide {k // 3}" for k, id_ in enumerate(IDS)}
-    rows = [(id_, "fluorescence", slide) for id_, slide in slides.items()]
+    rows = [SplitImage(id=i, kind="fluorescence", slide=slide) for i, slide in slides.items()]
 
     def ids(data: Data) -> tuple[list[str], list[str]]:
         made = make_split(rows, data)
         return [image.id for image in made.training], [image.id for image in made.validation]
 
     by_slide = Data(split="slide", validation_fraction=0.3, split_seed=4)
-    assert ids(by_slide) == slide_split(slides, 0.3, 4)
+    assert ids(by_slide) == group_split(slides, 0.3, 4)
     at_random = Data(split="random", validation_fraction=0.3, split_seed=4)
     assert ids(at_random) == random_split(IDS, 0.3, 4)
     assert ids(by_slide) != ids(at_random)
@@ -205,8 +223,7 @@ C = SplitImage(id="c", kind="fluorescence", slide="t")
 
 
 def test_images_keep_their_kind_and_slide() -> None:
-    rows = [("c", "fluorescence", "t"), ("b", "bright-field", "t"), ("a", "fluorescence", "s")]
-    made = make_split(rows, Data(split="slide", validation_fraction=1e-9, split_seed=0))
+    made = make_split([C, B, A], Data(split="slide", validation_fraction=1e-9, split_seed=0))
     assert sorted([made.training, made.validation], key=len) == [(A,), (B, C)]
 
 
@@ -223,7 +240,9 @@ def test_a_split_is_read_as_it_was_written(tmp_path: Path) -> None:
     split.write(tmp_path)
     assert read_split(tmp_path) == split
     written = json.loads((tmp_path / "split.json").read_text())
-    assert written["validation"] == [{"id": "c", "kind": "fluorescence", "slide": "t"}]
+    assert written["validation"] == [
+        {"id": "c", "kind": "fluorescence", "slide": "t", "source": ""}
+    ]
 
 
 def test_a_side_as_prepared_samples() -> None:

@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 
 from nucleus_unet.data import (
+    SplitImage,
     group_by_slide,
     images_code,
     imaging_kind,
@@ -53,7 +54,8 @@ def test_the_score_is_that_of_the_validation_images(dsb2018: Path, tmp_path: Pat
     slides = group_by_slide(
         (e.id, e.source_sha256, e.pixels_sha256, shown[e.id]) for e in images.entries
     )
-    split = make_split(((id_, imaging_kind(shown[id_]), slides[id_]) for id_ in shown), recipe.data)
+    rows = [SplitImage(id=id_, kind=imaging_kind(shown[id_]), slide=slides[id_]) for id_ in shown]
+    split = make_split(rows, recipe.data)
     trained = {image.id for image in split.training}
     seen = {entry.pixels_sha256 for entry in images.entries if entry.id in trained}
     assert seen == builtin_model().seen

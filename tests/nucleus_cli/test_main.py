@@ -450,7 +450,7 @@ def test_formats_are_those_that_can_be_written() -> None:
 
 
 def test_version() -> None:
-    assert output("--version").endswith("version 0.1.0\n")
+    assert output("--version").endswith("version 0.2.0\n")
 
 
 def test_recipe_list() -> None:

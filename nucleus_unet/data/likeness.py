@@ -19,7 +19,10 @@ LEAST_CONTRAST = 8
 LEAST_NUCLEI = 3
 """With fewer nuclei their usual size is not known."""
 MARGIN = 1.2
-"""How far within the range of the training the nuclei of an image must lie to be left as they are."""
+"""How far above the smallest nuclei of the training those of an image must lie to be left as they are.
+
+Small nuclei gain much if they are enlarged, and large ones lose detail if they are reduced.
+"""
 
 
 class TrainingImages(BaseModel):
@@ -88,20 +91,20 @@ def fitting_scale(diameters_px: Sequence[float], trained_on: TrainingImages) -> 
     Returns
     -------
     float
-        A power of 2. It is 1 if most nuclei of the training are not much larger or smaller than the
-        median of these, or if there are fewer than `LEAST_NUCLEI`.
+        A power of 2. It is 1 if the median of these lies between the smallest nuclei of the training,
+        with a margin, and the largest, or if there are fewer than `LEAST_NUCLEI`.
 
     Examples
     --------
     >>> seen = TrainingImages(kinds={}, diameters_px=(8, 20, 48))
-    >>> [fitting_scale([size] * 9, seen) for size in (5, 11, 35, 60, 90)]
+    >>> [fitting_scale([size] * 9, seen) for size in (5, 11, 47, 60, 90)]
     [4.0, 1.0, 1.0, 0.5, 0.25]
     """
     if len(diameters_px) < LEAST_NUCLEI:
         return 1.0
     smallest, middle, largest = trained_on.diameters_px
     usual = float(np.median(diameters_px))
-    if smallest * MARGIN <= usual <= largest / MARGIN:
+    if smallest * MARGIN <= usual <= largest:
         return 1.0
     return 2.0 ** int(np.clip(math.log2(middle / usual), -3, 2))  # rather too large than too small
 

@@ -40,6 +40,7 @@ PARTS = (
     ("network.outputs=mask", "inference.large_cutoff=none"),
     ("augmentation.stain_range=0",),
     ("augmentation.scale_range=[1, 1]",),
+    ("augmentation.dim_range=0",),
     ("data.balance=0",),
     ("training.schedule=constant",),
 )

@@ -257,8 +257,8 @@ def test_its_artifacts_hold_what_came_out(retrained: Any, artifacts: Path) -> No
     assert sha256_file(artifacts / "submission.csv") == sha256_file(retrained.submission)
     assert pixels(artifacts / "curves.png").ndim == 3
     drawn = {path.name: sha256_file(path) for path in (artifacts / "pictures").iterdir()}
-    names = {"split.png", "validation_best.png", "validation_worst.png"}
-    assert drawn.keys() == names | {"disagreement.png"}  # with the built-in model
+    sheets = {f"validation_{name}.png" for name in ("best", "suspects", "worst")}
+    assert drawn.keys() == sheets | {"split.png", "disagreement.png"}  # with the built-in model
     stages = (retrained.place.home / "stages").glob("*/*/*.png")
     assert drawn.items() <= {(path.name, sha256_file(path)) for path in stages}
 

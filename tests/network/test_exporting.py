@@ -28,6 +28,7 @@ class Exported:
     def __init__(self, content: bytes) -> None:
         runtime = pytest.importorskip("onnxruntime", reason=NEEDS)
         self.session = runtime.InferenceSession(content, providers=["CPUExecutionProvider"])
+        self.output_shape = self.session.get_outputs()[0].shape
 
     def predict_on_batch(self, batch: NDArray[Any]) -> NDArray[np.float32]:
         [maps] = self.session.run(["maps"], {"image": batch.astype(np.float32)})

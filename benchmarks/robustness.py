@@ -6,8 +6,8 @@
 Takes two images of each validation slide of the recipe `best` and predicts them without flips: at their
 own size, and at the size that `inference.fit_scale` chooses. Prints the mean average precision at IoU
 0.50, which `nucleus predict` has in the column "fitted". Images with more than 1.3 megapixels after the
-change are left out. Only fluorescence images are dimmed, each nucleus by a factor of its own between 0.1
-and 1, with bright debris beside them; the last line says how much smaller the dimmest are drawn.
+change are left out. In fluorescence images each nucleus is also dimmed by a random factor from 0.1 to 1,
+and bright spots are added. The last line says how much smaller the dimmest nuclei are drawn.
 """
 
 import argparse
@@ -19,23 +19,17 @@ from typing import Any
 
 import keras
 import numpy as np
+from cases import cases
 from curves import Pair, dimmed, magnified
 
 from nucleus_unet.data import (
     SplitImage,
     TrainingImages,
     fitting_scale,
-    group_by_slide,
-    images_code,
     imaging_kind,
-    labels_code,
-    load_image,
-    load_labels,
     make_split,
-    prepare_images,
-    prepare_labels,
 )
-from nucleus_unet.engine import home_folder, prepare_environment
+from nucleus_unet.engine import prepare_environment
 from nucleus_unet.network import BUILTIN, configure, load_model, resolve, segment_images
 from nucleus_unet.nuclei import match_nuclei, scoring
 from nucleus_unet.recipe import Recipe, load_recipe
@@ -49,23 +43,14 @@ MOST_PIXELS = 1.3e6
 
 def validation_images(archive: Path) -> Iterator[Pair]:
     """Images of the validation slides, with their labels."""
-    store = home_folder()
-    images = prepare_images([archive], store, images_code(), annotated=True)
-    labels = prepare_labels([archive], images, store, labels_code())
-    shown = {entry.id: np.array(load_image(store, entry)) for entry in images.entries}
-    slides = group_by_slide(
-        (e.id, e.source_sha256, e.pixels_sha256, shown[e.id]) for e in images.entries
-    )
-    rows = [
-        SplitImage(id=id_, kind=imaging_kind(image), slide=slides[id_])
-        for id_, image in shown.items()
-    ]
-    entries = {entry.id: entry for entry in labels.entries}
+    known = {case.sample.id: case for case in cases(archive)}
+    rows = [SplitImage(id=i, kind=one.sample.kind, slide=one.slide) for i, one in known.items()]
     seen: Counter[str] = Counter()
     for image in make_split(rows, load_recipe("best").data).validation:
         seen[image.slide] += 1
         if seen[image.slide] <= OF_EACH_SLIDE:
-            yield shown[image.id], np.array(load_labels(store, entries[image.id])).astype(np.int32)
+            shown, labels = (np.array(array) for array in known[image.id].sample.load())
+            yield shown, labels.astype(np.int32)
 
 
 @dataclass(frozen=True)

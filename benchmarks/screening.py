@@ -5,8 +5,8 @@
 
 Trains three networks for 1,000 steps. Each leaves out whole sources (an imaging kind at an image size)
 and a third of the slides of the other sources. It then predicts some of the images that were left out,
-without flips, with fixed cutoffs: as they are, reduced and enlarged, and with the nuclei of
-fluorescence images dimmed one by one beside bright debris. Prints the scores without and with the
+without flips, with fixed cutoffs: as they are, reduced, enlarged, and, if they are fluorescence, with
+some nuclei made dimmer than others. Prints the scores without and with the
 change, and their difference with an interval over slides. Each change takes a quarter of an hour on
 two cores. Trainings and scores are kept in the home, so an interrupted screening continues.
 """
@@ -21,20 +21,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from cases import Case, cases
 from curves import Pair, dimmed, magnified
 from numpy.typing import NDArray
 
 from nucleus_unet.data import (
-    Sample,
     TrainingImages,
     fitting_scale,
-    group_by_slide,
-    images_code,
-    imaging_kind,
-    labels_code,
-    load_image,
-    prepare_images,
-    prepare_labels,
 )
 from nucleus_unet.engine import EVENTS, EventLog, follow, home_folder, prepare_environment
 from nucleus_unet.files import sha256_bytes, write_atomically
@@ -82,15 +75,6 @@ HEAD = (
 
 
 @dataclass(frozen=True)
-class Case:
-    """An annotated image."""
-
-    sample: Sample
-    slide: str
-    source: str
-
-
-@dataclass(frozen=True)
 class Fold:
     """What one network trains on, and what it predicts."""
 
@@ -98,23 +82,6 @@ class Fold:
     predicted: Sequence[Case]
     sources: frozenset[str]
     """Sources that are left out."""
-
-
-def cases(archive: Path) -> list[Case]:
-    store = home_folder()
-    images = prepare_images([archive], store, images_code(), annotated=True)
-    labels = prepare_labels([archive], images, store, labels_code())
-    shown = {entry.id: load_image(store, entry) for entry in images.entries}
-    slides = group_by_slide(
-        (e.id, e.source_sha256, e.pixels_sha256, shown[e.id]) for e in images.entries
-    )
-    files = {entry.id: entry.path(store) for entry in labels.entries}
-    found = []
-    for entry in images.entries:
-        kind, (height, width) = imaging_kind(shown[entry.id]), shown[entry.id].shape[:2]
-        sample = Sample(entry.id, entry.path(store), files[entry.id], kind)
-        found.append(Case(sample, slides[entry.id], f"{kind} {height}×{width}"))
-    return found
 
 
 def folds(known: Sequence[Case]) -> Iterator[Fold]:

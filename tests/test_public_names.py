@@ -17,11 +17,11 @@ EXPORTS = {
         SIDES SPLIT_FILE Sample Split SplitImage TrainingImages check_dataset damaged_entries
         dataset_digest dataset_files dataset_name decode_rle describe_training draw_synthetic
         encode_rle fingerprint fitting_scale folds_of format_problems format_report group_by_slide
-        identities images_code imaging_kind in_threads is_sample labels_code load_image load_labels
-        make_split open_raw originals picture_ending prepare_images prepare_labels raw_digests
-        read_images read_labels read_split read_truth reader_versions require_outside
-        require_unchanged scale_for scored_with_mates shared_images source_digests
-        split_of_all_folds unlike write_index write_synthetic
+        identities images_code images_of_known_slides imaging_kind in_threads is_sample labels_code
+        load_image load_labels make_split open_raw originals picture_ending prepare_images
+        prepare_labels raw_digests read_images read_labels read_split read_truth reader_versions
+        require_outside require_unchanged scale_for shared_images source_digests split_of_all_folds
+        unlike write_index write_synthetic
     """,
     "engine": """
         Delivery EVENTS EventLog OutOfMemoryError RECORD SWITCHES Stage StoppedError

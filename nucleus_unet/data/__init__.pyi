@@ -51,9 +51,9 @@ from .split import SPLIT_FILE as SPLIT_FILE
 from .split import Split as Split
 from .split import SplitImage as SplitImage
 from .split import folds_of as folds_of
+from .split import images_of_known_slides as images_of_known_slides
 from .split import make_split as make_split
 from .split import read_split as read_split
-from .split import scored_with_mates as scored_with_mates
 from .split import split_of_all_folds as split_of_all_folds
 from .stacks import Channels as Channels
 from .synthetic import draw_synthetic as draw_synthetic

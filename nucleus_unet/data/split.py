@@ -123,7 +123,7 @@ def folds_of(split: Split, recipe: Recipe) -> list[Split]:
     return [make_split(split.training, recipe.of_fold(number).data) for number in numbers]
 
 
-def scored_with_mates(split: Split, recipe: Recipe) -> set[str]:
+def images_of_known_slides(split: Split, recipe: Recipe) -> set[str]:
     """Ids of validation images from slides that the network that scored them was trained on."""
     found = set()
     for fold in folds_of(split, recipe):

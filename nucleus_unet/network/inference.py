@@ -169,8 +169,8 @@ def predict_to_files(
         ``.npy`` files of images, (H, W, 3) uint8.
     to : sequence of Path
         ``.npy`` files to write: the maps from `predict_maps`, one file for each image. A file is
-        complete if it exists. If the network is the mean of several, a file with the ending
-        ``.spread`` lies beside each: (h, w, 1) float32, how much they disagree, see `with_spread`.
+        complete if it exists. If the network is the mean of several, how much they disagree
+        is written to a second file for each image, ``.spread``: (h, w, 1) float32, see `with_spread`.
     """
     backend.configure(recipe.training.cpu_threads)
     model = _load_with_spread(model_path)

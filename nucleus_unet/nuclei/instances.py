@@ -192,8 +192,7 @@ def mean_spread(
     channels = maps.shape[-1] // len(inference.scales)
     probability = maps[..., ::channels].mean(-1)
     seen = (probability > FAINT) | (spread > FAINT)
-    sums = (float(array[seen].sum(dtype=np.float64)) for array in (spread, probability))
-    unsure, sure = sums
+    unsure, sure = (float(array[seen].sum(dtype=np.float64)) for array in (spread, probability))
     areas = np.bincount(labels.ravel())[1:]
     nuclei = np.bincount(labels.ravel(), spread.ravel())[1:] / np.maximum(areas, 1)
     return [round(value, 5) for value in (unsure / (sure + USUAL_PX), *nuclei.tolist())]

@@ -4,7 +4,7 @@ import json
 from collections.abc import Sequence
 from typing import Any
 
-from nucleus_unet.data import SPLIT_FILE, Images, Sample, Split, scored_with_mates
+from nucleus_unet.data import SPLIT_FILE, Images, Sample, Split, images_of_known_slides
 from nucleus_unet.errors import NucleusError
 from nucleus_unet.network import BUILTIN, builtin_model
 from nucleus_unet.recipe import Recipe, Training
@@ -78,9 +78,11 @@ def unseen_samples(
             "Its epoch was chosen on the validation images, so a comparison on them would favour it. "
             "Train with training.keep=last and without early stopping, or promote it by hand."
         )
-    slides, mates = split.slides, scored_with_mates(split, recipe)
+    slides, left_out = split.slides, images_of_known_slides(split, recipe)
     unseen = [
-        sample for sample in validation if sample.id not in mates and slides[sample.id] not in known
+        sample
+        for sample in validation
+        if sample.id not in left_out and slides[sample.id] not in known
     ]
     return unseen or KNOWS_EVERY
 
@@ -112,7 +114,7 @@ def out_of_fold_scores(run_id: str, like: Recipe) -> dict[tuple[str, str], float
     files = {file["id"]: file for file in record.data["training"].files}
     earlier = images_seen(recipe.training.start_from)
     known = {image.slide for image in split.training if files[image.id]["image_sha256"] in earlier}
-    left_out = scored_with_mates(split, recipe)
+    left_out = images_of_known_slides(split, recipe)
     left_out |= {image.id for image in split.training if image.slide in known}
     rows = json.loads(records.fetch_artifact(run_id, records.SCORES_BY_IMAGE).read_bytes())
     return {

@@ -16,10 +16,10 @@ from nucleus_unet.data.split import (
     fold_split,
     folds_of,
     group_split,
+    images_of_known_slides,
     make_split,
     random_split,
     read_split,
-    scored_with_mates,
     split_of_all_folds,
 )
 from nucleus_unet.errors import NucleusError
@@ -176,13 +176,13 @@ def test_images_whose_slide_their_network_was_trained_on(how: str, mates: int) -
     whole = split_of_all_folds(rows)
     folds = folds_of(whole, recipe)
     assert sorted(image.id for fold in folds for image in fold.validation) == sorted(GROUPS)
-    assert len(scored_with_mates(whole, recipe)) == mates
+    assert len(images_of_known_slides(whole, recipe)) == mates
 
 
 def test_a_model_of_one_network_has_one_split() -> None:
     recipe, split = Recipe(name=""), Split(training=(A, B), validation=(C,))
     assert folds_of(split, recipe) == [split]
-    assert scored_with_mates(split, recipe) == {"c"}  # B is of its slide
+    assert images_of_known_slides(split, recipe) == {"c"}  # B is of its slide
 
 
 def test_a_source_is_on_one_side() -> None:

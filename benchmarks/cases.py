@@ -5,13 +5,13 @@ from pathlib import Path
 
 from nucleus_unet.data import (
     Sample,
-    group_by_slide,
     images_code,
     imaging_kind,
     labels_code,
     load_image,
     prepare_images,
     prepare_labels,
+    slides_of_entries,
 )
 from nucleus_unet.engine import home_folder
 
@@ -30,9 +30,7 @@ def cases(archive: Path) -> list[Case]:
     images = prepare_images([archive], store, images_code(), annotated=True)
     labels = prepare_labels([archive], images, store, labels_code())
     shown = {entry.id: load_image(store, entry) for entry in images.entries}
-    slides = group_by_slide(
-        (e.id, e.source_sha256, e.pixels_sha256, shown[e.id]) for e in images.entries
-    )
+    slides = slides_of_entries(store, images.entries)
     files = {entry.id: entry.path(store) for entry in labels.entries}
     found = []
     for entry in images.entries:

@@ -22,11 +22,11 @@ from pathlib import Path
 
 from nucleus_unet.data import (
     KINDS,
-    group_by_slide,
     images_code,
     imaging_kind,
     load_image,
     prepare_images,
+    slides_of_entries,
 )
 from nucleus_unet.engine import home_folder, prepare_environment
 from nucleus_unet.files import sha256_bytes, write_atomically
@@ -40,9 +40,7 @@ def sides(archive: Path, source: tuple[str, int, int]) -> dict[str, set[str]]:
     store = home_folder()
     images = prepare_images([archive], store, images_code(), annotated=True)
     shown = {entry.id: load_image(store, entry) for entry in images.entries}
-    slides = group_by_slide(
-        (e.id, e.source_sha256, e.pixels_sha256, shown[e.id]) for e in images.entries
-    )
+    slides = slides_of_entries(store, images.entries)
     left_out = {
         id_ for id_, image in shown.items() if (imaging_kind(image), *image.shape[:2]) == source
     }

@@ -192,9 +192,7 @@ def suggest(images: tuple[Path, ...], model: str, out: Path, count: int, plane: 
     uncertainty = reports.read_uncertainty(out / "images.csv")
     home = engine.home_folder()
     index = data.prepare_images(images, home, data.images_code(), plane=plane, on_bad="skip")
-    slides = data.group_by_slide(
-        (e.id, e.source_sha256, e.pixels_sha256, data.load_image(home, e)) for e in index.entries
-    )
+    slides = data.slides_of_entries(home, index.entries)
     chosen = reports.most_uncertain(uncertainty, slides, count)
     files = {entry.id: entry.source for entry in index.entries}
     click.echo()

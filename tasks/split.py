@@ -6,7 +6,6 @@ from prefect.logging import get_run_logger
 
 from nucleus_unet.data import (
     SplitImage,
-    group_by_slide,
     identities,
     imaging_kind,
     load_image,
@@ -14,6 +13,7 @@ from nucleus_unet.data import (
     read_images,
     read_labels,
     read_split,
+    slides_of_entries,
     split_of_all_folds,
 )
 from nucleus_unet.engine import Stage
@@ -38,9 +38,7 @@ def split(images: Stage, labels: Stage, data: Data, *, all_folds: bool = False) 
     entries = [entry for entry in read_images(images.folder).entries if entry.id in labelled]
 
     def build(folder: Path) -> None:
-        slide_of = group_by_slide(
-            (e.id, e.source_sha256, e.pixels_sha256, load_image(home, e)) for e in entries
-        )
+        slide_of = slides_of_entries(home, entries)
         kinds = {entry.id: imaging_kind(load_image(home, entry)) for entry in entries}
         rows = [
             SplitImage(

@@ -20,7 +20,8 @@ EXPORTS = {
         identities images_code images_of_known_slides imaging_kind in_threads is_sample labels_code
         load_image load_labels make_split open_raw originals picture_ending prepare_images
         prepare_labels raw_digests read_images read_labels read_split read_truth reader_versions
-        require_outside require_unchanged scale_for shared_images source_digests split_of_all_folds
+        require_outside require_unchanged scale_for shared_images slides_of_entries source_digests
+        split_of_all_folds
         unlike write_index write_synthetic
     """,
     "engine": """

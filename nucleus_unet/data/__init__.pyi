@@ -46,6 +46,7 @@ from .rle import decode_rle as decode_rle
 from .rle import encode_rle as encode_rle
 from .sample import Sample as Sample
 from .slides import group_by_slide as group_by_slide
+from .slides import slides_of_entries as slides_of_entries
 from .split import SIDES as SIDES
 from .split import SPLIT_FILE as SPLIT_FILE
 from .split import Split as Split

@@ -6,6 +6,7 @@ Such images show neighbouring fields, so that one continues at the edge of the o
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import chain
+from pathlib import Path
 
 import cv2
 import numpy as np
@@ -13,6 +14,8 @@ from numpy.polynomial.legendre import legvander, legvander2d
 from numpy.typing import NDArray
 from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
+
+from nucleus_unet.data.prepared import ImageEntry, load_image
 
 CONTINUED_CORRELATION = 0.95
 SAME_FIELD_CORRELATION = 0.95
@@ -97,6 +100,13 @@ def group_by_slide(images: Iterable[tuple[str, str, str, NDArray[np.uint8]]]) ->
         members = [traits[i] for i in np.flatnonzero(first == owner)]
         names |= dict.fromkeys((one.id for one in members), min(one.digest for one in members))
     return names
+
+
+def slides_of_entries(store: Path, entries: Iterable[ImageEntry]) -> dict[str, str]:
+    """The slide of each prepared image in the folder `store`, by id, as `group_by_slide` names it."""
+    return group_by_slide(
+        (one.id, one.source_sha256, one.pixels_sha256, load_image(store, one)) for one in entries
+    )
 
 
 def _same_pixels(traits: "Sequence[_Traits]") -> Pairs:

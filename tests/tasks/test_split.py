@@ -69,8 +69,8 @@ def test_a_kind_on_only_one_side_is_reported(
 def test_a_split_by_slide(stages: tuple[Stage, Stage], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(
         module,
-        "group_by_slide",
-        lambda images: dict(zip([i for i, *_ in images], "abba", strict=True)),
+        "slides_of_entries",
+        lambda _, entries: dict(zip([entry.id for entry in entries], "abba", strict=True)),
     )
     for seed in range(4):
         data = Data(split="slide", validation_fraction=0.5, split_seed=seed)

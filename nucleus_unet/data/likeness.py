@@ -5,6 +5,7 @@ from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
+import cv2
 import numpy as np
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict
@@ -16,6 +17,14 @@ from nucleus_unet.errors import NucleusError
 
 LEAST_CONTRAST = 8
 """Range of grey levels below which an image shows little more than noise, as in normalisation."""
+LEAST_SIGNAL = 10
+"""Range of grey levels, in units of the noise, below which little can be seen.
+
+It finds images of more than 8 bits without contrast, because their noise is stretched to the full range.
+An image of noise alone has 0.7.
+"""
+NOISE_KERNEL = np.array([[1, -2, 1], [-2, 4, -2], [1, -2, 1]], np.float32) / 6
+"""Takes away edges and slopes, and keeps the standard deviation of noise."""
 LEAST_NUCLEI = 3
 """With fewer nuclei their usual size is not known."""
 MARGIN = 1.2
@@ -138,6 +147,10 @@ def unlike(
     low, high = np.percentile(image, (1, 99.7))
     if high - low < LEAST_CONTRAST:
         found.append(f"has almost no contrast: {high - low:g} of 255 grey levels")
+    elif (signal := _signal_to_noise(image)) < LEAST_SIGNAL:
+        found.append(
+            f"is mostly noise: its grey levels vary {signal:.1f} times as much as the noise"
+        )
     smallest, _, largest = (diameter / scale for diameter in trained_on.diameters_px)
     if diameters_px and not smallest <= (usual := float(np.median(diameters_px))) <= largest:
         found.append(
@@ -145,3 +158,14 @@ def unlike(
             f"{largest:.3g} px: try --diameter {usual:.0f}"
         )
     return found
+
+
+def _signal_to_noise(image: NDArray[np.uint8]) -> float:
+    """Range of the smoothed grey levels, divided by the noise as Immerkær 1996 estimates it.
+
+    https://doi.org/10.1006/cviu.1996.0060. It is infinite without noise.
+    """
+    grey = image.mean(2, dtype=np.float32)
+    noise = np.abs(cv2.filter2D(grey, -1, NOISE_KERNEL)).mean() * math.sqrt(math.pi / 2)
+    low, high = np.percentile(cv2.GaussianBlur(grey, (0, 0), 2), (1, 99.7))
+    return float((high - low) / noise) if noise else math.inf

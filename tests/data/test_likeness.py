@@ -9,7 +9,13 @@ import pytest
 from numpy.typing import NDArray
 
 from nucleus_unet.data import likeness
-from nucleus_unet.data.likeness import TrainingImages, describe_training, scale_for, unlike
+from nucleus_unet.data.images import decode_image
+from nucleus_unet.data.likeness import (
+    TrainingImages,
+    describe_training,
+    scale_for,
+    unlike,
+)
 from nucleus_unet.data.prepared import prepare_images, prepare_labels
 from nucleus_unet.data.split import Split, SplitImage
 from nucleus_unet.errors import NucleusError
@@ -41,6 +47,21 @@ def test_an_image_that_differs(
 ) -> None:
     [found] = unlike(image, diameters, SEEN, scale)
     assert found.startswith(said)
+
+
+def test_noise_that_is_stretched_to_all_grey_levels_is_not_taken_for_contrast() -> None:
+    noise = np.random.default_rng(0).normal(300, 8, (256, 256))
+    mostly_noise = "is mostly noise: its grey levels vary {} times as much as the noise"
+    assert mostly_noise.format(0.7) in unlike(as_read(noise), [], SEEN, 1)
+    disc = cv2.circle(np.zeros_like(noise), (99, 99), 60, 8, -1)  # as bright as the noise
+    assert mostly_noise.format(4.5) in unlike(as_read(noise + 4 * disc), [], SEEN, 1)
+    assert unlike(as_read(noise + 40 * disc), [], SEEN, 1) == []
+
+
+def as_read(pixels: NDArray[np.float64]) -> NDArray[np.uint8]:
+    """An image of a camera with 16 bits as it is read from its file."""
+    _, content = cv2.imencode(".png", pixels.round().astype(np.uint16))
+    return decode_image(content.tobytes(), "a.png").image
 
 
 def test_without_the_sizes_of_the_training_no_scale_is_known() -> None:

@@ -9,7 +9,7 @@ import click
 
 from nucleus_cli.options import PATH
 from nucleus_cli.starting import find_mlflow, print_columns, print_table
-from nucleus_unet import network, nuclei
+from nucleus_unet import data, network
 
 IMAGES_SHOWN = 20
 """Largest number of images that ``diff`` lists."""
@@ -126,7 +126,7 @@ def suspect(run_id: str, count: int) -> None:
     records.require_model(run_id)
     table = records.fetch_artifact(run_id, records.SUSPECTS)
     head, *rows = csv.reader(table.read_text().splitlines())
-    print_columns(head, [[*map(nuclei.plain_cell, row)] for row in rows[:count]])
+    print_columns(head, [[*map(data.plain_cell, row)] for row in rows[:count]])
     found = [(f"all {len(rows):,}", str(table))]
     if rows:
         picture = records.fetch_artifact(run_id, "pictures/validation_suspects.png")

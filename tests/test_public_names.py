@@ -18,11 +18,10 @@ EXPORTS = {
         dataset_digest dataset_files dataset_name decode_rle describe_training draw_synthetic
         encode_rle fingerprint fitting_scale folds_of format_problems format_report group_by_slide
         identities images_code images_of_known_slides imaging_kind in_threads is_sample labels_code
-        load_image load_labels make_split open_raw originals picture_ending prepare_images
+        load_image load_labels make_split open_raw originals picture_ending plain_cell prepare_images
         prepare_labels raw_digests read_images read_labels read_split read_truth reader_versions
-        require_outside require_unchanged scale_for shared_images slides_of_entries source_digests
-        split_of_all_folds
-        unlike write_index write_synthetic
+        require_outside require_unchanged safe_cell scale_for shared_images slides_of_entries
+        source_digests split_of_all_folds unlike write_index write_synthetic
     """,
     "engine": """
         Delivery EVENTS EventLog OutOfMemoryError RECORD SWITCHES Stage StoppedError
@@ -39,7 +38,7 @@ EXPORTS = {
     """,
     "nuclei": """
         Imported LabelFormat Outlines SPREAD THRESHOLDS encode_label_image import_annotations
-        match_nuclei mean_spread nucleus_errors plain_cell rated_nuclei read_submission
+        match_nuclei mean_spread nucleus_errors rated_nuclei read_submission
         require_format resize_maps separate_nuclei submission_rows table_csv validate_submission
         write_submission
     """,

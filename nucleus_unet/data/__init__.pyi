@@ -1,6 +1,8 @@
 from .check import check_dataset as check_dataset
 from .check import format_problems as format_problems
 from .check import format_report as format_report
+from .csv_records import plain_cell as plain_cell
+from .csv_records import safe_cell as safe_cell
 from .identity import dataset_digest as dataset_digest
 from .identity import dataset_files as dataset_files
 from .identity import fingerprint as fingerprint

@@ -1,4 +1,4 @@
-"""Read CSV files strictly: a fault is an error with its line, and never hides rows."""
+"""CSV files: read strictly, so that a fault never hides rows, and written without formulas."""
 
 import csv
 import io
@@ -9,6 +9,8 @@ from pathlib import Path
 from nucleus_unet.errors import NucleusError
 
 LARGEST_BYTES = 2**30
+FORMULA = ("=", "+", "-", "@", "\t", "\r")
+"""How a cell begins that a spreadsheet takes for a formula."""
 
 
 class CsvError(ValueError):
@@ -71,3 +73,19 @@ def csv_records(text: str) -> Iterator[tuple[int, list[str]]]:
             raise CsvError(line, "a quote is not closed on its line")
         if fields:
             yield line, fields
+
+
+def safe_cell(text: str) -> str:
+    """Put an apostrophe before text that a spreadsheet would take for a formula.
+
+    Examples
+    --------
+    >>> safe_cell("=1+1"), safe_cell("'=1+1"), safe_cell("a=1")
+    ("'=1+1", "''=1+1", 'a=1')
+    """
+    return f"'{text}" if text.lstrip("'").startswith(FORMULA) else text
+
+
+def plain_cell(text: str) -> str:
+    """The text of a cell that `safe_cell` returned."""
+    return text[1:] if text.startswith("'") and safe_cell(text) != text else text

@@ -9,7 +9,6 @@ from .instances import mean_spread as mean_spread
 from .instances import rated_nuclei as rated_nuclei
 from .instances import resize_maps as resize_maps
 from .instances import separate_nuclei as separate_nuclei
-from .measurements import plain_cell as plain_cell
 from .measurements import table_csv as table_csv
 from .scoring import THRESHOLDS as THRESHOLDS
 from .scoring import match_nuclei as match_nuclei

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 from skimage.measure import regionprops_table
 
-from nucleus_unet.data import Channels
+from nucleus_unet.data import Channels, safe_cell
 from nucleus_unet.nuclei.exports import Row
 
 COLUMNS = (
@@ -41,8 +41,6 @@ _WHOLE = ("nucleus", "left_px", "top_px", "width_px", "height_px", "touches_edge
 """Columns of whole numbers."""
 _IN_UM = {"x_px": 1, "y_px": 1, "area_px": 2, "diameter_px": 1, "perimeter_px": 1}
 """Measurements that the table also has in µm, and the power of the pixel size in each."""
-_FORMULA = ("=", "+", "-", "@", "\t", "\r")
-"""How a cell begins that a spreadsheet takes for a formula."""
 
 
 def measure_nuclei(
@@ -160,12 +158,7 @@ def table_csv(columns: Sequence[str], rows: Sequence[Row]) -> str:
     return text.getvalue()
 
 
-def plain_cell(text: str) -> str:
-    """A cell as it was before the apostrophe that keeps spreadsheets from taking it for a formula."""
-    return text[1:] if text.startswith("'") and text[1:].startswith(_FORMULA) else text
-
-
 def _cell(value: Any) -> Any:
     if isinstance(value, float):
         return float(f"{value:.7g}")
-    return f"'{value}" if isinstance(value, str) and value.startswith(_FORMULA) else value
+    return safe_cell(value) if isinstance(value, str) else value

@@ -11,7 +11,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from nucleus_unet.data import rle
-from nucleus_unet.data.csv_records import CsvError, csv_records, read_text
+from nucleus_unet.data.csv_records import (
+    CsvError,
+    csv_records,
+    plain_cell,
+    read_text,
+    safe_cell,
+)
 from nucleus_unet.errors import NucleusError
 from nucleus_unet.files import UNPRINTABLE, write_atomically
 
@@ -50,7 +56,8 @@ def submission_rows(image_id: str, labels: NDArray[np.integer]) -> list[tuple[st
 def write_submission(path: Path, rows: Iterable[tuple[str, str]]) -> None:
     """Write rows of (image id, RLE) to a CSV file, in the given order.
 
-    Equal rows give equal bytes.
+    Equal rows give equal bytes. An apostrophe comes before an id that a spreadsheet would take for a
+    formula; `read_submission` takes it away.
 
     Raises
     ------
@@ -67,7 +74,7 @@ def write_submission(path: Path, rows: Iterable[tuple[str, str]]) -> None:
                 f"image id {image_id!r} contains a character that cannot be printed. "
                 "Rename the image file."
             )
-        writer.writerow((image_id, encoded))
+        writer.writerow((safe_cell(image_id), encoded))
     write_atomically(path, text.getvalue())
 
 
@@ -164,7 +171,7 @@ def _scan(path: Path) -> tuple[dict[str, list[tuple[int, str]]], list[Submission
             problems.append(SubmissionProblem(1, "", f"the header must be {','.join(HEADER)}"))
         for line, fields in records:
             if len(fields) == 2:
-                found[fields[0]].append((line, fields[1]))
+                found[plain_cell(fields[0])].append((line, fields[1]))
             else:
                 what = f"{len(fields)} fields instead of two, an image id and an RLE"
                 problems.append(SubmissionProblem(line, "", what))

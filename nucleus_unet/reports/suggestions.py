@@ -5,7 +5,7 @@ from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
 
-from nucleus_unet.nuclei import plain_cell
+from nucleus_unet.data import plain_cell
 
 
 def read_uncertainty(table: Path) -> dict[str, float]:

@@ -47,6 +47,14 @@ def test_the_bytes_of_a_submission(tmp_path: Path) -> None:
     assert validate_submission(path, SIZES) == []
 
 
+@pytest.mark.parametrize("id_", ["=1+1", "+1", "-1", "@SUM(A1)", "'=1", "'a", "a=1"])
+def test_no_id_is_a_formula_and_each_is_read_as_it_was(id_: str, tmp_path: Path) -> None:
+    path = tmp_path / "submission.csv"
+    write_submission(path, [(id_, "1 2")])
+    assert not path.read_text().splitlines()[1].startswith(("=", "+", "-", "@"))
+    assert read_submission(path) == {id_: ["1 2"]}
+
+
 def test_read(csv: Callable[[str | bytes], Path]) -> None:
     found = {"a": ["1 2 5 1", "3 1"], "b": []}
     assert read_submission(csv(VALID)) == found

@@ -1,5 +1,6 @@
 """Decode image files to arrays: PNG, TIFF, JPEG, BMP, WebP, and the formats of microscopes."""
 
+import logging
 import re
 import struct
 import zlib
@@ -28,6 +29,8 @@ from nucleus_unet.data.stacks import (
 from nucleus_unet.errors import NucleusError
 from nucleus_unet.files import sha256_bytes
 from nucleus_unet.recipe import ONLY_PLANE, Plane
+
+logging.getLogger("tifffile").setLevel(logging.CRITICAL)  # what is wrong is said by an error
 
 STRETCH_PERCENTILES = (0.01, 99.99)
 """Percentiles of an image with more than 8 bits that become 0 and 255."""

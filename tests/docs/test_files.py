@@ -295,6 +295,9 @@ def test_the_page_has_a_row_for_each_of_at_least_40_files() -> None:
 
 
 @pytest.mark.parametrize("name", MADE)
-def test_a_row_of_the_page_says_what_happens(name: str, tmp_path: Path) -> None:
+def test_a_row_of_the_page_says_what_happens(
+    name: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     found = outcome(write(tmp_path / "data", MADE[name]), PLANES.get(name, ONLY_PLANE))
+    assert not caplog.messages, "a library says more than the one line of the error"
     assert dict(ROWS)[name] == found.replace("|", "\\|")

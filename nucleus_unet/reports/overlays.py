@@ -39,6 +39,8 @@ DPI = 100
 LARGEST_PNG_PX = 2**26
 """Pixels from which an overlay is a pyramid: 8192×8192."""
 TILE_PX = 512
+MARK_PX, LETTER_PX = 55, 7
+"""Width of the square before an entry of a legend with its gaps, and of a letter."""
 SLIDES_SHOWN = 10
 """Largest number of slides of each kind and side in the picture of a split."""
 
@@ -202,7 +204,8 @@ def contact_sheet(tiles: Sequence[tuple[str, NDArray[np.uint8]]], legend: Legend
     gap, head, foot = 10, 26, 30
     wide = max(240, *(image.shape[1] for _, image in tiles)) + gap
     heights = [max(image.shape[0] for _, image in line) + head for line in lines]
-    width, height = len(lines[0]) * wide + gap, sum(heights) + foot
+    of_legend = sum(MARK_PX + LETTER_PX * len(meaning) for meaning in legend.values())
+    width, height = max(len(lines[0]) * wide, of_legend) + gap, sum(heights) + foot
     figure = Figure(figsize=(width / DPI, height / DPI), dpi=DPI)
     top = height
     for line, tall in zip(lines, heights, strict=True):

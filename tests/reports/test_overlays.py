@@ -147,6 +147,13 @@ def test_the_legend_shows_the_colours_that_are_given() -> None:
     assert shown(contact_sheet(tiles * 2, COMPARED_LEGEND)) == compared
 
 
+def test_a_legend_that_is_wider_than_the_pictures_is_complete() -> None:
+    narrow = [("a", np.zeros((50, 50, 3), np.uint8))]
+    foot = pixels(contact_sheet(narrow, COMPARED_LEGEND))[-30:]
+    assert (foot == MERGED).all(axis=-1).any()
+    assert (foot[:, -5:] == 255).all()  # nothing goes on beyond the edge
+
+
 def test_contact_sheet_lays_out_lines_of_two() -> None:
     colours = [(10 * n, 0, 0) for n in range(3)]
     tiles = [

@@ -24,7 +24,14 @@ from nucleus_unet.engine import Stage, raise_if_abandoned
 from nucleus_unet.files import write_atomically, writing
 from nucleus_unet.nuclei import LabelFormat, Outlines, exports, measurements
 from nucleus_unet.recipe import Recipe
-from nucleus_unet.reports import PREDICTED_LEGEND, contact_sheet, overlay, overlay_file, short_name
+from nucleus_unet.reports import (
+    PREDICTED_LEGEND,
+    UNSURE_LEGEND,
+    contact_sheet,
+    overlay_file,
+    predicted_overlay,
+    short_name,
+)
 from tasks.encode import UNCERTAINTY
 from tasks.predict import FoundNuclei, images_in
 from tasks.publish_submission import NO_SPACE
@@ -59,6 +66,10 @@ class _Found:
     uncertainty: Sequence[float]
     """Of the image and then of each nucleus; empty if the model is a single network."""
     pixel_size_um: float | None
+
+    def drawn(self, side_px: int | None = None) -> NDArray[np.uint8]:
+        """The image with the outlines of its nuclei."""
+        return predicted_overlay(self.image, self.labels, self.uncertainty[1:], side_px)
 
 
 @uncached_task("write label images, overlays and tables")
@@ -106,7 +117,7 @@ def publish_nuclei(
         of_images.append(_image_row(found, diameters, recipe, trained_on, scale))
         if len(tiles) < OVERVIEW:
             title = f"{short_name(found.entry.id)}: {len(measured)} nuclei"
-            tiles.append((title, overlay(found.image, found.labels, side_px=480)))
+            tiles.append((title, found.drawn(side_px=480)))
     index = read_images(images.folder)
     of_images += [
         {"image": one.id, "file": one.source, "state": "skipped", "note": one.reason}
@@ -115,7 +126,9 @@ def publish_nuclei(
     _write(output, "nuclei.csv", measurements.nuclei_csv(rows))
     _write(output, "nuclei.parquet", measurements.nuclei_parquet(rows))
     _write(output, "images.csv", measurements.images_csv(of_images))
-    _write(output, "overview.png", contact_sheet(tiles, PREDICTED_LEGEND))
+    knows = any(row["uncertainty"] is not None for row in of_images if row["state"] == "done")
+    legend = UNSURE_LEGEND if knows else PREDICTED_LEGEND
+    _write(output, "overview.png", contact_sheet(tiles, legend))
     if "coco" in output.outlines:
         named = _coco_images(index.entries, encoded)
         for name, text in zip(("coco.json", "coco_results.json"), exports.coco(named), strict=True):
@@ -168,7 +181,7 @@ def _write_image(found: _Found, output: Output) -> list[measurements.Row]:
         files = exports.ome_zarr(found.labels, found.channels, found.pixel_size_um)
         for path, content in files.items():
             _write(output, f"labels/{id_}.zarr/{path}", content)
-    suffix, drawn = overlay_file(found.image, found.labels)
+    suffix, drawn = overlay_file(found.drawn())
     _write(output, f"overlays/{id_}{suffix}", drawn)
     measured = measurements.measure_nuclei(
         found.labels, found.channels, found.confidence, found.pixel_size_um

@@ -43,11 +43,11 @@ EXPORTS = {
         write_submission
     """,
     "reports": """
-        Candidate Comparison PREDICTED_LEGEND SUSPECT_COLUMNS Verdict compare_scores contact_sheet
-        data_uri decide disagreement evaluate_model find_suspects format_scores markdown_table
-        match_submission model_card most_uncertain overlay overlay_file parallel_coordinates
-        pictures read_uncertainty score_interval scores_table short_name split_sheet suspects_sheet
-        training_curves tuned_keys
+        Candidate Comparison PREDICTED_LEGEND SUSPECT_COLUMNS UNSURE_LEGEND Verdict compare_scores
+        contact_sheet data_uri decide disagreement evaluate_model find_suspects format_scores
+        markdown_table match_submission model_card most_uncertain overlay_file parallel_coordinates
+        pictures predicted_overlay read_uncertainty score_interval scores_table short_name
+        split_sheet suspects_sheet training_curves tuned_keys
     """,
     "runs": """
         CHAMPION EPOCHS ImageDifference KNOWS_EVERY Record Reproduction Trial best_half best_of

@@ -12,10 +12,11 @@ from .evaluation import disagreement as disagreement
 from .evaluation import evaluate_model as evaluate_model
 from .evaluation import pictures as pictures
 from .overlays import PREDICTED_LEGEND as PREDICTED_LEGEND
+from .overlays import UNSURE_LEGEND as UNSURE_LEGEND
 from .overlays import contact_sheet as contact_sheet
 from .overlays import data_uri as data_uri
-from .overlays import overlay as overlay
 from .overlays import overlay_file as overlay_file
+from .overlays import predicted_overlay as predicted_overlay
 from .overlays import short_name as short_name
 from .overlays import split_sheet as split_sheet
 from .score_tables import format_scores as format_scores

@@ -26,8 +26,12 @@ MISSED = (0, 190, 255)
 INVENTED = (255, 40, 40)
 SPLIT_UP = (0, 220, 90)
 MERGED = (255, 0, 255)
+UNSURE = (0, 190, 255)
 Legend = dict[Colour, str]
 PREDICTED_LEGEND: Legend = {PREDICTION: "predicted"}
+UNSURE_LEGEND: Legend = {**PREDICTED_LEGEND, UNSURE: "predicted, but the networks disagree"}
+LEAST_UNSURE = 0.2
+"""Uncertainty of a nucleus from which an overlay marks it."""
 COMPARED_LEGEND: Legend = {
     FOUND: "found (IoU above 0.5)",
     MISSED: "missed",
@@ -137,10 +141,13 @@ def comparison(
     return np.hstack([truth, np.full((truth.shape[0], 4, 3), 255, np.uint8), predicted])
 
 
-def overlay_file(
-    image: NDArray[np.uint8], labels: NDArray[np.integer], largest_png_px: int = LARGEST_PNG_PX
-) -> tuple[str, bytes]:
-    """Draw `overlay` at the size of the image, so that it lies on the image in other programs.
+def predicted_overlay(
+    image: NDArray[np.uint8],
+    labels: NDArray[np.integer],
+    uncertainty: Sequence[float] = (),
+    side_px: int | None = None,
+) -> NDArray[np.uint8]:
+    """Draw predicted nuclei with the colours of `UNSURE_LEGEND`.
 
     Parameters
     ----------
@@ -148,6 +155,28 @@ def overlay_file(
         RGB.
     labels : (H, W) int
         As for `overlay`.
+    uncertainty : sequence of float
+        Of each nucleus, in the order of the labels 1, 2, ...; empty if it is not known.
+    side_px : int, optional
+        As for `overlay`.
+
+    Returns
+    -------
+    (H, W, 3) uint8, or resized
+    """
+    unsure = 1 + np.flatnonzero(np.asarray(uncertainty) >= LEAST_UNSURE)
+    return overlay(image, labels, side_px=side_px, others=[(UNSURE, unsure)])
+
+
+def overlay_file(
+    drawn: NDArray[np.uint8], largest_png_px: int = LARGEST_PNG_PX
+) -> tuple[str, bytes]:
+    """Encode an overlay at the size of the image, so that it lies on the image in other programs.
+
+    Parameters
+    ----------
+    drawn : (H, W, 3) uint8
+        RGB.
     largest_png_px : int
         Number of pixels from which a TIFF is made instead of a PNG.
 
@@ -157,7 +186,6 @@ def overlay_file(
         Suffix and content of the file: ``.png``, or ``.tif`` with tiles and reduced copies, which
         viewers open without reading all of it.
     """
-    drawn = overlay(image, labels)
     if drawn.shape[0] * drawn.shape[1] < largest_png_px:
         return ".png", bytes(cv2.imencode(".png", drawn[..., ::-1])[1])
     levels = [drawn]

@@ -12,16 +12,19 @@ from nucleus_unet.reports.overlays import (
     COMPARED_LEGEND,
     FOUND,
     INVENTED,
+    LEAST_UNSURE,
     MERGED,
     MISSED,
     PREDICTED_LEGEND,
     PREDICTION,
     SPLIT_UP,
+    UNSURE,
     comparison,
     contact_sheet,
     data_uri,
     overlay,
     overlay_file,
+    predicted_overlay,
     split_sheet,
     strip,
 )
@@ -106,15 +109,23 @@ def test_overlay_takes_reversed_and_read_only_arrays() -> None:
 
 
 def test_an_overlay_file_holds_the_overlay_to_the_pixel() -> None:
-    suffix, content = overlay_file(gray(), square(2, 6))
+    suffix, content = overlay_file(drawn := overlay(gray(), square(2, 6)))
     assert suffix == ".png"
-    np.testing.assert_array_equal(pixels(content), overlay(gray(), square(2, 6)))
+    np.testing.assert_array_equal(pixels(content), drawn)
+
+
+def test_nuclei_on_which_the_networks_disagree_have_a_colour_of_their_own() -> None:
+    labels = np.zeros((8, 8), np.int32)
+    labels[1:3, 1:3], labels[5:7, 5:7] = 1, 2
+    drawn = predicted_overlay(gray(), labels, [LEAST_UNSURE - 0.01, LEAST_UNSURE])
+    assert (tuple(drawn[1, 1]), tuple(drawn[5, 5])) == (PREDICTION, UNSURE)
+    np.testing.assert_array_equal(predicted_overlay(gray(), labels), overlay(gray(), labels))
 
 
 def test_a_very_large_overlay_is_a_pyramid() -> None:
     image, labels = np.full((700, 1300, 3), 90, np.uint8), np.zeros((700, 1300), int)
     labels[100:600, 200:900] = 1
-    suffix, content = overlay_file(image, labels, largest_png_px=700 * 1300)
+    suffix, content = overlay_file(overlay(image, labels), largest_png_px=700 * 1300)
     with tifffile.TiffFile(io.BytesIO(content)) as file:
         [series] = file.series
         shapes = [level.shape for level in series.levels]

@@ -13,8 +13,9 @@ from nucleus_unet.engine.stages import Stage
 from nucleus_unet.errors import NucleusError
 from nucleus_unet.nuclei import Outlines, submission
 from nucleus_unet.recipe import Inference, Recipe, load_recipe
+from nucleus_unet.reports.overlays import UNSURE
 from nucleus_unet.runs import tracking
-from tasks.encode import ROWS, encode
+from tasks.encode import ROWS, UNCERTAINTY, encode
 from tasks.ingest import ingest_stage
 from tasks.predict import FoundNuclei, Shard, damage
 from tasks.publish_nuclei import Output, publish_nuclei
@@ -138,6 +139,20 @@ def test_nuclei_are_written_as_labels_overlays_outlines_and_a_table(
     assert result["score"] == 0.8889
     [feature] = json.loads((out / "outlines" / "a.geojson").read_text())["features"]
     assert feature["properties"]["measurements"]["area_um2"] == 3
+
+
+def test_nuclei_on_which_networks_disagree_are_marked(
+    raw: Path, images: Stage, encoded: Stage, tmp_path: Path
+) -> None:
+    (encoded.folder / f"a{UNCERTAINTY}").write_text("[0.1, 0.3]")
+    (encoded.folder / f"b{UNCERTAINTY}").write_text("[0.0]")
+    publish([raw], images, encoded, Output(tmp_path))
+    [row] = csv.DictReader((tmp_path / "nuclei.csv").open())
+    assert row["uncertainty"] == "0.3"
+    for name in ("overlays/a.png", "overview.png"):
+        drawn = cv2.imread(str(tmp_path / name))
+        assert drawn is not None
+        assert (drawn[..., ::-1] == UNSURE).all(axis=-1).any(), name
 
 
 def test_labels_are_ome_tiffs_by_choice(

@@ -217,7 +217,7 @@ class Network(Part):
         16,
         ge=1,
         le=256,
-        description="Filters of a convolution at full resolution; each deeper level has twice as "
+        description="Filters of a convolution at the first level; each deeper level has twice as "
         "many as the one above. More filters can learn more, and are slower",
     )
     depth: int = Field(
@@ -227,16 +227,35 @@ class Network(Part):
         description="How often the network halves the resolution; a deeper network sees more of the "
         "surroundings of each pixel",
     )
+    half_resolution: bool = Field(
+        False,
+        description="Halve the image by a strided convolution before the first level, and double the "
+        "maps after it: half the time (only with network.padding = same)",
+    )
     dropout: tuple[Fraction, ...] = Field(
         (0.1, 0.1, 0.2, 0.2, 0.3),
-        description="Share of values that dropout sets to 0, one number for each level, full "
-        "resolution first (depth + 1 numbers)",
+        description="Share of values that dropout sets to 0, one number for each level, the "
+        "first one first (depth + 1 numbers)",
     )
     outputs: Literal["mask", "borders"] = Field(
         "mask",
         description="What the network predicts. mask: which pixels are nuclei; borders: also the "
         "borders between touching nuclei, to separate them",
     )
+
+    @property
+    def step_px(self) -> int:
+        """The sides of an image must be multiples of this."""
+        return int(2 ** (self.depth + self.half_resolution))
+
+    @model_validator(mode="after")
+    def _half_resolution_needs_padding(self) -> Self:
+        if self.half_resolution and self.padding == "valid":
+            raise ValueError(
+                "half_resolution works only with padding = same. Set padding to same, or "
+                "half_resolution to false."
+            )
+        return self
 
     @model_validator(mode="after")
     def _dropout_by_level(self) -> Self:
@@ -476,17 +495,16 @@ class Recipe(Part):
                     "data.framing = crop works only with network.padding = same. "
                     "Set network.padding to same, or data.framing to resize."
                 )
-            if self.network.depth > 4:
+            if self.network.step_px > 16:
                 raise ValueError(
                     f"network.depth = {self.network.depth} is too deep for data.framing = crop: the "
                     "network would see further than the tiles of large images overlap. "
-                    "Set network.depth to 4 or less."
+                    f"Set network.depth to {4 - self.network.half_resolution} or less."
                 )
-            if self.data.image_size % 2**self.network.depth:
+            if self.data.image_size % self.network.step_px:
                 raise ValueError(
-                    f"data.image_size = {self.data.image_size} cannot be halved "
-                    f"{self.network.depth} times, as a network of this depth does. "
-                    f"Use a multiple of {2**self.network.depth}."
+                    f"data.image_size = {self.data.image_size} cannot be halved as often as the network "
+                    f"does it. Use a multiple of {self.network.step_px}."
                 )
         return self
 

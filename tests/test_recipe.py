@@ -55,6 +55,7 @@ OFF = {
     "data.fold": None,
     "training.folds": None,
     "training.start_share": 0,
+    "network.half_resolution": False,
     "augmentation.scale_range": [1, 1],
     "augmentation.stain_range": 0,
     "augmentation.dim_range": 0,
@@ -101,6 +102,7 @@ def test_the_recipe_paper_is_the_network_of_ronneberger() -> None:
         "activation": "relu",
         "base_filters": 64,
         "depth": 4,
+        "half_resolution": False,
         "dropout": (0, 0, 0, 0, 0.5),
         "outputs": "mask",
     }
@@ -252,6 +254,11 @@ def test_dropout_has_one_value_for_each_level() -> None:
         Network(depth=2, dropout=(0, 0.5))
 
 
+def test_levels_at_half_the_resolution_need_padding() -> None:
+    with pytest.raises(ValidationError, match="half_resolution works only with padding = same"):
+        Network(half_resolution=True, padding="valid", depth=1, dropout=(0, 0))
+
+
 def test_the_digest_ignores_the_name_and_the_order_of_keys() -> None:
     seed = load_recipe("seed")
     values = seed.model_dump(mode="json")
@@ -316,7 +323,7 @@ def _toml(value: Any) -> str:
             ["network.outputs=mask"],
             "inference.large_cutoff works only with network.outputs = borders",
         ),
-        (["data.image_size=100"], "cannot be halved 4 times, .* Use a multiple of 16"),
+        (["data.image_size=100"], "cannot be halved as often .* Use a multiple of 16"),
     ],
 )
 def test_values_that_contradict_each_other_are_an_error(overrides: list[str], message: str) -> None:

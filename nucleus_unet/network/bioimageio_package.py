@@ -187,7 +187,7 @@ def zip_package(folder: Path, description: Mapping[str, Any], to: Path) -> None:
 
 def _tensors(folder: Path, recipe: Recipe) -> tuple[dict[str, Any], dict[str, Any]]:
     """The descriptions of the input and of the output."""
-    step = 2**recipe.network.depth
+    step = recipe.network.step_px
     side = recipe.data.image_size
     resized = recipe.data.framing == "resize"
     spaces = [

@@ -77,7 +77,7 @@ def export_readme(recipe: Recipe, origin: ModelOrigin, network_sha256: str, file
 
 
 def _tensors(recipe: Recipe) -> list[str]:
-    step = 2**recipe.network.depth
+    step = recipe.network.step_px
     side = recipe.data.image_size
     size = (
         f"H and W are {side}."

@@ -148,8 +148,9 @@ def _convolution(graph: _Graph, layer: Any, x: str) -> str:
     parts = x, graph.constant(kernel.transpose(KERNEL_AXES)), graph.constant(bias)
     if isinstance(layer, keras.layers.Conv2DTranspose):
         return graph.add("ConvTranspose", *parts, strides=layer.strides)
-    margin = layer.kernel_size[0] // 2 if layer.padding == "same" else 0
-    return _activated(graph, layer, graph.add("Conv", *parts, pads=[margin] * 4))
+    margin = (layer.kernel_size[0] - layer.strides[0] + 1) // 2 if layer.padding == "same" else 0
+    convolved = graph.add("Conv", *parts, pads=[margin] * 4, strides=layer.strides)
+    return _activated(graph, layer, convolved)
 
 
 def _activated(graph: _Graph, layer: Any, x: str) -> str:

@@ -33,16 +33,23 @@ def build_unet(network: Network, size: int | None, outputs: int = 1) -> keras.Mo
     ------
     ValueError
         If the feature maps of this size cannot be halved ``network.depth`` times.
+
+    Notes
+    -----
+    With ``half_resolution`` the levels work at half the size of the image. The last convolution sees
+    the image again, next to the doubled maps, so that outlines do not lose a pixel.
     """
     inputs = keras.Input((size, size, 3), name="image")
     x, skips = inputs, []
+    if network.half_resolution:
+        x = _convolution(x, network, _few(network), "halve", kernel=4, strides=2)
     for level in range(network.depth):
         x = _double_convolution(x, network, level, f"down{level}")
         if size and x.shape[1] % 2:
             raise ValueError(
                 f"an input of {size} px gives {x.shape[1]} px at level {level}, an odd number that "
                 f"cannot be halved. Use {unet_input_size(network, 1)} + a multiple of "
-                f"{2**network.depth}."
+                f"{network.step_px}."
             )
         skips.append(x)
         x = keras.layers.MaxPooling2D(2, name=f"pool{level}")(x)
@@ -55,6 +62,10 @@ def build_unet(network: Network, size: int | None, outputs: int = 1) -> keras.Mo
             skip = keras.layers.Cropping2D(margin, name=f"crop{level}")(skip)
         x = keras.layers.Concatenate(name=f"join{level}")([x, skip])
         x = _double_convolution(x, network, level, f"up{level}")
+    if network.half_resolution:
+        x = keras.layers.Conv2DTranspose(_few(network), 2, strides=2, name="double")(x)
+        x = keras.layers.Concatenate(name="join")([x, inputs])
+        x = _convolution(x, network, _few(network), "last")
     # Always float32: bfloat16 is too coarse for probabilities near 0 and 1.
     x = keras.layers.Conv2D(outputs, 1, name="logits", dtype="float32")(x)
     maps = keras.layers.Activation("sigmoid", name="maps", dtype="float32")(x)
@@ -69,8 +80,8 @@ def build_segmenter(network: Network, image_size: int | None) -> keras.Model:
     network : Network
         The recipe's ``network`` part.
     image_size : int or None
-        Side of the square images in pixels. None accepts any multiple of ``2**depth``; it requires
-        ``same`` padding.
+        Side of the square images in pixels. None accepts any multiple of ``network.step_px``; it
+        requires ``same`` padding.
 
     Returns
     -------
@@ -122,7 +133,7 @@ def unet_input_size(network: Network, output_size: int) -> int:
     >>> unet_input_size(Network(padding="valid"), 256)
     444
     """
-    step = 2**network.depth
+    step = network.step_px
     if network.padding == "same":
         return math.ceil(output_size / step) * step
     # Two unpadded 3×3 convolutions cost 4 px: 4 at the bottom, which are 4 * step px of the input, and
@@ -155,17 +166,29 @@ class MirrorPadding2D(keras.layers.Layer):
 def _double_convolution(x: Any, network: Network, level: int, name: str) -> Any:
     """Convolution, dropout, convolution; the number of filters doubles with each level."""
     for half in "ab":
-        x = keras.layers.Conv2D(
-            network.base_filters * 2**level,
-            3,
-            padding=network.padding,
-            activation=network.activation,
-            kernel_initializer="he_normal",
-            name=f"{name}{half}",
-        )(x)
+        x = _convolution(x, network, network.base_filters * 2**level, f"{name}{half}")
         if half == "a" and network.dropout[level]:
             x = keras.layers.Dropout(network.dropout[level], name=f"{name}_dropout")(x)
     return x
+
+
+def _convolution(
+    x: Any, network: Network, filters: int, name: str, kernel: int = 3, strides: int = 1
+) -> Any:
+    return keras.layers.Conv2D(
+        filters,
+        kernel,
+        strides,
+        padding=network.padding,
+        activation=network.activation,
+        kernel_initializer="he_normal",
+        name=name,
+    )(x)
+
+
+def _few(network: Network) -> int:
+    """Filters at full resolution, where they are slow, if the levels work at half of it."""
+    return max(1, network.base_filters // 3)
 
 
 def _margins(larger: int, smaller: int) -> tuple[int, int]:

@@ -69,6 +69,14 @@ def test_every_activation_and_output(activation: str, outputs: str) -> None:
     np.testing.assert_allclose(run(onnx_network(model), batch), maps, atol=1e-5)
 
 
+@pytest.mark.parametrize("size", [None, 31])
+def test_levels_at_half_the_resolution(size: int | None) -> None:
+    model, batch = segmenter(size, half_resolution=True), images(2, size or 24, size or 40)
+    maps = np.asarray(model(batch))
+    assert maps.std() > 0.01
+    np.testing.assert_allclose(run(onnx_network(model), batch), maps, atol=1e-5)
+
+
 @pytest.mark.parametrize(
     ("size", "padding", "kinds"),
     [

@@ -121,6 +121,18 @@ def test_the_maps_have_the_size_of_the_image(padding: str, depth: int, size: int
     assert probability.max() <= 1
 
 
+@pytest.mark.parametrize("size", [None, 24, 31])
+def test_levels_at_half_the_resolution(size: int | None) -> None:
+    network = small(half_resolution=True, base_filters=6, depth=2, dropout=(0, 0, 0))
+    assert (network.step_px, unet_input_size(network, 31)) == (8, 32)
+    segmenter = build_segmenter(network, size)
+    assert np.asarray(segmenter(images(size or 40))).shape == (2, size or 40, size or 40, 1)
+    unet = build_unet(network, 32)
+    assert unet.get_layer("down0a").output.shape == (None, 16, 16, 6)
+    assert unet.get_layer("bottomb").output.shape == (None, 4, 4, 24)
+    assert unet.get_layer("last").output.shape == (None, 32, 32, 2)
+
+
 @pytest.mark.parametrize(
     ("padding", "depth", "size", "message"),
     [

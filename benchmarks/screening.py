@@ -22,20 +22,17 @@ from typing import Any
 
 import numpy as np
 from cases import Case, cases
-from curves import Pair, dimmed, magnified
+from curves import dimmed, magnified
+from held_out import Predictor, pair_of
 from numpy.typing import NDArray
 
-from nucleus_unet.data import (
-    TrainingImages,
-    fitting_scale,
-)
+from nucleus_unet.data import TrainingImages
 from nucleus_unet.engine import EVENTS, EventLog, follow, home_folder, prepare_environment
 from nucleus_unet.files import sha256_bytes, write_atomically
-from nucleus_unet.network import configure, load_model, resolve, segment_images
+from nucleus_unet.network import configure, load_model, resolve
 from nucleus_unet.nuclei import match_nuclei
 from nucleus_unet.recipe import Recipe, digest_of, load_recipe
 from nucleus_unet.reports import compare_scores
-from tasks.measure import FIRST_SCALES
 
 BUDGET = ("training.epochs=5", "training.steps_per_epoch=200")
 FIXED = ("inference.tune=false", "inference.flips=false")
@@ -136,16 +133,9 @@ def train(recipe: Recipe, fold: Fold, folder: Path) -> Path:
 
 def score(recipe: Recipe, network: Path, fold: Fold) -> Iterator[Row]:
     """Scores of each image and variant, as JSON values."""
-    model, trained_on = load_model(network), _described(fold.training)
-
-    def predicted(image: NDArray[np.uint8], **settings: Any) -> NDArray[np.int32]:
-        inference = recipe.inference.model_copy(update=settings)
-        [found] = segment_images(model, [image], recipe.model_copy(update={"inference": inference}))
-        return found
-
+    predictor = Predictor(load_model(network), recipe, _described(fold.training))
     for case in fold.predicted:
-        image, labels = (np.array(array) for array in case.sample.load())
-        pair: Pair = image, labels.astype(np.int32)
+        pair = pair_of(case)
         shown = {name: magnified(pair, by) for name, by in MAGNIFICATIONS.items()}
         factors: list[float] = []
         if case.sample.kind == "fluorescence":
@@ -155,9 +145,8 @@ def score(recipe: Recipe, network: Path, fold: Fold) -> Iterator[Row]:
         for variant, (varied, y_true) in shown.items():
             if y_true.size > MOST_PIXELS:
                 continue
-            areas = np.bincount(predicted(varied, scales=FIRST_SCALES, scale=1.0).ravel())[1:]
-            scale = fitting_scale((2 * np.sqrt(areas / np.pi)).tolist(), trained_on)
-            match = match_nuclei(y_true, predicted(varied, scale=scale))
+            scale = predictor.fitting_scale(varied)
+            match = match_nuclei(y_true, predictor.labels(varied, scale=scale))
             radius = match.radius_difference_px
             yield {
                 "id": case.sample.id,

@@ -17,6 +17,7 @@ import subprocess
 import sys
 import time
 import zipfile
+from collections import defaultdict
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -35,22 +36,28 @@ NUCLEUS = (sys.executable, "-m", "nucleus_cli.main")
 LEAST_IMAGES = 20
 
 
-def sides(archive: Path, source: tuple[str, int, int]) -> dict[str, set[str]]:
-    """Ids of the images of other sources, of the 20 or more that are annotated, and of the rest."""
+def source_slides(archive: Path, source: tuple[str, int, int]) -> tuple[set[str], list[set[str]]]:
+    """Ids of the images of other sources, and of each slide of a source, in an order by chance."""
     store = home_folder()
     images = prepare_images([archive], store, images_code(), annotated=True)
     shown = {entry.id: load_image(store, entry) for entry in images.entries}
     slides = slides_of_entries(store, images.entries)
-    left_out = {
-        id_ for id_, image in shown.items() if (imaging_kind(image), *image.shape[:2]) == source
-    }
+    own: dict[str, set[str]] = defaultdict(set)
+    for id_, image in shown.items():
+        if (imaging_kind(image), *image.shape[:2]) == source:
+            own[slides[id_]].add(id_)
+    ordered = sorted(own, key=lambda name: sha256_bytes(name.encode()))
+    return shown.keys() - set().union(*own.values()), [own[slide] for slide in ordered]
+
+
+def sides(archive: Path, source: tuple[str, int, int]) -> dict[str, set[str]]:
+    """Ids of the images of other sources, of the 20 or more that are annotated, and of the rest."""
+    others, slides = source_slides(archive, source)
     annotated: set[str] = set()
-    for slide in sorted(
-        {slides[id_] for id_ in left_out}, key=lambda name: sha256_bytes(name.encode())
-    ):
+    for ids in slides:
         if len(annotated) < LEAST_IMAGES:
-            annotated |= {id_ for id_ in left_out if slides[id_] == slide}
-    return {"others": shown.keys() - left_out, "annotated": annotated, "rest": left_out - annotated}
+            annotated |= ids
+    return {"others": others, "annotated": annotated, "rest": set().union(*slides) - annotated}
 
 
 def subset(archive: Path, ids: set[str], to: Path) -> Path:

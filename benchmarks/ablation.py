@@ -34,10 +34,15 @@ PARTS = (
     ("inference.flips=false",),
     ("inference.tune=false",),
     ("inference.scales=[1]",),
-    ("inference.large_cutoff=none",),
+    (
+        "network.half_resolution=false",
+        "network.base_filters=16",
+        "network.depth=4",
+        "network.dropout=[0, 0, 0, 0, 0]",
+    ),
     ("training.seed=11",),  # shows how much chance changes a score
     ("data.normalize=false",),
-    ("network.outputs=mask", "inference.large_cutoff=none"),
+    ("network.outputs=mask",),
     ("augmentation.stain_range=0",),
     ("augmentation.scale_range=[1, 1]",),
     ("augmentation.dim_range=0",),

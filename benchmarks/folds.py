@@ -1,29 +1,24 @@
 """Score a model of several folds on all images, each by the network that does not know its slide.
 
     nucleus retrain --train stage1_train.zip --recipe best --folds 5
-    python benchmarks/folds.py stage1_train.zip RUN_ID                # minutes after the training
-    python benchmarks/folds.py stage1_train.zip RUN_ID --sources 8    # and as many trainings
+    python benchmarks/folds.py stage1_train.zip RUN_ID            # minutes after the training
 
-Prints, by imaging kind and by diameter of the nuclei, the scores, their interval over slides, and where
-the rest is lost. With --sources the recipe is also trained without each of the largest sources (an
-imaging kind at an image size) and scored on it, as on an unfamiliar microscope; these trainings are kept
-in the home. `benchmarks/robustness.py --model RUN_ID` prints the curves of magnification and brightness.
+Prints the scores with their interval over slides, and where the rest is lost: by imaging kind, by source
+(kind and size of the images) and by diameter of the nuclei. With --set data.split=source in the training
+every source was left out by the network that scores it, as an unfamiliar microscope.
+`benchmarks/robustness.py --model RUN_ID` prints the curves of magnification and brightness.
 """
 
 import argparse
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from cases import Case
 from held_out import Predictor, held_out, pair_of
-from screening import LARGEST_SOURCE, Fold, train
 
-from nucleus_unet.data import KINDS
-from nucleus_unet.engine import home_folder, prepare_environment
-from nucleus_unet.files import sha256_bytes
-from nucleus_unet.network import load_model
+from nucleus_unet.engine import prepare_environment
 from nucleus_unet.nuclei import match_nuclei
 from nucleus_unet.nuclei.scoring import Match
 from nucleus_unet.reports import markdown_table, score_interval, scores_table
@@ -66,51 +61,41 @@ def row(name: str, matches: Matches, slides: Mapping[str, str]) -> list[str]:
         f"{table['score']:.3f}",
         f"{low:.3f} to {high:.3f}",
         *(f"{number:.3f}" for number in numbers),
-        f"{table['radius_bias_px']:+.2f}",
+        signed(table["radius_bias_px"]),
     ]
+
+
+def signed(number: float | None) -> str:
+    return "" if number is None else f"{number:+.2f}"
 
 
 def print_scores(matches: Matches, known: Sequence[Case]) -> None:
     slides = {case.sample.id: case.slide for case in known}
     kinds = {case.sample.id: case.sample.kind for case in known}
-    rows = [row("all", matches, slides)]
-    for kind in KINDS:
-        own = {id_: match for id_, match in matches.items() if kinds[id_] == kind}
-        if own:
-            rows.append(row(kind, own, slides))
-    print(markdown_table(["kind", *HEAD], rows))
+    sources = {case.sample.id: case.source for case in known}
+    print(markdown_table(["", *HEAD], [row("all images", matches, slides)]))
+    for name, groups in (("imaging kind", kinds), ("source", sources)):
+        found = []
+        for group in sorted(set(groups.values())):
+            own = {id_: match for id_, match in matches.items() if groups[id_] == group}
+            found.append((group, own))
+        rows = [row(group, own, slides) for group, own in found]
+        means = [scores_table(own)["score"] for _, own in found]
+        print(f"\nmean over each {name}: {np.mean(means):.3f}\n")
+        print(markdown_table([name, *HEAD], rows))
+    print()
     head = ["diameter of the nuclei, px", "nuclei", "AP at 0.50", "radius bias, px"]
     print(markdown_table(head, [*map(size_row, scores_table(matches)["by_size"])]))
 
 
 def size_row(size: Mapping[str, Any]) -> list[str]:
     low, high = size["diameter_px"]
-    bias = size["radius_bias_px"]
     return [
         f"{low} to {high}" if high else f"from {low}",
         str(size["nuclei"]),
         f"{size['average_precision']:.3f}",
-        "" if bias is None else f"{bias:+.2f}",
+        signed(size["radius_bias_px"]),
     ]
-
-
-def print_sources(like: Predictor, known: Sequence[Case], count: int) -> None:
-    """Train without each of the largest sources, and score it."""
-    sizes = Counter(case.source for case in known)
-    left_out = [s for s, n in sizes.most_common() if n <= LARGEST_SOURCE * len(known)][:count]
-    slides, rows = {case.sample.id: case.slide for case in known}, []
-    for source in left_out:
-        own = [case for case in known if case.source == source]
-        of_slides = {case.slide for case in own}
-        others = [case for case in known if case.slide not in of_slides]
-        print(f"train without {source}", flush=True)
-        name = sha256_bytes(f"{like.recipe.digest()} {source}".encode())[:12]
-        network = train(
-            like.recipe, Fold(others, own, frozenset([source])), home_folder() / "sources" / name
-        )
-        predictor = Predictor(load_model(network), like.recipe, like.trained_on)
-        rows.append(row(source, matched(predictor, own), slides))
-    print(markdown_table(["left out", *HEAD], rows))
 
 
 def main() -> None:
@@ -119,7 +104,6 @@ def main() -> None:
     )
     parser.add_argument("archive", type=Path)
     parser.add_argument("run", help="id of the run of all folds")
-    parser.add_argument("--sources", type=int, default=0, help="number of sources to leave out")
     chosen = parser.parse_args()
     prepare_environment()
     parts, matches = [*held_out(chosen.run, chosen.archive)], dict[str, Match]()
@@ -127,8 +111,6 @@ def main() -> None:
         matches |= matched(predictor, own)
     known = [case for _, own in parts for case in own]
     print_scores(matches, known)
-    if chosen.sources:
-        print_sources(parts[0][0], known, chosen.sources)
 
 
 if __name__ == "__main__":

@@ -63,7 +63,10 @@ def held_out(model: str, archive: Path) -> Iterator[tuple[Predictor, list[Case]]
     assert trained_on
     configure(recipe.training.cpu_threads)
     known = {case.sample.id: case for case in cases(archive)}
-    rows = [SplitImage(id=i, kind=one.sample.kind, slide=one.slide) for i, one in known.items()]
+    rows = [
+        SplitImage(id=id_, kind=one.sample.kind, slide=one.slide, source=one.source)
+        for id_, one in known.items()
+    ]
     split = split_of_all_folds(rows) if recipe.training.folds else make_split(rows, recipe.data)
     for member, fold in zip(members(load_model(network)), folds_of(split, recipe), strict=True):
         own = [known[image.id] for image in fold.validation]

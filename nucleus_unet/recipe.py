@@ -359,11 +359,6 @@ class Inference(Part):
         description="A pixel belongs to a nucleus if its probability is above this; higher values "
         "give smaller nuclei",
     )
-    large_cutoff: Annotated[float, Field(gt=0, lt=1)] | None = Field(
-        None,
-        description="The cutoff of nuclei of 800 px or more; from 800 down to 200 px it changes "
-        "gradually to cutoff (only with network.outputs = borders). none: cutoff for all nuclei",
-    )
     batch_size: int = Field(
         16,
         ge=1,
@@ -385,8 +380,8 @@ class Inference(Part):
     )
     min_confidence: Fraction = Field(
         0,
-        description="Remove nuclei whose mean probability is this or less; higher values remove more "
-        "nuclei",
+        description="Remove nuclei whose confidence is this or less. It is the mean probability, "
+        "multiplied by the area and divided by that of the convex hull",
     )
     grow_px: float = Field(
         0,
@@ -454,15 +449,6 @@ class Recipe(Part):
         if self.training.folds and self.data.fold:
             raise ValueError(
                 "training.folds trains on every fold, and data.fold on one. Leave one of them out."
-            )
-        return self
-
-    @model_validator(mode="after")
-    def _large_cutoff_needs_borders(self) -> Self:
-        if self.inference.large_cutoff is not None and self.network.outputs == "mask":
-            raise ValueError(
-                "inference.large_cutoff works only with network.outputs = borders. "
-                "Set network.outputs to borders, or inference.large_cutoff to none."
             )
         return self
 

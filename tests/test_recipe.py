@@ -61,7 +61,6 @@ OFF = {
     "augmentation.dim_range": 0,
     "network.outputs": "mask",
     "training.keep": "best",
-    "inference.large_cutoff": None,
     "inference.min_area_px": 0,
     "inference.min_confidence": 0,
     "inference.grow_px": 0,
@@ -305,7 +304,10 @@ def _toml(value: Any) -> str:
 @pytest.mark.parametrize(
     ("overrides", "message"),
     [
-        (["network.padding=valid"], "data.framing = crop works only with network.padding = same"),
+        (
+            ["network.padding=valid", "network.half_resolution=false"],
+            "data.framing = crop works only with network.padding = same",
+        ),
         (
             ["network.depth=5", "network.dropout=[0, 0, 0, 0, 0, 0]"],
             "network.depth = 5 is too deep for data.framing = crop",
@@ -318,10 +320,6 @@ def _toml(value: Any) -> str:
         (
             ["data.framing=resize", "augmentation.scale_range=[1, 1]", "inference.scale=2"],
             "inference.scale works only with data.framing = crop, because the recipe resizes",
-        ),
-        (
-            ["network.outputs=mask"],
-            "inference.large_cutoff works only with network.outputs = borders",
         ),
         (["data.image_size=100"], "cannot be halved as often .* Use a multiple of 16"),
     ],

@@ -7,13 +7,7 @@ from importlib import metadata
 
 from nucleus_unet.data.images import STRETCH_PERCENTILES
 from nucleus_unet.network.normalization import DARKEST, LEAST_RANGE, PERCENTILES
-from nucleus_unet.nuclei.instances import (
-    LARGE_PX,
-    MOST_COVERED,
-    SMALL_PX,
-    UNUSUAL_COST,
-    USUAL_PX,
-)
+from nucleus_unet.nuclei.instances import MOST_COVERED
 from nucleus_unet.recipe import Inference, Recipe
 
 OPSET = 13
@@ -155,14 +149,15 @@ def _steps_after(recipe: Recipe) -> list[str]:
     magnified = " at this magnification" if recipe.data.framing == "crop" else ""
     steps.append(
         f"Remove nuclei with fewer than {inference.min_area_px} pixels{magnified}, and nuclei whose "
-        f"mean probability is not above {inference.min_confidence:g}."
+        f"confidence is not above {inference.min_confidence:g}. The confidence is the mean probability "
+        "× area / (A + C / 2 + 1), where A and C are the area and the circumference of the convex hull "
+        "of the pixel centres."
     )
     if len(inference.scales) > 1:
         steps.append(
-            "Join the nuclei of all magnifications, in the order of their rank. The rank is the mean "
-            f"probability, less {UNUSUAL_COST:g} × |ln(area / {USUAL_PX})|, with the area in pixels at "
-            f"the magnification. A nucleus that loses more than {MOST_COVERED:.0%} of its pixels to "
-            "nuclei of higher rank is removed. If it loses fewer, it keeps its largest piece."
+            "Join the nuclei of all magnifications, in the order of their confidence. A nucleus that "
+            f"loses more than {MOST_COVERED:.0%} of its pixels to nuclei of higher confidence is "
+            "removed. If it loses fewer, it keeps its largest piece."
         )
     if recipe.network.outputs == "borders":
         steps.append("Background that a nucleus encloses becomes part of the nucleus.")
@@ -170,22 +165,13 @@ def _steps_after(recipe: Recipe) -> list[str]:
 
 
 def _steps_with_borders(inference: Inference) -> list[str]:
-    small, large = inference.cutoff, inference.large_cutoff or inference.cutoff
-    steps = [
-        f"The mask is where nucleus is above {min(small, large):g}. Seeds are the pieces of the mask "
+    return [
+        f"The mask is where nucleus is above {inference.cutoff:g}. Seeds are the pieces of the mask "
         f"where nucleus × (1 - border) is above {inference.seed_cutoff:g}. A piece of the mask without "
         "a seed is a seed itself. Pixels that touch only at a corner are not connected.",
         "A watershed of nucleus × (1 - border) grows the seeds, from high to low values, within the "
         "mask. Each basin is a nucleus.",
     ]
-    if small != large:
-        magnified = f" of the image magnified by {inference.scale:g}" * (inference.scale != 1)
-        steps.append(
-            f"A nucleus keeps its pixels where nucleus is above a cutoff. The cutoff is {small:g} up to "
-            f"{SMALL_PX} pixels, {large:g} from {LARGE_PX} pixels{magnified}, and between them it is "
-            "linear in the logarithm of the area. If several pieces are left, each is a nucleus."
-        )
-    return steps
 
 
 def _factors(inference: Inference) -> str:

@@ -15,7 +15,6 @@ AFTER_PREDICTION = {
     *(
         "cutoff",
         "seed_cutoff",
-        "large_cutoff",
         "min_area_px",
         "min_confidence",
         "tune",

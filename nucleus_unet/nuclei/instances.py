@@ -11,13 +11,8 @@ from skimage.segmentation import expand_labels, find_boundaries, watershed
 
 from nucleus_unet.recipe import Inference
 
-# These values were chosen on validation images, and on microscopes left out of the training.
-SMALL_PX, LARGE_PX = 200, 800
-"""Areas up to which ``cutoff`` holds, and from which ``large_cutoff`` holds, at ``inference.scale``."""
 USUAL_PX = 400
 """Area that the network segments well: most nuclei in its training have 100 to 600 px."""
-UNUSUAL_COST = 0.03
-"""Loss of rank, in mean probability, for an area e times larger or smaller than `USUAL_PX`."""
 FAINT = 0.1
 """Probability, and difference of probabilities, below which a pixel is background."""
 SPREAD = ".spread"
@@ -49,7 +44,8 @@ def rated_nuclei(
     -------
     tuple of (H, W) int32 and (n,) float32
         The labels: 0 background, 1..n one nucleus each, nuclei of earlier scales first. And the
-        confidence of each nucleus, in [0, 1]: its mean probability at the scale at which it was found.
+        confidence of each nucleus, in [0, 1]: its mean probability at the scale at which it was found,
+        multiplied by its `solidity`, because nuclei are convex.
 
     Notes
     -----
@@ -57,16 +53,13 @@ def rated_nuclei(
 
     - With one channel, the nuclei are the connected components of the mask above ``cutoff``.
     - With two channels, nuclei are the basins of a watershed of mask * (1 - border). It starts from
-      seeds above ``seed_cutoff`` and ends at the edge of the mask. A part of the mask without a seed
-      is one nucleus. Each nucleus then keeps its pixels above a cutoff that changes with its area,
-      from ``cutoff`` for small to ``large_cutoff`` for large nuclei. If these pixels form several
-      pieces, each piece is a nucleus.
-    - Nuclei with too small an area or mean probability are dropped.
+      seeds above ``seed_cutoff`` and ends at the edge of the mask, the pixels above ``cutoff``. A part
+      of the mask without a seed is one nucleus.
+    - Nuclei with too small an area or confidence are dropped.
 
-    If nuclei of several scales overlap, the nucleus of higher rank keeps the shared pixels. The rank
-    is the mean probability, lowered if the area is unusual at its scale; of equal nuclei the one of
-    the earlier scale comes first. The other nucleus keeps the largest piece of its remaining pixels,
-    or is dropped if it lost more than a third of its pixels.
+    If nuclei of several scales overlap, the nucleus of higher confidence keeps the shared pixels; of
+    equal nuclei the one of the earlier scale. The other nucleus keeps the largest piece of its remaining
+    pixels, or is dropped if it lost more than a third of its pixels.
 
     With two channels, background that a nucleus encloses becomes part of it: nuclei have no holes, but
     coarse chromatin can look like one.
@@ -74,7 +67,7 @@ def rated_nuclei(
     At last ``grow_px`` moves all outlines. Of a nucleus that shrinks to several pieces, the largest
     stays.
     """
-    candidates, confidence, last = [], [np.zeros(1)], 0
+    candidates, last = [], 0
     parts = np.split(maps, len(inference.scales), axis=-1)
     for part, relative in zip(parts, inference.scales, strict=True):
         scale = inference.scale * relative
@@ -82,15 +75,16 @@ def rated_nuclei(
         areas = np.maximum(np.bincount(labels.ravel()), 1)
         means = np.bincount(labels.ravel(), part[..., 0].ravel()) / areas
         kept = (areas >= inference.min_area_px / scale**2) & (means > inference.min_confidence)
-        rank = means - UNUSUAL_COST * np.abs(np.log(areas * scale**2 / USUAL_PX))
         boxes = find_objects(labels)
-        confidence.append(means[1:])
         for number in np.flatnonzero(kept[1:]) + 1:
-            box = boxes[number - 1]
-            candidates.append((-rank[number], last + number, box, labels[box] == number))
+            pixels = labels[box := boxes[number - 1]] == number
+            confidence = float(means[number]) * solidity(pixels)
+            if confidence > inference.min_confidence:
+                candidates.append((-confidence, last + number, box, pixels))
         last += len(boxes)
-    found = np.zeros(maps.shape[:2], np.int32)
-    for _, number, box, pixels in sorted(candidates, key=lambda candidate: candidate[:2]):
+    found, rated = np.zeros(maps.shape[:2], np.int32), np.zeros(last + 1, np.float32)
+    for negative, number, box, pixels in sorted(candidates, key=lambda candidate: candidate[:2]):
+        rated[number] = -negative
         free = pixels & (found[box] == 0)
         covered = pixels.sum() - free.sum()
         if covered <= MOST_COVERED * pixels.sum():
@@ -102,8 +96,35 @@ def rated_nuclei(
     present = np.bincount(found.ravel()) > 0
     present[0] = False
     numbers = np.flatnonzero(present)
-    rated = np.concatenate(confidence)[numbers].astype(np.float32)
-    return present.cumsum().astype(np.int32)[found], rated
+    return present.cumsum().astype(np.int32)[found], rated[numbers]
+
+
+def solidity(pixels: NDArray[np.bool_]) -> float:
+    """How convex a mask is: its area divided by that of its convex hull.
+
+    Parameters
+    ----------
+    pixels : (H, W) bool
+        A mask with at least one true pixel, in one piece.
+
+    Returns
+    -------
+    float
+        In (0, 1]. The area of the hull is that of the hull of the pixel centres, plus half its
+        circumference, plus 1: small nuclei get a little less than larger ones of the same shape.
+
+    Examples
+    --------
+    >>> solidity(np.ones((3, 4), bool))
+    1.0
+    >>> solidity(np.array([[1, 0, 0], [1, 0, 0], [1, 1, 1]], bool)).__round__(2)
+    0.78
+    """
+    outlines, _ = cv2.findContours(
+        pixels.astype(np.uint8), cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_NONE
+    )
+    hull = cv2.convexHull(np.concatenate(outlines))
+    return float(pixels.sum() / (cv2.contourArea(hull) + cv2.arcLength(hull, True) / 2 + 1))
 
 
 def largest_piece(pixels: NDArray[np.bool_]) -> NDArray[np.bool_]:
@@ -146,20 +167,13 @@ def _of_one_scale(maps: NDArray[np.float32], inference: Inference) -> NDArray[np
     if maps.shape[-1] == 1:
         return connected_components(mask, inference.cutoff)
     interior = mask * (1 - maps[..., 1])
-    small = inference.cutoff
-    large = inference.large_cutoff or small
-    mask_parts = label(mask > min(small, large), connectivity=1)
+    mask_parts = label(mask > inference.cutoff, connectivity=1)
     seeds = label((interior > inference.seed_cutoff) & (mask_parts > 0), connectivity=1)
     # A part of the mask without a seed is one nucleus.
     seeded = np.unique(mask_parts[seeds > 0])
     alone = ~np.isin(mask_parts, seeded) & (mask_parts > 0)
     seeds[alone] = seeds.max(initial=0) + mask_parts[alone]
-    grown = watershed(-interior, seeds, mask=mask_parts > 0)
-    areas = np.maximum(np.bincount(grown.ravel()), 1)
-    sizes = np.log(areas * inference.scale**2)
-    cutoffs = np.interp(sizes, np.log((SMALL_PX, LARGE_PX)), (small, large))
-    kept = mask > cutoffs.astype(np.float32)[grown]
-    return label(np.where(kept, grown, 0), connectivity=1)
+    return np.asarray(watershed(-interior, seeds, mask=mask_parts > 0))
 
 
 def mean_spread(

@@ -71,7 +71,7 @@ def measure_nuclei(
         - ``x_px``, ``y_px``: its centre in pixels; (0, 0) is the centre of the image's first pixel,
         - ``left_px``, ``top_px``, ``width_px``, ``height_px``: its bounding box in whole pixels,
         - ``touches_edge``: 1 if it has a pixel at the edge of the image, else 0,
-        - ``confidence``: its mean probability, 0 to 1,
+        - ``confidence``: that of `rated_nuclei`, 0 to 1,
         - ``area_px``: its number of pixels,
         - ``diameter_px``: of the circle with the same area,
         - ``perimeter_px``: length of its outline through the centres of its outer pixels,

@@ -17,7 +17,7 @@ GRID: dict[str, tuple[float, ...]] = {
     "cutoff": (0.3, 0.35, 0.4, 0.45, 0.5, 0.55, 0.6, 0.65, 0.7, 0.75, 0.8),
     "seed_cutoff": (0.1, 0.15, 0.2, 0.25, 0.35, 0.45, 0.55, 0.65, 0.75, 0.85),
     "min_area_px": (0, 8, 16, 24, 32, 48),
-    "min_confidence": (0.0, 0.75, 0.8, 0.84, 0.86, 0.88, 0.9, 0.92, 0.94),
+    "min_confidence": (0.0, 0.6, 0.7, 0.74, 0.78, 0.8, 0.82, 0.84, 0.86),
 }
 """Values that are tried for each key of the recipe's ``inference``."""
 

@@ -46,7 +46,9 @@ def test_a_recipe_that_resizes_and_predicts_the_mask(tiny: Recipe) -> None:
         "Resize the maps bilinearly to the size of the image.",
         "Nuclei are the pieces of the pixels above 0.4. Pixels that touch only at a corner are "
         "connected.",
-        "Remove nuclei with fewer than 0 pixels, and nuclei whose mean probability is not above 0.",
+        "Remove nuclei with fewer than 0 pixels, and nuclei whose confidence is not above 0. The "
+        "confidence is the mean probability × area / (A + C / 2 + 1), where A and C are the area and "
+        "the circumference of the convex hull of the pixel centres.",
     ]
 
 
@@ -57,7 +59,6 @@ def test_a_recipe_of_crops_with_borders(crops: Recipe) -> None:
                 *("inference.scale=2", "inference.scales=[1, 0.5]", "inference.flips=true"),
                 *(
                     "inference.cutoff=0.6",
-                    "inference.large_cutoff=0.3",
                     "inference.seed_cutoff=0.7",
                 ),
                 *("inference.min_area_px=30", "inference.min_confidence=0.8"),
@@ -75,15 +76,16 @@ def test_a_recipe_of_crops_with_borders(crops: Recipe) -> None:
     assert f"multiples of {STEP_PX}. If a side is longer than 1024 pixels" in mirror
     assert f"overlap by at least {OVERLAP_PX} pixels" in mirror
     assert flips.startswith("Predict the eight flips and quarter turns")
-    cut, _, seeds, basins, cutoffs, small, join, fill = steps(text, "After the network")
+    cut, _, seeds, basins, small, join, fill = steps(text, "After the network")
     assert cut == "Cut off what was mirrored."
-    assert seeds.startswith("The mask is where nucleus is above 0.3. ")
+    assert seeds.startswith("The mask is where nucleus is above 0.6. ")
     assert "where nucleus × (1 - border) is above 0.7." in seeds
     assert basins.startswith("A watershed of nucleus × (1 - border)")
-    assert "0.6 up to 200 pixels, 0.3 from 800 pixels of the image magnified by 2, and" in cutoffs
     assert small.startswith("Remove nuclei with fewer than 30 pixels at this magnification, and")
-    assert small.endswith("not above 0.8.")
-    assert "less 0.03 × |ln(area / 400)|" in join
+    assert (
+        "confidence is not above 0.8. The confidence is the mean probability × area / (A" in small
+    )
+    assert "in the order of their confidence" in join
     assert "more than 33% of its pixels" in join
     assert fill == "Background that a nucleus encloses becomes part of the nucleus."
 

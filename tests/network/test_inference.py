@@ -310,7 +310,6 @@ def test_tiles_give_the_nuclei_of_one_pass_in_less_memory(tmp_path: Path) -> Non
     inference = recipe.inference.model_copy(
         update={
             "cutoff": cutoffs[0],
-            "large_cutoff": None,
             "seed_cutoff": cutoffs[0] * (1 - cutoffs[1]),
         }
     )

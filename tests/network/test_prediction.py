@@ -14,7 +14,6 @@ from nucleus_unet.recipe import load_recipe
     ("override", "again"),
     [
         ("inference.cutoff=0.4", False),
-        ("inference.large_cutoff=none", False),
         ("inference.seed_cutoff=0.4", False),
         ("inference.min_area_px=3", False),
         ("inference.min_confidence=0.5", False),

@@ -1,4 +1,4 @@
-import math
+import doctest
 
 import cv2
 import numpy as np
@@ -9,12 +9,14 @@ from hypothesis.extra import numpy as hnp
 from numpy.typing import NDArray
 
 from nucleus_unet.network.targets import training_targets
+from nucleus_unet.nuclei import instances
 from nucleus_unet.nuclei.instances import (
     connected_components,
     mean_spread,
     rated_nuclei,
     resize_maps,
     separate_nuclei,
+    solidity,
 )
 from nucleus_unet.recipe import Inference
 
@@ -156,27 +158,6 @@ def test_a_mask_without_a_seed_is_one_nucleus() -> None:
     assert separate_nuclei(maps, Inference()).max() == 2
 
 
-@pytest.mark.parametrize(
-    ("side", "cutoff"), [(10, 0.6), (14, 0.6), (20, 0.5), (29, 0.4), (40, 0.4)]
-)
-def test_large_nuclei_have_their_own_cutoff(side: int, cutoff: float) -> None:
-    # 20² is 400, the geometric mean of 200 and 800.
-    for step in (-0.01, 0.01):
-        maps = np.full((side, side, 2), (0.9, 0), np.float32)
-        maps[0, :, 0] = cutoff + step
-        found = separate_nuclei(maps, Inference(cutoff=0.6, large_cutoff=0.4))
-        assert found[0].tolist() == [int(step > 0)] * side
-        assert (found[1:] == 1).all()
-
-
-def test_a_nucleus_that_its_cutoff_divides_becomes_two() -> None:
-    maps = np.full((3, 9, 2), (0.9, 0), np.float32)
-    maps[:, 4, 0] = 0.5
-    assert separate_nuclei(maps, Inference(cutoff=0.4, seed_cutoff=0.4)).max() == 1
-    parted = separate_nuclei(maps, Inference(cutoff=0.6, large_cutoff=0.4, seed_cutoff=0.4))
-    assert parted[0].tolist() == [1, 1, 1, 1, 0, 2, 2, 2, 2]
-
-
 def test_parts_of_the_mask_that_touch_at_a_corner_are_separate() -> None:
     mask = np.array([[1, 0, 0], [0, 1, 0], [0, 0, 0]], np.float32)
     maps = np.stack([mask, 0 * mask], axis=-1)
@@ -250,30 +231,47 @@ def test_a_nucleus_that_another_divides_keeps_its_largest_piece(first: int, kept
     assert (labels[0] == 2).nonzero()[0].tolist() == [*range(12)][kept]
 
 
-@pytest.mark.parametrize(
-    ("area", "gain"),
-    [
-        (100, -0.03 * math.log(4)),  # 1/4 of the usual 400 px, 1/16 at half the scale
-        (800, 0),  # twice the usual area, half of it at half the scale
-        (1600, 0.03 * math.log(4)),  # four times the usual area, the usual area at half the scale
-    ],
-)
-def test_higher_means_and_usual_areas_are_preferred(area: int, gain: float) -> None:
-    """The second scale finds the nucleus of the first scale with one more pixel."""
-    for more, preferred in ((-0.001, 1), (0.001, 2)):
-        maps = np.zeros((1, area + 2, 2), np.float32)
-        maps[0, 2:, 0] = 0.8
-        maps[0, 1:, 1] = 0.8 - gain + more
-        labels = separate_nuclei(maps, Inference(scales=(1, 0.5)))
-        assert labels.max() == 1
-        assert labels[0, 1] == (preferred == 2)
+@pytest.mark.parametrize(("second", "preferred"), [(0.79, 1), (0.81, 2)])
+def test_the_nucleus_of_higher_confidence_is_preferred(second: float, preferred: int) -> None:
+    """The second scale finds the nucleus of the first scale with one more row."""
+    maps = np.zeros((9, 8, 2), np.float32)
+    maps[2:, :, 0], maps[1:, :, 1] = 0.8, second
+    labels = separate_nuclei(maps, Inference(scales=(1, 0.5)))
+    assert labels.max() == 1
+    assert labels[1].all() == (preferred == 2)
+
+
+def test_a_convex_nucleus_is_preferred_to_two_that_touch() -> None:
+    maps = np.zeros((41, 61, 2), np.float32)
+    both = (disc_map(10, at=(20, 20), size=61) + disc_map(10, at=(20, 39), size=61))[:41, :, 0]
+    maps[..., 0] = 0.95 * np.minimum(both, 1)
+    maps[..., 1] = 0.9 * np.minimum(both, 1)
+    maps[:, 29:31, 1] = 0
+    labels, confidence = rated_nuclei(maps, Inference(scales=(1, 0.5)))
+    assert labels.max() == 2
+    assert (confidence > 0.85).all()
+
+
+@pytest.mark.parametrize("radius", [1, 2, 3, 6, 20])
+def test_discs_and_rectangles_are_convex(radius: int) -> None:
+    assert solidity(np.ones((radius, 2 * radius), bool)) == pytest.approx(1)
+    assert 0.83 < solidity(disc_map(radius)[..., 0] > 0) <= 1
+
+
+def test_two_discs_that_touch_are_not_convex() -> None:
+    both = disc_map(8, at=(20, 10)) + disc_map(8, at=(20, 27))
+    assert solidity(both[..., 0] > 0) < 0.88
 
 
 @pytest.mark.parametrize("scales", [(1, 0.5), (0.5, 1)])
 def test_of_equal_nuclei_the_earlier_scale_is_preferred(scales: tuple[float, float]) -> None:
     maps = np.full((1, 801, 2), 0.8, np.float32)
-    maps[0, 800, 0] = maps[0, 0, 1] = 0  # 800 px each: twice and half the usual area
+    maps[0, 800, 0] = maps[0, 0, 1] = 0  # 800 px each
     assert separate_nuclei(maps, Inference(scales=scales)).tolist() == [[1] * 800 + [0]]
+
+
+def test_doctests() -> None:
+    assert doctest.testmod(instances).failed == 0
 
 
 def test_the_confidence_is_the_mean_at_the_scale_of_a_nucleus() -> None:
@@ -288,13 +286,9 @@ def test_the_confidence_is_the_mean_at_the_scale_of_a_nucleus() -> None:
 
 @pytest.mark.parametrize(("scale", "kept"), [(1, False), (2, True)])
 def test_areas_count_at_the_scale_of_the_prediction(scale: float, kept: bool) -> None:
-    """16 px are 64 px of an image that is twice as large, and 400 px are 1600."""
+    """16 px are 64 px of an image that is twice as large."""
     small = np.full((4, 4, 1), 0.9, np.float32)
     assert separate_nuclei(small, Inference(min_area_px=40, scale=scale)).any() == kept
-    large = np.full((20, 20, 2), (0.9, 0), np.float32)
-    large[0, :, 0] = 0.45  # the cutoff is 0.5 for 400 px and 0.4 for 1600 px
-    found = separate_nuclei(large, Inference(cutoff=0.6, large_cutoff=0.4, scale=scale))
-    assert found[0].all() == kept
 
 
 def test_two_maps_at_each_scale() -> None:

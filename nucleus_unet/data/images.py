@@ -42,6 +42,8 @@ _MARKER = re.compile(rb"\xff+([\x01-\xfe])")
 _BMP, _BMP_BITS = b"BM", 28
 """How a BMP begins, and the position of the number of bits per pixel."""
 _WEBP = b"RIFF", b"WEBP"
+_WEBP_EXTENDED, _WEBP_ANIMATED = b"VP8X", 2
+"""Name of the first part of a WebP with features, and the bit that stands for several images."""
 _TIFF = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 _PHOTOMETRICS = (
     tifffile.PHOTOMETRIC.MINISWHITE,
@@ -88,7 +90,8 @@ def decode_image(content: bytes, name: str, plane: Plane = ONLY_PLANE) -> Decode
     Raises
     ------
     NucleusError
-        If the file is truncated, damaged or of another kind, or if it is a stack and no plane is chosen.
+        If the file is truncated, damaged, an animation or of another kind, if it has no finite value, or
+        if it is a stack and no plane is chosen.
 
     Notes
     -----
@@ -104,6 +107,8 @@ def decode_image(content: bytes, name: str, plane: Plane = ONLY_PLANE) -> Decode
     """
     stored = _decode(content, name, "image", plane)
     colours, mode = _colours(stored.pixels, name)
+    if colours.dtype.kind == "f" and not np.isfinite(colours).any():
+        raise NucleusError(f"{name}: has no finite value. Save it again.")
     image = _to_uint8(colours)
     if image.shape[2] == 1:
         image = np.repeat(image, 3, axis=2)
@@ -247,8 +252,6 @@ def _to_uint8(pixels: NDArray[Any]) -> NDArray[np.uint8]:
     if pixels.dtype == np.bool_:
         return pixels.astype(np.uint8) * np.uint8(255)
     finite = pixels[np.isfinite(pixels)]
-    if not finite.size:
-        return np.zeros(pixels.shape, np.uint8)
     if finite.dtype.kind == "i":  # differences of integers may overflow
         finite = finite.astype(np.float64)
     low, high = (float(value) for value in np.percentile(finite, STRETCH_PERCENTILES))
@@ -282,6 +285,8 @@ def _decode(
         reader = BmpImageFile if content[_BMP_BITS : _BMP_BITS + 1] <= b"\x08" else None
     elif content.startswith(_WEBP[0]) and content[8:12] == _WEBP[1]:
         _check_length(content, name, 4, from_start=False)
+        if content[12:16] == _WEBP_EXTENDED and int.from_bytes(content[20:21]) & _WEBP_ANIMATED:
+            raise _animated(name)
     else:
         raise _damaged(name, "empty" if not content else f"not a {KINDS_OF_FILES}")
     if reader and role != "image":
@@ -293,6 +298,10 @@ def _decode(
 
 def _damaged(name: str, how: object) -> NucleusError:
     return NucleusError(f"{name}: the file is {how}. Download or save it again.")
+
+
+def _animated(name: str) -> NucleusError:
+    return NucleusError(f"{name}: is an animation. Save the image to use as a file of its own.")
 
 
 def _decode_opencv(content: bytes, name: str) -> NDArray[Any]:
@@ -332,6 +341,8 @@ def _check_png(content: bytes, name: str) -> None:
             (checksum,) = struct.unpack_from(">I", content, end)
             if zlib.crc32(memoryview(content)[position + 4 : end]) != checksum:
                 raise _damaged(name, "damaged (its checksum differs)")
+            if kind == b"acTL" and content[position + 8 : position + 12] > b"\0\0\0\1":
+                raise _animated(name)
             position = end + 4
     except struct.error as error:
         raise _damaged(name, "truncated") from error

@@ -37,6 +37,12 @@ STACK = np.stack([GRAY * np.uint16(index) for index in range(6)])
 """Six planes."""
 
 
+def animation() -> bytes:
+    first, second = (Image.fromarray(pixels) for pixels in (GRAY, 255 - GRAY))
+    first.save(file := io.BytesIO(), "PNG", save_all=True, append_images=[second])
+    return file.getvalue()
+
+
 def png(pixels: NDArray[Any], suffix: str = ".png") -> bytes:
     shown = pixels[..., [2, 1, 0, 3][: pixels.shape[2]]] if pixels.ndim == 3 else pixels
     return bytes(cv2.imencode(suffix, shown)[1])
@@ -107,6 +113,8 @@ def rows_of_images() -> dict[str, tuple[str, bytes]]:
         "JPEG, colour": ("a.jpg", png(RGB, ".jpg")),
         "BMP": ("a.bmp", png(RGB, ".bmp")),
         "WebP": ("a.webp", png(RGB, ".webp")),
+        "PNG, animated": ("a.png", animation()),
+        "TIFF, nothing but NaN": ("a.tif", tiff(np.full(SIZE, np.nan, np.float32))),
         "TIFF, 8-bit gray, LZW": ("a.tif", tiff(GRAY, compression="lzw")),
         "TIFF, 16-bit gray": ("a.tif", tiff(GRAY * np.uint16(200))),
         "TIFF, 32-bit float with NaN": ("a.tif", tiff(with_nan)),

@@ -241,7 +241,7 @@ def test_the_nucleus_of_higher_confidence_is_preferred(second: float, preferred:
     assert labels[1].all() == (preferred == 2)
 
 
-def test_a_convex_nucleus_is_preferred_to_two_that_touch() -> None:
+def test_two_discs_are_preferred_to_one_nucleus_of_both() -> None:
     maps = np.zeros((41, 61, 2), np.float32)
     both = (disc_map(10, at=(20, 20), size=61) + disc_map(10, at=(20, 39), size=61))[:41, :, 0]
     maps[..., 0] = 0.95 * np.minimum(both, 1)

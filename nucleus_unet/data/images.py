@@ -30,8 +30,6 @@ from nucleus_unet.errors import NucleusError
 from nucleus_unet.files import sha256_bytes
 from nucleus_unet.recipe import ONLY_PLANE, Plane
 
-logging.getLogger("tifffile").setLevel(logging.CRITICAL)  # what is wrong is said by an error
-
 STRETCH_PERCENTILES = (0.01, 99.99)
 """Percentiles of an image with more than 8 bits that become 0 and 255."""
 
@@ -372,6 +370,7 @@ def _decode_tiff(
     content: bytes, name: str, role: _Role, plane: Plane, every_channel: bool
 ) -> Chosen:
     """The only page of a TIFF, or the chosen plane of an image."""
+    logging.getLogger("tifffile").setLevel(logging.CRITICAL)  # an error says what is wrong
     try:
         with tifffile.TiffFile(BytesIO(content)) as tiff:
             if not tiff.pages:

@@ -421,7 +421,7 @@ class Inference(Part):
         "takes about eight times as long",
     )
     tile_px: int = Field(
-        1024,
+        1536,
         ge=320,
         multiple_of=64,
         description="Predict larger images in overlapping tiles of at most this side in pixels; smaller "

@@ -73,7 +73,7 @@ def test_a_recipe_of_crops_with_borders(crops: Recipe) -> None:
     assert "255 × (v - p1) / max(p99.7 - p1, 8), rounded" in stretch
     assert "closer to their percentile 99.99 than to their percentile 0.01." in invert
     assert magnify.startswith("Predict the image at each of these magnifications: 2, 1. ")
-    assert f"multiples of {STEP_PX}. If a side is longer than 1024 pixels" in mirror
+    assert f"multiples of {STEP_PX}. If a side is longer than 1536 pixels" in mirror
     assert f"overlap by at least {OVERLAP_PX} pixels" in mirror
     assert flips.startswith("Predict the eight flips and quarter turns")
     cut, _, seeds, basins, small, join, fill = steps(text, "After the network")

@@ -55,7 +55,8 @@ def best(place: Any, retrained: Any, tmp_path_factory: pytest.TempPathFactory) -
     elsewhere = place.elsewhere(tmp_path_factory.mktemp("best") / "home")
     overrides = (
         *("training.steps_per_epoch=40", "training.learning_rate=0.01", "network.activation=elu"),
-        *("inference.cutoff=0.5", "inference.min_confidence=0"),  # it is not yet sure
+        "network.base_filters=24",
+        *("inference.seed_cutoff=0.4", "inference.min_confidence=0"),  # it is not yet sure
     )
     sets = [word for override in overrides for word in ("--set", override)]
     done = elsewhere.retrain("--recipe", "best", "--test", place.test, *sets)

@@ -189,7 +189,7 @@ class Augmentation(Part):
     dim_range: Fraction = Field(
         0,
         description="In half of the fluorescence images, dim each nucleus by a random factor of its "
-        "own, between 1 - dim_range and 1, and add bright debris. 0: never",
+        "own, between 1 - dim_range and 1, and add bright debris and a glow. 0: never",
     )
 
     @model_validator(mode="after")

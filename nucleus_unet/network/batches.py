@@ -13,6 +13,7 @@ from nucleus_unet.network.augment import (
     crop_matrix,
     dim_nuclei,
     random_crop_matrix,
+    random_glow,
     random_matrix,
     random_stain,
     resize_image,
@@ -119,7 +120,7 @@ def training_view(
         image = apply_table(image, table)
     fluorescent = augmentation.dim_range and sample.kind == "fluorescence"
     if fluorescent and draws.random() < DIMMED:
-        image = dim_nuclei(image, labels, augmentation.dim_range, draws)
+        image = random_glow(dim_nuclei(image, labels, augmentation.dim_range, draws), draws)
     if augmentation.stain_range:
         image = random_stain(image, augmentation.stain_range, draws)
     return image, training_targets(labels, recipe.network.outputs)

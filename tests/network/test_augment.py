@@ -9,9 +9,11 @@ from hypothesis.extra import numpy as hnp
 from numpy.typing import NDArray
 
 from nucleus_unet.network.augment import (
+    MOST_GLOW,
     crop_matrix,
     dim_nuclei,
     random_crop_matrix,
+    random_glow,
     random_matrix,
     random_stain,
     resize_image,
@@ -399,6 +401,23 @@ def test_debris_lie_outside_nuclei() -> None:
         counts.append(cv2.connectedComponents(spots)[0] - 1)
     assert min(counts) == 0
     assert 2 <= max(counts) <= 3
+
+
+def test_a_glow_surrounds_what_is_bright() -> None:
+    image = np.full((64, 64, 3), 20, np.uint8)
+    image[28:36, 28:36] = 220
+    before, shares = image.copy(), []
+    for seed in range(50):
+        glowing = random_glow(image, np.random.default_rng(seed))
+        added = glowing.astype(int) - image
+        assert (glowing.dtype, added.min()) == (np.uint8, 0)
+        assert added[32, 25, 0] >= added[32, 20, 0] >= added[32, 0, 0]
+        shares.append(added.max() / 200)
+    np.testing.assert_array_equal(image, before)
+    assert min(shares) < 0.02
+    assert 0.1 < max(shares) <= MOST_GLOW
+    dark = np.full((64, 64, 3), 20, np.uint8)
+    np.testing.assert_array_equal(random_glow(dark, np.random.default_rng(0)), dark)
 
 
 @pytest.mark.parametrize("value", [0, 1])

@@ -71,3 +71,4 @@ lock:
 	        pyproject.toml --output-file requirements/$$extra.lock || exit 1; \
 	    others="$$others requirements/$$extra.lock"; \
 	done
+	$(COMPILE) benchmarks/stardist.in --output-file benchmarks/stardist.lock

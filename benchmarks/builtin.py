@@ -4,7 +4,8 @@
     python benchmarks/builtin.py RUN_ID --data "the 2018 Data Science Bowl"
 
 Rounds the weights to half precision, scores them on the validation images of the run, and writes
-model.keras, record.json and card.md into nucleus_unet/builtin/. Run it in the home of the run.
+model.keras, record.json and card.md into nucleus_unet/builtin/, and a picture of the worst validation
+images into docs/images/. Run it in the home of the run.
 """
 
 import argparse
@@ -14,6 +15,7 @@ from collections.abc import Callable
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
+import cv2
 import h5py
 import numpy as np
 
@@ -36,9 +38,10 @@ from nucleus_unet.network.builtin import (
     BUILTIN_RECORD,
     BuiltinModel,
 )
-from nucleus_unet.reports import evaluate_model, model_card, score_interval
+from nucleus_unet.reports import evaluate_model, model_card, pictures, score_interval
 
 WEIGHTS = "model.weights.h5"
+WORST = Path(__file__).parents[1] / "docs" / "images" / "worst.jpg"
 
 
 def halve(network: Path, to: Path) -> None:
@@ -62,6 +65,13 @@ def halve(network: Path, to: Path) -> None:
             for name in sorted(source.namelist()):
                 content = rounded.read_bytes() if name == WEIGHTS else source.read(name)
                 target.writestr(zipfile.ZipInfo(name), content, zipfile.ZIP_DEFLATED)
+
+
+def write_jpeg(png: bytes, to: Path) -> None:
+    """A smaller picture of about the same look."""
+    image = cv2.imdecode(np.frombuffer(png, np.uint8), cv2.IMREAD_COLOR)
+    assert image is not None
+    cv2.imwrite(str(to), image, [cv2.IMWRITE_JPEG_QUALITY, 80])
 
 
 def main() -> None:
@@ -95,6 +105,7 @@ def main() -> None:
     validation = split.samples("validation", images, labels, home)
     with TemporaryDirectory() as maps:
         found = evaluate_model(fixed, [(BUILTIN_NETWORK, validation)], Path(maps), progress)
+        write_jpeg(pictures(validation, found)["worst"], WORST)
     made = BuiltinModel(
         recipe=recipe,
         network_sha256=sha256_file(BUILTIN_NETWORK),

@@ -68,10 +68,11 @@ def halve(network: Path, to: Path) -> None:
 
 
 def write_jpeg(png: bytes, to: Path) -> None:
-    """A smaller picture of about the same look."""
+    """A picture of two thirds of the size."""
     image = cv2.imdecode(np.frombuffer(png, np.uint8), cv2.IMREAD_COLOR)
     assert image is not None
-    cv2.imwrite(str(to), image, [cv2.IMWRITE_JPEG_QUALITY, 80])
+    small = cv2.resize(image, None, fx=2 / 3, fy=2 / 3, interpolation=cv2.INTER_AREA)
+    cv2.imwrite(str(to), small, [cv2.IMWRITE_JPEG_QUALITY, 80])
 
 
 def main() -> None:

@@ -8,17 +8,15 @@ of the slides, as a training does, and scores the other half with these and with
 of the recipe `best`. Prints how much better the tuned ones are.
 """
 
-import argparse
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 from cases import Case
-from held_out import held_out, pair_of
+from held_out import held_out, model_and_archive, pair_of
 
 from nucleus_unet.engine import prepare_environment
-from nucleus_unet.network import BUILTIN
 from nucleus_unet.network.inference import predict_maps
 from nucleus_unet.nuclei import match_nuclei, separate_nuclei
 from nucleus_unet.recipe import Inference, load_recipe
@@ -37,12 +35,7 @@ def mean_score(own: Sequence[tuple[Case, Path]], inference: Inference) -> float:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("archive", type=Path)
-    parser.add_argument("--model", default=BUILTIN, help="id of a run; default: the built-in model")
-    chosen = parser.parse_args()
+    chosen = model_and_archive(__doc__)
     prepare_environment()
     fixed = load_recipe("best", ["inference.flips=false"]).inference
     with tempfile.TemporaryDirectory() as folder:

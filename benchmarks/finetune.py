@@ -91,14 +91,20 @@ def run_id(printed: str) -> str:
     return found
 
 
-def main() -> None:
+def source_parser(doc: str | None) -> argparse.ArgumentParser:
+    """A parser of the data set, and of the kind and size of the images that are a source."""
     parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+        description=doc, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("archive", type=Path)
     parser.add_argument("kind", choices=KINDS, help="imaging kind of the source")
     parser.add_argument("height", type=int, help="of its images, in px")
     parser.add_argument("width", type=int)
+    return parser
+
+
+def main() -> None:
+    parser = source_parser(__doc__)
     parser.add_argument(
         "--steps", type=int, default=5000, help="of the training without the source"
     )

@@ -1,5 +1,6 @@
 """A model, of one network or of several folds, with the images that its networks do not know."""
 
+import argparse
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,7 +20,7 @@ from nucleus_unet.data import (
     make_split,
     split_of_all_folds,
 )
-from nucleus_unet.network import configure, load_model, resolve, segment_images
+from nucleus_unet.network import BUILTIN, configure, load_model, resolve, segment_images
 from nucleus_unet.network.ensemble import members
 from nucleus_unet.recipe import Recipe
 from nucleus_unet.runs import records
@@ -71,6 +72,16 @@ def held_out(model: str, archive: Path) -> Iterator[tuple[Predictor, list[Case]]
     for member, fold in zip(members(load_model(network)), folds_of(split, recipe), strict=True):
         own = [known[image.id] for image in fold.validation]
         yield Predictor(member, recipe, trained_on), own
+
+
+def model_and_archive(doc: str | None) -> argparse.Namespace:
+    """Read the path of a data set and ``--model`` from the command line."""
+    parser = argparse.ArgumentParser(
+        description=doc, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("archive", type=Path)
+    parser.add_argument("--model", default=BUILTIN, help="id of a run; default: the built-in model")
+    return parser.parse_args()
 
 
 def pair_of(case: Case) -> Pair:

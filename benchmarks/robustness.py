@@ -11,7 +11,6 @@ is also dimmed by a random factor from 0.1 to 1, and bright spots are added. The
 smaller the dimmest nuclei are drawn.
 """
 
-import argparse
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -19,11 +18,10 @@ from typing import NamedTuple
 
 import numpy as np
 from curves import Pair, dimmed, magnified
-from held_out import Predictor, held_out, pair_of
+from held_out import Predictor, held_out, model_and_archive, pair_of
 
 from nucleus_unet.data import imaging_kind
 from nucleus_unet.engine import prepare_environment
-from nucleus_unet.network import BUILTIN
 from nucleus_unet.nuclei import match_nuclei, scoring
 
 MAGNIFICATIONS = (1, 0.25, 0.5, 2, 3, 4)
@@ -72,12 +70,7 @@ def row(name: str, shown: Sequence[Shown]) -> list[scoring.Match]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("archive", type=Path)
-    parser.add_argument("--model", default=BUILTIN, help="id of a run; default: the built-in model")
-    chosen = parser.parse_args()
+    chosen = model_and_archive(__doc__)
     prepare_environment()
     shown = [*shown_images(chosen.model, chosen.archive)]
     print("| change | images | own size | fitted | images that change |\n|---|---|---|---|---|")

@@ -10,16 +10,14 @@ chance, and is scored on the other slides. Half an hour on two cores; each step 
 that an interrupted measurement continues.
 """
 
-import argparse
 import csv
 import json
 from pathlib import Path
 
 import numpy as np
-from finetune import done, run_id, source_slides, subset
+from finetune import done, run_id, source_parser, source_slides, subset
 from scipy.stats import spearmanr
 
-from nucleus_unet.data import KINDS
 from nucleus_unet.engine import home_folder, prepare_environment
 
 TRIALS = 3
@@ -36,14 +34,7 @@ def scored(home: Path, name: str, model: str, images: Path) -> dict[str, float]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("archive", type=Path)
-    parser.add_argument("kind", choices=KINDS, help="imaging kind of the source")
-    parser.add_argument("height", type=int, help="of its images, in px")
-    parser.add_argument("width", type=int)
-    chosen = parser.parse_args()
+    chosen = source_parser(__doc__).parse_args()
     prepare_environment()
     home = home_folder() / "uncertainty" / f"{chosen.kind} {chosen.height} {chosen.width}"
     home.mkdir(parents=True, exist_ok=True)

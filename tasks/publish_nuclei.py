@@ -126,8 +126,8 @@ def publish_nuclei(
     _write(output, "nuclei.csv", measurements.nuclei_csv(rows))
     _write(output, "nuclei.parquet", measurements.nuclei_parquet(rows))
     _write(output, "images.csv", measurements.images_csv(of_images))
-    knows = any(row["uncertainty"] is not None for row in of_images if row["state"] == "done")
-    legend = UNSURE_LEGEND if knows else PREDICTED_LEGEND
+    of_folds = any(row["uncertainty"] is not None for row in of_images if row["state"] == "done")
+    legend = UNSURE_LEGEND if of_folds else PREDICTED_LEGEND
     _write(output, "overview.png", contact_sheet(tiles, legend))
     if "coco" in output.outlines:
         named = _coco_images(index.entries, encoded)

@@ -20,8 +20,8 @@ LEAST_CONTRAST = 8
 LEAST_SIGNAL = 10
 """Range of grey levels, in units of the noise, below which little can be seen.
 
-It finds images of more than 8 bits without contrast, because their noise is stretched to the full range.
-An image of noise alone has 0.7.
+Images of more than 8 bits are stretched to all grey levels, so that noise alone looks like contrast. An
+image of noise alone has 0.7.
 """
 NOISE_KERNEL = np.array([[1, -2, 1], [-2, 4, -2], [1, -2, 1]], np.float32) / 6
 """Takes away edges and slopes, and keeps the standard deviation of noise."""

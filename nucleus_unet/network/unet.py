@@ -42,7 +42,7 @@ def build_unet(network: Network, size: int | None, outputs: int = 1) -> keras.Mo
     inputs = keras.Input((size, size, 3), name="image")
     x, skips = inputs, []
     if network.half_resolution:
-        x = _convolution(x, network, _few(network), "halve", kernel=4, strides=2)
+        x = _convolution(x, network, _outer_filters(network), "halve", kernel=4, strides=2)
     for level in range(network.depth):
         x = _double_convolution(x, network, level, f"down{level}")
         if size and x.shape[1] % 2:
@@ -63,9 +63,9 @@ def build_unet(network: Network, size: int | None, outputs: int = 1) -> keras.Mo
         x = keras.layers.Concatenate(name=f"join{level}")([x, skip])
         x = _double_convolution(x, network, level, f"up{level}")
     if network.half_resolution:
-        x = keras.layers.Conv2DTranspose(_few(network), 2, strides=2, name="double")(x)
+        x = keras.layers.Conv2DTranspose(_outer_filters(network), 2, strides=2, name="double")(x)
         x = keras.layers.Concatenate(name="join")([x, inputs])
-        x = _convolution(x, network, _few(network), "last")
+        x = _convolution(x, network, _outer_filters(network), "last")
     # Always float32: bfloat16 is too coarse for probabilities near 0 and 1.
     x = keras.layers.Conv2D(outputs, 1, name="logits", dtype="float32")(x)
     maps = keras.layers.Activation("sigmoid", name="maps", dtype="float32")(x)
@@ -186,8 +186,8 @@ def _convolution(
     )(x)
 
 
-def _few(network: Network) -> int:
-    """Filters at full resolution, where they are slow, if the levels work at half of it."""
+def _outer_filters(network: Network) -> int:
+    """Number of filters of the layers around the levels, which work at full resolution and are slow."""
     return max(1, network.base_filters // 3)
 
 

@@ -16,7 +16,7 @@ USUAL_PX = 400
 FAINT = 0.1
 """Probability, and difference of probabilities, below which a pixel is background."""
 SPREAD = ".spread"
-"""Ending of the file beside the maps of an image that says how much the networks of a mean disagree."""
+"""Suffix of the file, next to the maps of an image, with the disagreement of the networks."""
 MOST_COVERED = 1 / 3
 """Largest share of a nucleus that nuclei of higher rank may cover."""
 
@@ -64,7 +64,7 @@ def rated_nuclei(
     With two channels, background that a nucleus encloses becomes part of it: nuclei have no holes, but
     coarse chromatin can look like one.
 
-    At last ``grow_px`` moves all outlines. Of a nucleus that shrinks to several pieces, the largest
+    Finally ``grow_px`` moves all outlines. Of a nucleus that shrinks to several pieces, the largest
     stays.
     """
     candidates, last = [], 0

@@ -173,7 +173,7 @@ def _losses(overlap: "_Overlap", tp: NDArray[np.int64]) -> Losses:
     )
     counts = dict.fromkeys(("missed", "invented", "split", "merged", "outline"), 0)
     # Each nucleus without a match counts once, for the first cause that holds.
-    for labels, otherwise, causes in (
+    for labels, last_cause, causes in (
         (
             missed,
             "missed",
@@ -190,7 +190,7 @@ def _losses(overlap: "_Overlap", tp: NDArray[np.int64]) -> Losses:
             found = np.isin(left, members)
             counts[cause] += int(found.sum())
             left = left[~found]
-        counts[otherwise] += len(left)
+        counts[last_cause] += len(left)
     nuclei = max(tp[0] + len(missed) + len(invented), 1)
     nuclei_of_both = len(overlap.true_labels) + len(overlap.predicted_labels)
     found_ap, score = (

@@ -1,6 +1,7 @@
 """Merge the masks of an image, or renumber a label image, into labels 1..n."""
 
-from collections.abc import Iterable, Sequence
+import math
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,6 +21,8 @@ MOST_IN_PIECES = 0.1
 """Share of the nuclei of an image that may lie in several pieces."""
 LEAST_MAIN_PIECE = 0.95
 """A nucleus lies in several pieces if its largest piece has a smaller share of its pixels."""
+MOST_COVERED = 1.5
+"""Masks of one image together have at most this number of times its pixels: nuclei hardly overlap."""
 _LAST_NUMBERS = (2**8 - 1, 2**16 - 1)
 """From these numbers on, a file of 8 or 16 bits begins again at 0."""
 
@@ -63,7 +66,7 @@ def merge_into_labels(masks: Iterable[tuple[str, NDArray[Any]]], shape: tuple[in
     Parameters
     ----------
     masks : iterable of (str, (H, W) array)
-        File name and mask, of any real type. They are taken one at a time and may have any order.
+        File name and mask, of any real type, sorted by name. They are taken one at a time.
     shape : (int, int)
         Height and width of the image in pixels.
 
@@ -79,7 +82,8 @@ def merge_into_labels(masks: Iterable[tuple[str, NDArray[Any]]], shape: tuple[in
       example because its edges were smoothed, the foreground is what reaches half of the largest one.
       Values that are not finite are background.
     - The files cannot be masks if more than `MOST_IN_PIECES` of them lie in several pieces. One nucleus
-      in two pieces is allowed, if there are others.
+      in two pieces is allowed, if there are others. Nor can they if they cover the image more than
+      `MOST_COVERED` times, as masks do whose background is white.
     - A pixel in several masks belongs to the nucleus with the fewest pixels. If those are equal, it
       belongs to the first by file name. A nucleus without any pixel left is skipped.
     - Labels are 1..n in the order of the file names of the masks that were not skipped.
@@ -94,37 +98,47 @@ def merge_into_labels(masks: Iterable[tuple[str, NDArray[Any]]], shape: tuple[in
     [('b.png', 'wrong size'), ('c.png', 'overlap')]
     """
     problems: list[DataProblem] = []
-    nuclei: list[Region] = []
+    areas: list[int] = []
     in_pieces: dict[str, int] = {}
-    for file, mask in masks:
-        if mask.shape != shape:
-            detail = f"{size_text(mask.shape)}, but the image is {size_text(shape)}: skipped"
-            problems.append(DataProblem(file, "wrong size", detail))
-            continue
-        box, nucleus, stray = _foreground(mask)
-        if stray:
-            detail = (
-                f"{stray} pixels are neither 0 nor the largest value: "
-                "read as nucleus if at least half of it"
-            )
-            problems.append(DataProblem(file, "stray values", detail))
-        if nucleus.any():
-            nuclei.append(Region(file, box, nucleus))
-            areas = cv2.connectedComponentsWithStats(nucleus.view(np.uint8))[2][
-                1:, cv2.CC_STAT_AREA
-            ]
-            if areas.max() < LEAST_MAIN_PIECE * areas.sum():
-                in_pieces[file] = len(areas)
-        else:
-            problems.append(DataProblem(file, "empty", "no foreground: skipped"))
-    if _too_many(list(in_pieces.values()), len(nuclei), MOST_IN_PIECES):
+    names: list[str] = []
+
+    def nuclei() -> Iterator[Region]:
+        for file, mask in masks:
+            if mask.shape != shape:
+                detail = f"{size_text(mask.shape)}, but the image is {size_text(shape)}: skipped"
+                problems.append(DataProblem(file, "wrong size", detail))
+                continue
+            box, nucleus, stray = _foreground(mask)
+            if stray:
+                detail = (
+                    f"{stray} pixels are neither 0 nor the largest value: "
+                    "read as nucleus if at least half of it"
+                )
+                problems.append(DataProblem(file, "stray values", detail))
+            if not nucleus.any():
+                problems.append(DataProblem(file, "empty", "no foreground: skipped"))
+                continue
+            stats = cv2.connectedComponentsWithStats(nucleus.view(np.uint8))[2]
+            of_pieces = stats[1:, cv2.CC_STAT_AREA]
+            names.append(file)
+            areas.append(of_pieces.sum())
+            if of_pieces.max() < LEAST_MAIN_PIECE * areas[-1]:
+                in_pieces[file] = len(of_pieces)
+            yield Region(file, box, nucleus)
+
+    merged = merge_regions(nuclei(), shape)
+    if _too_many(list(in_pieces.values()), len(areas), MOST_IN_PIECES):
         detail = (
-            f"{len(in_pieces)} of {len(nuclei)} masks show several pieces, {sum(in_pieces.values())} in "
+            f"{len(in_pieces)} of {len(areas)} masks show several pieces, {sum(in_pieces.values())} in "
             "all. A mask is one nucleus. If it is a label image, name it labels.png, outside of masks"
         )
         problems.append(DataProblem(min(in_pieces), "not masks", detail))
-
-    merged = merge_regions(sorted(nuclei, key=lambda nucleus: nucleus.name), shape)
+    if sum(areas) > MOST_COVERED * math.prod(shape):
+        detail = (
+            f"{len(areas)} masks cover the image {sum(areas) / math.prod(shape):.1f} times. If nuclei "
+            "are black in them, invert them"
+        )
+        problems.append(DataProblem(names[0], "not masks", detail))
     found = sorted([*problems, *merged.problems], key=lambda problem: problem.file)
     return Merged(merged.labels, tuple(found))
 

@@ -229,6 +229,11 @@ def rows_of_layouts() -> dict[str, Files]:
             "a/images/a.png": image,
             "a/masks/1.png": png(MASK * np.uint8(255)),
         },
+        "masks with a white background": {
+            "a/images/a.png": image,
+            "a/masks/1.png": png(255 - np.uint8(255) * (LABELS == 1)),
+            "a/masks/2.png": png(255 - np.uint8(255) * (LABELS == 2)),
+        },
         "a mask of another size": {
             "a/images/a.png": image,
             "a/masks/1.png": masks["1.png"],

@@ -10,7 +10,7 @@ INSTALLED := $(VENV)/installed-$(VERSION)-$(notdir $(LOCK))
 # make install EXTRAS="microscopy export" adds what requirements/microscopy.lock and export.lock name,
 # now or later.
 EXTRAS ?=
-ALL_EXTRAS := microscopy export peers
+ALL_EXTRAS := microscopy export peers soak
 PIP_INSTALL := $(BIN)/pip install --quiet --disable-pip-version-check --no-deps
 
 .PHONY: install run test test-all lint lock worker docs
@@ -42,7 +42,7 @@ test: install lint
 	$(BIN)/pytest $(QUICK)
 
 # The others measure patience: one at a time.
-test-all: install lint $(ALL_EXTRAS:%=$(INSTALLED)-%)
+test-all: install lint $(patsubst %,$(INSTALLED)-%,$(filter-out soak,$(ALL_EXTRAS)))
 	$(BIN)/pytest $(QUICK)
 	$(BIN)/pytest -m slow
 

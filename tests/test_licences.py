@@ -29,6 +29,7 @@ NAMES = {  # what metadata call a licence
     "Python Software Foundation License": "PSF-2.0",
 }
 READ_BY_HAND = {  # metadata name no licence; this is what the file LICENSE says
+    "atheris": "Apache-2.0",
     "bioimageio-spec": "MIT",
     "huey": "MIT",
     "namex": "Apache-2.0",

@@ -21,7 +21,7 @@ MOST_IN_PIECES = 0.1
 """Share of the nuclei of an image that may lie in several pieces."""
 LEAST_MAIN_PIECE = 0.95
 """A nucleus lies in several pieces if its largest piece has a smaller share of its pixels."""
-MOST_COVERED = 1.5
+MOST_COVERAGE = 1.5
 """Masks of one image together have at most this number of times its pixels: nuclei hardly overlap."""
 _LAST_NUMBERS = (2**8 - 1, 2**16 - 1)
 """From these numbers on, a file of 8 or 16 bits begins again at 0."""
@@ -83,7 +83,7 @@ def merge_into_labels(masks: Iterable[tuple[str, NDArray[Any]]], shape: tuple[in
       Values that are not finite are background.
     - The files cannot be masks if more than `MOST_IN_PIECES` of them lie in several pieces. One nucleus
       in two pieces is allowed, if there are others. Nor can they if they cover the image more than
-      `MOST_COVERED` times, as masks do whose background is white.
+      `MOST_COVERAGE` times, as masks do whose background is white.
     - A pixel in several masks belongs to the nucleus with the fewest pixels. If those are equal, it
       belongs to the first by file name. A nucleus without any pixel left is skipped.
     - Labels are 1..n in the order of the file names of the masks that were not skipped.
@@ -133,7 +133,7 @@ def merge_into_labels(masks: Iterable[tuple[str, NDArray[Any]]], shape: tuple[in
             "all. A mask is one nucleus. If it is a label image, name it labels.png, outside of masks"
         )
         problems.append(DataProblem(min(in_pieces), "not masks", detail))
-    if sum(areas) > MOST_COVERED * math.prod(shape):
+    if sum(areas) > MOST_COVERAGE * math.prod(shape):
         detail = (
             f"{len(areas)} masks cover the image {sum(areas) / math.prod(shape):.1f} times. If nuclei "
             "are black in them, invert them"

@@ -81,7 +81,7 @@ def decode_rle(rles: Sequence[str], height: int, width: int) -> NDArray[np.int32
     starts, ends, owners, found = _read(rles, height, width)
     if found:
         index = min(found)
-        raise NucleusError(f"RLE {index + 1} of {len(rles)}, '{rles[index]:.40}', {found[index]}")
+        raise NucleusError(f"RLE {index + 1} of {len(rles)}, {rles[index][:40]!r}, {found[index]}")
     steps = np.concatenate(([0], np.stack((starts, ends), axis=1).ravel(), [height * width]))
     values = np.zeros(steps.size - 1, np.int32)
     values[1::2] = owners + 1

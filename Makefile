@@ -13,7 +13,7 @@ EXTRAS ?=
 ALL_EXTRAS := microscopy export peers soak
 PIP_INSTALL := $(BIN)/pip install --quiet --disable-pip-version-check --no-deps
 
-.PHONY: install run test test-all lint lock worker docs
+.PHONY: install run test test-all soak lint lock worker docs
 
 install: $(INSTALLED) $(EXTRAS:%=$(INSTALLED)-%)
 
@@ -46,6 +46,10 @@ test-all: install lint $(patsubst %,$(INSTALLED)-%,$(filter-out soak,$(ALL_EXTRA
 	$(BIN)/pytest $(QUICK)
 	$(BIN)/pytest -m slow
 
+# Hours; an interrupted soak continues.
+soak: install $(INSTALLED)-soak
+	$(BIN)/python -m soak.fuzz
+
 worker: install
 	@: $${PREFECT_API_URL:?set it to the Prefect server whose work the worker is to do}
 	$(BIN)/prefect worker start --pool nucleus --limit 1
@@ -53,7 +57,7 @@ worker: install
 lint: install
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
-	$(BIN)/mypy nucleus_cli flows tasks nucleus_unet benchmarks docs tests
+	$(BIN)/mypy nucleus_cli flows tasks nucleus_unet benchmarks docs soak tests
 
 # The manual as a site, in site/; a broken link is an error.
 docs: install

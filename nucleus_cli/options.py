@@ -10,7 +10,7 @@ from typing import Any
 import click
 
 from nucleus_cli.completion import complete_key, complete_recipe
-from nucleus_unet.files import UNPRINTABLE
+from nucleus_unet.errors import UNPRINTABLE
 
 Decorator = Callable[[Callable[..., None]], Callable[..., None]]
 

@@ -5,7 +5,6 @@ import fcntl
 import hashlib
 import math
 import os
-import re
 import shutil
 import tempfile
 import time
@@ -15,13 +14,6 @@ from pathlib import Path
 from typing import IO
 
 from nucleus_unet.errors import NucleusError
-
-UNPRINTABLE = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")
-"""Characters that names in text output must not have.
-
-These are line breaks, control characters that a terminal would execute, and lone surrogates, with which
-Python represents file names that are not UTF-8.
-"""
 
 _POLL_S = 0.2
 

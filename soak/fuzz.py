@@ -5,7 +5,7 @@
     python -m soak.fuzz GeoJSON ROI --seconds 60
 
 Each parser gets files that begin as valid ones and are changed where that reaches new code. It may read
-a file, or refuse it with a `NucleusError` of one line. The first fault of a parser ends its turn; the
+a file, or refuse it with a `NucleusError`. The first fault of a parser ends its turn; the
 file is kept in FOLDER/faults. What reached new code is kept in FOLDER, and so is the time that was
 spent, so a fuzzing that was interrupted continues.
 """
@@ -48,7 +48,11 @@ def turn(name: str, files: Sequence[bytes], seconds: float, folder: Path) -> boo
     while (left := seconds - before) > 0:
         now = min(left, 60)  # what is spent is written down after each minute
         command = [sys.executable, "-m", "soak.fuzz", "--only", name, str(corpus)]
-        command += [f"-max_total_time={now:.0f}", f"-timeout={LONGEST_S}", f"-rss_limit_mb={MOST_MB}"]
+        command += [
+            f"-max_total_time={now:.0f}",
+            f"-timeout={LONGEST_S}",
+            f"-rss_limit_mb={MOST_MB}",
+        ]
         command += [f"-max_len={MOST_BYTES}", f"-artifact_prefix={folder / 'faults' / name}-"]
         if subprocess.run(command, cwd=Path(__file__).parents[1], env=quiet).returncode:
             return False

@@ -422,6 +422,8 @@ def _pixels(page: tifffile.TiffPage, name: str, role: _Role) -> NDArray[Any]:
     """
     _check_kind(page.dtype, page, name)
     photometric, pixels = tifffile.PHOTOMETRIC(page.photometric), page.asarray()
+    if pixels.ndim not in (2, 3):
+        raise _damaged(name, f"damaged (its pixels have the shape {pixels.shape})")
     is_mask = role == "mask" or (role == "labels" and pixels.dtype == np.bool_)
     if is_mask and photometric == tifffile.PHOTOMETRIC.MINISWHITE and pixels.dtype.kind in "bu":
         # Viewers show the inverse; but tifffile and scikit-image write every bool array like this.

@@ -7,8 +7,7 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from nucleus_unet.errors import NucleusError
-from nucleus_unet.files import UNPRINTABLE
+from nucleus_unet.errors import UNPRINTABLE, NucleusError
 
 LAYOUT = (
     "<id>/images/<id>.png and, for training, <id>/masks/*.png or one label image <id>/labels.png"

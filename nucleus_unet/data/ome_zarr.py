@@ -93,7 +93,7 @@ def zarr_scenes(zarr: Any, content: bytes) -> Scenes:
     from zarr.buffer import cpu
 
     archive = zipfile.ZipFile(BytesIO(content))
-    files = {info.filename: info for info in archive.infolist() if not info.is_dir()}
+    files = {i.filename: i for i in archive.infolist() if not i.filename.endswith("/")}
     if sum(info.file_size for info in files.values()) > max(LARGEST_UNPACKED_BYTES, len(content)):
         raise ValueError("it unpacks to more than 8 GiB")
     images = [

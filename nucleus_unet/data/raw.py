@@ -13,8 +13,8 @@ from pathlib import Path
 
 from nucleus_unet.data.layouts import DATA_SET, LAYOUT, PICTURE, RawSample, read_layout
 from nucleus_unet.data.ome_zarr import is_zarr, join_zarr, pack_folder
-from nucleus_unet.errors import NucleusError
-from nucleus_unet.files import UNPRINTABLE, sha256_bytes, sha256_file
+from nucleus_unet.errors import UNPRINTABLE, NucleusError
+from nucleus_unet.files import sha256_bytes, sha256_file
 
 SAMPLE_NAMES = {
     "built-in-sample": "built-in sample",
@@ -26,8 +26,13 @@ LARGEST_MEMBER_BYTES = 2**31
 MOST_LEVELS = 16
 """Limit for folders within folders."""
 
+DAMAGED_ZIP = (
+    *(OSError, EOFError, RuntimeError, ValueError),
+    *(zipfile.BadZipFile, zlib.error, lzma.LZMAError),
+)
+"""What zipfile raises for damaged files, and for those that are none."""
+
 _NO_FILE = "it is a pipe or a device and not a file"
-_DAMAGED = (zipfile.BadZipFile, zlib.error, lzma.LZMAError)
 
 
 @dataclass(frozen=True)
@@ -55,7 +60,7 @@ class RawDataset:
         """
         try:
             return self.members[name]()
-        except (OSError, EOFError, NotImplementedError, *_DAMAGED) as error:
+        except DAMAGED_ZIP as error:
             raise NucleusError(
                 f"{self.path}: {name} cannot be read ({error}). Download or copy the data again."
             ) from error
@@ -265,7 +270,7 @@ def _read_file(place: Path) -> bytes:
 def _zip_members(path: Path, resources: ExitStack) -> dict[str, Callable[[], bytes]]:
     try:
         archive = resources.enter_context(zipfile.ZipFile(path))
-    except (OSError, NotImplementedError, UnicodeDecodeError, zipfile.BadZipFile) as error:
+    except DAMAGED_ZIP as error:
         raise NucleusError(
             f"{path}: not a folder, a complete zip file or an image ({error}). Download it again."
         ) from error
@@ -273,7 +278,7 @@ def _zip_members(path: Path, resources: ExitStack) -> dict[str, Callable[[], byt
     members: dict[str, zipfile.ZipInfo] = {}
     for info in archive.infolist():
         name = info.filename.replace("\\", "/").removeprefix("./")
-        if name in members and not info.is_dir():
+        if name in members and not name.endswith("/"):
             raise NucleusError(
                 f"{path}: {name!r:.200} is in the zip file twice. Create the zip file again."
             )

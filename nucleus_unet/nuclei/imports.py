@@ -19,8 +19,8 @@ from nucleus_unet.data.layouts import PICTURE, RawSample, picture_ending
 from nucleus_unet.data.masks import DataProblem, Merged
 from nucleus_unet.data.prepared import Progress, in_threads
 from nucleus_unet.data.raw import RawDataset, open_raw, reads, walk
-from nucleus_unet.errors import NucleusError
-from nucleus_unet.files import UNPRINTABLE, first_names, new_folder, write_atomically, writing
+from nucleus_unet.errors import UNPRINTABLE, NucleusError
+from nucleus_unet.files import first_names, new_folder, write_atomically, writing
 from nucleus_unet.nuclei.exports import encode_label_image
 from nucleus_unet.recipe import ONLY_PLANE, Plane
 

@@ -18,8 +18,8 @@ from nucleus_unet.data.csv_records import (
     read_text,
     safe_cell,
 )
-from nucleus_unet.errors import NucleusError
-from nucleus_unet.files import UNPRINTABLE, write_atomically
+from nucleus_unet.errors import UNPRINTABLE, NucleusError
+from nucleus_unet.files import write_atomically
 
 HEADER = ("ImageId", "EncodedPixels")
 

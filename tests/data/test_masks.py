@@ -166,7 +166,9 @@ def test_files_that_are_not_masks_are_found(masks: list[NDArray]) -> None:
 
 def test_masks_with_a_white_background_are_found() -> None:
     inverted = [(f"{n}.png", cells(9) != n) for n in range(1, 10)]
-    [problem] = [p for p in merge_into_labels(inverted, cells(9).shape).problems if p.kind in REFUSED]
+    [problem] = [
+        p for p in merge_into_labels(inverted, cells(9).shape).problems if p.kind in REFUSED
+    ]
     assert (problem.file, problem.kind) == ("1.png", "not masks")
     assert problem.detail.startswith("9 masks cover the image 8.")
 

@@ -17,7 +17,6 @@ from numpy.typing import NDArray
 
 from nucleus_unet.data.masks import Merged, number_label_image, size_text
 from nucleus_unet.errors import NucleusError
-from nucleus_unet.files import UNPRINTABLE
 
 ALLOWED = frozenset(
     {
@@ -119,9 +118,8 @@ def read_seg(content: bytes, file: str, shape: tuple[int, int]) -> Merged:
     except NucleusError:
         raise
     except Exception as error:  # NumPy raises errors of any type for damaged headers
-        reason = UNPRINTABLE.sub(" ", f"{error}"[:80])
         raise NucleusError(
-            f"{file}: damaged, or not a _seg.npy ({reason}). Save the masks in cellpose again."
+            f"{file}: damaged, or not a _seg.npy ({error!s:.80}). Save the masks in cellpose again."
         ) from error
     if masks.shape != shape:
         raise NucleusError(

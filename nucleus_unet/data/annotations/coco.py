@@ -16,8 +16,7 @@ from numpy.typing import NDArray
 
 from nucleus_unet.data.annotations.polygons import draw_polygons, read_points
 from nucleus_unet.data.masks import DataProblem, Region, size_text
-from nucleus_unet.errors import NucleusError
-from nucleus_unet.files import UNPRINTABLE
+from nucleus_unet.errors import UNPRINTABLE, NucleusError
 
 
 @dataclass(frozen=True)

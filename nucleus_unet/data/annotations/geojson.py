@@ -5,8 +5,7 @@ from typing import Any
 
 from nucleus_unet.data.annotations.polygons import Ring, draw_polygons, read_ring
 from nucleus_unet.data.masks import DataProblem, Region
-from nucleus_unet.errors import NucleusError
-from nucleus_unet.files import UNPRINTABLE
+from nucleus_unet.errors import UNPRINTABLE, NucleusError
 
 _WITHOUT_AREA = ("Point", "MultiPoint", "LineString", "MultiLineString")
 

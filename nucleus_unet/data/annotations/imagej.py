@@ -1,7 +1,6 @@
 """Nuclei from regions of interest (ROIs) of ImageJ and Fiji."""
 
 import zipfile
-import zlib
 from collections.abc import Iterator
 from io import BytesIO
 
@@ -10,14 +9,12 @@ from roifile import ROI_OPTIONS, ROI_SUBTYPE, ROI_TYPE, ImagejRoi
 
 from nucleus_unet.data.annotations.polygons import draw_oval, draw_polygons, read_ring
 from nucleus_unet.data.masks import DataProblem, Region
-from nucleus_unet.errors import NucleusError
-from nucleus_unet.files import UNPRINTABLE
+from nucleus_unet.data.raw import DAMAGED_ZIP
+from nucleus_unet.errors import UNPRINTABLE, NucleusError
 from nucleus_unet.recipe import ONLY_PLANE, Depth, Plane
 
 LARGEST_ROI_BYTES = 2**26
 """Limit for an unpacked ROI, about five million points."""
-DAMAGED_ZIP = (OSError, EOFError, RuntimeError, ValueError, zipfile.BadZipFile, zlib.error)
-"""What zipfile raises for damaged files, and for those that are none."""
 _ROI, _ZIP = b"Iout", (b"PK\3\4", b"PK\5\6")
 _OUTLINED = (ROI_TYPE.POLYGON, ROI_TYPE.FREEHAND, ROI_TYPE.TRACED)
 _BOXED = (ROI_TYPE.RECT, ROI_TYPE.OVAL)
@@ -95,7 +92,7 @@ def _members(content: bytes, file: str) -> Iterator[tuple[str, bytes]]:
                         f"{file}: {info.filename!r} is larger than {LARGEST_ROI_BYTES >> 20} MiB when "
                         "unpacked, which is too large for a ROI. Save the ROIs again."
                     )
-                if not info.is_dir():
+                if not info.filename.endswith("/"):
                     yield info.filename, archive.read(info)
     except DAMAGED_ZIP as error:
         raise NucleusError(
@@ -118,8 +115,7 @@ def _decoded(content: bytes, where: str) -> ImagejRoi:
 
 
 def _damaged(where: str, error: Exception) -> NucleusError:
-    reason = UNPRINTABLE.sub(" ", f"{error}"[:80])
-    return NucleusError(f"{where}: damaged ({reason}). Save the ROIs again.")
+    return NucleusError(f"{where}: damaged ({error!s:.80}). Save the ROIs again.")
 
 
 def _read(roi: ImagejRoi, where: str, shape: tuple[int, int]) -> Region | DataProblem:

@@ -14,9 +14,9 @@ from typing import Any
 from nucleus_unet.data.annotations.cellpose import is_seg, read_seg
 from nucleus_unet.data.annotations.coco import CocoImage, draw_coco, is_coco, read_coco
 from nucleus_unet.data.annotations.geojson import read_geojson
-from nucleus_unet.data.annotations.imagej import DAMAGED_ZIP, is_rois, read_rois
+from nucleus_unet.data.annotations.imagej import is_rois, read_rois
 from nucleus_unet.data.masks import DataProblem, Merged, Region, merge_regions
-from nucleus_unet.data.raw import LARGEST_MEMBER_BYTES
+from nucleus_unet.data.raw import DAMAGED_ZIP, LARGEST_MEMBER_BYTES
 from nucleus_unet.errors import NucleusError
 from nucleus_unet.recipe import ONLY_PLANE, Plane
 

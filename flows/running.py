@@ -21,6 +21,7 @@ from nucleus_unet.data import SAMPLE_NAMES, dataset_name, fingerprint, write_syn
 from nucleus_unet.engine import (
     abandoned_on_error,
     code_digest,
+    explained,
     home_folder,
     home_id,
     home_in_use,
@@ -76,10 +77,10 @@ def require_prefect() -> None:
 
 
 def without_our_errors(record: logging.LogRecord) -> bool:
-    """Filter of the terminal's log: the command prints our errors once, at the end."""
+    """Filter of the terminal's log: the command prints what it can explain once, at the end."""
     error, message = record.exc_info[1] if record.exc_info else None, record.getMessage()
     repeated = any(text in message for text in ("NucleusError:", "in state NotReady"))
-    return not isinstance(error, NucleusError) and not repeated
+    return not (error and explained(error)) and not repeated
 
 
 def task_runner() -> TaskRunner[Any]:

@@ -7,7 +7,6 @@ from typing import Any
 import click
 
 from nucleus_cli import completion as completion  # registers our completion for bash
-from nucleus_unet.errors import NucleusError
 
 COMMANDS = {
     "retrain": "training",
@@ -40,7 +39,7 @@ class _Refusal(click.ClickException):
 
 
 class LazyGroup(click.Group):
-    """The commands of `COMMANDS`. An error that the user can fix ends with one line and exit code 2."""
+    """The commands of `COMMANDS`. A fault that the user can mend ends with one line and exit code 2."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         return list(COMMANDS)
@@ -59,8 +58,10 @@ class LazyGroup(click.Group):
         except BaseException as error:
             if for_a_shell:  # the shell that reads our output would find nothing to do and succeed
                 click.echo("exit 2")
-            if isinstance(error, NucleusError):
-                raise _Refusal(str(error)) from error
+            from nucleus_unet.engine import explained
+
+            if fault := explained(error):
+                raise _Refusal(str(fault)) from error
             raise
 
 

@@ -221,8 +221,9 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Place:
     environment = {k: v for k, v in os.environ.items() if not k.startswith(PREFIXES)}
     del environment["TF_CPP_MIN_LOG_LEVEL"]  # a user has not set it
     environment.setdefault("GIT_CONFIG_GLOBAL", str(Path.home() / ".gitconfig"))
-    environment |= {"HOME": str(user), "NUCLEUS_HOME": str(folder / "home")}
-    return Place(folder / "home", train, later, test, environment)
+    home = folder / "home with %20"  # MLflow takes paths for addresses
+    environment |= {"HOME": str(user), "NUCLEUS_HOME": str(home)}
+    return Place(home, train, later, test, environment)
 
 
 @pytest.fixture

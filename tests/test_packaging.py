@@ -9,7 +9,9 @@ import pytest
 ROOT = Path(__file__).parents[1]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
 LOCKS = sorted((ROOT / "requirements").glob("c*.lock"))
-EXTRAS = [ROOT / "requirements" / f"{extra}.lock" for extra in ("export", "microscopy", "peers", "soak")]
+EXTRAS = [
+    ROOT / "requirements" / f"{extra}.lock" for extra in ("export", "microscopy", "peers", "soak")
+]
 # name==version, perhaps a marker, and then nothing but hashes
 REQUIREMENT = re.compile(
     r"[a-z0-9][a-z0-9._-]*==[^\s;]+( ; [^\\\n]+)?( \\\n {4}--hash=sha256:[0-9a-f]{64})+"

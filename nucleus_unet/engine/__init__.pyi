@@ -2,6 +2,8 @@ from .delivery import Delivery as Delivery
 from .events import EVENTS as EVENTS
 from .events import EventLog as EventLog
 from .events import epochs as epochs
+from .faults import explained as explained
+from .faults import is_database_locked as is_database_locked
 from .home import fresh_home as fresh_home
 from .home import home_folder as home_folder
 from .home import home_id as home_id

@@ -1,5 +1,6 @@
 """Where everything is kept, and the environment that Prefect and MLflow read."""
 
+import logging
 import os
 import shutil
 import uuid
@@ -124,8 +125,9 @@ def prepare_environment() -> None:
 
     - ``PREFECT_API_URL`` names a Prefect server and ``MLFLOW_TRACKING_URI`` an MLflow server. If they
       are not set, both tools keep their data in the home.
-    - Without ``PREFECT_API_URL``, Prefect's own home moves into ours, so that no active profile, for
-      example of a cloud account, is used by accident.
+    - Without ``PREFECT_API_URL``, Prefect's own home moves into ours.
+    - Prefect's active profile is not used, unless ``PREFECT_PROFILE`` names it: its key, perhaps of a
+      cloud account, would be sent to the server that ``PREFECT_API_URL`` names.
     - Telemetry of both tools is switched off.
     - An empty variable counts as not set.
 
@@ -161,8 +163,11 @@ def prepare_environment() -> None:
         "KERAS_HOME": str(folder / "keras"),
         "MPLCONFIGDIR": str(folder / "matplotlib"),
     }
+    profile = os.environ.get("PREFECT_PROFILE")
+    if not profile:
+        defaults["PREFECT_PROFILES_PATH"] = str(folder / "prefect" / "profiles.toml")
     if "PREFECT_API_URL" not in os.environ:
-        if profile := os.environ.get("PREFECT_PROFILE"):
+        if profile:
             raise NucleusError(
                 f"PREFECT_PROFILE={profile} is not used. Set PREFECT_API_URL and the login to the "
                 f"values that prefect profile inspect {profile} shows, or unset PREFECT_PROFILE."
@@ -170,6 +175,8 @@ def prepare_environment() -> None:
         os.environ["PREFECT_HOME"] = str(folder / "prefect")
     for name, value in defaults.items():
         os.environ.setdefault(name, value)
+    for name in ("store.db.utils", "system_metrics"):  # their errors also come as exceptions
+        logging.getLogger(f"mlflow.{name}").setLevel(logging.CRITICAL)
     # Do not ask a proxy for our own servers.
     direct = os.environ.get("no_proxy") or os.environ.get("NO_PROXY") or ""
     if direct != "*" and "127.0.0.1" not in direct.split(","):  # a * must stand alone

@@ -2,11 +2,9 @@
 
 from datetime import datetime
 
-from mlflow import MlflowClient
-
 from nucleus_unet.runs import registry
 from nucleus_unet.runs.records import data_name
-from nucleus_unet.runs.store import experiment_id
+from nucleus_unet.runs.store import PatientClient, experiment_id
 
 RUN_COLUMNS = ("run", "kind", "recipe", "data", "score", "state", "started")
 VERSION_COLUMNS = ("version", "place", "recipe", "score", "run", "why")
@@ -25,7 +23,7 @@ def recent_runs(most: int) -> list[tuple[str, ...]]:
     list of tuple of str
         One row for each run, with the `RUN_COLUMNS`. Only a training has a score.
     """
-    client = MlflowClient()
+    client = PatientClient()
     found = client.search_runs([experiment_id(client)], max_results=most)
     return [
         (
@@ -50,7 +48,7 @@ def model_versions() -> list[tuple[str, ...]]:
         One row for each version, with the `VERSION_COLUMNS`. The reason is why the version became the
         champion, or the verdict of its run.
     """
-    client = MlflowClient()
+    client = PatientClient()
     found = client.search_model_versions(f"name = '{registry.NAME}'")
     if not found:
         return []

@@ -14,6 +14,7 @@ from mlflow.types import Schema, TensorSpec
 from nucleus_unet.files import sha256_file
 from nucleus_unet.network import backend
 from nucleus_unet.recipe import Recipe
+from nucleus_unet.runs.store import PatientClient, patiently
 from nucleus_unet.runs.tracking import Run, log_tags
 
 MODEL_ARTIFACT = "model"
@@ -61,17 +62,18 @@ def log_model(run: Run, recipe: Recipe, network: Path, example: Path) -> str:
         recipe_file = Path(folder) / "recipe.json"
         recipe_file.write_text(recipe.model_dump_json(indent=1))
         digests = json.dumps({path.name: sha256_file(path) for path in (recipe_file, network)})
-        tags = mlflow.MlflowClient().get_run(run.id).data.tags
+        tags = PatientClient().get_run(run.id).data.tags
         if tags.get(MODEL_FILES) == digests:
             return str(tags[MODEL_ID])
         mlflow.start_run(run_id=run.id)
         try:
-            logged = mlflow.pyfunc.log_model(
+            logged = patiently(
+                mlflow.pyfunc.log_model,
                 name=MODEL_ARTIFACT,
                 step=-1,  # MLflow copies the run's metrics of this step to the model; there are none
                 python_model=str(package / "runs" / "served_model.py"),
                 code_paths=[str(package)],
-                artifacts={"network": str(network), "recipe": str(recipe_file)},
+                artifacts={"network": network.as_uri(), "recipe": recipe_file.as_uri()},
                 params={key: str(value) for key, value in recipe.flat().items()},
                 input_example=np.array(
                     np.load(example, mmap_mode="r")[None, :EXAMPLE_PX, :EXAMPLE_PX]

@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from mlflow import MlflowClient, artifacts, get_tracking_uri
+from mlflow import artifacts, get_tracking_uri
 from mlflow.entities import Run
 from mlflow.exceptions import MlflowException
 
@@ -22,7 +22,7 @@ from nucleus_unet.recipe import Recipe, parse_recipe
 from nucleus_unet.runs.environment import environment_script
 from nucleus_unet.runs.logged import LoggedDataset, Record
 from nucleus_unet.runs.models import MODEL_ARTIFACT, MODEL_FILES
-from nucleus_unet.runs.store import ABSENT
+from nucleus_unet.runs.store import ABSENT, PatientClient
 
 SCORES_BY_IMAGE = "scores_by_image.json"
 """Artifact of a training: the score of each validation image."""
@@ -41,7 +41,7 @@ def require_run(run_id: str) -> dict[str, str]:
         If this tracking server has no such run.
     """
     try:
-        return dict(MlflowClient().get_run(run_id).data.tags)
+        return dict(PatientClient().get_run(run_id).data.tags)
     except MlflowException as error:
         if error.error_code not in ABSENT:
             raise
@@ -77,7 +77,7 @@ def data_name(run: Run) -> str:
 
 def metric(run_id: str, name: str) -> float:
     """The last value of a run's metric."""
-    return float(MlflowClient().get_run(run_id).data.metrics[name])
+    return float(PatientClient().get_run(run_id).data.metrics[name])
 
 
 def fetch_model(run_id: str) -> tuple[Recipe, Path]:
@@ -130,7 +130,7 @@ def fetch_training_images(run_id: str) -> TrainingImages | None:
     """
     if run_id == BUILTIN:
         return builtin_model().trained_on
-    if not any(one.path == TRAINING_IMAGES for one in MlflowClient().list_artifacts(run_id)):
+    if not any(one.path == TRAINING_IMAGES for one in PatientClient().list_artifacts(run_id)):
         return None
     text = fetch_artifact(run_id, TRAINING_IMAGES).read_bytes()
     return TrainingImages.model_validate_json(text)
@@ -194,7 +194,7 @@ def fetch_record(run_id: str) -> Record:
     def read(name: str) -> str:
         return fetch_artifact(run_id, name).read_text()
 
-    run = MlflowClient().get_run(run_id)
+    run = PatientClient().get_run(run_id)
     contexts = [key.removeprefix("dataset.") for key in tags if key.startswith("dataset.")]
     return Record(
         run_id,
@@ -245,7 +245,7 @@ def reproduction_script(run_id: str, command: Sequence[str]) -> str:
             f"Run {run_id} did not run from a git checkout, so its source is not known. Reproduce it "
             "without --in-env."
         )
-    logged = {artifact.path for artifact in MlflowClient().list_artifacts(run_id)}
+    logged = {artifact.path for artifact in PatientClient().list_artifacts(run_id)}
     lock, diff = (
         fetch_artifact(run_id, name) if name in logged else None
         for name in ("requirements.lock", "source.diff")

@@ -6,7 +6,6 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 
-from mlflow import MlflowClient
 from mlflow.entities.model_registry import ModelVersion
 from mlflow.exceptions import MlflowException
 
@@ -15,7 +14,7 @@ from nucleus_unet.network import BUILTIN, ModelOrigin, builtin_model
 from nucleus_unet.network.builtin import BUILTIN_CARD
 from nucleus_unet.recipe import Recipe
 from nucleus_unet.runs.records import data_name, fetch_artifact, require_model, require_run
-from nucleus_unet.runs.store import ABSENT
+from nucleus_unet.runs.store import ABSENT, PatientClient
 from nucleus_unet.runs.tracking import Run
 
 NAME = "nucleus-unet"
@@ -38,7 +37,7 @@ class Version:
 
 def register(run: Run, model_id: str, tags: Mapping[str, str], card: str = "") -> Version:
     """Register the model of a run. If it is registered already, its version is returned."""
-    client = MlflowClient()
+    client = PatientClient()
     try:
         client.create_registered_model(NAME, description="Finds cell nuclei in microscope images.")
     except MlflowException as error:
@@ -55,7 +54,7 @@ def register(run: Run, model_id: str, tags: Mapping[str, str], card: str = "") -
 
 def champion() -> Version | None:
     """The version that predicts if no other is named; None if there is no champion."""
-    found = _if_there(lambda: MlflowClient().get_model_version_by_alias(NAME, CHAMPION))
+    found = _if_there(lambda: PatientClient().get_model_version_by_alias(NAME, CHAMPION))
     return _version(found) if found else None
 
 
@@ -93,7 +92,7 @@ def describe_model(run_id: str) -> str:
     """
     if run_id == BUILTIN:
         return str(builtin_model())
-    tags, run = require_model(run_id), MlflowClient().get_run(run_id)
+    tags, run = require_model(run_id), PatientClient().get_run(run_id)
     now, name = champion(), f"run {run_id}"
     if now and now.run_id == run_id:
         name = f"the champion, version {now.number}"
@@ -135,7 +134,7 @@ def with_start(recipe: Recipe) -> Recipe:
 
 def challenge(version: Version) -> None:
     """Mark a version as the challenger."""
-    MlflowClient().set_registered_model_alias(NAME, CHALLENGER, version.number)
+    PatientClient().set_registered_model_alias(NAME, CHALLENGER, version.number)
 
 
 def promote_version(number: str, who: str, why: str) -> Version:
@@ -190,19 +189,19 @@ def succeeds(number: str, before: str | None) -> bool:
 
 
 def _versions() -> dict[str, Version]:
-    found = MlflowClient().search_model_versions(f"name = '{NAME}'")
+    found = PatientClient().search_model_versions(f"name = '{NAME}'")
     return {str(one.version): _version(one) for one in found}
 
 
 def _crown(number: str, who: str, why: str) -> None:
-    client, now = MlflowClient(), datetime.now(UTC).isoformat(timespec="seconds")
+    client, now = PatientClient(), datetime.now(UTC).isoformat(timespec="seconds")
     client.set_registered_model_alias(NAME, CHAMPION, number)
     client.set_model_version_tag(NAME, number, NOTE, f"{now} {who}: {why}")
 
 
 def _unmark(number: str) -> None:
     """Remove the alias of the challenger from a champion, if the user may delete it."""
-    client = MlflowClient()
+    client = PatientClient()
     if str(client.get_registered_model(NAME).aliases.get(CHALLENGER)) == number:
         try:
             client.delete_registered_model_alias(NAME, CHALLENGER)
@@ -212,12 +211,12 @@ def _unmark(number: str) -> None:
 
 
 def _champions() -> list[str]:
-    model = _if_there(lambda: MlflowClient().get_registered_model(NAME))
+    model = _if_there(lambda: PatientClient().get_registered_model(NAME))
     return list(json.loads(model.tags.get(CHAMPIONS, "[]"))) if model else []
 
 
 def _remember(champions: Sequence[str]) -> None:
-    MlflowClient().set_registered_model_tag(NAME, CHAMPIONS, json.dumps(champions))
+    PatientClient().set_registered_model_tag(NAME, CHAMPIONS, json.dumps(champions))
 
 
 def _if_there(read: Callable[[], Any]) -> Any:

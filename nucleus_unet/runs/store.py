@@ -1,15 +1,23 @@
 """The MLflow store: its database, its experiment and the addresses of its pages."""
 
+import functools
+import logging
 import os
 import shutil
+import time
+from collections.abc import Callable
+from contextvars import ContextVar
 from pathlib import Path
+from typing import Any, TypeVar
 
 from mlflow import MlflowClient, get_tracking_uri
 from mlflow.exceptions import MlflowException
 from sqlalchemy.exc import DBAPIError
 
 from nucleus_unet.engine import (
+    explained,
     home_folder,
+    is_database_locked,
     is_refusal,
     raise_if_refused,
     ui_url,
@@ -18,11 +26,50 @@ from nucleus_unet.engine import (
 from nucleus_unet.errors import NucleusError
 from nucleus_unet.files import locked, make_folder
 
+Answer = TypeVar("Answer")
 EXPERIMENT = "nucleus-unet"
 TRAINING = "?workflowType=machine_learning"
 """Without it MLflow's pages open as those of language models."""
 ABSENT = ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE")
 """Error codes of MLflow for something that does not exist, or for an id that cannot exist."""
+LOCK_TIMEOUT_S = 900.0
+"""How long to wait for another program, for example a backup, that has locked MLflow's database."""
+_logger = logging.getLogger(__name__)
+_waits = ContextVar("waits", default=False)
+
+
+class PatientClient(MlflowClient):
+    """MLflow's client, but each call waits while the database is locked, for `LOCK_TIMEOUT_S`."""
+
+    def __init__(self) -> None:
+        patiently(super().__init__)
+
+    def __getattribute__(self, name: str) -> Any:
+        found = super().__getattribute__(name)
+        return functools.partial(patiently, found) if callable(found) and name[0] != "_" else found
+
+
+def patiently(call: Callable[..., Answer], *args: Any, **kwargs: Any) -> Answer:
+    """Call a function, and again while MLflow's database is locked, for `LOCK_TIMEOUT_S`."""
+    if _waits.get():  # within another call, which will do the waiting
+        return call(*args, **kwargs)
+    until, warned = time.monotonic() + LOCK_TIMEOUT_S, False
+    token = _waits.set(True)
+    try:
+        while True:
+            try:
+                return call(*args, **kwargs)
+            except (MlflowException, DBAPIError) as error:
+                if not is_database_locked(error) or time.monotonic() > until:
+                    raise
+                if not warned:
+                    _logger.warning(
+                        "MLflow's database is locked by another program; waiting for it"
+                    )
+                warned = True
+                time.sleep(1)
+    finally:
+        _waits.reset(token)
 
 
 def make_database() -> None:
@@ -59,11 +106,13 @@ def require_mlflow() -> None:
     """
     uri = without_credentials(os.environ["MLFLOW_TRACKING_URI"])
     try:
-        MlflowClient().search_experiments(max_results=1)
+        PatientClient().search_experiments(max_results=1)
     except DBAPIError as error:
+        if fault := explained(error, f"The MLflow database {uri}"):
+            raise fault from error
         raise NucleusError(
-            f"The MLflow database {uri} cannot be used ({error.orig}). Restore it from a backup, or set "
-            "MLFLOW_TRACKING_URI to another database."
+            f"The MLflow database {uri} cannot be used ({error.orig}). Set MLFLOW_TRACKING_URI to "
+            "another database."
         ) from error
     except MlflowException as error:
         raise_if_refused("MLFLOW_TRACKING_URI", error.get_http_status_code(), error)
@@ -110,13 +159,13 @@ def experiment_id(client: MlflowClient) -> str:
 
 def run_url(run_id: str) -> str:
     """Address of a run's page."""
-    experiment = MlflowClient().get_run(run_id).info.experiment_id
+    experiment = PatientClient().get_run(run_id).info.experiment_id
     return f"{ui_address()}/#/experiments/{experiment}/runs/{run_id}{TRAINING}"
 
 
 def runs_url() -> str:
     """Address of the page that lists all runs."""
-    return f"{ui_address()}/#/experiments/{experiment_id(MlflowClient())}/runs{TRAINING}"
+    return f"{ui_address()}/#/experiments/{experiment_id(PatientClient())}/runs{TRAINING}"
 
 
 def ui_address() -> str:

@@ -34,7 +34,7 @@ from nucleus_unet.runs.source import (
     installed_packages,
     requirements_lock,
 )
-from nucleus_unet.runs.store import experiment_id, run_url
+from nucleus_unet.runs.store import PatientClient, experiment_id, run_url
 
 _logger = logging.getLogger(__name__)
 
@@ -75,7 +75,7 @@ def open_run(
         Digest of everything that decides what the run makes. If an unfinished run has the same digest,
         it is continued. The caller makes sure that nobody else works on it.
     """
-    client = MlflowClient()
+    client = PatientClient()
     code = checkout_source()
     tags = {
         "kind": kind,
@@ -154,7 +154,7 @@ def _continued(client: MlflowClient, tags: dict[str, str]) -> Run | None:
 
 def describe(run_id: str, markdown: str) -> None:
     """Add a paragraph to the description of a run, unless the description has it already."""
-    client = MlflowClient()
+    client = PatientClient()
     note = client.get_run(run_id).data.tags.get(MLFLOW_RUN_NOTE, "")
     if markdown not in note:
         client.set_tag(run_id, MLFLOW_RUN_NOTE, f"{note}\n\n{markdown}".strip())
@@ -190,7 +190,7 @@ def log_dataset(
     name = dataset_name(raws)
     dataset = Dataset(name, digest[:36], "local", places, profile=json.dumps(profile))
     entry = DatasetInput(dataset, tags=[InputTag("mlflow.data.context", context)])
-    client = MlflowClient()
+    client = PatientClient()
     client.log_inputs(run.id, datasets=[entry])
     client.set_tag(run.id, f"dataset.{context}", digest)
 
@@ -209,38 +209,38 @@ def log_metrics(
     ----------
     run : Run
     metrics : mapping of str to float
-        Metrics that an earlier attempt logged at this step are left as they are.
+        Metrics that are logged at this step already are left as they are: an epoch is trained again
+        if its checkpoint was damaged.
     step : int
     model_id : str, optional
         A logged model that the numbers are shown with.
     at : float, optional
         Time in seconds since 1970, by default now. The same point logged twice counts once.
     """
-    time_ms, client = int(1000 * (at or time.time())), MlflowClient()
-    points = [
-        Metric(key, float(value), time_ms, step, model_id=model_id)
-        for key, value in metrics.items()
-        if step not in _steps_before(run, key)
-    ]
+    time_ms, client = int(1000 * (at or time.time())), PatientClient()
+    new = {key: value for key, value in metrics.items() if step not in _logged_steps(run, key)}
+    points = [Metric(key, float(v), time_ms, step, model_id=model_id) for key, v in new.items()]
     client.log_batch(run.id, metrics=points)
+    for key in new:
+        _logged_steps(run, key).add(step)
 
 
 @functools.cache
-def _steps_before(run: Run, key: str) -> frozenset[int]:
-    """Steps at which an earlier attempt logged a metric."""
+def _logged_steps(run: Run, key: str) -> set[int]:
+    """Steps at which this attempt, or an earlier one, has logged a metric."""
     if run.attempt == 1:
-        return frozenset()
-    return frozenset(point.step for point in MlflowClient().get_metric_history(run.id, key))
+        return set()
+    return {point.step for point in PatientClient().get_metric_history(run.id, key)}
 
 
 def log_tags(run: Run, tags: Mapping[str, str]) -> None:
     """Set tags of a run."""
-    MlflowClient().log_batch(run.id, tags=[RunTag(key, value) for key, value in tags.items()])
+    PatientClient().log_batch(run.id, tags=[RunTag(key, value) for key, value in tags.items()])
 
 
 def log_files(run: Run, folder: str, files: Iterable[Path]) -> None:
     """Log files as artifacts in a folder of the run; "" is the root."""
-    client = MlflowClient()
+    client = PatientClient()
     for file in files:
         client.log_artifact(run.id, str(file), folder or None)
 
@@ -251,17 +251,17 @@ def log_bytes(run: Run, name: str, content: bytes) -> None:
         file = Path(folder) / Path(name).name
         file.write_bytes(content)
         parent = str(Path(name).parent)
-        MlflowClient().log_artifact(run.id, str(file), None if parent == "." else parent)
+        PatientClient().log_artifact(run.id, str(file), None if parent == "." else parent)
 
 
 def log_json(run: Run, name: str, value: Any) -> None:
     """Log a JSON value as an artifact, named by its path in the run."""
-    MlflowClient().log_text(run.id, json.dumps(value, indent=1), name)
+    PatientClient().log_text(run.id, json.dumps(value, indent=1), name)
 
 
 def first_finished_run(tag: str, value: str) -> str | None:
     """Id of the earliest finished run that has a tag with this value; None if there is none."""
-    client = MlflowClient()
+    client = PatientClient()
     runs = client.search_runs(
         [experiment_id(client)],
         filter_string=f"tags.`{tag}` = '{value}' and attributes.status = 'FINISHED'",

@@ -210,24 +210,30 @@ def test_an_address_without_credentials(address: str, shown: str) -> None:
     assert without_credentials(address) == shown
 
 
-def test_an_active_profile_is_not_used(tmp_path: Path) -> None:
+@pytest.mark.parametrize("server", [None, "http://prefect:4200/api"])
+def test_an_active_profile_is_not_used(tmp_path: Path, server: str | None) -> None:
     profiles = tmp_path / "theirs" / "profiles.toml"
     profiles.parent.mkdir()
-    profiles.write_text(
-        'active = "cloud"\n[profiles.cloud]\nPREFECT_API_URL = "https://cloud.example/api"\n'
+    elsewhere = 'PREFECT_API_URL = "https://cloud.example/api"\nPREFECT_API_KEY = "secret"\n'
+    profiles.write_text(f'active = "cloud"\n[profiles.cloud]\n{elsewhere}')
+    show = (
+        "from prefect.settings import get_current_settings as s; key = s().api.key;"
+        "print(s().api.url, key and key.get_secret_value())"
     )
-    show = "import prefect.settings as s; print(s.get_current_settings().api.url)"
     environment = os.environ | {
         "PREFECT_HOME": str(profiles.parent),
         "PYTHONPATH": str(Path(__file__).parents[2]),
     }
+    environment |= {"PREFECT_API_URL": server} if server else {}
 
-    def url(prepare: str) -> str:
+    def url_and_key(prepare: str) -> str:
         command = [sys.executable, "-c", prepare + show]
         return subprocess.check_output(command, env=environment, text=True).strip()
 
-    assert url("") == "https://cloud.example/api"  # Prefect alone would
-    assert url("from nucleus_unet.engine.home import *; prepare_environment();") == "None"
+    # Prefect alone would use it.
+    assert url_and_key("") == f"{server or 'https://cloud.example/api'} secret"
+    prepare = "from nucleus_unet.engine.home import *; prepare_environment();"
+    assert url_and_key(prepare) == f"{server} None"
 
 
 def test_a_home_keeps_its_id_and_another_has_another(

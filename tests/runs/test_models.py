@@ -72,7 +72,7 @@ def test_a_model_is_logged_with_all_that_it_needs(
     assert options["params"] == {key: str(value) for key, value in tiny.flat().items()}
     np.testing.assert_array_equal(options["input_example"], np.full((1, 64, 64, 3), 7, np.uint8))
     assert options["input_example"].dtype == np.uint8
-    assert options["artifacts"]["network"] == str(network)
+    assert options["artifacts"]["network"] == network.as_uri()
     assert f"keras=={metadata.version('keras')}" in options["pip_requirements"]
     [inputs], [outputs] = (
         s.to_dict() for s in (options["signature"].inputs, options["signature"].outputs)

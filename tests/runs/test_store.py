@@ -1,7 +1,9 @@
 import contextlib
+import itertools
 import shutil
 import sqlite3
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 from threading import Thread
@@ -14,9 +16,11 @@ from mlflow.exceptions import MlflowException
 from mlflow.protos.databricks_pb2 import INVALID_PARAMETER_VALUE, TEMPORARILY_UNAVAILABLE
 
 from nucleus_unet.errors import NucleusError
+from nucleus_unet.runs import store
 from nucleus_unet.runs.store import (
     experiment_id,
     make_database,
+    patiently,
     refused_by_mlflow,
     require_mlflow,
     run_url,
@@ -97,9 +101,44 @@ def test_a_damaged_database(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
     with pytest.raises(NucleusError) as caught:
         require_mlflow()
     assert str(caught.value) == (
-        f"The MLflow database {uri} cannot be used (file is not a database). Restore it from a "
-        "backup, or set MLFLOW_TRACKING_URI to another database."
+        f"The MLflow database {uri}: file is not a database. Restore it from a backup."
     )
+
+
+def locked(tries: int) -> Callable[[], int]:
+    """A call that finds the database locked at its first tries, and returns the number of the try."""
+    done = itertools.count(1)
+
+    def call() -> int:
+        number = next(done)
+        if number <= tries:
+            raise MlflowException(f"try {number}: database is locked", TEMPORARILY_UNAVAILABLE)
+        return number
+
+    return call
+
+
+def test_a_call_waits_for_a_locked_database_and_says_so_once(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(time, "sleep", lambda _: None)
+    assert patiently(locked(2)) == 3
+    call = locked(2)
+    assert patiently(lambda: patiently(call)) == 3
+    said = "MLflow's database is locked by another program; waiting for it"
+    assert [record.message for record in caplog.records] == 2 * [said]
+
+
+def test_waiting_for_a_locked_database_ends(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(store, "LOCK_TIMEOUT_S", 0.0)
+    with pytest.raises(MlflowException, match="try 1: "):
+        patiently(locked(1))
+    with pytest.raises(MlflowException, match="another error"):
+        patiently(lambda: fail(MlflowException("another error", TEMPORARILY_UNAVAILABLE)))
+
+
+def fail(error: Exception) -> None:
+    raise error
 
 
 @pytest.fixture

@@ -232,13 +232,14 @@ def test_the_next_attempt_continues_the_same_run(
         assert "failure" not in during.data.tags
         tracking.log_metrics(again, {"loss": 0.25}, step=1)
         tracking.log_metrics(again, {"loss": 0.125}, step=2)
+        tracking.log_metrics(again, {"loss": 0.0625}, step=2)  # trained again after damage
     after = client.get_run(run.id)
     assert after.info.status == "FINISHED"
     assert after.data.tags.items() >= {"attempt": "2", "work": work, "flow": "b"}.items()
     note = after.data.tags["mlflow.note.content"]
     assert note.startswith(f"first\n\n**{word}**: ")
     assert note.endswith("\n\nAttempt 2: second")
-    # A point of the first attempt is neither changed nor logged twice.
+    # No point is changed or logged twice.
     points = client.get_metric_history(run.id, "loss")
     assert [(point.step, point.value) for point in points] == [(1, 0.5), (2, 0.125)]
 

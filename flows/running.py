@@ -31,7 +31,7 @@ from nucleus_unet.engine import (
     ui_url,
 )
 from nucleus_unet.errors import NucleusError
-from nucleus_unet.files import locked
+from nucleus_unet.files import is_locked, locked
 from nucleus_unet.network import device_kind
 from nucleus_unet.recipe import Recipe, digest_of
 from nucleus_unet.runs import checkout_source, installed_packages, make_database, tracking
@@ -80,7 +80,7 @@ def without_our_errors(record: logging.LogRecord) -> bool:
     """Filter of the terminal's log: the command prints what it can explain once, at the end."""
     error, message = record.exc_info[1] if record.exc_info else None, record.getMessage()
     repeated = any(text in message for text in ("NucleusError:", "in state NotReady"))
-    return not (error and explained(error)) and not repeated
+    return not explained(error or Exception(message)) and not repeated
 
 
 def task_runner() -> TaskRunner[Any]:
@@ -172,6 +172,16 @@ class Work:
         return digest_of([self.kind, choices, data, dict(self.tags), made_by])
 
 
+def _lock_of(work: str) -> Path:
+    """The lock that whoever does a work holds, given its digest."""
+    return home_folder() / "locks" / f"work-{work[:20]}"
+
+
+def _was_abandoned(work: str) -> bool:
+    """Whether a process of this home began a work, and none does it now."""
+    return _lock_of(work).exists() and not is_locked(_lock_of(work))
+
+
 @contextmanager
 def tracked(work: Work) -> Iterator[tracking.Run]:
     """Open a run in MLflow for the current flow run, each linked to the other.
@@ -197,10 +207,12 @@ def tracked(work: Work) -> Iterator[tracking.Run]:
     run_tags = {**work.tags, **from_prefect, INPUTS: inputs}
     note = f"[{flow_run.name}, this run in Prefect]({url})"
     logger = get_run_logger()
+    for abandoned in tracking.end_abandoned(_was_abandoned):
+        logger.warning("run %s had ended without a word and is now marked as killed", abandoned)
     with (
         home_in_use(lambda: logger.warning("waiting until nucleus clean has ended")),
         locked(
-            home_folder() / "locks" / f"work-{here[:20]}",
+            _lock_of(here),
             lambda: logger.warning("waiting for another process that does the same work"),
         ),
         tracking.open_run(

@@ -38,6 +38,7 @@ from nucleus_unet.errors import NucleusError
 from tasks.rank import NEW_CHAMPION
 
 POOL = "nucleus"
+_OURS = WorkPoolFilter(name=WorkPoolFilterName(any_=[POOL]))
 CHECKOUT = Path(__file__).parents[1]
 LOST_S = 90
 """Seconds without a heartbeat after which a flow run counts as crashed: three heartbeats."""
@@ -202,6 +203,9 @@ def set_up_server(
         # Deploying reset the defaults of the form to those of prefect.yaml.
         if defaults := parameters or kept:
             client.update_deployment(retrain.id, DeploymentUpdate(parameters=defaults))
+        for one in client.read_deployments(work_pool_filter=_OURS):
+            if before.get(one.name, {}).get("paused"):  # deploying went on with it
+                client.update_deployment(one.id, DeploymentUpdate(paused=True))
         for name, now in _deployed(client).items():
             known = "unchanged" if before.get(name) == now else "updated"
             say(f"deployment {name}: {known if name in before else 'created'}")
@@ -220,13 +224,12 @@ def _deployed(client: SyncPrefectClient) -> dict[str, dict[str, object]]:
     """For each deployment in our pool, by name: everything that decides its runs."""
     decides = {
         *("entrypoint", "path", "pull_steps", "job_variables", "description"),
-        *("parameters", "parameter_openapi_schema", "concurrency_options", "tags"),
+        *("parameters", "parameter_openapi_schema", "concurrency_options", "tags", "paused"),
     }
-    ours = WorkPoolFilter(name=WorkPoolFilterName(any_=[POOL]))
     return {
         one.name: one.model_dump(include=decides)
         | {"limit": one.global_concurrency_limit and one.global_concurrency_limit.limit}
-        for one in client.read_deployments(work_pool_filter=ours)
+        for one in client.read_deployments(work_pool_filter=_OURS)
     }
 
 

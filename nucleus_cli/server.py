@@ -5,6 +5,7 @@ command that is killed, and a Ctrl-C that is meant for the command ends it. This
 command and never before.
 """
 
+import contextlib
 import os
 import socket
 import subprocess
@@ -12,14 +13,15 @@ import sys
 import time
 from pathlib import Path
 
+import click
 import httpx
 
 from nucleus_unet.engine import end_with, home_folder, ui_url
 from nucleus_unet.errors import NucleusError
 
 HOST = "127.0.0.1"
-START_TIMEOUT_S = 120.0
-"""Time that a server has to start; the first start makes the database, perhaps on a slow disk."""
+SAY_EVERY_S = 15.0
+"""How often `wait_for` says that it still waits."""
 GRACE_S = 5.0
 
 
@@ -44,22 +46,27 @@ def own_pages() -> str:
 
 
 def wait_for(url: str, process: subprocess.Popen[bytes], log: Path) -> None:
-    """Wait until a server responds.
+    """Wait until a server responds, for as long as its process lives.
+
+    The first start makes the database, which takes minutes on a slow disk.
 
     Raises
     ------
     NucleusError
-        If it ended, or did not respond within `START_TIMEOUT_S`.
+        If the process ended.
     """
-    deadline = time.monotonic() + START_TIMEOUT_S
-    while process.poll() is None and time.monotonic() < deadline:
-        try:
+    started = said = time.monotonic()
+    while process.poll() is None:
+        with contextlib.suppress(httpx.HTTPError):
             httpx.get(f"{url}/health").raise_for_status()
             return
-        except httpx.HTTPError:
-            time.sleep(0.1)
-    process.kill()
-    raise NucleusError(f"The server at {url} ended or does not respond. See {log}.")
+        time.sleep(0.1)
+        if (now := time.monotonic()) - said > SAY_EVERY_S:
+            said = now
+            click.echo(
+                f"waiting for a server to start, since {now - started:.0f} s: {log}", err=True
+            )
+    raise NucleusError(f"The server at {url} ended. See {log}.")
 
 
 def serve_api(descriptor: int, parent: int) -> None:
@@ -69,7 +76,7 @@ def serve_api(descriptor: int, parent: int) -> None:
     from prefect.server.api.server import create_app
 
     app = create_app(ephemeral=True, final=True)
-    server = uvicorn.Server(uvicorn.Config(app, log_level="error", lifespan="on"))
+    server = uvicorn.Server(uvicorn.Config(app, log_level="info", access_log=False, lifespan="on"))
     server.run(sockets=[socket.socket(fileno=descriptor)])
 
 

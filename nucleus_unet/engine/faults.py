@@ -7,22 +7,29 @@ from collections.abc import Iterator
 from nucleus_unet.errors import NucleusError
 
 _AGAIN = "and run the same command again: it continues"
-_ADVICE = {
-    **dict.fromkeys((errno.ENOSPC, errno.EDQUOT), f"Free some disk space {_AGAIN}"),
-    errno.EROFS: f"Make it writable {_AGAIN}",
-    **dict.fromkeys((errno.EMFILE, errno.ENFILE), f"Allow more with ulimit -n {_AGAIN}"),
-    errno.EIO: "Check the disk",
+_ROOM, _WRITABLE = f"Free some disk space {_AGAIN}", f"Make it writable {_AGAIN}"
+_FILES, _BACKUP = f"Allow more with ulimit -n {_AGAIN}", "Restore it from a backup"
+_ADVICE_ABOUT_FILES = {
+    os.strerror(number): advice
+    for number, advice in (
+        (errno.ENOSPC, _ROOM),
+        (errno.EDQUOT, _ROOM),
+        (errno.EROFS, _WRITABLE),
+        (errno.ENFILE, _FILES),  # its text begins with that of the next one
+        (errno.EMFILE, _FILES),
+        (errno.EIO, "Check the disk"),
+    )
 }
-"""What to do about an error of the operating system."""
-_OF_SQLITE = {
-    "database or disk is full": _ADVICE[errno.ENOSPC],
-    "attempt to write a readonly database": _ADVICE[errno.EROFS],
-    "disk I/O error": _ADVICE[errno.EIO],
+"""What to do about an error of the operating system, by its text."""
+_ADVICE_ABOUT_DATABASES = {
+    "database or disk is full": _ROOM,
+    "attempt to write a readonly database": _WRITABLE,
+    "disk I/O error": "Check the disk",
     "database is locked": f"Wait until the program that uses it, perhaps a backup, has ended {_AGAIN}",
-    "database disk image is malformed": "Restore it from a backup",
-    "file is not a database": "Restore it from a backup",
+    "database disk image is malformed": _BACKUP,
+    "file is not a database": _BACKUP,
 }
-"""What to do about an error of SQLite."""
+"""What to do about an error of SQLite, by its text."""
 _LOCKED = "database is locked"
 
 
@@ -45,14 +52,12 @@ command again: it continues.',)
     if isinstance(error, NucleusError):
         return error
     for cause in _causes(error):
-        if isinstance(cause, OSError) and cause.errno in _ADVICE:
-            place = cause.filename or "A file"
-            return NucleusError(
-                f"{place}: {os.strerror(cause.errno or 0)}. {_ADVICE[cause.errno or 0]}."
-            )
-        for said, advice in _OF_SQLITE.items():
-            if said in str(cause):
-                return NucleusError(f"{database}: {said}. {advice}.")
+        place = (isinstance(cause, OSError) and cause.filename) or "A file"
+        tables = ((place, _ADVICE_ABOUT_FILES), (database, _ADVICE_ABOUT_DATABASES))
+        for where, advice in tables:
+            for said in advice:
+                if said in str(cause):
+                    return NucleusError(f"{where}: {said}. {advice[said]}.")
     return None
 
 

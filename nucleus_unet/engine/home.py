@@ -1,6 +1,5 @@
 """Where everything is kept, and the environment that Prefect and MLflow read."""
 
-import logging
 import os
 import shutil
 import uuid
@@ -175,8 +174,6 @@ def prepare_environment() -> None:
         os.environ["PREFECT_HOME"] = str(folder / "prefect")
     for name, value in defaults.items():
         os.environ.setdefault(name, value)
-    for name in ("store.db.utils", "system_metrics"):  # their errors also come as exceptions
-        logging.getLogger(f"mlflow.{name}").setLevel(logging.CRITICAL)
     # Do not ask a proxy for our own servers.
     direct = os.environ.get("no_proxy") or os.environ.get("NO_PROXY") or ""
     if direct != "*" and "127.0.0.1" not in direct.split(","):  # a * must stand alone

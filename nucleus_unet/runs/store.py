@@ -42,6 +42,8 @@ class PatientClient(MlflowClient):
     """MLflow's client, but each call waits while the database is locked, for `LOCK_TIMEOUT_S`."""
 
     def __init__(self) -> None:
+        for name in ("store.db.utils", "system_metrics"):  # their errors also come as exceptions
+            logging.getLogger(f"mlflow.{name}").setLevel(logging.CRITICAL)
         patiently(super().__init__)
 
     def __getattribute__(self, name: str) -> Any:

@@ -5,7 +5,7 @@ import json
 import logging
 import tempfile
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from datetime import datetime
@@ -124,6 +124,28 @@ def _log_failure(client: MlflowClient, run: Run, error: BaseException) -> None:
     # MLflow keeps 8,000 characters of a description.
     describe(run.id, f"**{'Stopped' if stopped else 'Failed'}**: {reason[:500]}")
     client.set_terminated(run.id, "KILLED" if stopped else "FAILED")
+
+
+def end_abandoned(is_abandoned: Callable[[str], bool]) -> list[str]:
+    """Mark runs as killed whose process ended without a word, for example at a power cut.
+
+    Parameters
+    ----------
+    is_abandoned : callable
+        Whether nobody works on a run any more, given its ``work`` as `open_run` takes it.
+
+    Returns
+    -------
+    list of str
+        The ids of these runs.
+    """
+    client = PatientClient()
+    running = client.search_runs([experiment_id(client)], "attributes.status = 'RUNNING'")
+    ended = [run.info.run_id for run in running if is_abandoned(run.data.tags.get("work", ""))]
+    for run_id in ended:
+        client.set_tag(run_id, "failure", "its process ended without a word")
+        client.set_terminated(run_id, "KILLED")
+    return ended
 
 
 def _new_run(client: MlflowClient, name: str, tags: dict[str, str]) -> Run:

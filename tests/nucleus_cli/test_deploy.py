@@ -171,8 +171,11 @@ def test_retraining_by_schedule_and_by_event_skips_where_nothing_changed(team: A
     assert done.returncode == 0, done.stderr
     created = ["schedule of retrain: created", "automation nucleus: retrain on new data: created"]
     assert done.stdout.splitlines()[-2:] == created
+    predict = team.get("deployments/name/predict/predict")["id"]
+    team.post(f"deployments/{predict}/pause_deployment", {})
     again = team.place.nucleus(*arguments, "0 2 * * *", **team.urls)
     assert all(line.endswith(": unchanged") for line in again.stdout.splitlines())
+    assert team.get(f"deployments/{predict}")["paused"]
     deployed = team.get("deployments/name/retrain/retrain")
     assert deployed["parameters"]["training_data"] == [str(team.place.train)]  # the form's defaults
     without_schedule = team.place.nucleus("deploy", **team.urls)

@@ -51,6 +51,18 @@ def answers(url: str) -> bool:
 def test_a_server_that_ended_is_told(bare: Path) -> None:
     process = subprocess.Popen([sys.executable, "-c", ""])
     process.wait()
-    said = r":9/api ended or does not respond\. See .*/own-prefect-server\.log\.$"
+    said = r":9/api ended\. See .*/own-prefect-server\.log\.$"
     with pytest.raises(NucleusError, match=said):
         server.wait_for("http://127.0.0.1:9/api", process, server.log_path())
+
+
+def test_a_server_that_starts_slowly_is_waited_for_with_a_word(
+    bare: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(server, "SAY_EVERY_S", 0.3)
+    process = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(1)"])
+    with pytest.raises(NucleusError):
+        server.wait_for("http://127.0.0.1:9/api", process, server.log_path())
+    said = capsys.readouterr().err.splitlines()
+    assert said[0].startswith("waiting for a server to start, since 0 s: ")
+    assert len(said) > 1

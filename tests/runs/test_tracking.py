@@ -206,6 +206,15 @@ def test_the_first_finished_run_with_a_tag(
 # Runs that are continued
 
 
+def test_runs_that_nobody_works_on_are_ended(client: MlflowClient, opened: OpenRun) -> None:
+    with opened(work="alive") as alive, opened(work="dead") as dead:
+        assert tracking.end_abandoned(lambda work: work == "dead") == [dead.id]
+        ended = client.get_run(dead.id)
+        assert ended.info.status == "KILLED"
+        assert ended.data.tags["failure"] == "its process ended without a word"
+        assert client.get_run(alive.id).info.status == "RUNNING"
+
+
 @pytest.mark.parametrize(
     ("error", "status", "word"),
     [

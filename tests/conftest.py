@@ -11,6 +11,7 @@ from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
+from urllib.parse import unquote
 
 import httpx
 import numpy as np
@@ -287,7 +288,7 @@ class Retrained:
     def artifacts(self) -> Path:
         """The folder of the run's artifacts."""
         run = self.client.get_run(self.run_id)
-        return Path(run.info.artifact_uri.removeprefix("file://"))
+        return Path(unquote(run.info.artifact_uri.removeprefix("file://")))
 
     @property
     def model_folder(self) -> Path:

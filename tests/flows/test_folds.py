@@ -5,6 +5,7 @@ import time
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
+from urllib.parse import unquote
 
 import numpy as np
 import pandas as pd
@@ -55,7 +56,7 @@ def runs(client: Any, status: str | None = None) -> list[Any]:
 
 
 def artifact(run: Any, name: str) -> Path:
-    return Path(run.info.artifact_uri.removeprefix("file://"), name)
+    return Path(unquote(run.info.artifact_uri.removeprefix("file://")), name)
 
 
 @pytest.mark.slow

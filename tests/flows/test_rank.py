@@ -4,6 +4,7 @@ import re
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
+from urllib.parse import unquote
 
 import cv2
 import pytest
@@ -47,7 +48,7 @@ def test_a_better_model_becomes_the_champion_and_a_worse_does_not(
     assert run.data.metrics["champion/difference"] < 0
     assert run.data.metrics["champion/slides"] == 12
     assert run.data.metrics["champion/high"] < 0
-    folder = Path(run.info.artifact_uri.removeprefix("file://"))
+    folder = Path(unquote(run.info.artifact_uri.removeprefix("file://")))
     assert "| version 2, the champion | " in (folder / "ranking.md").read_text()
     assert cv2.imread(str(folder / "pictures" / "disagreement.png")) is not None
     done = here.nucleus("predict", here.test, "--out", tmp_path / "out")
@@ -68,11 +69,12 @@ def test_a_better_model_becomes_the_champion_and_a_worse_does_not(
     assert 0 < run.data.metrics["champion/slides"] < 12
     # A champion that cannot be loaded does not cost the training.
     lost = Path(
-        client.get_run(str(best.run_id)).info.artifact_uri.removeprefix("file://"), "split.json"
+        unquote(client.get_run(str(best.run_id)).info.artifact_uri.removeprefix("file://")),
+        "split.json",
     )
     lost.unlink()
     here.retrain(*POOR, "--set", "training.seed=12")
     assert (alias("champion"), alias("challenger")) == ("2", "5")
     run = client.get_run(str(client.get_model_version("nucleus-unet", "5").run_id))
-    page = Path(run.info.artifact_uri.removeprefix("file://"), "ranking.md").read_text()
+    page = Path(unquote(run.info.artifact_uri.removeprefix("file://")), "ranking.md").read_text()
     assert f"the champion, cannot be compared: Run {best.run_id} has no artifact split.json" in page

@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from importlib import metadata
 from pathlib import Path
 from typing import Any
+from urllib.parse import unquote
 
 import cv2
 import pytest
@@ -42,7 +43,9 @@ def test_the_logged_model_makes_the_same_submission(retrained: Any, client: Any)
     assert run.data.tags.items() >= expected.items()
     assert run.data.tags["submission.sha256"] == retrained.said["SHA-256"]
     assert run.info.status == "FINISHED"
-    page = Path(run.info.artifact_uri.removeprefix("file://"), "reproduction.md").read_text()
+    page = Path(
+        unquote(run.info.artifact_uri.removeprefix("file://")), "reproduction.md"
+    ).read_text()
     assert page in done.stdout
     assert list((place.home / "fresh").iterdir()) == []
 

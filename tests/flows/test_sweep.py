@@ -6,6 +6,7 @@ import tomllib
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
+from urllib.parse import unquote
 
 import cv2
 import pytest
@@ -83,7 +84,7 @@ def test_a_sweep_gives_up_the_worse_half_and_leaves_the_best_as_a_recipe(
     children = f"tags.`mlflow.parentRunId` = '{parent.info.run_id}' and status = 'FINISHED'"
     assert len(client.search_runs(["1"], children)) == sum(row[2] != "failed" for row in rows)
     assert parent.data.metrics["best score"] == pytest.approx(float(best[2]), abs=1e-4)
-    folder = Path(parent.info.artifact_uri.removeprefix("file://"))
+    folder = Path(unquote(parent.info.artifact_uri.removeprefix("file://")))
     assert (folder / "winner.toml").read_text() == winner.read_text()
     assert len(json.loads((folder / "trials.json").read_text())) == 9
     assert cv2.imread(str(folder / "trials.png")) is not None

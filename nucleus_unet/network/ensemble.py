@@ -6,7 +6,7 @@ from pathlib import Path
 import keras
 
 from nucleus_unet.network import backend
-from nucleus_unet.network import unet as unet  # registers the layer that saved models contain
+from nucleus_unet.network.unet import read_network
 
 
 def write_mean(networks: Sequence[Path], threads: int, to: Path) -> None:
@@ -22,7 +22,7 @@ def write_mean(networks: Sequence[Path], threads: int, to: Path) -> None:
         The file to write.
     """
     backend.configure(threads)
-    mean_of([keras.models.load_model(path, compile=False) for path in networks]).save(to)
+    mean_of([read_network(path) for path in networks]).save(to)
 
 
 def mean_of(models: Sequence[keras.Model]) -> keras.Model:

@@ -15,11 +15,11 @@ from numpy.typing import NDArray
 
 from nucleus_unet.files import write_atomically
 from nucleus_unet.network import backend
-from nucleus_unet.network import unet as unet  # registers the layer that saved models contain
 from nucleus_unet.network.augment import resize_image
 from nucleus_unet.network.ensemble import with_spread
 from nucleus_unet.network.normalization import apply_table, normalizing_table
 from nucleus_unet.network.targets import CHANNELS
+from nucleus_unet.network.unet import read_network
 from nucleus_unet.nuclei import SPREAD, resize_maps, separate_nuclei
 from nucleus_unet.recipe import Data, Inference, Recipe
 
@@ -216,8 +216,8 @@ def segment_images(
 
 @functools.lru_cache(maxsize=2)
 def load_model(path: Path) -> keras.Model:
-    """Load a ``model.keras`` for prediction; the last two models stay in memory."""
-    return keras.models.load_model(path, compile=False)
+    """Load a network as `read_network` does; the last two stay in memory."""
+    return read_network(path)
 
 
 @functools.lru_cache(maxsize=2)

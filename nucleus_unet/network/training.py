@@ -15,7 +15,7 @@ from nucleus_unet.network.batches import training_batches, validation_arrays
 from nucleus_unet.network.journal import Journal
 from nucleus_unet.network.losses import maps_loss, mask_dice
 from nucleus_unet.network.metrics import MaskMeanIoU
-from nucleus_unet.network.unet import build_segmenter
+from nucleus_unet.network.unet import build_segmenter, read_network
 from nucleus_unet.recipe import Recipe, Training
 
 
@@ -103,7 +103,7 @@ def _compiled(recipe: Recipe, start_weights: Path | None) -> keras.Model:
 
 
 def _weights_in(path: Path) -> list[NDArray[Any]]:
-    return list(keras.models.load_model(path, compile=False).get_weights())
+    return list(read_network(path).get_weights())
 
 
 def _with_start(

@@ -1,6 +1,7 @@
 """The U-Net of Ronneberger et al. 2015 (https://arxiv.org/abs/1505.04597), of any depth."""
 
 import math
+from pathlib import Path
 from typing import Any
 
 import keras
@@ -194,3 +195,20 @@ def _outer_filters(network: Network) -> int:
 def _margins(larger: int, smaller: int) -> tuple[int, int]:
     before = (larger - smaller) // 2
     return before, larger - smaller - before
+
+
+def read_network(path: Path) -> keras.Model:
+    """Read the network in a ``model.keras``, which may come from anywhere; nothing in it is run.
+
+    Raises
+    ------
+    NucleusError
+        If the file is damaged, or describes anything else than layers of Keras and ours.
+    """
+    try:
+        return keras.models.load_model(path, compile=False, safe_mode=True)
+    except Exception as error:  # Keras raises errors of any type for damaged and hostile files
+        reason = " ".join(str(error).split())
+        raise NucleusError(
+            f"{path}: not a model of this program, or damaged ({reason:.200}). Choose another model."
+        ) from error

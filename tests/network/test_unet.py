@@ -1,3 +1,5 @@
+import json
+import zipfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -13,6 +15,7 @@ from nucleus_unet.network.unet import (
     MirrorPadding2D,
     build_segmenter,
     build_unet,
+    read_network,
     unet_input_size,
 )
 from nucleus_unet.recipe import Network, load_recipe
@@ -165,8 +168,70 @@ def test_an_image_smaller_than_its_mirrored_margin_is_refused() -> None:
 def test_a_saved_segmenter_predicts_the_same(tmp_path: Path, padding: str) -> None:
     segmenter = build_segmenter(small(padding=padding), 20)
     segmenter.save(tmp_path / "model.keras")
-    loaded = keras.models.load_model(tmp_path / "model.keras")
+    loaded = read_network(tmp_path / "model.keras")
     np.testing.assert_array_equal(loaded(images(20)), segmenter(images(20)))
+
+
+def with_layer(to: Path, layer: dict[str, Any]) -> Path:
+    """A saved network that has one more layer, as its file describes it."""
+    keras.Sequential([keras.Input((4,)), keras.layers.Dense(1)]).save(to)
+    with zipfile.ZipFile(to) as archive:
+        members = {name: archive.read(name) for name in archive.namelist()}
+    config = json.loads(members["config.json"])
+    config["config"]["layers"].append(layer)
+    with zipfile.ZipFile(to, "w") as archive:
+        for name, content in (members | {"config.json": json.dumps(config)}).items():
+            archive.writestr(name, content)
+    return to
+
+
+HOSTILE = {
+    "a Lambda": lambda mark: keras.layers.Lambda(
+        lambda x, mark=str(mark): [x, open(mark, "w").close()][0]
+    ),
+    "a call of the system": lambda mark: {
+        "module": "os",
+        "class_name": "system",
+        "config": f"touch {mark}",
+        "registered_name": None,
+    },
+    "safe mode switched off": lambda mark: {
+        "module": "keras.config",
+        "class_name": "enable_unsafe_deserialization",
+        "config": {},
+        "registered_name": None,
+    },
+    "a SavedModel": lambda mark: {
+        "module": "keras.layers",
+        "class_name": "TFSMLayer",
+        "config": {"filepath": str(mark.parent), "call_endpoint": "serve"},
+        "registered_name": None,
+    },
+}
+
+
+@pytest.mark.parametrize("name", HOSTILE)
+def test_a_hostile_network_is_refused_and_not_run(tmp_path: Path, name: str) -> None:
+    path, mark = tmp_path / "model.keras", tmp_path / "mark"
+    layer = HOSTILE[name](mark)
+    if isinstance(layer, keras.layers.Layer):
+        keras.Sequential([keras.Input((4,)), layer]).save(path)
+        mark.unlink(missing_ok=True)
+    else:
+        with_layer(path, layer)
+    with pytest.raises(NucleusError, match="not a model of this program, or damaged"):
+        read_network(path)
+    assert not mark.exists()
+    assert keras.src.saving.serialization_lib.in_safe_mode() is not False
+
+
+def test_a_damaged_network_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "model.keras"
+    build_segmenter(small(), 20).save(path)
+    for content in (path.read_bytes()[:-200], b"", b"no zip"):
+        path.write_bytes(content)
+        with pytest.raises(NucleusError, match=r"model\.keras: not a model of this program"):
+            read_network(path)
 
 
 @pytest.mark.parametrize("activation", ["tanh", "relu", "elu", "selu"])

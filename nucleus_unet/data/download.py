@@ -5,6 +5,7 @@ import re
 import time
 import zipfile
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import httpx
@@ -62,8 +63,8 @@ def download_dataset(
     ------
     NucleusError
         If the name is unknown, the server cannot be reached or answers with an error, the folder
-        cannot be written, another download into it is running, or the hash of a file differs from
-        the one recorded at the first download.
+        cannot be written, another download into it is running, the server redirects from https to
+        http, or the hash of a file differs from the one recorded at the first download.
 
     Notes
     -----
@@ -87,7 +88,11 @@ def download_dataset(
     try:
         with (
             locked(to / ".nucleus-fetch.lock", busy),
-            httpx.Client(follow_redirects=True, timeout=_TIMEOUT_S) as client,
+            httpx.Client(
+                follow_redirects=True,
+                timeout=_TIMEOUT_S,
+                event_hooks={"request": [partial(_refuse_downgrade, base_url)]},
+            ) as client,
         ):
             for path in paths:
                 if path.exists():
@@ -101,6 +106,15 @@ def download_dataset(
             "Free some disk space or choose another folder."
         ) from error
     return paths
+
+
+def _refuse_downgrade(base_url: str, request: httpx.Request) -> None:
+    """Raise if an encrypted address redirects to one that anybody on the way can change."""
+    if base_url.startswith("https:") and request.url.scheme != "https":
+        raise NucleusError(
+            f"{base_url}: redirects to {request.url}, which is not encrypted. Download the file "
+            "yourself from the page of the data set."
+        )
 
 
 def _fetch_one(client: httpx.Client, url: str, path: Path, report: DownloadProgress) -> None:

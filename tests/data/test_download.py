@@ -3,10 +3,12 @@ import io
 import os
 import zipfile
 from collections.abc import Iterator
+from functools import partial
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from threading import Thread
 
+import httpx
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -349,3 +351,17 @@ def test_broken_connections_do_not_change_the_downloaded_bytes(
         patch.setattr(download, "_PAUSES_S", (0.0,) * 6)
         (path,) = download_dataset("dsb2018", tmp_path_factory.mktemp("cuts"), running.url)
     assert path.read_bytes() == running.files[ZIP]
+
+
+def test_a_redirect_to_an_address_without_encryption_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    moved = httpx.MockTransport(
+        lambda request: httpx.Response(302, headers={"Location": "http://b"})
+    )
+    monkeypatch.setattr(httpx, "Client", partial(httpx.Client, transport=moved))
+    with pytest.raises(
+        NucleusError, match=r"^https://a: redirects to http://b, which is not encrypted"
+    ):
+        download_dataset("dsb2018", tmp_path / "data", "https://a")
+    assert not [path for path in (tmp_path / "data").iterdir() if path.suffix != ".lock"]

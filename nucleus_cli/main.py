@@ -38,6 +38,15 @@ class _Refusal(click.ClickException):
     exit_code = 2
 
 
+class _Stopped(click.ClickException):
+    """Ctrl-C or SIGTERM; 130 is what shells expect after Ctrl-C."""
+
+    exit_code = 130
+
+    def show(self, file: Any = None) -> None:
+        click.echo(self.format_message(), err=True)
+
+
 class LazyGroup(click.Group):
     """The commands of `COMMANDS`. A fault that the user can mend ends with one line and exit code 2."""
 
@@ -58,6 +67,9 @@ class LazyGroup(click.Group):
         except BaseException as error:
             if for_a_shell:  # the shell that reads our output would find nothing to do and succeed
                 click.echo("exit 2")
+            # Prefect turns SIGTERM into an exception of its own.
+            if isinstance(error, KeyboardInterrupt) or type(error).__name__ == "TerminationSignal":
+                raise _Stopped("Stopped. Run the same command again to continue.") from error
             from nucleus_unet.engine import explained
 
             if fault := explained(error):

@@ -8,7 +8,7 @@ import pytest
 
 UNITS = sorted((Path(__file__).parents[1] / "deploy").glob("*.service"))
 MOST_EXPOSED = 25
-"""Ten times what ``systemd-analyze security`` calls the exposure of a unit; without any care it is 96."""
+"""Ten times what ``systemd-analyze security`` calls the exposure of a unit; without care it is 96."""
 
 each_unit = pytest.mark.parametrize("unit", UNITS, ids=lambda path: path.name)
 

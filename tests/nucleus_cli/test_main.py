@@ -14,6 +14,7 @@ from typing import Any, get_args
 import click
 import pytest
 from click.testing import CliRunner
+from prefect.exceptions import TerminationSignal
 
 from nucleus_cli import prediction, training
 from nucleus_cli.main import COMMANDS, main
@@ -122,6 +123,19 @@ def test_an_image_with_no_masks_folder(refused: Refused, data: Path, tmp_path: P
     line = refused(*retrain(train))
     assert f"{train}: image {sample.name} has no masks folder" in line
     assert "<id>/masks/*.png" in line
+
+
+@pytest.mark.parametrize("signal", [KeyboardInterrupt(), TerminationSignal(15)])
+def test_what_is_stopped_says_how_to_continue(
+    bare: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, signal: BaseException
+) -> None:
+    def stop(*_: Any) -> None:
+        raise signal
+
+    monkeypatch.setattr("nucleus_unet.data.check.check_dataset", stop)
+    done = CliRunner().invoke(main, ["check", str(tmp_path)])
+    assert done.exit_code == 130
+    assert done.stderr == "Stopped. Run the same command again to continue.\n"
 
 
 def test_a_path_that_is_no_text(bare: Path) -> None:

@@ -13,7 +13,7 @@ EXTRAS ?=
 ALL_EXTRAS := microscopy export peers soak
 PIP_INSTALL := $(BIN)/pip install --quiet --disable-pip-version-check --no-deps
 
-.PHONY: install run test test-all soak lint lock worker docs
+.PHONY: install run test test-all soak lint lock worker docs robustness
 
 install: $(INSTALLED) $(EXTRAS:%=$(INSTALLED)-%)
 
@@ -62,6 +62,9 @@ lint: install
 # The manual as a site, in site/; a broken link is an error.
 docs: install
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet
+
+robustness: install
+	$(BIN)/python docs/robustness.py
 
 # Needs uv. No header and no annotation: the lock names no host and no path.
 COMPILE := uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-header --no-annotate

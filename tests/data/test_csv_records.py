@@ -11,6 +11,11 @@ def test_doctests() -> None:
 
 
 @pytest.mark.parametrize("text", ['a,b\n"c,d\n', 'a,b\n"c\nd",e\n', 'a,b\n"c"d,e\n', 'a,b\n"c\rd"'])
+@pytest.mark.fault(
+    "Bad input",
+    "a quote in a CSV that is not closed",
+    "refused with the number of the line",
+)
 def test_a_fault_is_found_where_its_record_begins(text: str) -> None:
     with pytest.raises(CsvError) as caught:
         list(csv_records(text))

@@ -353,6 +353,12 @@ def test_broken_connections_do_not_change_the_downloaded_bytes(
     assert path.read_bytes() == running.files[ZIP]
 
 
+@pytest.mark.fault(
+    "Security",
+    "a download that redirects from https to http",
+    "refused in one line",
+    simulated=True,
+)
 def test_a_redirect_to_an_address_without_encryption_is_refused(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

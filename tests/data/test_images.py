@@ -222,6 +222,11 @@ def test_every_truncated_png_is_an_error(data: st.DataObject) -> None:
         (tiff(np.zeros((8, 9, 4), np.uint8), photometric="separated"), "colour mode SEPARATED cannot"),
     ],
 )  # fmt: skip
+@pytest.mark.fault(
+    "Bad input",
+    "images cut short, damaged, animated, without a finite value or too large",
+    "refused in one line that says what to do",
+)
 def test_images_that_are_an_error(content: bytes, message: str) -> None:
     with pytest.raises(NucleusError, match=f"^cell.*{message}"):
         decode_image(content, "cell")

@@ -164,6 +164,11 @@ def test_files_that_are_not_masks_are_found(masks: list[NDArray]) -> None:
     ]
 
 
+@pytest.mark.fault(
+    "Bad input",
+    "masks with a white background",
+    "not usable: invert them",
+)
 def test_masks_with_a_white_background_are_found() -> None:
     inverted = [(f"{n}.png", cells(9) != n) for n in range(1, 10)]
     [problem] = [
@@ -173,6 +178,11 @@ def test_masks_with_a_white_background_are_found() -> None:
     assert problem.detail.startswith("9 masks cover the image 8.")
 
 
+@pytest.mark.fault(
+    "Bad input",
+    "hundreds of large masks of one image",
+    "merged in the memory of one",
+)
 def test_masks_are_merged_one_at_a_time() -> None:
     side, count = 400, 100
     masks = ((f"{number:02}.png", np.full((side, side), 255, np.uint8)) for number in range(count))

@@ -440,6 +440,11 @@ def test_a_link_to_itself_is_not_a_folder(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("name", ["a.png", "a.zip"])
+@pytest.mark.fault(
+    "Security",
+    "a pipe or device instead of a file",
+    "refused in one line",
+)
 def test_a_pipe_is_not_waited_for(tmp_path: Path, name: str) -> None:
     os.mkfifo(tmp_path / name)
     assert_error(tmp_path / name, match="it is a pipe or a device and not a file")
@@ -451,6 +456,11 @@ def test_a_pipe_in_a_folder_is_not_waited_for(tmp_path: Path) -> None:
         raw.read("a.png")
 
 
+@pytest.mark.fault(
+    "Security",
+    "links in a circle",
+    "read once",
+)
 def test_links_in_a_circle(tmp_path: Path) -> None:
     folder = write_folder(tmp_path, FILES)
     (folder / "again").symlink_to(folder)
@@ -465,11 +475,21 @@ def test_folders_that_are_too_deep(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("name", ["../a/images/a.png", "/a/images/a.png", "a\\..\\b.png"])
+@pytest.mark.fault(
+    "Security",
+    "a zip whose names point outside of it",
+    "refused in one line; nothing is unpacked",
+)
 def test_a_name_that_points_outside_the_zip(tmp_path: Path, name: str) -> None:
     assert_error(write_zip(tmp_path / "set.zip", {name: b""}), match="points outside the zip")
 
 
 @pytest.mark.filterwarnings("ignore:Duplicate name")
+@pytest.mark.fault(
+    "Security",
+    "a name that a zip has twice",
+    "refused in one line",
+)
 def test_a_name_that_is_in_a_zip_twice(tmp_path: Path) -> None:
     with zipfile.ZipFile(tmp_path / "set.zip", "w") as archive:
         for name in ("a.png", "./a.png"):
@@ -485,6 +505,11 @@ def test_an_encrypted_file(tmp_path: Path) -> None:
     assert_error(path, match=r"a\.png is encrypted")
 
 
+@pytest.mark.fault(
+    "Security",
+    "a zip that unpacks to more than memory",
+    "refused in one line",
+)
 def test_a_file_that_would_fill_the_memory(tmp_path: Path) -> None:
     path = write_zip(tmp_path / "set.zip", {"a.png": b"x"})
     content = bytearray(path.read_bytes())

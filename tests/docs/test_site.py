@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from docs import robustness
 from nucleus_unet.recipe import Recipe
 
 ROOT = Path(__file__).parents[2]
@@ -72,7 +73,7 @@ def test_every_folder_of_the_library_is_in_the_reference(site: Path) -> None:
 def test_readme_and_docs_are_short() -> None:
     pages = [ROOT / "README.md", *(ROOT / "docs").glob("*.md")]
     shown = {page.name: re.sub(r"<!--.*?-->", "", page.read_text()) for page in pages}
-    del shown["files.md"]  # nearly all of it are messages of the program
+    del shown["files.md"], shown["robustness.md"]  # tables of the program and its tests
     words = {name: len(text.split()) for name, text in shown.items()}
     assert sum(words.values()) <= MOST_WORDS, words
     assert len((ROOT / "README.md").read_text().splitlines()) <= MOST_LINES_OF_README
@@ -95,3 +96,7 @@ def test_the_messages_of_troubleshooting_are_those_of_the_program() -> None:
     ]
     assert len(quoted) > 20
     assert [part for part in quoted if part not in joined] == []
+
+
+def test_the_page_of_faults_is_that_of_the_tests() -> None:
+    assert robustness.PAGE.read_text() == robustness.page()

@@ -25,6 +25,12 @@ def test_doctests() -> None:
         (errno.EIO, "Check the disk."),
     ],
 )
+@pytest.mark.fault(
+    "Disks and databases",
+    "read-only disk, quota, too many open files",
+    "one line that names the file and what to do",
+    simulated=True,
+)
 def test_a_fault_of_the_disk_is_explained(number: int, advice: str) -> None:
     said = str(explained(OSError(number, os.strerror(number), "/a/b.npy")))
     assert said.startswith(f"/a/b.npy: {os.strerror(number)}. {advice}")

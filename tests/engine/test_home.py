@@ -72,6 +72,12 @@ def test_a_home_that_cannot_hold_databases(tmp_path: Path, monkeypatch: pytest.M
     )
 
 
+@pytest.mark.fault(
+    "Disks and databases",
+    "a home that cannot be written",
+    "one line: set NUCLEUS_HOME",
+    simulated=True,
+)
 def test_a_home_that_cannot_be_written_to(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     # Permissions do not bind root, which tests may run as.
     monkeypatch.setattr(os, "access", lambda *_: False)
@@ -172,6 +178,11 @@ def test_a_named_mlflow_server_or_database_is_left_alone(
         ("MLFLOW_TRACKING_URI", "MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD"),
     ],
 )
+@pytest.mark.fault(
+    "Security",
+    "a password in the address of a server",
+    "refused in one line, without the password",
+)
 def test_a_login_does_not_belong_in_an_address(
     monkeypatch: pytest.MonkeyPatch, name: str, where: str
 ) -> None:
@@ -211,6 +222,11 @@ def test_an_address_without_credentials(address: str, shown: str) -> None:
 
 
 @pytest.mark.parametrize("server", [None, "http://prefect:4200/api"])
+@pytest.mark.fault(
+    "Security",
+    "a Prefect profile with the key of another account",
+    "the key is not used",
+)
 def test_an_active_profile_is_not_used(tmp_path: Path, server: str | None) -> None:
     profiles = tmp_path / "theirs" / "profiles.toml"
     profiles.parent.mkdir()

@@ -97,12 +97,23 @@ def test_an_exception_comes_through() -> None:
         ),
     ],
 )
+@pytest.mark.fault(
+    "Kills and stops",
+    "the device has too little memory",
+    "one line with the settings that need less",
+    simulated=True,
+)
 def test_a_device_without_enough_memory_is_reported_in_a_line(said: str, line: str) -> None:
     with pytest.raises(OutOfMemoryError) as error:
         list(follow("builtins:exec", f"raise RuntimeError({said!r})", poll=list))
     assert str(error.value) == f"The device has too little memory ({line}). {LESS_MEMORY}"
 
 
+@pytest.mark.fault(
+    "Kills and stops",
+    "the process that trains is killed, for example because memory is short",
+    "one line with the settings that need less memory",
+)
 def test_following_a_killed_process_raises() -> None:
     with pytest.raises(OutOfMemoryError) as error:
         list(follow("signal:raise_signal", signal.SIGKILL, poll=list))
@@ -134,6 +145,11 @@ def test_threads_that_come_at_once_share_one_worker() -> None:
         assert len(set(pool.map(ask, range(8)))) == 1
 
 
+@pytest.mark.fault(
+    "Kills and stops",
+    "the command is killed while its child computes",
+    "the child ends too",
+)
 def test_a_child_ends_with_its_parent(tmp_path: Path) -> None:
     script = tmp_path / "parent.py"
     script.write_text(

@@ -99,6 +99,11 @@ def test_a_self_signed_certificate_is_accepted(
 
 
 @pytest.mark.parametrize("variable", ["PREFECT_API_URL", "MLFLOW_TRACKING_URI"])
+@pytest.mark.fault(
+    "Servers and workers",
+    "a server that is named does not respond",
+    "one line: start it, or unset the variable",
+)
 def test_a_server_that_does_not_respond(variable: str, monkeypatch: pytest.MonkeyPatch) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
@@ -133,6 +138,11 @@ def test_only_the_named_servers_are_checked(monkeypatch: pytest.MonkeyPatch) -> 
         ("PREFECT_API_URL", "PREFECT_API_AUTH_STRING=USER:PASSWORD"),
         ("MLFLOW_TRACKING_URI", "MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD"),
     ],
+)
+@pytest.mark.fault(
+    "Servers and workers",
+    "a log-in is missing or wrong",
+    "one line with the variables to set",
 )
 def test_a_server_that_rejects_the_login(
     variable: str, login: str, status: int, monkeypatch: pytest.MonkeyPatch

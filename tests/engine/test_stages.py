@@ -74,6 +74,11 @@ def test_the_record_says_what_an_output_was_made_of(tmp_path: Path) -> None:
     ids=["changed file", "missing file", "no record", "half a record", "empty record"],
 )
 @pytest.mark.parametrize("resumable", [False, True])
+@pytest.mark.fault(
+    "Damaged results",
+    "a stored result is damaged",
+    "a warning that names the file; it is made again",
+)
 def test_a_damaged_output_is_reported_and_rebuilt(
     tmp_path: Path, damage: Callable[[Path], None], named: list[str], resumable: bool
 ) -> None:
@@ -186,6 +191,12 @@ def test_a_failure_leaves_nothing(tmp_path: Path) -> None:
         OSError(errno.ENOSPC, "No space left on device"),
         OSError("1000 requested and 260 written"),  # NumPy's
     ],
+)
+@pytest.mark.fault(
+    "Disks and databases",
+    "no room for a result",
+    "one line; nothing half written is left",
+    simulated=True,
 )
 def test_a_full_disk(tmp_path: Path, error: OSError) -> None:
     def build(folder: Path) -> None:

@@ -40,6 +40,11 @@ def fill(path: Path) -> None:
 
 
 @pytest.mark.parametrize("task", ["ingest", "train", "evaluate"])
+@pytest.mark.fault(
+    "Disks and databases",
+    "the disk is full while a run works or is logged",
+    "one line that names the file or database; with room again, the same command continues",
+)
 def test_a_full_disk_is_one_line_and_the_run_continues(place: Any, disk: Path, task: str) -> None:
     here = place.elsewhere(disk / "home")
     command = here.retraining("--no-registry")
@@ -62,6 +67,11 @@ def test_a_full_disk_is_one_line_and_the_run_continues(place: Any, disk: Path, t
         assert database.execute("select status from runs").fetchall() == [("FINISHED",)]
 
 
+@pytest.mark.fault(
+    "Disks and databases",
+    "a backup locks MLflow's database for 45 s",
+    "one line that says so; the command waits, up to 15 minutes",
+)
 def test_a_backup_that_locks_the_database_is_waited_for(place: Any, tmp_path: Path) -> None:
     here = place.elsewhere(tmp_path / "home")
     assert here.nucleus("runs").returncode == 0

@@ -55,6 +55,11 @@ def points(home: Path, metric: str) -> list[list[int]]:
 
 
 @pytest.mark.slow
+@pytest.mark.fault(
+    "Kills and stops",
+    "the process, or the machine, is killed at random moments of a retraining",
+    "the same command continues and ends with the same bytes; no epoch is logged twice",
+)
 def test_killed_at_random_moments_it_ends_as_undisturbed(place: Any, tmp_path: Path) -> None:
     seed = random.SystemRandom().randrange(2**32)
     print(f"seed {seed}")
@@ -102,6 +107,11 @@ def test_killed_at_random_moments_it_ends_as_undisturbed(place: Any, tmp_path: P
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 @pytest.mark.slow
+@pytest.mark.fault(
+    "Kills and stops",
+    "Ctrl-C or SIGTERM during training",
+    "a checkpoint, one line that says how to continue, no process left",
+)
 def test_stopped_it_saves_and_leaves_nothing_running(
     place: Any, tmp_path: Path, number: signal.Signals
 ) -> None:
@@ -136,6 +146,11 @@ def test_stopped_it_saves_and_leaves_nothing_running(
 
 
 @pytest.mark.slow
+@pytest.mark.fault(
+    "Kills and stops",
+    "the same command twice at once",
+    "the second waits and says so",
+)
 def test_the_same_work_at_once_waits(place: Any, tmp_path: Path) -> None:
     here = place.elsewhere(tmp_path / "home")
     first, second = (here.start(*here.retraining("--test", here.test)) for _ in "ab")

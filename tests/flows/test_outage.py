@@ -12,6 +12,11 @@ AWAY_S = 20
 
 @pytest.mark.parametrize("away", ["MLflow", "Prefect"])
 @pytest.mark.slow
+@pytest.mark.fault(
+    "Servers and workers",
+    "Prefect or MLflow is away during a training",
+    "one warning; training goes on, and what it logged arrives later",
+)
 def test_training_goes_on_while_a_server_is_away(
     place: Any, servers: dict[str, Any], tmp_path: Path, away: str
 ) -> None:

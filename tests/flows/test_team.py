@@ -167,6 +167,11 @@ def test_mlflow_does_not_start_without_its_stores() -> None:
         ("mlflow", "MLFLOW_FLASK_SERVER_SECRET_KEY"),
     ],
 )
+@pytest.mark.fault(
+    "Security",
+    "the example secrets of servers.env",
+    "the server does not start",
+)
 def test_a_server_does_not_start_with_the_example_secrets(name: str, secret: str) -> None:
     lines = (DEPLOY / "servers.env.example").read_text().splitlines()
     settings = dict(line.split("=", 1) for line in lines if line and not line.startswith("#"))
@@ -198,6 +203,11 @@ def test_mlflow_does_not_start_with_the_example_passwords() -> None:
         ("prefect", "PREFECT_SERVER_API_AUTH_STRING"),
         ("mlflow", "MLFLOW_FLASK_SERVER_SECRET_KEY"),
     ],
+)
+@pytest.mark.fault(
+    "Security",
+    "a server without log-ins at an address that others reach",
+    "it does not start",
 )
 def test_a_server_without_logins_starts_only_on_loopback(
     name: str, secret: str, settings: dict[str, str]

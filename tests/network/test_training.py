@@ -234,6 +234,11 @@ def test_an_interrupted_training_continues_to_the_same_bits(
     assert not list(tmp_path.glob(".*"))
 
 
+@pytest.mark.fault(
+    "Damaged results",
+    "a checkpoint is damaged",
+    "a warning; training continues from the one before",
+)
 def test_a_damaged_checkpoint_is_reported_and_the_one_before_it_is_used(
     undisturbed: Trained, tiny: Recipe, samples: list[Sample], tmp_path: Path
 ) -> None:
@@ -349,6 +354,11 @@ def test_the_epoch_that_is_kept(
 
 
 @pytest.mark.usefixtures("here")
+@pytest.mark.fault(
+    "Kills and stops",
+    "the loss is no number",
+    "one line: lower the learning rate",
+)
 def test_a_training_that_diverges_fails_and_saves_nothing(
     undisturbed: Trained, tiny: Recipe, samples: list[Sample], tmp_path: Path
 ) -> None:

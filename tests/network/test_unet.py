@@ -211,6 +211,11 @@ HOSTILE = {
 
 
 @pytest.mark.parametrize("name", HOSTILE)
+@pytest.mark.fault(
+    "Security",
+    "a model file that would run code",
+    "refused in one line; nothing in it is run",
+)
 def test_a_hostile_network_is_refused_and_not_run(tmp_path: Path, name: str) -> None:
     path, mark = tmp_path / "model.keras", tmp_path / "mark"
     layer = HOSTILE[name](mark)
@@ -225,6 +230,11 @@ def test_a_hostile_network_is_refused_and_not_run(tmp_path: Path, name: str) -> 
     assert keras.src.saving.serialization_lib.in_safe_mode() is not False
 
 
+@pytest.mark.fault(
+    "Damaged results",
+    "a model file is damaged",
+    "one line that names it",
+)
 def test_a_damaged_network_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "model.keras"
     build_segmenter(small(), 20).save(path)

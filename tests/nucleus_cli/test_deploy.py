@@ -107,6 +107,11 @@ def die(worker: subprocess.Popen[bytes]) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.fault(
+    "Servers and workers",
+    "a worker's machine loses power",
+    "another worker continues the run",
+)
 def test_a_run_whose_machine_died_is_taken_up_by_another(team: Any) -> None:
     from mlflow import MlflowClient
 
@@ -145,6 +150,11 @@ def test_a_run_whose_machine_died_is_taken_up_by_another(team: Any) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.fault(
+    "Servers and workers",
+    "a flow that cannot be loaded",
+    "the run is Crashed and is not tried again and again",
+)
 def test_a_run_whose_flow_cannot_be_loaded_is_left_crashed(team: Any) -> None:
     assert team.place.nucleus("deploy", **team.urls).returncode == 0
     deployment = team.get("deployments/name/predict/predict")["id"]
@@ -165,6 +175,11 @@ def test_a_run_whose_flow_cannot_be_loaded_is_left_crashed(team: Any) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.fault(
+    "Servers and workers",
+    "deploying again after somebody paused a schedule or deployment",
+    "it stays paused",
+)
 def test_retraining_by_schedule_and_by_event_skips_where_nothing_changed(team: Any) -> None:
     arguments = ["deploy", *team.place.retraining()[1:], "--cron"]
     done = team.place.nucleus(*arguments, "0 2 * * *", **team.urls)

@@ -126,6 +126,11 @@ def test_an_image_with_no_masks_folder(refused: Refused, data: Path, tmp_path: P
 
 
 @pytest.mark.parametrize("signal", [KeyboardInterrupt(), TerminationSignal(15)])
+@pytest.mark.fault(
+    "Kills and stops",
+    "Ctrl-C at any other time",
+    "one line that says how to continue; exit code 130",
+)
 def test_what_is_stopped_says_how_to_continue(
     bare: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, signal: BaseException
 ) -> None:

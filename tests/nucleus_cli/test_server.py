@@ -48,6 +48,11 @@ def answers(url: str) -> bool:
         return False
 
 
+@pytest.mark.fault(
+    "Servers and workers",
+    "a server ends while it starts",
+    "one line with its log",
+)
 def test_a_server_that_ended_is_told(bare: Path) -> None:
     process = subprocess.Popen([sys.executable, "-c", ""])
     process.wait()
@@ -56,6 +61,11 @@ def test_a_server_that_ended_is_told(bare: Path) -> None:
         server.wait_for("http://127.0.0.1:9/api", process, server.log_path())
 
 
+@pytest.mark.fault(
+    "Servers and workers",
+    "a server needs minutes for its first start",
+    "a line every 15 s, as long as the server lives",
+)
 def test_a_server_that_starts_slowly_is_waited_for_with_a_word(
     bare: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -29,6 +29,11 @@ from nucleus_unet.runs.store import (
 )
 
 
+@pytest.mark.fault(
+    "Disks and databases",
+    "a kill while MLflow's database was made",
+    "nothing: the next command makes it again",
+)
 def test_a_half_made_database_is_replaced(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = tmp_path / "home" / "mlflow.db"
     (path.parent / "mlflow.partial").mkdir(parents=True)
@@ -72,6 +77,11 @@ def test_a_database_in_a_folder_that_cannot_be_made(
     )
 
 
+@pytest.mark.fault(
+    "Disks and databases",
+    "a database of another version of MLflow",
+    "one line with the command that upgrades it",
+)
 def test_a_database_of_another_version_of_mlflow(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, database: Path
 ) -> None:
@@ -94,6 +104,11 @@ def test_a_database_of_another_version_of_mlflow(
     )
 
 
+@pytest.mark.fault(
+    "Disks and databases",
+    "MLflow's database is damaged",
+    "one line that names it: restore it from a backup",
+)
 def test_a_damaged_database(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "damaged.db").write_text("garbage " * 100)
     uri = f"sqlite:///{tmp_path}/damaged.db"

@@ -206,6 +206,11 @@ def test_the_first_finished_run_with_a_tag(
 # Runs that are continued
 
 
+@pytest.mark.fault(
+    "Kills and stops",
+    "a run whose process was killed stays running in MLflow",
+    "the next run marks it as killed, and says so",
+)
 def test_runs_that_nobody_works_on_are_ended(client: MlflowClient, opened: OpenRun) -> None:
     with opened(work="alive") as alive, opened(work="dead") as dead:
         assert tracking.end_abandoned(lambda work: work == "dead") == [dead.id]

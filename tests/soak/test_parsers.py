@@ -31,6 +31,11 @@ def test_valid_files_are_read(name: str) -> None:
 @pytest.mark.parametrize("name", PARSERS)
 @settings(max_examples=60)
 @given(data=st.data())
+@pytest.mark.fault(
+    "Bad input",
+    "files of every kind that is read, with bytes changed at random",
+    "read, or refused in one line",
+)
 def test_changed_files_are_read_or_refused(name: str, data: st.DataObject) -> None:
     files = PARSERS[name].files()
     content = data.draw(st.sampled_from(files))
@@ -38,6 +43,11 @@ def test_changed_files_are_read_or_refused(name: str, data: st.DataObject) -> No
 
 
 @pytest.mark.parametrize("fault", FOUND)
+@pytest.mark.fault(
+    "Bad input",
+    "files that fuzzing found",
+    "refused in one line",
+)
 def test_faults_that_were_found_are_refused(fault: str) -> None:
     name, content = FOUND[fault]
     assert not accepts(PARSERS[name].read, content)

@@ -11,7 +11,9 @@ import socket
 import subprocess
 import sys
 import time
+from collections.abc import Collection
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 import httpx
@@ -19,7 +21,11 @@ import httpx
 from nucleus_unet.engine import end_with, home_folder, ui_url
 from nucleus_unet.errors import NucleusError
 
+if TYPE_CHECKING:
+    from starlette.types import ASGIApp, Receive, Scope, Send
+
 HOST = "127.0.0.1"
+SERVER = (sys.executable, "-m", "nucleus_cli.server")
 SAY_EVERY_S = 15.0
 """How often `wait_for` says that it still waits."""
 GRACE_S = 5.0
@@ -30,7 +36,7 @@ def start_server() -> tuple[str, subprocess.Popen[bytes]]:
     # The socket is bound here and handed over, so that no other process can take the port.
     with socket.create_server((HOST, 0)) as listening, log_path().open("ab") as log:
         process = subprocess.Popen(
-            [sys.executable, "-m", "nucleus_cli.server", str(listening.fileno()), str(os.getpid())],
+            [*SERVER, "api", str(listening.fileno()), str(os.getpid())],
             env=os.environ | {"PREFECT_SERVER_CORS_ALLOWED_ORIGINS": own_pages()},
             stdout=log,
             stderr=log,
@@ -72,12 +78,48 @@ def wait_for(url: str, process: subprocess.Popen[bytes], log: Path) -> None:
 def serve_api(descriptor: int, parent: int) -> None:
     """Serve on a listening socket until the parent process has ended."""
     end_with(parent, grace_s=GRACE_S)
-    import uvicorn
     from prefect.server.api.server import create_app
 
     app = create_app(ephemeral=True, final=True)
-    server = uvicorn.Server(uvicorn.Config(app, log_level="info", access_log=False, lifespan="on"))
-    server.run(sockets=[socket.socket(fileno=descriptor)])
+    _serve(app, sockets=[socket.socket(fileno=descriptor)])
+
+
+def serve_pages(port: int, parent: int) -> None:
+    """Serve Prefect's pages and API at a port until the parent process has ended."""
+    end_with(parent, grace_s=GRACE_S)
+    from prefect.server.api.server import create_app
+
+    _serve(create_app(final=True), port=port)
+
+
+def _serve(app: "ASGIApp", *, port: int = 0, sockets: list[socket.socket] | None = None) -> None:
+    import uvicorn
+
+    options = uvicorn.Config(
+        guarded(app, own_pages().split(",")),
+        host=HOST,
+        port=port,
+        log_level="info",
+        access_log=False,
+        lifespan="on",
+    )
+    uvicorn.Server(options).run(sockets=sockets)
+
+
+def guarded(app: "ASGIApp", pages: Collection[str]) -> "ASGIApp":
+    """Refuse what the page of another site asks; a browser names the page, or the site as our host."""
+    from starlette.responses import PlainTextResponse
+
+    async def check(scope: "Scope", receive: "Receive", send: "Send") -> None:
+        if scope["type"] in ("http", "websocket"):
+            sent = {name: value.decode("latin-1") for name, value in scope["headers"]}
+            named, origin = sent.get(b"host", "").rpartition(":")[0], sent.get(b"origin")
+            if named not in (HOST, "localhost") or (origin and origin not in pages):
+                refusal = PlainTextResponse("only for the pages of this server", 403)
+                return await refusal(scope, receive, send)
+        await app(scope, receive, send)
+
+    return check
 
 
 def log_path() -> Path:
@@ -86,4 +128,5 @@ def log_path() -> Path:
 
 
 if __name__ == "__main__":
-    serve_api(*map(int, sys.argv[1:]))
+    serve = {"api": serve_api, "pages": serve_pages}[sys.argv[1]]
+    serve(*map(int, sys.argv[2:]))

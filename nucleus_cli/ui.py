@@ -49,8 +49,8 @@ def serve_uis(run_id: str | None, say: Callable[[str], None]) -> None:
     commands = {}
     if "PREFECT_API_URL" not in os.environ:
         commands["prefect"] = [
-            *("-m", "prefect", "server", "start", "--host", "127.0.0.1"),
-            *("--port", _require_port("prefect")),
+            *("-m", "nucleus_cli.server", "pages"),
+            *(_require_port("prefect"), str(os.getpid())),
         ]
     if not os.environ["MLFLOW_TRACKING_URI"].startswith(("http://", "https://")):
         commands["mlflow"] = [

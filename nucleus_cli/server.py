@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 HOST = "127.0.0.1"
 SERVER = (sys.executable, "-m", "nucleus_cli.server")
-SAY_EVERY_S = 15.0
+SAY_EVERY_S = 30.0
 """How often `wait_for` says that it still waits."""
 GRACE_S = 5.0
 

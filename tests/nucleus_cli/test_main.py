@@ -137,7 +137,7 @@ def test_what_is_stopped_says_how_to_continue(
     def stop(*_: Any) -> None:
         raise signal
 
-    monkeypatch.setattr("nucleus_unet.data.check.check_dataset", stop)
+    monkeypatch.setattr("nucleus_unet.data.check_dataset", stop)
     done = CliRunner().invoke(main, ["check", str(tmp_path)])
     assert done.exit_code == 130
     assert done.stderr == "Stopped. Run the same command again to continue.\n"

@@ -71,7 +71,7 @@ def test_a_server_that_ended_is_told(bare: Path) -> None:
 @pytest.mark.fault(
     "Servers and workers",
     "a server needs minutes for its first start",
-    "a line every 15 s, as long as the server lives",
+    "a line every 30 s, as long as the server lives",
 )
 def test_a_server_that_starts_slowly_is_waited_for_with_a_word(
     bare: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]

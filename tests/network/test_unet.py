@@ -187,7 +187,7 @@ def with_layer(to: Path, layer: dict[str, Any]) -> Path:
 
 HOSTILE = {
     "a Lambda": lambda mark: keras.layers.Lambda(
-        lambda x, mark=str(mark): [x, open(mark, "w").close()][0]
+        lambda x, mark=str(mark): [x, Path(mark).write_text("")][0]
     ),
     "a call of the system": lambda mark: {
         "module": "os",

@@ -1,8 +1,8 @@
 """Write the page of faults from the tests that provoke them: `make robustness`.
 
 A test says with ``@pytest.mark.fault(group, case, sees)`` which fault it provokes, and what the user
-sees. ``simulated=True`` marks a fault that cannot be caused on every machine, so that the test only
-pretends it, as far outside as it can.
+sees. ``simulated=True`` marks a fault that cannot be caused on every machine: the test raises the error
+itself, as close to the operating system as possible.
 """
 
 import ast
@@ -15,9 +15,9 @@ PAGE = Path(__file__).with_suffix(".md")
 HEAD = """# What can go wrong
 
 Each row is a fault that a test provokes, and what the user sees. `make test` runs the tests, and `make
-test-all` those that are marked slow. "Simulated" faults cannot be caused on every machine; their tests
-pretend them, as far outside as they can. [Real-life files](files.md) have a page of their own, and
-`make soak` fuzzes the programs that read files of others.
+test-all` also those that are marked slow. "Simulated" faults cannot be caused on every machine: the
+test raises the error itself. [Real-life files](files.md) have a page of their own, and `make soak`
+fuzzes the parsers.
 
 `make robustness` writes this page from the tests.
 """

@@ -173,12 +173,12 @@ class Work:
 
 
 def _lock_of(work: str) -> Path:
-    """The lock that whoever does a work holds, given its digest."""
+    """The lock that a process holds while it does this work."""
     return home_folder() / "locks" / f"work-{work[:20]}"
 
 
 def _was_abandoned(work: str) -> bool:
-    """Whether a process of this home began a work, and none does it now."""
+    """Whether a process of this home began this work, and no process does it now."""
     return _lock_of(work).exists() and not is_locked(_lock_of(work))
 
 
@@ -208,7 +208,7 @@ def tracked(work: Work) -> Iterator[tracking.Run]:
     note = f"[{flow_run.name}, this run in Prefect]({url})"
     logger = get_run_logger()
     for abandoned in tracking.end_abandoned(_was_abandoned):
-        logger.warning("run %s had ended without a word and is now marked as killed", abandoned)
+        logger.warning("run %s ended unexpectedly earlier and is now marked as killed", abandoned)
     with (
         home_in_use(lambda: logger.warning("waiting until nucleus clean has ended")),
         locked(

@@ -39,7 +39,7 @@ class _Refusal(click.ClickException):
 
 
 class _Stopped(click.ClickException):
-    """Ctrl-C or SIGTERM; 130 is what shells expect after Ctrl-C."""
+    """Ctrl-C or SIGTERM. Shells expect exit code 130 after Ctrl-C."""
 
     exit_code = 130
 
@@ -48,7 +48,7 @@ class _Stopped(click.ClickException):
 
 
 class LazyGroup(click.Group):
-    """The commands of `COMMANDS`. A fault that the user can mend ends with one line and exit code 2."""
+    """The commands of `COMMANDS`. An error that the user can fix ends with one line and exit code 2."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         return list(COMMANDS)

@@ -107,7 +107,7 @@ def _serve(app: "ASGIApp", *, port: int = 0, sockets: list[socket.socket] | None
 
 
 def guarded(app: "ASGIApp", pages: Collection[str]) -> "ASGIApp":
-    """Refuse what the page of another site asks; a browser names the page, or the site as our host."""
+    """Refuse requests from pages of other sites; browsers send the origin or the name of the site."""
     from starlette.responses import PlainTextResponse
 
     async def check(scope: "Scope", receive: "Receive", send: "Send") -> None:

@@ -1,13 +1,13 @@
-"""Fuzz the parsers of files that others wrote, guided by coverage.
+"""Fuzz the parsers of files from other programs, guided by coverage.
 
     make install EXTRAS=soak
     python -m soak.fuzz                  # ten minutes for each parser
     python -m soak.fuzz GeoJSON ROI --seconds 60
 
-Each parser gets files that begin as valid ones and are changed where that reaches new code. It may read
-a file, or refuse it with a `NucleusError`. The first fault of a parser ends its turn; the
-file is kept in FOLDER/faults. What reached new code is kept in FOLDER, and so is the time that was
-spent, so a fuzzing that was interrupted continues.
+Each parser gets valid files, changed at random; changes that reach new code are kept and changed again.
+A parser may read a file or raise a `NucleusError`. Any other error ends the turn of the parser, and the
+file is saved in FOLDER/faults. FOLDER also keeps the files and the time spent, so an interrupted fuzzing
+continues.
 """
 
 import argparse
@@ -37,7 +37,7 @@ def fuzz(name: str, arguments: list[str]) -> None:
 
 
 def turn(name: str, files: Sequence[bytes], seconds: float, folder: Path) -> bool:
-    """Fuzz one parser for as long as it has not had its time; whether no fault was found."""
+    """Fuzz one parser until its time is used up. Returns False if a fault was found."""
     corpus, spent = folder / name, folder / f"{name}.json"
     corpus.mkdir(parents=True, exist_ok=True)
     for number, content in enumerate(files):

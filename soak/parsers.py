@@ -1,4 +1,4 @@
-"""Parsers of files that others wrote, each with valid files to begin from.
+"""The parsers of files from other programs, each with valid files that fuzzing begins with.
 
 A parser either reads its bytes or raises a `NucleusError`; everything else is a fault.
 """
@@ -40,11 +40,11 @@ SIZE = (12, 16)
 class Parser:
     read: Callable[[bytes], object]
     files: Callable[[], Sequence[bytes]]
-    """Valid files, and others that come close to a limit."""
+    """Makes valid files."""
 
 
 def accepts(read: Callable[[bytes], object], content: bytes) -> bool:
-    """Whether the content is read and not refused; raises what a parser must not raise."""
+    """Whether a parser reads the content. Errors other than a `NucleusError` are raised."""
     try:
         read(content)
     except NucleusError:
@@ -53,7 +53,7 @@ def accepts(read: Callable[[bytes], object], content: bytes) -> bool:
 
 
 def labels() -> NDArray[np.int32]:
-    """Three nuclei, one of which touches the edge and one of which has a hole."""
+    """Labels of three nuclei: one touches the edge, and one has a hole."""
     drawn = np.zeros(SIZE, np.int32)
     drawn[0:3, 0:4], drawn[5:10, 2:8], drawn[4:7, 10:15] = 1, 2, 3
     drawn[7, 4] = 0

@@ -1,4 +1,4 @@
-"""Faults of disks and databases that a user can mend, whatever library they come through."""
+"""Explain errors of disks and databases to the user, whichever library reports them."""
 
 import errno
 import os
@@ -36,7 +36,7 @@ _LOCKED = "database is locked"
 def explained(
     error: BaseException, database: str = "A database of Prefect or MLflow"
 ) -> NucleusError | None:
-    """The fault of a disk or database behind an error, as one line with advice, if there is one.
+    """Explain an error of a disk or database in one line, with advice; None if it is another error.
 
     Examples
     --------
@@ -67,7 +67,7 @@ def is_database_locked(error: BaseException) -> bool:
 
 
 def _causes(error: BaseException | None) -> Iterator[BaseException]:
-    """An error, what it was raised from and what was handled when it was raised, outermost first."""
+    """An error and the errors that caused it, outermost first."""
     seen: set[int] = set()
     while error is not None and id(error) not in seen:
         seen.add(id(error))

@@ -198,7 +198,7 @@ def _margins(larger: int, smaller: int) -> tuple[int, int]:
 
 
 def read_network(path: Path) -> keras.Model:
-    """Read the network in a ``model.keras``, which may come from anywhere; nothing in it is run.
+    """Read the network in a ``model.keras`` from any source, without running code in it.
 
     Raises
     ------

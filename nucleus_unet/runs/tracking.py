@@ -127,7 +127,7 @@ def _log_failure(client: MlflowClient, run: Run, error: BaseException) -> None:
 
 
 def end_abandoned(is_abandoned: Callable[[str], bool]) -> list[str]:
-    """Mark runs as killed whose process ended without a word, for example at a power cut.
+    """Mark runs as killed if their process ended unexpectedly, for example in a power cut.
 
     Parameters
     ----------
@@ -143,7 +143,7 @@ def end_abandoned(is_abandoned: Callable[[str], bool]) -> list[str]:
     running = client.search_runs([experiment_id(client)], "attributes.status = 'RUNNING'")
     ended = [run.info.run_id for run in running if is_abandoned(run.data.tags.get("work", ""))]
     for run_id in ended:
-        client.set_tag(run_id, "failure", "its process ended without a word")
+        client.set_tag(run_id, "failure", "its process ended unexpectedly")
         client.set_terminated(run_id, "KILLED")
     return ended
 

@@ -15,7 +15,7 @@ AWAY_S = 20
 @pytest.mark.fault(
     "Servers and workers",
     "Prefect or MLflow is away during a training",
-    "one warning; training goes on, and what it logged arrives later",
+    "one warning; training continues, and its updates are sent later",
 )
 def test_training_goes_on_while_a_server_is_away(
     place: Any, servers: dict[str, Any], tmp_path: Path, away: str

@@ -58,7 +58,7 @@ def answers(url: str) -> bool:
 @pytest.mark.fault(
     "Servers and workers",
     "a server ends while it starts",
-    "one line with its log",
+    "one line that names the log of the server",
 )
 def test_a_server_that_ended_is_told(bare: Path) -> None:
     process = subprocess.Popen([sys.executable, "-c", ""])

@@ -19,7 +19,7 @@ from nucleus_unet.errors import NucleusError
 @pytest.mark.fault(
     "Servers and workers",
     "a server of nucleus ui ends by itself",
-    "one line with its log",
+    "one line that names the log of the server",
 )
 def test_a_server_that_ends_by_itself_is_an_error(bare: Path) -> None:
     from nucleus_cli import ui

@@ -216,7 +216,7 @@ def test_runs_that_nobody_works_on_are_ended(client: MlflowClient, opened: OpenR
         assert tracking.end_abandoned(lambda work: work == "dead") == [dead.id]
         ended = client.get_run(dead.id)
         assert ended.info.status == "KILLED"
-        assert ended.data.tags["failure"] == "its process ended without a word"
+        assert ended.data.tags["failure"] == "its process ended unexpectedly"
         assert client.get_run(alive.id).info.status == "RUNNING"
 
 

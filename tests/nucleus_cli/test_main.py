@@ -6,6 +6,7 @@ import shutil
 import socket
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from threading import Thread
@@ -14,6 +15,7 @@ from typing import Any, get_args
 import click
 import pytest
 from click.testing import CliRunner
+from mlflow import MlflowClient
 from prefect.exceptions import TerminationSignal
 
 from nucleus_cli import prediction, training
@@ -337,14 +339,7 @@ def test_a_server_that_does_not_answer(
     assert f"Start this server or unset {variable}." in line
 
 
-def test_an_unknown_run(
-    refused: Refused,
-    data: Path,
-    tmp_path: Path,
-    retrained: Any,
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    monkeypatch.setenv("NUCLEUS_HOME", str(retrained.place.home))
+def test_an_unknown_run(refused: Refused, data: Path, tmp_path: Path) -> None:
     for command in (predict(data), ["ui", "0" * 32]):
         line = refused(*command)
         assert f"There is no run {'0' * 32} at sqlite:" in line
@@ -380,13 +375,31 @@ def test_results_among_the_images(refused: Refused, data: Path, bare: Path) -> N
 # Commands that end with one line after a flow has started
 
 
+@dataclass(frozen=True)
+class Failed:
+    """A training on data with a truncated mask."""
+
+    place: Any
+    mask: Path
+    done: Any
+
+    @property
+    def run(self) -> Any:
+        """The run in MLflow."""
+        client = MlflowClient(tracking_uri=f"sqlite:///{self.place.home}/mlflow.db")
+        experiment = client.get_experiment_by_name("nucleus-unet")
+        assert experiment
+        [run] = client.search_runs([experiment.experiment_id], "attributes.status = 'FAILED'")
+        return run
+
+
 @pytest.fixture(scope="module")
-def failed(retrained: Any, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Any]:
-    """A training on data with a truncated mask, in a home that is in use; and the mask."""
-    train = shutil.copytree(retrained.place.train, tmp_path_factory.mktemp("cut") / "train")
+def failed(place: Any, tmp_path_factory: pytest.TempPathFactory) -> Failed:
+    folder = tmp_path_factory.mktemp("cut")
+    here, train = place.elsewhere(folder / "home"), shutil.copytree(place.train, folder / "train")
     mask = next(train.glob("*/masks/*.png"))
     mask.write_bytes(mask.read_bytes()[:-50])
-    return mask, retrained.place.nucleus("retrain", "--train", train, "--recipe", "quick")
+    return Failed(here, mask, here.nucleus("retrain", "--train", train, "--recipe", "quick"))
 
 
 def error_of(done: Any) -> str:
@@ -399,38 +412,29 @@ def error_of(done: Any) -> str:
     return line
 
 
-def test_a_truncated_mask_is_reported_once(failed: tuple[Path, Any]) -> None:
-    mask, done = failed
-    line = error_of(done)
-    assert line.endswith(f"masks/{mask.name}: the file is truncated. Download or save it again.")
-    assert done.stderr.count("the file is truncated") == 1
-    assert "The training has finished" not in done.stdout
+def test_a_truncated_mask_is_reported_once(failed: Failed) -> None:
+    line = error_of(failed.done)
+    name = failed.mask.name
+    assert line.endswith(f"masks/{name}: the file is truncated. Download or save it again.")
+    assert failed.done.stderr.count("the file is truncated") == 1
+    assert "The training has finished" not in failed.done.stdout
 
 
-def test_and_leaves_nothing_half_written(failed: tuple[Path, Any], retrained: Any) -> None:
-    assert retrained.place.leftovers() == []
+def test_and_leaves_nothing_half_written(failed: Failed) -> None:
+    assert failed.place.leftovers() == []
 
 
-def test_and_a_run_that_says_why(failed: tuple[Path, Any], retrained: Any) -> None:
-    mask, _ = failed
-    client = retrained.client
-    experiment = client.get_run(retrained.run_id).info.experiment_id
-    [run] = client.search_runs([experiment], "attributes.status = 'FAILED'")
-    assert f"{mask.name}: the file is truncated" in run.data.tags["failure"]
-    states = retrained.place.states(run.data.tags["prefect.flow_run_id"])
-    assert ("merge_masks", "Failed") in states
+def test_and_a_run_that_says_why(failed: Failed) -> None:
+    tags = failed.run.data.tags
+    assert f"{failed.mask.name}: the file is truncated" in tags["failure"]
+    assert ("merge_masks", "Failed") in failed.place.states(tags["prefect.flow_run_id"])
 
 
 @pytest.mark.slow
-def test_a_run_without_a_model(failed: tuple[Path, Any], retrained: Any, tmp_path: Path) -> None:
-    client = retrained.client
-    experiment = client.get_run(retrained.run_id).info.experiment_id
-    run, *_ = client.search_runs([experiment], "attributes.status = 'FAILED'")
-    out = tmp_path / "out"
-    done = retrained.place.nucleus(
-        "predict", retrained.place.test, "--model", run.info.run_id, "--out", out
-    )
-    assert error_of(done).startswith(f"Error: Run {run.info.run_id} has no model")
+def test_a_run_without_a_model(failed: Failed, tmp_path: Path) -> None:
+    run_id, out = failed.run.info.run_id, tmp_path / "out"
+    done = failed.place.nucleus("predict", failed.place.test, "--model", run_id, "--out", out)
+    assert error_of(done).startswith(f"Error: Run {run_id} has no model")
     assert not out.exists()
 
 

@@ -37,7 +37,7 @@ run: install
 	$(BIN)/nucleus retrain
 
 # Two at a time: much of a test's time goes by while a new process imports TensorFlow.
-QUICK := -m "not slow" -n 2 --dist loadfile
+QUICK := -m "not slow and not soak" -n 2 --dist loadfile
 test: install lint
 	$(BIN)/pytest $(QUICK)
 
@@ -49,10 +49,10 @@ test-all: install lint $(patsubst %,$(INSTALLED)-%,$(filter-out soak,$(ALL_EXTRA
 # Hours; an interrupted soak continues.
 soak: install $(INSTALLED)-soak
 	$(BIN)/python -m soak.fuzz
+	$(BIN)/pytest -m soak
 
 worker: install
-	@: $${PREFECT_API_URL:?set it to the Prefect server whose work the worker is to do}
-	$(BIN)/prefect worker start --pool nucleus --limit 1
+	$(BIN)/nucleus worker
 
 lint: install
 	$(BIN)/ruff check .

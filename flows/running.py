@@ -17,6 +17,7 @@ from prefect.runtime import flow_run
 from prefect.settings import PREFECT_UI_URL
 from prefect.task_runners import TaskRunner, ThreadPoolTaskRunner
 
+from flows.supervision import supervised
 from nucleus_unet.data import SAMPLE_NAMES, dataset_name, fingerprint, write_synthetic
 from nucleus_unet.engine import (
     abandoned_on_error,
@@ -210,6 +211,7 @@ def tracked(work: Work) -> Iterator[tracking.Run]:
     for abandoned in tracking.end_abandoned(_was_abandoned):
         logger.warning("run %s ended unexpectedly earlier and is now marked as killed", abandoned)
     with (
+        supervised(),
         home_in_use(lambda: logger.warning("waiting until nucleus clean has ended")),
         locked(
             _lock_of(here),

@@ -38,10 +38,14 @@ from nucleus_unet.errors import NucleusError
 from tasks.rank import NEW_CHAMPION
 
 POOL = "nucleus"
+QUEUE = "retrain"
+"""Work queue of the retrainings. Its limit is kept by states of runs, which outlive an outage."""
 _OURS = WorkPoolFilter(name=WorkPoolFilterName(any_=[POOL]))
 CHECKOUT = Path(__file__).parents[1]
 LOST_S = 90
 """Seconds without a heartbeat after which a flow run counts as crashed: three heartbeats."""
+STARTS_S = 300
+"""Seconds after which a flow run counts as crashed if its worker took it but did not start it."""
 RUNS = "prefect.flow-run"
 EXITED = "*status code* 1. *"
 """How a worker reports a run that ended outside its flow, for example because it cannot be loaded."""
@@ -51,27 +55,26 @@ NEW_DATA = "nucleus.data.changed"
 
 
 def automations() -> list[AutomationCore]:
-    """Mark flow runs that send no heartbeats as crashed, and schedule crashed flow runs again.
+    """Mark flow runs that do not start or send no heartbeats as crashed, and schedule them again.
 
     A flow run that SIGTERM stopped, for example on a spot machine, has crashed too. A flow run that
     ended outside its flow would do so each time, so it is not scheduled again.
     """
     ends = {f"{RUNS}.{state}" for state in ("Completed", SKIPPED, "Failed", "Cancelled", "Crashed")}
-    beat = f"{RUNS}.heartbeat"
+    pending, running, beat = (f"{RUNS}.{event}" for event in ("Pending", "Running", "heartbeat"))
+    crashed = ChangeFlowRunState(state=StateType.CRASHED, message="no heartbeat")
     return [
+        AutomationCore(
+            name="nucleus: mark runs that do not start as crashed",
+            description="The worker that took the run has died.",
+            trigger=_missing({running, *ends}, pending, STARTS_S, **_of_ours()),
+            actions=[crashed],
+        ),
         AutomationCore(
             name="nucleus: mark lost runs as crashed",
             description="The machine of the run died or cannot be reached.",
-            trigger=EventTrigger(
-                after={beat},
-                expect={beat, *ends},
-                **_of_ours(deployed=False),
-                for_each={"prefect.resource.id"},
-                posture=Posture.Proactive,
-                threshold=1,
-                within=timedelta(seconds=LOST_S),
-            ),
-            actions=[ChangeFlowRunState(state=StateType.CRASHED, message="no heartbeat")],
+            trigger=_missing({beat, *ends}, beat, LOST_S, **_of_ours(deployed=False)),
+            actions=[crashed],
         ),
         AutomationCore(
             name="nucleus: retry crashed runs",
@@ -182,6 +185,11 @@ def set_up_server(
         except ObjectNotFound:
             client.create_work_pool(WorkPoolCreate(name=POOL, type="process"))
             say(f"work pool {POOL}: created")
+        try:
+            client.read_work_queue_by_name(QUEUE, POOL)
+        except ObjectNotFound:
+            client.create_work_queue(QUEUE, concurrency_limit=1, work_pool_name=POOL)
+            say(f"work queue {QUEUE}: created, one run at a time")
         told = notifications(_block_id(client, notify)) if notify else []
         for wanted in [*automations(), *told]:
             say(f"automation {wanted.name}: {_create_or_update(client, wanted)}")
@@ -224,13 +232,10 @@ def _deployed(client: SyncPrefectClient) -> dict[str, dict[str, object]]:
     """For each deployment in our pool, by name: everything that decides its runs."""
     decides = {
         *("entrypoint", "path", "pull_steps", "job_variables", "description"),
-        *("parameters", "parameter_openapi_schema", "concurrency_options", "tags", "paused"),
+        *("parameters", "parameter_openapi_schema", "work_queue_name", "tags", "paused"),
     }
-    return {
-        one.name: one.model_dump(include=decides)
-        | {"limit": one.global_concurrency_limit and one.global_concurrency_limit.limit}
-        for one in client.read_deployments(work_pool_filter=_OURS)
-    }
+    deployments = client.read_deployments(work_pool_filter=_OURS)
+    return {one.name: one.model_dump(include=decides) for one in deployments}
 
 
 def _block_id(client: SyncPrefectClient, notify: str) -> UUID:
@@ -283,6 +288,19 @@ def _create_or_update(client: SyncPrefectClient, wanted: AutomationCore) -> str:
 def _on(event: str, **of: Any) -> EventTrigger:
     """A trigger that fires each time an event happens."""
     return EventTrigger(expect={event}, posture=Posture.Reactive, threshold=1, **of)
+
+
+def _missing(events: set[str], after: str, within_s: float, **of: Any) -> EventTrigger:
+    """A trigger that fires if, some seconds after an event, none of others has happened."""
+    return EventTrigger(
+        after={after},
+        expect=events,
+        **of,
+        for_each={"prefect.resource.id"},
+        posture=Posture.Proactive,
+        threshold=1,
+        within=timedelta(seconds=within_s),
+    )
 
 
 def _of_ours(message: str | None = None, *, deployed: bool = True) -> dict[str, Any]:

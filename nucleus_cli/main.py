@@ -27,9 +27,11 @@ COMMANDS = {
     "promote": "models",
     "rollback": "models",
     "clean": "upkeep",
+    "backup": "upkeep",
     "doctor": "upkeep",
     "ui": "services",
     "deploy": "services",
+    "worker": "services",
 }
 """Each command, and the module of this package that defines it, as ``import_`` if it is a keyword."""
 
@@ -67,8 +69,14 @@ class LazyGroup(click.Group):
         except BaseException as error:
             if for_a_shell:  # the shell that reads our output would find nothing to do and succeed
                 click.echo("exit 2")
+            kind = f"{type(error).__module__}.{type(error).__name__}"
+            if kind == "prefect.exceptions.Abort":
+                raise _Stopped(str(error)) from error
             # Prefect turns SIGTERM into an exception of its own.
-            if isinstance(error, KeyboardInterrupt) or type(error).__name__ == "TerminationSignal":
+            if (
+                isinstance(error, KeyboardInterrupt)
+                or kind == "prefect.exceptions.TerminationSignal"
+            ):
                 raise _Stopped("Stopped. Run the same command again to continue.") from error
             from nucleus_unet.engine import explained
 

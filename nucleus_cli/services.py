@@ -1,4 +1,4 @@
-"""Commands about servers: ui and deploy."""
+"""Commands about servers: ui, deploy and worker."""
 
 import os
 from pathlib import Path
@@ -52,11 +52,7 @@ def deploy(
 
     A scheduled run ends at once if nothing has changed. The event nucleus.data.changed starts a run too.
     """
-    engine.prepare_environment()
-    if "PREFECT_API_URL" not in os.environ:
-        raise NucleusError(
-            "nucleus deploy sets up a Prefect server. Start one and set PREFECT_API_URL to its address."
-        )
+    _require_server("sets up a Prefect server")
     if (test_data or recipe_name or overrides or cron) and not training_data:
         raise NucleusError(
             "--test, --recipe, --set and --cron describe a schedule, which needs data. Give --train too."
@@ -79,3 +75,22 @@ def deploy(
         parameters = recipe_parameters(name, overrides)
         parameters |= {"training_data": paths, "test_data": test_data and test_data.absolute()}
     set_up_server(schedule, parameters, notify, click.echo)
+
+
+@click.command()
+def worker() -> None:
+    """Do the runs that the Prefect server at PREFECT_API_URL schedules, one at a time, until Ctrl-C."""
+    _require_server("does the work of a Prefect server")
+    from nucleus_cli.worker import serve_runs
+
+    serve_runs(click.echo)
+
+
+def _require_server(does: str) -> None:
+    """Settle the environment of a command that needs a server of its own choice."""
+    engine.prepare_environment()
+    if "PREFECT_API_URL" not in os.environ:
+        command = click.get_current_context().info_name
+        raise NucleusError(
+            f"nucleus {command} {does}. Start one and set PREFECT_API_URL to its address."
+        )

@@ -361,7 +361,10 @@ def start_server() -> Iterator[Callable[..., Server]]:
 @pytest.fixture
 def servers(place: Any, tmp_path: Path, start_server: Any) -> dict[str, Server]:
     """Both, over SQLite."""
-    environment = place.environment | {"PREFECT_HOME": str(tmp_path / "prefect")}
+    environment = place.environment | {
+        "PREFECT_HOME": str(tmp_path / "prefect"),
+        "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",
+    }
 
     def mlflow(port: int) -> list[str]:
         store = f"sqlite:///{tmp_path}/mlflow.db"
@@ -402,10 +405,14 @@ class Team:
         """Tell Prefect's API."""
         return self.client.post(path, json=value).raise_for_status().json()
 
-    def prefect(self, *args: str) -> subprocess.Popen[bytes]:
-        """Start a command of Prefect's."""
+    def put(self, path: str, value: Any) -> None:
+        """Replace something in Prefect's API."""
+        self.client.put(path, json=value).raise_for_status()
+
+    def start(self, module: str, *args: str) -> subprocess.Popen[bytes]:
+        """Start a command, named by its module."""
         return subprocess.Popen(
-            [sys.executable, "-m", "prefect", *args],
+            [sys.executable, "-m", module, *args],
             env=self.place.environment | self.urls,
             cwd=self.folder,
             stdout=subprocess.DEVNULL,
@@ -416,7 +423,7 @@ class Team:
 
     def work(self) -> subprocess.Popen[bytes]:
         """Start a worker."""
-        self.workers.append(self.prefect("worker", "start", "--pool", "nucleus"))
+        self.workers.append(self.start("nucleus_cli.main", "worker"))
         return self.workers[-1]
 
     def runs(self) -> list[dict[str, Any]]:

@@ -122,7 +122,7 @@ def test_a_run_from_the_form_to_both_uis(team: Any, told: Any, page: Page, shots
         "--payload",
         payload,
     )
-    assert team.prefect(*event).wait(60) == 0
+    assert team.start("prefect", *event).wait(60) == 0
     team.wait(lambda: sent)
     assert sent[0]["subject"] == "nucleus: a new champion"
     assert sent[0]["body"] == "Version 1: It is better.\nhttp://mlflow/run"

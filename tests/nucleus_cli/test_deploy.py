@@ -21,16 +21,17 @@ OTHER = ["tag.other", "deployment.1"]
 
 def test_prefect_yaml_and_the_code_say_the_same() -> None:
     from flows.running import TAG
-    from nucleus_cli.deploy import LOST_S, POOL
+    from nucleus_cli.deploy import LOST_S, POOL, QUEUE
 
-    for deployment in yaml.safe_load((CHECKOUT / "prefect.yaml").read_text())["deployments"]:
+    deployments = yaml.safe_load((CHECKOUT / "prefect.yaml").read_text())["deployments"]
+    assert deployments[0]["work_pool"]["work_queue_name"] == QUEUE
+    for deployment in deployments:
         assert deployment["work_pool"]["name"] == POOL
         assert deployment["tags"] == [TAG]
         beat_s = deployment["work_pool"]["job_variables"]["env"][
             "PREFECT_FLOWS_HEARTBEAT_FREQUENCY"
         ]
         assert 3 * int(beat_s) == LOST_S
-    assert f"worker start --pool {POOL} " in (CHECKOUT / "Makefile").read_text()
 
 
 def test_an_automation_is_the_same_in_whatever_order_its_events_are_named() -> None:
@@ -51,6 +52,7 @@ def test_an_automation_is_the_same_in_whatever_order_its_events_are_named() -> N
     [
         ("heartbeat", None, OURS, {"mark lost runs as crashed"}),
         ("heartbeat", None, OTHER, set()),
+        ("Running", None, OURS, {"mark runs that do not start as crashed"}),
         ("Crashed", "no heartbeat", OURS, {"retry crashed runs"}),
         (
             "Crashed",
@@ -94,8 +96,8 @@ def test_what_is_done_about_a_run(
         expected = f"prefect.flow-run.{event}" in trigger.expect
         if expected and trigger.covers_resources(resource, resources):
             found.add(one.name.removeprefix("nucleus: "))
-    if event != "heartbeat":
-        found.discard("mark lost runs as crashed")  # which this event only ends the wait of
+    if event not in ("heartbeat", "Running"):  # which end the wait of these, as this event does
+        found -= {"mark lost runs as crashed", "mark runs that do not start as crashed"}
     assert found == does
 
 
@@ -117,10 +119,10 @@ def test_a_run_whose_machine_died_is_taken_up_by_another(team: Any) -> None:
 
     done = team.place.nucleus("deploy", **team.urls)
     assert done.returncode == 0, done.stderr
-    assert done.stdout.count(": created") == 3 + 4
+    assert done.stdout.count(": created") == 2 + 3 + 4
     again = team.place.nucleus("deploy", **team.urls)
-    assert again.stdout.count(": unchanged") == 2 + 4
-    assert len(again.stdout.splitlines()) == 6
+    assert again.stdout.count(": unchanged") == 3 + 4
+    assert len(again.stdout.splitlines()) == 7
     parameters = {
         "training_data": [str(team.place.train)],
         "recipe": "quick",
@@ -147,6 +149,32 @@ def test_a_run_whose_machine_died_is_taken_up_by_another(team: Any) -> None:
     assert run.data.tags["attempt"] == "2"
     steps = [point.step for point in client.get_metric_history(run.info.run_id, "by epoch/loss")]
     assert steps == [*range(1, 41)]
+
+
+@pytest.mark.slow
+@pytest.mark.fault(
+    "Servers and workers",
+    "a worker dies after it took a run and before the run starts",
+    "the run is crashed after five minutes; another worker takes it up",
+)
+def test_a_run_that_was_taken_and_never_started_is_taken_up_by_another(team: Any) -> None:
+    assert team.place.nucleus("deploy", **team.urls).returncode == 0
+    [waits] = [one for one in team.post("automations/filter", {}) if "not start" in one["name"]]
+    waits["trigger"]["within"] = 15.0  # less patience
+    fields = ("name", "description", "enabled", "trigger", "actions")
+    team.put(f"automations/{waits['id']}", {field: waits[field] for field in fields})
+    deployment = team.get("deployments/name/predict/predict")["id"]
+    parameters = {"images": [str(team.place.test)], "out": str(team.folder / "masks")}
+    asked = {"parameters": parameters, "state": {"type": "SCHEDULED"}}
+    run_id = team.post(f"deployments/{deployment}/create_flow_run", asked)["id"]
+    taken = {"state": {"type": "PENDING", "name": "Pending"}}
+    team.post(f"flow_runs/{run_id}/set_state", taken)  # as a worker does that dies at once
+    team.work()
+    team.wait(lambda: team.get(f"flow_runs/{run_id}")["state_name"] == "Completed")
+    states = team.get(f"flow_run_states/?flow_run_id={run_id}")
+    names = [state["name"] for state in sorted(states, key=lambda state: state["timestamp"])]
+    assert names[:4] == ["Scheduled", "Pending", "Crashed", "AwaitingRetry"]
+    assert names[-2:] == ["Running", "Completed"]
 
 
 @pytest.mark.slow
@@ -213,9 +241,9 @@ def test_retraining_by_schedule_and_by_event_skips_where_nothing_changed(team: A
 
     team.work()
     emit = ("event", "emit", "nucleus.data.changed", "--resource-id", "data")
-    assert team.prefect(*emit).wait() == 0
+    assert team.start("prefect", *emit).wait() == 0
     team.wait(lambda: [run["state_name"] for run in by_event()] == ["Completed"])
-    assert team.prefect(*emit).wait() == 0
+    assert team.start("prefect", *emit).wait() == 0
     team.wait(lambda: sorted(r["state_name"] for r in by_event()) == ["Completed", "Skipped"])
     [skipped] = [run for run in by_event() if run["state_name"] == "Skipped"]
     message = skipped["state"]["message"]

@@ -1,16 +1,18 @@
-"""Commands about the home and the machine: clean and doctor."""
+"""Commands about the home and the machine: clean, backup and doctor."""
 
 import contextlib
 import sys
 from collections.abc import Iterable
 from itertools import groupby
+from pathlib import Path
 
 import click
 
+from nucleus_cli.options import PATH
 from nucleus_cli.starting import command_progress, find_mlflow, print_columns, print_table
 from nucleus_unet import engine
 from nucleus_unet.errors import NucleusError
-from nucleus_unet.files import bytes_text, is_locked
+from nucleus_unet.files import bytes_text, file_states, is_locked
 
 
 @click.command()
@@ -53,6 +55,20 @@ def clean(yes: bool, unfinished_days: float) -> None:
         busy = is_locked(engine.use_lock())
         wait = "when no command or flow run uses the home" if busy else "to free the space"
         click.echo(f"\nNothing was removed. Type nucleus clean --yes {wait}.")
+
+
+@click.command()
+@click.argument("to", type=PATH)
+def backup(to: Path) -> None:
+    """Copy the home to the new folder TO, also while commands and flow runs use the home.
+
+    The copy has all runs, models, submissions and decoded images. To use it, set NUCLEUS_HOME to it, or
+    move it to where the home was.
+    """
+    find_mlflow()
+    engine.back_up_home(to)
+    size = sum(state.st_size for state in file_states(to))
+    click.echo(f"{to}: a copy of {engine.home_folder()}, {bytes_text(size)}")
 
 
 @click.command()

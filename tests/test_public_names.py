@@ -25,10 +25,11 @@ EXPORTS = {
     """,
     "engine": """
         Delivery EVENTS EventLog OutOfMemoryError RECORD SWITCHES Stage StoppedError
-        abandoned_on_error active_switches check_servers code_digest damaged_files end_with epochs
-        explained follow fresh_home home_folder home_id home_in_use home_unused is_database_locked
-        is_refusal kernel_switches new_process prepare_environment raise_if_abandoned raise_if_refused
-        reporter run_in_worker run_stage ui_url use_lock without_credentials
+        abandoned_on_error active_switches back_up_home check_servers code_digest damaged_files
+        end_with epochs explained follow fresh_home home_folder home_id home_in_use home_unused
+        is_database_locked is_refusal kernel_switches new_process prepare_environment
+        raise_if_abandoned raise_if_refused reporter run_in_worker run_stage ui_url use_lock
+        without_credentials
     """,
     "network": """
         BUILTIN CHANNELS ExportFormat KERAS_LIBRARIES ModelOrigin bce_dice_loss best_precision

@@ -1,3 +1,4 @@
+from .backup import back_up_home as back_up_home
 from .delivery import Delivery as Delivery
 from .events import EVENTS as EVENTS
 from .events import EventLog as EventLog

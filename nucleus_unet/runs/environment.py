@@ -15,6 +15,8 @@ def environment_script(
 ) -> str:
     """Write a shell script that runs a command with the source, packages and switches of a run.
 
+    Its first lines are comments that say whose code it runs.
+
     Parameters
     ----------
     record : Record
@@ -43,8 +45,14 @@ def environment_script(
     pip = ".venv/bin/pip install --quiet --disable-pip-version-check --no-deps"
     # CUDA_VISIBLE_DEVICES and OMP_NUM_THREADS belong to the machine, not to the run.
     names = (name for name in SWITCHES if name not in ("CUDA_VISIBLE_DEVICES", "OMP_NUM_THREADS"))
+    pins = _unlocked(record, lock)
+    packages = [f"those that {shlex.quote(str(lock))} lists by hash"] if lock else []
+    packages += [f"{len(pins)} by version alone"] if pins else []
     lines = [
-        f"# Run {record.run_id}: commit {record.commit}, Python {python}",
+        f"# This script repeats run {record.run_id} with Python {python}. It runs",
+        f"# - the source of commit {record.commit} of this checkout",
+        *([f"# - changes of it that no commit has: {shlex.quote(str(diff))}"] if diff else []),
+        f"# - packages that the run logged: {', and '.join(packages) or 'none'}",
         # Exit code 1 would mean that the submission differs.
         "set -e; trap 'exit 2' EXIT",
         f"rm -rf {folder}",
@@ -54,7 +62,7 @@ def environment_script(
         *([f"git apply {shlex.quote(str(diff))}"] if diff else []),
         f"python{python.rpartition('.')[0]} -m venv .venv",
         *([f"{pip} --require-hashes --requirement {shlex.quote(str(lock))}"] if lock else []),
-        *([f"{pip} {' '.join(pins)}"] if (pins := _unlocked(record, lock)) else []),
+        *([f"{pip} {' '.join(pins)}"] if pins else []),
         f"{pip} --no-build-isolation --editable .",
         *(
             f"export {name}={shlex.quote(record.machine[name])}"

@@ -167,13 +167,20 @@ def fetch_start_weights(recipe: Recipe) -> Path | None:
 def recipe_of(run_id: str, values: Mapping[str, Any]) -> Recipe:
     """Read the recipe that a run logged.
 
+    A key that is null, and that this version of the code does not have, was off; it is left out.
+
     Raises
     ------
     NucleusError
         If another version of the code made it.
     """
+    known: dict[str, Any] = dict(values)
+    for section, field in Recipe.model_fields.items():
+        if isinstance(part := known.get(section), dict):
+            keys = getattr(field.annotation, "model_fields", {})
+            known[section] = {k: v for k, v in part.items() if v is not None or k in keys}
     try:
-        return parse_recipe(dict(values), "its recipe")
+        return parse_recipe(known, "its recipe")
     except NucleusError as error:
         raise NucleusError(
             f"Run {run_id} was made by another version of the code: {error} Choose a run of this "

@@ -4,8 +4,10 @@ import functools
 import logging
 import os
 import shutil
+import sqlite3
 import time
 from collections.abc import Callable
+from contextlib import closing
 from contextvars import ContextVar
 from pathlib import Path
 from typing import Any, TypeVar
@@ -24,7 +26,7 @@ from nucleus_unet.engine import (
     without_credentials,
 )
 from nucleus_unet.errors import NucleusError
-from nucleus_unet.files import locked, make_folder
+from nucleus_unet.files import locked, make_folder, write_atomically
 
 Answer = TypeVar("Answer")
 EXPERIMENT = "nucleus-unet"
@@ -32,6 +34,8 @@ TRAINING = "?workflowType=machine_learning"
 """Without it MLflow's pages open as those of language models."""
 ABSENT = ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE")
 """Error codes of MLflow for something that does not exist, or for an id that cannot exist."""
+ADDRESSES = ("artifact_location", "artifact_uri", "source", "storage_location")
+"""Columns of MLflow's tables that hold addresses of artifacts."""
 LOCK_TIMEOUT_S = 900.0
 """How long to wait for another program, for example a backup, that has locked MLflow's database."""
 _logger = logging.getLogger(__name__)
@@ -78,15 +82,19 @@ def make_database() -> None:
     """Make MLflow's database if it is a file that does not exist yet, completely or not at all.
 
     MLflow makes its database in many steps and cannot use one that a killed process left half made.
+    The database of a home that was moved, or copied to another place, gets the new addresses of its
+    artifacts.
     """
     uri = os.environ["MLFLOW_TRACKING_URI"].partition("?")[0]
     path = Path(uri.removeprefix("sqlite:///"))
-    if not path.is_absolute() or path.exists():
+    if not path.is_absolute():
         return
     make_folder(
         path.parent, "Set MLFLOW_TRACKING_URI to a database in a folder that you can write."
     )
     with locked(home_folder() / "locks" / "mlflow"):
+        if path == home_folder() / "mlflow.db":
+            _follow_home(path)
         if path.exists():
             return
         folder = path.with_suffix(".partial")
@@ -95,6 +103,39 @@ def make_database() -> None:
         MlflowClient(f"sqlite:///{folder / path.name}").search_experiments(max_results=1)
         (folder / path.name).rename(path)
         folder.rmdir()
+
+
+def _follow_home(database: Path) -> None:
+    """Let the addresses in the home's database point into the home, wherever it was before."""
+    note, here = database.parent / "place", database.parent.as_uri()
+    if note.exists() and note.read_text() == here:
+        return
+    if database.exists():
+        with closing(sqlite3.connect(database, timeout=LOCK_TIMEOUT_S)) as connection, connection:
+            before = note.read_text() if note.exists() else _place_of(connection)
+            if before and before != here:
+                _move_addresses(connection, before, here)
+    write_atomically(note, here)
+
+
+def _place_of(connection: sqlite3.Connection) -> str | None:
+    """Where a home was whose version did not note it, by the experiment that it made."""
+    found = connection.execute(
+        "SELECT artifact_location FROM experiments WHERE name = ?", (EXPERIMENT,)
+    ).fetchone()
+    return found and str(found[0]).removesuffix("/mlartifacts")
+
+
+def _move_addresses(connection: sqlite3.Connection, before: str, now: str) -> None:
+    tables = connection.execute("SELECT name FROM sqlite_master WHERE type = 'table'")
+    for (table,) in tables.fetchall():
+        for _, column, *_ in connection.execute(f"PRAGMA table_info({table})").fetchall():
+            if column in ADDRESSES:
+                connection.execute(
+                    f"UPDATE {table} SET {column} = ? || substr({column}, ?) "
+                    f"WHERE substr({column}, 1, ?) = ?",
+                    (now, len(before) + 1, len(before) + 1, f"{before}/"),
+                )
 
 
 def require_mlflow() -> None:

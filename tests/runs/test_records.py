@@ -213,7 +213,10 @@ def test_a_damaged_model_is_refused(
 
 
 def test_a_logged_recipe(tiny: Recipe) -> None:
-    assert records.recipe_of("abc", tiny.model_dump(mode="json")) == tiny
+    values = tiny.model_dump(mode="json")
+    assert records.recipe_of("abc", values) == tiny
+    values["training"]["ema"] = None  # a choice of another version, which was off
+    assert records.recipe_of("abc", values) == tiny
 
 
 def test_the_recipe_of_another_version_of_the_code(tiny: Recipe) -> None:

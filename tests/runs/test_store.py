@@ -48,6 +48,42 @@ def test_a_half_made_database_is_replaced(tmp_path: Path, monkeypatch: pytest.Mo
     assert client.get_experiment(made).name == "one"
 
 
+def test_the_database_of_a_moved_home_finds_its_artifacts(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    homes = [tmp_path / name for name in ("a", "a b", "a b/c")]
+    elsewhere = (tmp_path / "other").as_uri()
+
+    def use(home: Path) -> MlflowClient:
+        monkeypatch.setenv("NUCLEUS_HOME", str(home))
+        monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{home}/mlflow.db")
+        make_database()
+        return MlflowClient(f"sqlite:///{home}/mlflow.db")
+
+    client = use(homes[0])
+    own = client.create_experiment("own", f"{homes[0].as_uri()}/mlartifacts")
+    other = client.create_experiment("other", elsewhere)
+    runs = [client.create_run(experiment).info.run_id for experiment in (own, other)]
+    client.log_text(runs[0], "kept", "a.txt")
+    client.create_registered_model("m")
+    client.create_model_version("m", f"{homes[0].as_uri()}/mlartifacts/m", runs[0])
+    for before, home in itertools.pairwise(homes):
+        if home.is_relative_to(before):  # into a folder of its own
+            before = before.rename(tmp_path / "meanwhile")
+            home.parent.mkdir()
+        before.rename(home)
+        for _ in "ab":  # the second time there is nothing to do
+            client = use(home)
+            assert client.get_experiment(own).artifact_location == f"{home.as_uri()}/mlartifacts"
+            assert client.get_experiment(other).artifact_location == elsewhere
+            uri = client.get_run(runs[0]).info.artifact_uri
+            assert uri == f"{home.as_uri()}/mlartifacts/{runs[0]}/artifacts"
+            assert client.get_run(runs[1]).info.artifact_uri.startswith(elsewhere)
+            assert Path(client.download_artifacts(runs[0], "a.txt")).read_text() == "kept"
+            source = client.get_model_version("m", "1").source
+            assert source == f"{home.as_uri()}/mlartifacts/m"
+
+
 def test_a_database_with_settings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path}/mlflow.db?timeout=60")
     make_database()

@@ -137,12 +137,16 @@ def retrain(
     help="Print a shell script that does this with the source, packages and switches of the run. "
     "Pipe it to sh.",
 )
+@click.option(
+    "--yes", is_flag=True, help="Print the script without asking whether its code is trusted."
+)
 def reproduce(
     run_id: str,
     retrain: bool,
     training_data: tuple[Path, ...],
     test_data: tuple[Path, ...],
     in_env: bool,
+    yes: bool,
 ) -> None:
     """Make the submission of run RUN_ID again and compare the two.
 
@@ -153,12 +157,17 @@ def reproduce(
             "--train needs --retrain, because the logged model needs no training data. Add --retrain, "
             "or leave --train out."
         )
+    if yes and not in_env:
+        raise NucleusError("--yes is an answer to --in-env alone. Leave it out.")
     if in_env:
         options = ["--retrain"] * retrain
         options += [f"--train={path.absolute()}" for path in training_data]
         options += [f"--test={path.absolute()}" for path in test_data]
         find_mlflow()
-        click.echo(runs.reproduction_script(run_id, ["reproduce", run_id, *options]))
+        script = runs.reproduction_script(run_id, ["reproduce", run_id, *options])
+        if not yes:
+            _ask_whether_trusted(script)
+        click.echo(script)
         return
     try:
         start()
@@ -241,3 +250,19 @@ def sweep(
     if out:
         with writing(out, "Choose another file with --out."):
             write_atomically(out, swept.winner.to_toml())
+
+
+def _ask_whether_trusted(script: str) -> None:
+    """Say whose code a script runs, and ask whether to go on."""
+    says = [line.removeprefix("# ") for line in script.splitlines() if line.startswith("# ")]
+    click.echo("\n".join(says), err=True)
+    if not _can_be_asked():
+        raise NucleusError(
+            "Nobody can be asked whether this code is trusted. Read it, and give --yes."
+        )
+    question = "Whoever can write to MLflow may have changed what the run logged. Print the script?"
+    click.confirm(question, abort=True, err=True)
+
+
+def _can_be_asked() -> bool:
+    return sys.stdin.isatty()

@@ -234,6 +234,42 @@ def test_a_refused_script_ends_its_shell_with_2(option: list[str], bare: Path) -
     assert (done.exit_code, done.stdout) == (2, "exit 2\n")
 
 
+SCRIPT = "# This script repeats run 1. It runs\n# - the source of commit 2\nset -e"
+
+
+@pytest.mark.parametrize(
+    ("answer", "options", "printed"),
+    [("y", [], SCRIPT), ("n", [], "exit 2"), (None, [], "exit 2"), (None, ["--yes"], SCRIPT)],
+)
+@pytest.mark.fault(
+    "Security",
+    "a run with logged code is repeated with its own source and packages",
+    "reproduce --in-env says whose code it is, and asks",
+)
+def test_logged_code_is_run_only_if_it_is_trusted(
+    answer: str | None,
+    options: list[str],
+    printed: str,
+    bare: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(training, "find_mlflow", lambda: None)
+    monkeypatch.setattr(training.runs, "reproduction_script", lambda *_: SCRIPT)
+    monkeypatch.setattr(training, "_can_be_asked", lambda: answer is not None)
+    done = CliRunner().invoke(
+        main, ["reproduce", "1", "--in-env", *options], input=f"{answer}\n" if answer else None
+    )
+    assert done.stdout == f"{printed}\n"
+    if not options:
+        assert "This script repeats run 1. It runs\n- the source of commit 2\n" in done.stderr
+    if answer is None and not options:
+        assert "Nobody can be asked whether this code is trusted." in done.stderr
+
+
+def test_an_answer_to_a_question_that_is_not_asked(refused: Refused) -> None:
+    assert "--yes is an answer to --in-env alone" in refused("reproduce", "0" * 32, "--yes")
+
+
 def test_an_aborted_reproduction_does_not_say_that_it_differs(
     bare: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -34,10 +34,18 @@ def test_the_script_has_the_source_packages_and_switches_of_the_run(
     text = environment_script(record, lock, diff, ["reproduce", "it's"])
     subprocess.run(["sh", "-n"], input=text, text=True, check=True)
     lines = text.splitlines()
-    assert lines[0] == f"# Run {record.run_id}: commit {record.commit}, Python 3.11.7"
-    assert lines[1] == "set -e; trap 'exit 2' EXIT"
-    assert lines[3].startswith("git clone --quiet ")
-    assert lines[5] == f"git checkout --quiet {record.commit}"
+    by_hash = f"those that '{lock}' lists by hash, and 1 by version alone"
+    head = [
+        f"# This script repeats run {record.run_id} with Python 3.11.7. It runs",
+        f"# - the source of commit {record.commit} of this checkout",
+        *([f"# - changes of it that no commit has: {diff}"] if locked else []),
+        f"# - packages that the run logged: {by_hash if locked else '2 by version alone'}",
+    ]
+    assert lines[: len(head)] == head
+    lines = lines[len(head) :]
+    assert lines[0] == "set -e; trap 'exit 2' EXIT"
+    assert lines[2].startswith("git clone --quiet ")
+    assert lines[4] == f"git checkout --quiet {record.commit}"
     assert (f"git apply {diff}" in lines) == locked
     assert "python3.11 -m venv .venv" in lines
     pip = ".venv/bin/pip install --quiet --disable-pip-version-check --no-deps "

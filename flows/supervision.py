@@ -99,12 +99,10 @@ class _Watch:
             self.cancelling_since = self.cancelling_since or now
             if now - self.cancelling_since < WORKER_S:
                 return ""
+        if kind != StateType.RUNNING:
+            return f"the run was set to {run.state_name} in Prefect"
         self.count = self.count or run.run_count
-        if run.run_count > self.count:
-            return "another process has taken up the run"
-        return (
-            "" if kind == StateType.RUNNING else f"the run was set to {run.state_name} in Prefect"
-        )
+        return "another process has taken up the run" if run.run_count > self.count else ""
 
     def confirm(self, client: SyncPrefectClient) -> None:
         """Tell Prefect that a run that was being cancelled has stopped."""

@@ -20,6 +20,7 @@ import httpx
 
 from nucleus_unet.engine import end_with, home_folder, ui_url
 from nucleus_unet.errors import NucleusError
+from nucleus_unet.files import open_log
 
 if TYPE_CHECKING:
     from starlette.types import ASGIApp, Receive, Scope, Send
@@ -34,7 +35,7 @@ GRACE_S = 5.0
 def start_server() -> tuple[str, subprocess.Popen[bytes]]:
     """Start a server that ends with this process; returns the address of its API and its process."""
     # The socket is bound here and handed over, so that no other process can take the port.
-    with socket.create_server((HOST, 0)) as listening, log_path().open("ab") as log:
+    with socket.create_server((HOST, 0)) as listening, open_log(log_path()) as log:
         process = subprocess.Popen(
             [*SERVER, "api", str(listening.fileno()), str(os.getpid())],
             env=os.environ | {"PREFECT_SERVER_CORS_ALLOWED_ORIGINS": own_pages()},

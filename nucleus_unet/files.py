@@ -11,10 +11,11 @@ import time
 import uuid
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import IO
+from typing import IO, BinaryIO
 
 from nucleus_unet.errors import NucleusError
 
+LONGEST_LOG = 10_000_000
 _POLL_S = 0.2
 
 
@@ -136,6 +137,12 @@ def new_folder(folder: Path, advice: str) -> Iterator[Path]:
             temporary.replace(folder)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
+
+
+def open_log(path: Path) -> BinaryIO:
+    """Open a log to append to. One that has grown beyond `LONGEST_LOG` bytes begins again."""
+    longest = path.exists() and path.stat().st_size > LONGEST_LOG
+    return path.open("wb" if longest else "ab")
 
 
 def write_atomically(path: Path, content: bytes | str) -> None:

@@ -13,6 +13,7 @@ from nucleus_unet.files import (
     locked,
     make_folder,
     new_folder,
+    open_log,
     sha256_bytes,
     sha256_file,
     write_atomically,
@@ -25,6 +26,16 @@ ABC = "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"
 def test_sha256(tmp_path: Path) -> None:
     (tmp_path / "abc").write_bytes(b"abc")
     assert sha256_bytes(b"abc") == sha256_file(tmp_path / "abc") == ABC
+
+
+def test_a_log_does_not_grow_for_ever(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("nucleus_unet.files.LONGEST_LOG", 3)
+    lengths = []
+    for _ in range(4):
+        with open_log(tmp_path / "log") as log:
+            log.write(b"ab")
+        lengths.append((tmp_path / "log").stat().st_size)
+    assert lengths == [2, 4, 2, 4]
 
 
 def test_write_atomically_writes_bytes_and_text_and_creates_folders(tmp_path: Path) -> None:

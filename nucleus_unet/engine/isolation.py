@@ -22,10 +22,13 @@ from nucleus_unet.engine.home import home_folder
 from nucleus_unet.engine.interruption import StoppedError
 from nucleus_unet.engine.switches import DEFAULTS
 from nucleus_unet.errors import NucleusError
+from nucleus_unet.files import open_log
 
 BACKEND_LOG = "backend.log"
-OUT_OF_MEMORY = ("RESOURCE_EXHAUSTED", "OOM when allocating")
+OUT_OF_MEMORY = ("RESOURCE_EXHAUSTED", "OOM when allocating", "CUDA_ERROR_OUT_OF_MEMORY")
 """How JAX and TensorFlow report that a device has too little memory."""
+GPU_FAILED = ("CUDA_ERROR_", "CUDNN_STATUS_", "CUBLAS_STATUS_")
+"""How they report other faults of a GPU, for example one that was lost."""
 POLL_S = 0.5
 STOP_S = 60.0
 """Time that work has to stop by itself before its process is killed."""
@@ -253,6 +256,11 @@ def _call(function: str, *args: Any) -> Any:
                 raise OutOfMemoryError(
                     f"The device has too little memory ({line.strip()}). {_LESS_MEMORY}"
                 ) from error
+            if any(text in line for text in GPU_FAILED):
+                raise NucleusError(
+                    f"The GPU failed ({line.strip()}). If nvidia-smi does not show it as usual, restart "
+                    "the machine. Then run the same command again: it continues."
+                ) from error
         raise
     finally:
         _idle.set()
@@ -269,7 +277,7 @@ def _start(parent: int, log: Path) -> None:
     sys.stderr = os.fdopen(os.dup(2), "w", buffering=1)
     # It warns of retracing as soon as a process predicts with several models.
     logging.getLogger("tensorflow").setLevel(logging.ERROR)
-    with log.open("ab") as file:
+    with open_log(log) as file:
         os.dup2(file.fileno(), 2)
     end_with(parent, STOP_S, _idle)
 

@@ -23,6 +23,7 @@ from nucleus_unet.engine.isolation import (
     raise_if_abandoned,
     run_in_worker,
 )
+from nucleus_unet.errors import NucleusError
 
 LIMIT_S = 30
 LESS_MEMORY = (
@@ -107,6 +108,22 @@ def test_a_device_without_enough_memory_is_reported_in_a_line(said: str, line: s
     with pytest.raises(OutOfMemoryError) as error:
         list(follow("builtins:exec", f"raise RuntimeError({said!r})", poll=list))
     assert str(error.value) == f"The device has too little memory ({line}). {LESS_MEMORY}"
+
+
+@pytest.mark.fault(
+    "Kills and stops",
+    "the GPU is lost",
+    "one line: look at nvidia-smi, and run the same command again",
+    simulated=True,
+)
+def test_a_gpu_that_fails_is_reported_in_a_line() -> None:
+    line = "INTERNAL: CUDA_ERROR_ECC_UNCORRECTABLE: uncorrectable ECC error encountered"
+    with pytest.raises(NucleusError) as error:
+        list(follow("builtins:exec", f"raise RuntimeError('Graph error:\\n {line}')", poll=list))
+    assert str(error.value) == (
+        f"The GPU failed ({line}). If nvidia-smi does not show it as usual, restart the machine. Then "
+        "run the same command again: it continues."
+    )
 
 
 @pytest.mark.fault(

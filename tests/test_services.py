@@ -1,4 +1,4 @@
-"""The units of systemd in deploy/."""
+"""The units of systemd and the shell scripts."""
 
 import shutil
 import subprocess
@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 
-UNITS = sorted((Path(__file__).parents[1] / "deploy").glob("*.service"))
+ROOT = Path(__file__).parents[1]
+UNITS = sorted((ROOT / "deploy").glob("*.service"))
 MOST_EXPOSED = 25
 """Ten times what ``systemd-analyze security`` calls the exposure of a unit; without care it is 96."""
 
@@ -35,4 +36,12 @@ def test_all_units_are_hardened_alike() -> None:
 def test_a_unit_is_not_exposed(unit: Path) -> None:
     command = ["systemd-analyze", "security", "--offline=true", f"--threshold={MOST_EXPOSED}"]
     done = subprocess.run([*command, str(unit)], capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout
+
+
+@pytest.mark.skipif(not shutil.which("shellcheck"), reason="needs shellcheck")
+def test_the_shell_scripts_have_no_pitfalls() -> None:
+    scripts = [*(ROOT / "deploy").glob("*.sh"), ROOT / ".ci" / "run"]
+    done = subprocess.run(["shellcheck", *map(str, scripts)], capture_output=True, text=True)
+    assert len(scripts) == 3
     assert done.returncode == 0, done.stdout

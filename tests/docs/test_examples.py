@@ -206,7 +206,7 @@ def test_every_block_is_executed_or_says_why_not() -> None:
         elif example.mark.startswith(NOT_EXECUTED):
             assert len(example.mark.removeprefix(NOT_EXECUTED).split()) >= 3
         elif example.mark:
-            assert re.fullmatch(rf"{BACKGROUND}http\S+( and http\S+)* answer", example.mark)
+            assert re.fullmatch(rf"{BACKGROUND}http\S+( and http\S+)* answers?", example.mark)
     assert len(EXECUTED) > 15
 
 

@@ -41,10 +41,11 @@ QUICK := -m "not slow and not soak" -n 2 --dist loadfile
 test: install lint
 	$(BIN)/pytest $(QUICK)
 
-# The others measure patience: one at a time.
+# Much of a slow test's time is spent waiting for a server, a worker or a fault to be noticed.
+SLOW := -m slow -n 2 --dist loadfile
 test-all: install lint $(patsubst %,$(INSTALLED)-%,$(filter-out soak,$(ALL_EXTRAS)))
 	$(BIN)/pytest $(QUICK)
-	$(BIN)/pytest -m slow
+	$(BIN)/pytest $(SLOW)
 
 # Hours; an interrupted soak continues.
 soak: install $(INSTALLED)-soak

@@ -7,6 +7,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
+from uuid import UUID
 
 from prefect.artifacts import create_link_artifact
 from prefect.client.orchestration import get_client
@@ -173,6 +174,13 @@ class Work:
         return digest_of([self.kind, choices, data, dict(self.tags), made_by])
 
 
+def _attempts() -> int:
+    """How often the current flow run was taken up; a run that was lost and found does not count."""
+    with get_client(sync_client=True) as client:
+        states = client.read_flow_run_states(UUID(flow_run.id))
+    return sum(state.name == "Pending" for state in states)
+
+
 def _lock_of(work: str) -> Path:
     """The lock that a process holds while it does this work."""
     return home_folder() / "locks" / f"work-{work[:20]}"
@@ -195,7 +203,7 @@ def tracked(work: Work) -> Iterator[tracking.Run]:
     NucleusError
         If the flow run has crashed too often.
     """
-    if flow_run.run_count > MOST_ATTEMPTS:
+    if _attempts() > MOST_ATTEMPTS:
         raise NucleusError(
             f"This flow run has crashed {MOST_ATTEMPTS} times. Read its logs, fix the cause and start a "
             "new run."

@@ -4,7 +4,6 @@ Prefect's worker stops a run that is cancelled, but it no longer notices after i
 half a minute. And a server that was away declares runs lost, because it did not get their heartbeats.
 """
 
-import contextvars
 import logging
 import os
 import signal
@@ -12,6 +11,7 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from contextvars import ContextVar
 from typing import Any
 from uuid import UUID
 
@@ -21,13 +21,16 @@ from prefect.client.schemas.objects import StateType
 from prefect.exceptions import Abort, ObjectNotFound
 from prefect.logging import get_run_logger
 from prefect.runtime import flow_run
-from prefect.states import Cancelled, Running
+from prefect.settings import PREFECT_CLIENT_MAX_RETRIES, temporary_settings
+from prefect.states import Cancelled, Running, State
 
 CHECK_S = 15.0
 """Seconds between two looks at the state."""
 WORKER_S = 60.0
 """Seconds that Prefect's worker has to stop a run that is being cancelled. It kills it after 30."""
+TAKEN_BACK = "The run was still running."
 AGAIN = "Run the same command again to continue."
+_supervised = ContextVar("a run of this process is supervised", default=False)
 
 
 @contextmanager
@@ -42,69 +45,94 @@ def supervised() -> Iterator[None]:
     prefect.exceptions.Abort
         If the run was stopped here. Its state in Prefect is then left as it is.
     """
-    if flow_run.parent_flow_run_id:  # the first run of the process looks for all
+    if _supervised.get():  # the outer run of this process looks for all
         yield
         return
-    watch = _Watch(UUID(flow_run.id), get_run_logger())
-    thread = threading.Thread(target=contextvars.copy_context().run, args=(watch.run,), daemon=True)
-    thread.start()
+    watch = _Watch(UUID(flow_run.id), flow_run.run_count, get_run_logger())
+    token = _supervised.set(True)
+    threading.Thread(target=watch.run, daemon=True).start()
     try:
         yield
     except BaseException as error:
         if not watch.reason:
             raise
-        with get_client(sync_client=True) as client:
-            watch.confirm(client)
+        if watch.cancelling_since is not None:
+            with get_client(sync_client=True) as client:
+                client.set_flow_run_state(watch.run_id, Cancelled(message="The run has stopped."))
         raise Abort(f"Stopped, because {watch.reason}. {AGAIN}") from error
     finally:
-        watch.ended.set()
+        watch.end()
+        _supervised.reset(token)
 
 
 class _Watch:
-    """Looks at the state of a flow run, and stops this process if it should not go on."""
+    """Looks at the state of a flow run, and stops this process if it should stop."""
 
-    def __init__(self, run_id: UUID, logger: "logging.LoggerAdapter[Any] | logging.Logger") -> None:
+    def __init__(
+        self, run_id: UUID, count: int, logger: "logging.LoggerAdapter[Any] | logging.Logger"
+    ) -> None:
         self.run_id, self.logger = run_id, logger
-        self.ended = threading.Event()
+        self.count = count
+        """How often the run was running, as this process knows it."""
         self.reason = ""
         """Why the process was stopped."""
-        self.count = 0
-        """How often the run was running, as this process knows it."""
         self.cancelling_since: float | None = None
+        self._missed = 0
+        self._ended = threading.Event()
+        self._acting = threading.Lock()
+
+    def end(self) -> None:
+        """After this, nothing is done any more."""
+        with self._acting:
+            self._ended.set()
 
     def run(self) -> None:
-        while not self.reason and not self.ended.wait(CHECK_S):
-            try:
-                with get_client(sync_client=True) as client:
-                    self.reason = self.look(client)
-            except httpx.HTTPError as error:
-                self.logger.debug("Prefect is not responding: %s", error)
-        if self.reason and not self.ended.is_set():
-            os.kill(os.getpid(), signal.SIGTERM)
+        """Look again and again. A look does not wait for a server that is away."""
+        with temporary_settings({PREFECT_CLIENT_MAX_RETRIES: 0}):
+            while not self.reason and not self._ended.wait(CHECK_S):
+                try:
+                    with get_client(sync_client=True) as client:
+                        self._look(client)
+                except httpx.HTTPError as error:
+                    self.logger.debug("Prefect is not responding: %s", error)
+                except Exception as error:
+                    self.logger.warning("the state of this run cannot be read: %r", error)
 
-    def look(self, client: SyncPrefectClient) -> str:
-        """Look once, and take the run back if it was declared lost; returns why to stop, or ""."""
+    def _look(self, client: SyncPrefectClient) -> None:
         try:
             run = client.read_flow_run(self.run_id)
-        except ObjectNotFound:
-            return "the run was deleted in Prefect"
+            self._missed = 0
+        except ObjectNotFound:  # once, it may be the answer of a proxy
+            self._missed += 1
+            return self._stop("the run was deleted in Prefect") if self._missed > 1 else None
         kind = run.state and run.state.type
+        if run.run_count > self.count:
+            return self._stop("another process has taken up the run")
         if kind in (StateType.CRASHED, StateType.SCHEDULED):
-            self.logger.warning("Prefect had declared this run lost; it goes on")
-            client.set_flow_run_state(self.run_id, Running(message="it was not lost"), force=True)
-            self.count = client.read_flow_run(self.run_id).run_count
-            return ""
-        if kind == StateType.CANCELLING:
+            return self._take_back(client)
+        if kind == StateType.CANCELLING and run.infrastructure_pid:  # a worker started the run
             now = time.monotonic()
             self.cancelling_since = self.cancelling_since or now
             if now - self.cancelling_since < WORKER_S:
-                return ""
-        if kind != StateType.RUNNING:
-            return f"the run was set to {run.state_name} in Prefect"
-        self.count = self.count or run.run_count
-        return "another process has taken up the run" if run.run_count > self.count else ""
+                return None
+        elif kind == StateType.CANCELLING:
+            self.cancelling_since = time.monotonic()
+        if kind in (StateType.CANCELLING, StateType.CANCELLED):
+            self._stop("the run was cancelled in Prefect")
+        elif kind != StateType.RUNNING:
+            self._stop(f"the run was set to {run.state_name} in Prefect")
+        return None
 
-    def confirm(self, client: SyncPrefectClient) -> None:
-        """Tell Prefect that a run that was being cancelled has stopped."""
-        if self.cancelling_since is not None:
-            client.set_flow_run_state(self.run_id, Cancelled(message="The run was stopped."))
+    def _stop(self, reason: str) -> None:
+        with self._acting:
+            if not self._ended.is_set():
+                self.reason = reason
+                os.kill(os.getpid(), signal.SIGTERM)
+
+    def _take_back(self, client: SyncPrefectClient) -> None:
+        with self._acting:
+            if not self._ended.is_set():
+                self.logger.warning("Prefect had declared this run lost, but it was still running")
+                state: State[None] = Running(message=TAKEN_BACK)
+                client.set_flow_run_state(self.run_id, state, force=True)
+                self.count += 1

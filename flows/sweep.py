@@ -22,7 +22,7 @@ from flows.running import (
     threads,
     tracked,
 )
-from nucleus_unet.engine import StoppedError
+from nucleus_unet.engine import GpuError, StoppedError
 from nucleus_unet.network import resolve
 from nucleus_unet.recipe import Recipe, load_recipe
 from nucleus_unet.runs import EPOCHS, Trial, best_half, best_of, candidates, records, tracking
@@ -111,7 +111,7 @@ def _run_trial(changes: tuple[str, ...], work: Work) -> Trial:
             with tags(TAG):
                 made = trial(" ".join(changes), work.raws, work.recipe, work.tags[tracking.PARENT])
             run_id = made.run.id
-    except StoppedError:
+    except (StoppedError, GpuError):
         raise
     except Exception as error:  # some recipes of a sweep diverge or need too much memory
         if any(isinstance(one, OUTAGES) for one in (error, error.__cause__)):

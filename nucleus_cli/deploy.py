@@ -44,6 +44,8 @@ _OURS = WorkPoolFilter(name=WorkPoolFilterName(any_=[POOL]))
 CHECKOUT = Path(__file__).parents[1]
 LOST_S = 90
 """Seconds without a heartbeat after which a flow run counts as crashed: three heartbeats."""
+FOUND_S = 60
+"""Seconds after which a crashed flow run is scheduled again, if it was not still running after all."""
 STARTS_S = 300
 """Seconds after which a flow run counts as crashed if its worker took it but did not start it."""
 RUNS = "prefect.flow-run"
@@ -79,7 +81,12 @@ def automations() -> list[AutomationCore]:
         AutomationCore(
             name="nucleus: retry crashed runs",
             description="The run continues on a machine of the same kind with the same home.",
-            trigger=_on(f"{RUNS}.Crashed", **_of_ours(f"!{EXITED}")),
+            trigger=_missing(
+                {running, *ends} - {f"{RUNS}.Crashed"},
+                f"{RUNS}.Crashed",
+                FOUND_S,
+                **_of_ours(f"!{EXITED}"),
+            ),
             actions=[
                 ChangeFlowRunState(
                     state=StateType.SCHEDULED, name="AwaitingRetry", message="retried after a crash"

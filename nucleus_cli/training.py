@@ -1,5 +1,6 @@
 """Commands that train: retrain, reproduce and sweep."""
 
+import itertools
 import re
 import sys
 import traceback
@@ -253,9 +254,9 @@ def sweep(
 
 
 def _ask_whether_trusted(script: str) -> None:
-    """Say whose code a script runs, and ask whether to go on."""
-    says = [line.removeprefix("# ") for line in script.splitlines() if line.startswith("# ")]
-    click.echo("\n".join(says), err=True)
+    """Say whose code a script runs, and ask whether to print it."""
+    head = itertools.takewhile(lambda line: line.startswith("# "), script.splitlines())
+    click.echo("\n".join(line.removeprefix("# ") for line in head), err=True)
     if not _can_be_asked():
         raise NucleusError(
             "Nobody can be asked whether this code is trusted. Read it, and give --yes."

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from importlib import import_module
 from typing import TYPE_CHECKING
+from uuid import UUID
 
 import httpx
 from prefect.client.schemas.objects import FlowRun
@@ -23,8 +24,8 @@ if TYPE_CHECKING:
 class Worker(ProcessWorker, abc.ABC):  # Prefect does not list an abstract class among its types
     """A worker that does one run at a time.
 
-    Prefect's own ends, and its runs with it, if its server is away for some ten minutes, or if a run
-    that it still holds was declared lost and is scheduled again.
+    Prefect's own worker ends, and its runs with it, if its server is away for about ten minutes, or if
+    a run that it still holds was declared lost and is scheduled again.
     """
 
     async def get_and_submit_flow_runs(self) -> list[FlowRun]:
@@ -35,6 +36,16 @@ class Worker(ProcessWorker, abc.ABC):  # Prefect does not list an abstract class
     async def sync_with_backend(self) -> None:
         with self._patience():
             await super().sync_with_backend()
+
+    async def _submit_run(self, flow_run: FlowRun) -> None:
+        with self._patience():
+            return await super()._submit_run(flow_run)
+        self._submitting_flow_run_ids.discard(flow_run.id)
+        self._release_limit_slot(flow_run.id)
+
+    async def _cancel_run(self, flow_run_id: UUID) -> None:
+        with self._patience():
+            await super()._cancel_run(flow_run_id)
 
     async def _submit_scheduled_flow_runs(
         self, flow_run_response: "list[WorkerFlowRunResponse]"
@@ -48,10 +59,17 @@ class Worker(ProcessWorker, abc.ABC):  # Prefect does not list an abstract class
         """Report a server that is away. Prefect asks again after some seconds."""
         try:
             yield
-        except (httpx.TransportError, httpx.HTTPStatusError) as error:
-            if isinstance(error, httpx.HTTPStatusError) and error.response.status_code < 500:
+        except httpx.HTTPError as error:
+            if not _is_away(error):
                 raise
             self._logger.warning("Prefect is not responding; asking again: %r", error)
+
+
+def _is_away(error: httpx.HTTPError) -> bool:
+    """Whether a server cannot be reached or has a fault of its own; it may be better soon."""
+    if isinstance(error, httpx.HTTPStatusError):
+        return error.response.status_code >= 500
+    return isinstance(error, httpx.TransportError)
 
 
 def serve_runs(say: Callable[[str], None]) -> None:
@@ -63,8 +81,11 @@ def serve_runs(say: Callable[[str], None]) -> None:
         If the Prefect server refuses the login.
     """
     import_module("prefect.main")  # sets up the log
-    with suppress(httpx.TransportError):  # the worker waits for a server that is away
+    try:
         require_prefect()
+    except httpx.HTTPError as error:
+        if not _is_away(error):  # the worker waits for it
+            raise
     setup_signal_handlers_worker(os.getpid(), "the worker", say)
     with suppress(KeyboardInterrupt):
         asyncio.run(Worker(POOL, limit=1).start(printer=say))

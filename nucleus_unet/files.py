@@ -141,8 +141,10 @@ def new_folder(folder: Path, advice: str) -> Iterator[Path]:
 
 def open_log(path: Path) -> BinaryIO:
     """Open a log to append to. One that has grown beyond `LONGEST_LOG` bytes begins again."""
-    longest = path.exists() and path.stat().st_size > LONGEST_LOG
-    return path.open("wb" if longest else "ab")
+    file = path.open("ab")
+    if file.tell() > LONGEST_LOG:
+        file.truncate(0)
+    return file
 
 
 def write_atomically(path: Path, content: bytes | str) -> None:

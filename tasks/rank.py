@@ -11,7 +11,13 @@ from prefect.events import emit_event
 from prefect.logging import get_run_logger
 
 from nucleus_unet.data import Sample, dataset_files, read_images, read_labels, read_split
-from nucleus_unet.engine import OutOfMemoryError, Stage, StoppedError, raise_if_abandoned
+from nucleus_unet.engine import (
+    GpuError,
+    OutOfMemoryError,
+    Stage,
+    StoppedError,
+    raise_if_abandoned,
+)
 from nucleus_unet.errors import NucleusError
 from nucleus_unet.files import locked, write_atomically
 from nucleus_unet.network import BUILTIN, prediction_key
@@ -140,7 +146,7 @@ def _verdict(
             if verdict := decide(candidate, champion):
                 return verdict
         comparison: Comparison | str = _compared(opponent, theirs, recipe, made, run)
-    except (StoppedError, OutOfMemoryError):
+    except (StoppedError, OutOfMemoryError, GpuError):
         raise
     # This code cannot read an older model. A fault that another try may not have ends the run.
     except (NucleusError, LookupError, TypeError, ValueError) as error:

@@ -24,7 +24,7 @@ EXPORTS = {
         source_digests split_of_all_folds unlike write_index write_synthetic
     """,
     "engine": """
-        Delivery EVENTS EventLog OutOfMemoryError RECORD SWITCHES Stage StoppedError
+        Delivery EVENTS EventLog GpuError OutOfMemoryError RECORD SWITCHES Stage StoppedError
         abandoned_on_error active_switches back_up_home check_servers code_digest damaged_files
         end_with epochs explained follow fresh_home home_folder home_id home_in_use home_unused
         is_database_locked is_refusal kernel_switches new_process prepare_environment

@@ -15,6 +15,7 @@ from .home import ui_url as ui_url
 from .home import use_lock as use_lock
 from .home import without_credentials as without_credentials
 from .interruption import StoppedError as StoppedError
+from .isolation import GpuError as GpuError
 from .isolation import OutOfMemoryError as OutOfMemoryError
 from .isolation import abandoned_on_error as abandoned_on_error
 from .isolation import end_with as end_with

@@ -12,7 +12,7 @@ from nucleus_unet.files import new_folder
 
 DATABASES = ("mlflow.db", "prefect/prefect.db")
 _UNFINISHED = ("*.partial", ".*")
-_MADE_AGAIN = ("stages", "fetched", "fresh", "keras", "matplotlib", "*.log")
+_LEFT_OUT = ("id", "stages", "fetched", "fresh", "keras", "matplotlib", "*.log")
 _ADVICE = "Choose another folder."
 
 
@@ -20,7 +20,8 @@ def back_up_home(to: Path) -> None:
     """Copy the home into a new folder, which can be used as a home, also elsewhere.
 
     Results of single steps are left out, because runs make them again, and so are unfinished trainings.
-    Each database is copied as it is at one moment.
+    Each database is copied as it is at one moment. The copy is another home than this one: it continues
+    none of its runs.
 
     Parameters
     ----------
@@ -38,7 +39,9 @@ def back_up_home(to: Path) -> None:
 
     def left_out(folder: str, names: list[str]) -> Iterable[str]:
         own = [f"{Path(database).name}*" for database in DATABASES]
-        patterns = (*_UNFINISHED, *own, *(_MADE_AGAIN if Path(folder) == home else ()))
+        patterns = [*_UNFINISHED, *own, *(_LEFT_OUT if Path(folder) == home else ())]
+        if not (home / DATABASES[0]).exists():  # runs on a server are those of this home
+            patterns.append("locks")
         return shutil.ignore_patterns(*patterns)(folder, names)
 
     with home_in_use(), new_folder(to, _ADVICE) as copy:
@@ -52,3 +55,4 @@ def back_up_home(to: Path) -> None:
                 ):
                     source.backup(target)
         shutil.copytree(home, copy, ignore=left_out, dirs_exist_ok=True)
+    to.chmod(home.stat().st_mode)

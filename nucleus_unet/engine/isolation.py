@@ -25,7 +25,10 @@ from nucleus_unet.errors import NucleusError
 from nucleus_unet.files import open_log
 
 BACKEND_LOG = "backend.log"
-OUT_OF_MEMORY = ("RESOURCE_EXHAUSTED", "OOM when allocating", "CUDA_ERROR_OUT_OF_MEMORY")
+OUT_OF_MEMORY = (
+    *("RESOURCE_EXHAUSTED", "OOM when allocating", "CUDA_ERROR_OUT_OF_MEMORY"),
+    *("CUDNN_STATUS_ALLOC_FAILED", "CUBLAS_STATUS_ALLOC_FAILED"),
+)
 """How JAX and TensorFlow report that a device has too little memory."""
 GPU_FAILED = ("CUDA_ERROR_", "CUDNN_STATUS_", "CUBLAS_STATUS_")
 """How they report other faults of a GPU, for example one that was lost."""
@@ -68,6 +71,10 @@ def _processes() -> _Processes:
 
 class OutOfMemoryError(NucleusError):
     """A process or its device had too little memory. Another try may have more."""
+
+
+class GpuError(NucleusError):
+    """A GPU failed. Whatever is computed with it next fails too."""
 
 
 def raise_if_abandoned() -> None:
@@ -251,19 +258,23 @@ def _call(function: str, *args: Any) -> Any:
     try:
         return pkgutil.resolve_name(function)(*args)
     except Exception as error:
-        for line in str(error).splitlines():
-            if any(text in line for text in OUT_OF_MEMORY):
-                raise OutOfMemoryError(
-                    f"The device has too little memory ({line.strip()}). {_LESS_MEMORY}"
-                ) from error
-            if any(text in line for text in GPU_FAILED):
-                raise NucleusError(
-                    f"The GPU failed ({line.strip()}). If nvidia-smi does not show it as usual, restart "
-                    "the machine. Then run the same command again: it continues."
-                ) from error
+        if line := _line_with(OUT_OF_MEMORY, error):
+            said = f"The device has too little memory ({line}). {_LESS_MEMORY}"
+            raise OutOfMemoryError(said) from error
+        if line := _line_with(GPU_FAILED, error):
+            raise GpuError(
+                f"The GPU failed ({line}). If nvidia-smi does not show it as usual, restart the "
+                "machine. Then run the same command again to continue."
+            ) from error
         raise
     finally:
         _idle.set()
+
+
+def _line_with(texts: tuple[str, ...], error: Exception) -> str | None:
+    """The first line of an error that has one of these texts."""
+    lines = (line.strip() for line in str(error).splitlines())
+    return next((line for line in lines if any(text in line for text in texts)), None)
 
 
 def _start(parent: int, log: Path) -> None:

@@ -11,7 +11,11 @@ from nucleus_unet.runs.logged import Record
 
 
 def environment_script(
-    record: Record, lock: Path | None, diff: Path | None, command: Sequence[str]
+    record: Record,
+    lock: Path | None,
+    diff: Path | None,
+    settings: Sequence[str],
+    command: Sequence[str],
 ) -> str:
     """Write a shell script that runs a command with the source, packages and switches of a run.
 
@@ -25,13 +29,15 @@ def environment_script(
         The lock that the run logged. Packages that it does not name are installed by version alone.
     diff : Path, optional
         The uncommitted changes that the run logged, as a patch.
+    settings : sequence of str
+        Lines of shell that come before all others.
     command : sequence of str
         Arguments of ``nucleus``.
 
     Raises
     ------
     NucleusError
-        If the commit or the Python version of the run do not look like one.
+        If the commit, the Python version or a package of the run do not look like one.
     """
     python = record.machine["python"]
     # Both go into a shell unquoted, and everybody who may edit the run may have changed them.
@@ -53,6 +59,7 @@ def environment_script(
         f"# - the source of commit {record.commit} of this checkout",
         *([f"# - changes of it that no commit has: {shlex.quote(str(diff))}"] if diff else []),
         f"# - packages that the run logged: {', and '.join(packages) or 'none'}",
+        *settings,
         # Exit code 1 would mean that the submission differs.
         "set -e; trap 'exit 2' EXIT",
         f"rm -rf {folder}",
@@ -77,13 +84,19 @@ def environment_script(
 
 
 def _unlocked(record: Record, lock: Path | None) -> list[str]:
-    """The run's packages that the lock does not name, as quoted ``name==version``."""
+    """The run's packages that the lock does not name, as ``name==version``."""
     text = lock.read_text() if lock else ""
     locked = re.findall(r"^([\w.-]+)(?:\[.*\])?==", text, re.MULTILINE)
     installed = {_normalized(name): name for name in record.packages}
     for name in ("nucleus-unet", "pip", *map(_normalized, locked)):
         installed.pop(name, None)
-    return [shlex.quote(f"{name}=={record.packages[name]}") for name in installed.values()]
+    pins = [f"{name}=={record.packages[name]}" for name in installed.values()]
+    if odd := [pin for pin in pins if not re.fullmatch(r"[A-Za-z0-9][\w.-]*==[\w.+!]+", pin)]:
+        raise NucleusError(
+            f"Run {record.run_id} logged the package {odd[0]!r}, which cannot be installed. Reproduce "
+            "it without --in-env."
+        )
+    return pins
 
 
 def _normalized(name: str) -> str:

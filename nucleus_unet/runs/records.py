@@ -263,7 +263,7 @@ def reproduction_script(run_id: str, command: Sequence[str]) -> str:
         # an address with a password comes from the environment of the shell instead
         if (value := os.environ.get(name)) and without_credentials(value) == value
     ]
-    return "\n".join([*servers, environment_script(record, lock, diff, command)])
+    return environment_script(record, lock, diff, servers, command)
 
 
 def fetch_artifact(run_id: str, name: str) -> Path:

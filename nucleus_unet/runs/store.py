@@ -23,10 +23,11 @@ from nucleus_unet.engine import (
     is_refusal,
     raise_if_refused,
     ui_url,
+    use_lock,
     without_credentials,
 )
 from nucleus_unet.errors import NucleusError
-from nucleus_unet.files import locked, make_folder, write_atomically
+from nucleus_unet.files import is_locked, locked, make_folder
 
 Answer = TypeVar("Answer")
 EXPERIMENT = "nucleus-unet"
@@ -34,6 +35,10 @@ TRAINING = "?workflowType=machine_learning"
 """Without it MLflow's pages open as those of language models."""
 ABSENT = ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE")
 """Error codes of MLflow for something that does not exist, or for an id that cannot exist."""
+ARTIFACTS = "mlartifacts"
+"""Folder in the home for what runs log, without an MLflow server."""
+HOME = "nucleus.home"
+"""Tag of an experiment: the address of the home that its artifacts are in."""
 ADDRESSES = ("artifact_location", "artifact_uri", "source", "storage_location")
 """Columns of MLflow's tables that hold addresses of artifacts."""
 LOCK_TIMEOUT_S = 900.0
@@ -107,23 +112,27 @@ def make_database() -> None:
 
 def _follow_home(database: Path) -> None:
     """Let the addresses in the home's database point into the home, wherever it was before."""
-    note, here = database.parent / "place", database.parent.as_uri()
-    if note.exists() and note.read_text() == here:
+    here = database.parent.as_uri()
+    if not (database.exists() and (database.parent / ARTIFACTS).exists()):
         return
-    if database.exists():
-        with closing(sqlite3.connect(database, timeout=LOCK_TIMEOUT_S)) as connection, connection:
-            before = note.read_text() if note.exists() else _place_of(connection)
-            if before and before != here:
+    if is_locked(use_lock()):  # perhaps by work that knows the same home by another path
+        return
+    with closing(sqlite3.connect(database, timeout=LOCK_TIMEOUT_S)) as connection, connection:
+        places = connection.execute(
+            "SELECT experiment_id, value, artifact_location FROM experiments LEFT JOIN "
+            "(SELECT * FROM experiment_tags WHERE key = ?) USING (experiment_id)",
+            (HOME,),
+        ).fetchall()
+        for experiment, noted, location in places:
+            # Version 0.2.0 did not note it.
+            before = noted or str(location).removesuffix(f"/{ARTIFACTS}")
+            if before not in (here, location):
                 _move_addresses(connection, before, here)
-    write_atomically(note, here)
-
-
-def _place_of(connection: sqlite3.Connection) -> str | None:
-    """Where a home was whose version did not note it, by the experiment that it made."""
-    found = connection.execute(
-        "SELECT artifact_location FROM experiments WHERE name = ?", (EXPERIMENT,)
-    ).fetchone()
-    return found and str(found[0]).removesuffix("/mlartifacts")
+                connection.execute(
+                    "INSERT OR REPLACE INTO experiment_tags (key, value, experiment_id) "
+                    "VALUES (?, ?, ?)",
+                    (HOME, here, experiment),
+                )
 
 
 def _move_addresses(connection: sqlite3.Connection, before: str, now: str) -> None:
@@ -189,9 +198,11 @@ def experiment_id(client: MlflowClient) -> str:
             )
         return str(found.experiment_id)
     local = not get_tracking_uri().startswith(("http://", "https://"))
-    location = (home_folder() / "mlartifacts").as_uri() if local else None
+    location = (home_folder() / ARTIFACTS).as_uri() if local else None
     # Without this tag MLflow's pages show the experiment as one of language models.
     tags = {"mlflow.experimentKind": "custom_model_development"}
+    if local:
+        tags[HOME] = home_folder().as_uri()
     try:
         return str(client.create_experiment(name, artifact_location=location, tags=tags))
     except MlflowException as error:

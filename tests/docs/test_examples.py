@@ -158,8 +158,14 @@ class Page:
     def start(self, script: str, urls: list[str]) -> None:
         """Run a block until the end of the page."""
         process = self.shell(script, stdout=None, stderr=None)
-        self.stack.callback(process.wait)
-        self.stack.callback(os.killpg, process.pid, signal.SIGTERM)
+
+        def end() -> None:
+            lives = process.poll() is None
+            os.killpg(process.pid, signal.SIGTERM)
+            process.wait()
+            assert lives, f"ended before its page: {script}"
+
+        self.stack.callback(end)
         deadline = time.monotonic() + PATIENCE_S
         for url in urls:
             while not answers(url):

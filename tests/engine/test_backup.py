@@ -13,7 +13,7 @@ from nucleus_unet.files import write_atomically
 def home(bare: Path) -> Path:
     """With a file of each kind."""
     names = (
-        *("mlartifacts/1/a.log", "runs/1/submission.csv", "images/a.npy", "id", "place"),
+        *("mlartifacts/1/a.log", "runs/1/submission.csv", "images/a.npy", "id", "locks/work-1"),
         *(
             "images/b.npy.partial",
             "runs/.new/a",
@@ -28,6 +28,18 @@ def home(bare: Path) -> Path:
     return bare
 
 
+def files_in(folder: Path) -> set[str]:
+    found = (path for path in folder.rglob("*") if path.is_file())
+    return {str(path.relative_to(folder)) for path in found}
+
+
+def test_a_copy_does_not_take_the_runs_of_a_server_for_its_own(home: Path, tmp_path: Path) -> None:
+    home.chmod(0o700)
+    back_up_home(tmp_path / "copy")
+    assert not {name for name in files_in(tmp_path / "copy") if name.startswith(("id", "locks"))}
+    assert (tmp_path / "copy").stat().st_mode & 0o777 == 0o700
+
+
 def test_what_cannot_be_made_again_is_copied(home: Path, tmp_path: Path) -> None:
     with closing(sqlite3.connect(home / "mlflow.db", isolation_level=None)) as used:
         used.execute("PRAGMA journal_mode = WAL")
@@ -36,11 +48,10 @@ def test_what_cannot_be_made_again_is_copied(home: Path, tmp_path: Path) -> None
         used.execute("BEGIN IMMEDIATE")
         used.execute("INSERT INTO runs VALUES (2)")  # not committed
         back_up_home(tmp_path / "copy")
-    files = {path.relative_to(tmp_path / "copy") for path in (tmp_path / "copy").rglob("*.*")}
-    assert {str(path) for path in files} == {
+    assert files_in(tmp_path / "copy") == {
         *("mlflow.db", "mlartifacts/1/a.log", "runs/1/submission.csv", "images/a.npy"),
+        *("locks/work-1", "locks/use"),
     }
-    assert (tmp_path / "copy" / "place").read_text() == "place"
     with closing(sqlite3.connect(tmp_path / "copy" / "mlflow.db")) as copy:
         assert copy.execute("SELECT id FROM runs").fetchall() == [(1,)]
 

@@ -16,6 +16,7 @@ import pytest
 from nucleus_unet.engine.events import EventLog
 from nucleus_unet.engine.interruption import StoppedError
 from nucleus_unet.engine.isolation import (
+    GpuError,
     OutOfMemoryError,
     abandoned_on_error,
     follow,
@@ -23,7 +24,6 @@ from nucleus_unet.engine.isolation import (
     raise_if_abandoned,
     run_in_worker,
 )
-from nucleus_unet.errors import NucleusError
 
 LIMIT_S = 30
 LESS_MEMORY = (
@@ -96,6 +96,10 @@ def test_an_exception_comes_through() -> None:
             "RESOURCE_EXHAUSTED: Out of memory while trying to allocate 4294967296 bytes.",
             "RESOURCE_EXHAUSTED: Out of memory while trying to allocate 4294967296 bytes.",
         ),
+        (
+            "CUDNN_STATUS_INTERNAL_ERROR\nCUDA_ERROR_OUT_OF_MEMORY: no",
+            "CUDA_ERROR_OUT_OF_MEMORY: no",
+        ),
     ],
 )
 @pytest.mark.fault(
@@ -118,11 +122,11 @@ def test_a_device_without_enough_memory_is_reported_in_a_line(said: str, line: s
 )
 def test_a_gpu_that_fails_is_reported_in_a_line() -> None:
     line = "INTERNAL: CUDA_ERROR_ECC_UNCORRECTABLE: uncorrectable ECC error encountered"
-    with pytest.raises(NucleusError) as error:
+    with pytest.raises(GpuError) as error:
         list(follow("builtins:exec", f"raise RuntimeError('Graph error:\\n {line}')", poll=list))
     assert str(error.value) == (
         f"The GPU failed ({line}). If nvidia-smi does not show it as usual, restart the machine. Then "
-        "run the same command again: it continues."
+        "run the same command again to continue."
     )
 
 

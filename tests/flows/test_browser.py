@@ -169,7 +169,7 @@ def test_a_run_from_the_form_to_both_uis(team: Any, told: Any, page: Page, shots
     asked = {"parameters": {"training_data": ["/nowhere"]}, "state": {"type": "SCHEDULED"}}
     failed = team.post(f"deployments/{deployment}/create_flow_run", asked)["id"]
     team.wait(lambda: team.get(f"flow_runs/{failed}")["state_name"] == "Failed")
-    team.wait(lambda: len(sent) == 2)
+    team.wait(lambda: len(sent) >= 2)  # with SQLite Prefect may send it twice
     assert sent[1]["subject"].endswith(" failed")
     assert "/nowhere: no such file or folder" in sent[1]["body"]
     assert sent[1]["body"].endswith(f"\n{prefect}/runs/flow-run/{failed}")

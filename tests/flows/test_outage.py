@@ -85,6 +85,7 @@ def test_a_run_of_a_worker_outlives_an_outage_and_can_then_be_cancelled(
     asked = {"parameters": parameters, "state": {"type": "SCHEDULED"}}
     run_id = team.post(f"deployments/{deployment}/create_flow_run", asked)["id"]
     worker = team.work()
+    team.work()  # another one, which must not take the run up
     client = MlflowClient(tracking_uri=team.urls["MLFLOW_TRACKING_URI"])
 
     def runs() -> list[Any]:
@@ -132,11 +133,11 @@ def test_a_run_of_a_terminal_can_be_cancelled(
         if "epoch 2 of" in line:
             break
     [flow_run] = httpx.post(f"{api}/flow_runs/filter", json={}).json()
-    cancelled = {"state": {"type": "CANCELLED"}, "force": True}
-    httpx.post(f"{api}/flow_runs/{flow_run['id']}/set_state", json=cancelled).raise_for_status()
+    cancel = {"state": {"type": "CANCELLING"}}  # as the page and the command do
+    httpx.post(f"{api}/flow_runs/{flow_run['id']}/set_state", json=cancel).raise_for_status()
     _, stderr = process.communicate(timeout=120)
     assert process.returncode == 130
-    because = "Stopped, because the run was set to Cancelled in Prefect."
+    because = "Stopped, because the run was cancelled in Prefect."
     assert stderr.splitlines()[-1] == f"{because} Run the same command again to continue."
     assert "Traceback" not in stderr
     assert httpx.get(f"{api}/flow_runs/{flow_run['id']}").json()["state_name"] == "Cancelled"

@@ -52,7 +52,7 @@ def test_an_automation_is_the_same_in_whatever_order_its_events_are_named() -> N
     [
         ("heartbeat", None, OURS, {"mark lost runs as crashed"}),
         ("heartbeat", None, OTHER, set()),
-        ("Running", None, OURS, {"mark runs that do not start as crashed"}),
+        ("Pending", None, OURS, {"mark runs that do not start as crashed"}),
         ("Crashed", "no heartbeat", OURS, {"retry crashed runs"}),
         (
             "Crashed",
@@ -93,11 +93,9 @@ def test_what_is_done_about_a_run(
     found = set()
     for one in [*automations(), *notifications(uuid.uuid4())]:
         trigger = EventTrigger.model_validate(one.trigger.model_dump(mode="json"))
-        expected = f"prefect.flow-run.{event}" in trigger.expect
-        if expected and trigger.covers_resources(resource, resources):
+        begins = f"prefect.flow-run.{event}" in (trigger.after or trigger.expect)
+        if begins and trigger.covers_resources(resource, resources):
             found.add(one.name.removeprefix("nucleus: "))
-    if event not in ("heartbeat", "Running"):  # which end the wait of these, as this event does
-        found -= {"mark lost runs as crashed", "mark runs that do not start as crashed"}
     assert found == does
 
 

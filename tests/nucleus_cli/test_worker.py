@@ -26,7 +26,7 @@ def called(method: Callable[[], Any]) -> Any:
 @pytest.mark.fault(
     "Servers and workers",
     "a run is declared lost while its process lives",
-    "the run goes on, and so does its worker",
+    "the run and its worker continue",
 )
 def test_a_run_that_it_still_holds_is_left_alone(worker: Any) -> None:
     run_id = UUID(int=1)

@@ -31,7 +31,7 @@ def test_the_script_has_the_source_packages_and_switches_of_the_run(
     )
     lock, diff = (tmp_path / "a b.lock", tmp_path / "a.diff") if locked else (None, None)
     (tmp_path / "a b.lock").write_text("numpy==2.3.5 \\\n    --hash=sha256:00\n")
-    text = environment_script(record, lock, diff, ["reproduce", "it's"])
+    text = environment_script(record, lock, diff, ["export A=1"], ["reproduce", "it's"])
     subprocess.run(["sh", "-n"], input=text, text=True, check=True)
     lines = text.splitlines()
     by_hash = f"those that '{lock}' lists by hash, and 1 by version alone"
@@ -42,7 +42,8 @@ def test_the_script_has_the_source_packages_and_switches_of_the_run(
         f"# - packages that the run logged: {by_hash if locked else '2 by version alone'}",
     ]
     assert lines[: len(head)] == head
-    lines = lines[len(head) :]
+    assert lines[len(head)] == "export A=1"
+    lines = lines[len(head) + 1 :]
     assert lines[0] == "set -e; trap 'exit 2' EXIT"
     assert lines[2].startswith("git clone --quiet ")
     assert lines[4] == f"git checkout --quiet {record.commit}"
@@ -66,11 +67,19 @@ def test_the_script_has_the_source_packages_and_switches_of_the_run(
 def test_text_that_is_not_a_commit_or_a_version_reaches_no_shell(commit: str, python: str) -> None:
     record = replace(RECORD, commit=commit, machine={"python": python})
     with pytest.raises(NucleusError) as caught:
-        environment_script(record, None, None, ["reproduce", "it"])
+        environment_script(record, None, None, [], ["reproduce", "it"])
     assert str(caught.value) == (
         f"Run first-run logged the commit {commit!r} and the Python version {python!r}, which cannot "
         "be installed. Reproduce it without --in-env."
     )
+
+
+@pytest.mark.parametrize("name", ["--extra-index-url=https://evil/simple", "a b", "a;b"])
+def test_an_option_is_not_taken_for_a_package(name: str) -> None:
+    with pytest.raises(NucleusError, match="which cannot be installed"):
+        environment_script(
+            replace(RECORD, packages={name: "1"}), None, None, [], ["reproduce", "it"]
+        )
 
 
 @pytest.mark.parametrize(("pip", "nucleus", "answer"), [(0, 0, 0), (0, 1, 1), (0, 2, 2), (1, 0, 2)])
@@ -88,7 +97,7 @@ def test_the_script_exits_as_the_command_does_and_with_2_if_it_cannot_run_it(
     for name, text in stubs.items():
         (tmp_path / "bin" / name).write_text(f"#!/bin/sh\n{text}")
         (tmp_path / "bin" / name).chmod(0o755)
-    script = environment_script(RECORD, None, None, ["reproduce", "it"])
+    script = environment_script(RECORD, None, None, [], ["reproduce", "it"])
     path = f"{tmp_path / 'bin'}:{os.environ['PATH']}"
     for _ in "ab":  # the second finds the folder of the first
         done = subprocess.run(

@@ -15,6 +15,7 @@ from mlflow import MlflowClient
 from mlflow.exceptions import MlflowException
 from mlflow.protos.databricks_pb2 import INVALID_PARAMETER_VALUE, TEMPORARILY_UNAVAILABLE
 
+from nucleus_unet.engine import home_in_use
 from nucleus_unet.errors import NucleusError
 from nucleus_unet.runs import store
 from nucleus_unet.runs.store import (
@@ -48,8 +49,9 @@ def test_a_half_made_database_is_replaced(tmp_path: Path, monkeypatch: pytest.Mo
     assert client.get_experiment(made).name == "one"
 
 
+@pytest.mark.parametrize("noted", [True, False], ids=["noted", "of version 0.2.0"])
 def test_the_database_of_a_moved_home_finds_its_artifacts(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, noted: bool
 ) -> None:
     homes = [tmp_path / name for name in ("a", "a b", "a b/c")]
     elsewhere = (tmp_path / "other").as_uri()
@@ -61,7 +63,9 @@ def test_the_database_of_a_moved_home_finds_its_artifacts(
         return MlflowClient(f"sqlite:///{home}/mlflow.db")
 
     client = use(homes[0])
-    own = client.create_experiment("own", f"{homes[0].as_uri()}/mlartifacts")
+    own = experiment_id(client)
+    if not noted:
+        client.delete_experiment_tag(own, store.HOME)
     other = client.create_experiment("other", elsewhere)
     runs = [client.create_run(experiment).info.run_id for experiment in (own, other)]
     client.log_text(runs[0], "kept", "a.txt")
@@ -82,6 +86,25 @@ def test_the_database_of_a_moved_home_finds_its_artifacts(
             assert Path(client.download_artifacts(runs[0], "a.txt")).read_text() == "kept"
             source = client.get_model_version("m", "1").source
             assert source == f"{home.as_uri()}/mlartifacts/m"
+
+
+def test_the_addresses_stay_while_a_process_uses_the_home(
+    bare: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{bare}/mlflow.db")
+    make_database()
+    client = MlflowClient(f"sqlite:///{bare}/mlflow.db")
+    made = experiment_id(client)
+    client.log_text(client.create_run(made).info.run_id, "kept", "a.txt")
+    moved = bare.rename(bare.with_name("moved"))
+    monkeypatch.setenv("NUCLEUS_HOME", str(moved))
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{moved}/mlflow.db")
+    client = MlflowClient(f"sqlite:///{moved}/mlflow.db")
+    for used, place in ((True, bare), (False, moved)):
+        with home_in_use() if used else contextlib.nullcontext():
+            make_database()
+        location = client.get_experiment(made).artifact_location
+        assert location == f"{place.as_uri()}/mlartifacts"
 
 
 def test_a_database_with_settings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

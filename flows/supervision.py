@@ -110,13 +110,11 @@ class _Watch:
             return self._stop("another process has taken up the run")
         if kind in (StateType.CRASHED, StateType.SCHEDULED):
             return self._take_back(client)
-        if kind == StateType.CANCELLING and run.infrastructure_pid:  # a worker started the run
+        if kind == StateType.CANCELLING:
             now = time.monotonic()
             self.cancelling_since = self.cancelling_since or now
-            if now - self.cancelling_since < WORKER_S:
-                return None
-        elif kind == StateType.CANCELLING:
-            self.cancelling_since = time.monotonic()
+            if run.infrastructure_pid and now - self.cancelling_since < WORKER_S:
+                return None  # the worker that started the run stops it
         if kind in (StateType.CANCELLING, StateType.CANCELLED):
             self._stop("the run was cancelled in Prefect")
         elif kind != StateType.RUNNING:

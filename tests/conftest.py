@@ -409,6 +409,19 @@ class Team:
         """Replace something in Prefect's API."""
         self.client.put(path, json=value).raise_for_status()
 
+    def schedule(self, flow: str, **parameters: Any) -> str:
+        """Ask for a run of a deployment at once; returns its id."""
+        deployment = self.get(f"deployments/name/{flow}/{flow}")["id"]
+        asked = {"parameters": parameters, "state": {"type": "SCHEDULED"}}
+        return str(self.post(f"deployments/{deployment}/create_flow_run", asked)["id"])
+
+    def schedule_training(self, *overrides: str, **parameters: Any) -> str:
+        """Ask for a retraining of the place's data with the recipe quick; returns its id."""
+        data = [str(self.place.train)]
+        return self.schedule(
+            "retrain", training_data=data, recipe="quick", overrides=[*overrides], **parameters
+        )
+
     def start(self, module: str, *args: str) -> subprocess.Popen[bytes]:
         """Start a command, named by its module."""
         return subprocess.Popen(

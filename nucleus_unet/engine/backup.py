@@ -31,11 +31,11 @@ def back_up_home(to: Path) -> None:
     Raises
     ------
     NucleusError
-        If the folder lies in the home, is not empty or cannot be written.
+        If the folder is inside the home, is not empty or cannot be written.
     """
     home = home_folder()
     if to.resolve().is_relative_to(home.resolve()):
-        raise NucleusError(f"{to} lies in the home, which is to be copied. {_ADVICE}")
+        raise NucleusError(f"{to} is inside the home, which is to be copied. {_ADVICE}")
 
     def left_out(folder: str, names: list[str]) -> Iterable[str]:
         own = [f"{Path(database).name}*" for database in DATABASES]

@@ -59,7 +59,10 @@ def test_what_cannot_be_made_again_is_copied(home: Path, tmp_path: Path) -> None
 @pytest.mark.parametrize(
     ("to", "message"),
     [
-        ("home/copy", "home/copy lies in the home, which is to be copied. Choose another folder."),
+        (
+            "home/copy",
+            "home/copy is inside the home, which is to be copied. Choose another folder.",
+        ),
         ("full", "full: the folder is not empty. Choose another folder."),
     ],
 )

@@ -166,8 +166,7 @@ def test_a_run_from_the_form_to_both_uis(team: Any, told: Any, page: Page, shots
     page.screenshot(path=shots / "mlflow-submission.png")
 
     # A run that fails says in both, and to the team, what failed and what to do.
-    asked = {"parameters": {"training_data": ["/nowhere"]}, "state": {"type": "SCHEDULED"}}
-    failed = team.post(f"deployments/{deployment}/create_flow_run", asked)["id"]
+    failed = team.schedule("retrain", training_data=["/nowhere"])
     team.wait(lambda: team.get(f"flow_runs/{failed}")["state_name"] == "Failed")
     team.wait(lambda: len(sent) >= 2)  # with SQLite Prefect may send it twice
     assert sent[1]["subject"].endswith(" failed")

@@ -16,7 +16,7 @@ LONG_S = 100
 @pytest.mark.slow
 @pytest.mark.fault(
     "Servers and workers",
-    "Prefect or MLflow is away during a training",
+    "Prefect or MLflow does not respond during a training",
     "one warning; training continues, and its updates are sent later",
 )
 def test_training_goes_on_while_a_server_is_away(
@@ -76,14 +76,7 @@ def test_a_run_of_a_worker_outlives_an_outage_and_can_then_be_cancelled(
     from mlflow import MlflowClient
 
     assert team.place.nucleus("deploy", **team.urls).returncode == 0
-    parameters = {
-        "training_data": [str(team.place.train)],
-        "recipe": "quick",
-        "overrides": ["training.epochs=10000", "training.steps_per_epoch=5"],
-    }
-    deployment = team.get("deployments/name/retrain/retrain")["id"]
-    asked = {"parameters": parameters, "state": {"type": "SCHEDULED"}}
-    run_id = team.post(f"deployments/{deployment}/create_flow_run", asked)["id"]
+    run_id = team.schedule_training("training.epochs=10000", "training.steps_per_epoch=5")
     worker = team.work()
     team.work()  # another one, which must not take the run up
     client = MlflowClient(tracking_uri=team.urls["MLFLOW_TRACKING_URI"])

@@ -98,19 +98,12 @@ def test_two_workers_on_postgres_and_one_retraining_at_a_time(team: Any, tmp_pat
     seen = subprocess.check_output(["ps", "-eo", "args"], text=True)
     assert "mlflow server" in seen
     assert "postgresql://" not in seen
-    deployment = team.get("deployments/name/retrain/retrain")["id"]
     team.work()
     team.work()
     for seed in (1, 2):
         values = {"epochs": 2, "steps_per_epoch": 5, "seed": seed}
-        parameters = {
-            "training_data": [str(team.place.train)],
-            "test_data": str(team.place.test),
-            "recipe": "quick",
-            "overrides": [f"training.{key}={value}" for key, value in values.items()],
-        }
-        asked = {"parameters": parameters, "state": {"type": "SCHEDULED"}}
-        team.post(f"deployments/{deployment}/create_flow_run", asked)
+        overrides = [f"training.{key}={value}" for key, value in values.items()]
+        team.schedule_training(*overrides, test_data=str(team.place.test))
     team.wait(lambda: "Running" in [run["state_name"] for run in team.runs()])
     commands = subprocess.check_output(["ps", "-eo", "args"], text=True)
     team.wait(lambda: [run["state_name"] for run in team.runs()] == ["Completed"] * 2)

@@ -121,14 +121,7 @@ def test_a_run_whose_machine_died_is_taken_up_by_another(team: Any) -> None:
     again = team.place.nucleus("deploy", **team.urls)
     assert again.stdout.count(": unchanged") == 3 + 4
     assert len(again.stdout.splitlines()) == 7
-    parameters = {
-        "training_data": [str(team.place.train)],
-        "recipe": "quick",
-        "overrides": ["training.epochs=40", "training.steps_per_epoch=5"],
-    }
-    deployment = team.get("deployments/name/retrain/retrain")["id"]
-    asked = {"parameters": parameters, "state": {"type": "SCHEDULED"}}
-    team.post(f"deployments/{deployment}/create_flow_run", asked)
+    team.schedule_training("training.epochs=40", "training.steps_per_epoch=5")
     client = MlflowClient(tracking_uri=team.urls["MLFLOW_TRACKING_URI"])
 
     def mlflow_runs() -> list[Any]:
@@ -161,10 +154,8 @@ def test_a_run_that_was_taken_and_never_started_is_taken_up_by_another(team: Any
     waits["trigger"]["within"] = 15.0  # less patience
     fields = ("name", "description", "enabled", "trigger", "actions")
     team.put(f"automations/{waits['id']}", {field: waits[field] for field in fields})
-    deployment = team.get("deployments/name/predict/predict")["id"]
-    parameters = {"images": [str(team.place.test)], "out": str(team.folder / "masks")}
-    asked = {"parameters": parameters, "state": {"type": "SCHEDULED"}}
-    run_id = team.post(f"deployments/{deployment}/create_flow_run", asked)["id"]
+    images, out = [str(team.place.test)], str(team.folder / "masks")
+    run_id = team.schedule("predict", images=images, out=out)
     taken = {"state": {"type": "PENDING", "name": "Pending"}}
     team.post(f"flow_runs/{run_id}/set_state", taken)  # as a worker does that dies at once
     team.work()
@@ -183,12 +174,7 @@ def test_a_run_that_was_taken_and_never_started_is_taken_up_by_another(team: Any
 )
 def test_a_run_whose_flow_cannot_be_loaded_is_left_crashed(team: Any) -> None:
     assert team.place.nucleus("deploy", **team.urls).returncode == 0
-    deployment = team.get("deployments/name/predict/predict")["id"]
-    asked = {
-        "parameters": {"images": ["nowhere"], "out": "nowhere"},
-        "state": {"type": "SCHEDULED"},
-    }
-    run_id = team.post(f"deployments/{deployment}/create_flow_run", asked)["id"]
+    run_id = team.schedule("predict", images=["nowhere"], out="nowhere")
     team.urls["NUCLEUS_TASK_RUNNER"] = "misspelt"
     team.work()
     team.wait(lambda: team.get(f"flow_runs/{run_id}")["state_name"] == "Crashed")

@@ -58,7 +58,7 @@ def answers(url: str) -> bool:
 
 @pytest.mark.fault(
     "Servers and workers",
-    "a server ends while it starts",
+    "a server ends during its start",
     "one line that names the log of the server",
 )
 def test_a_server_that_ended_is_told(bare: Path) -> None:

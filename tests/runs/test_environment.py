@@ -74,7 +74,7 @@ def test_text_that_is_not_a_commit_or_a_version_reaches_no_shell(commit: str, py
     )
 
 
-@pytest.mark.parametrize("name", ["--extra-index-url=https://evil/simple", "a b", "a;b"])
+@pytest.mark.parametrize("name", ["--extra-index-url=x", "a b", "a;b"])
 def test_an_option_is_not_taken_for_a_package(name: str) -> None:
     with pytest.raises(NucleusError, match="which cannot be installed"):
         environment_script(

@@ -72,20 +72,12 @@ def lasting(team: Any, request: pytest.FixtureRequest) -> Any:
 
 def schedule(team: Any, seed: int, epochs: int) -> str:
     """Ask for a retraining with the smallest recipe; returns the id of the flow run."""
-    deployment = team.get("deployments/name/retrain/retrain")["id"]
     values = (
         *("data.image_size=64", "network.base_filters=4", "network.depth=2"),
         *("network.dropout=[0, 0, 0.1]", "training.steps_per_epoch=5", "training.batch_size=8"),
         *(f"training.epochs={epochs}", f"training.seed={seed}", "training.keep=last"),
     )
-    parameters = {
-        "training_data": [str(team.place.train)],
-        "test_data": str(team.place.test),
-        "recipe": "quick",
-        "overrides": list(values),
-    }
-    asked = {"parameters": parameters, "state": {"type": "SCHEDULED"}}
-    return str(team.post(f"deployments/{deployment}/create_flow_run", asked)["id"])
+    return str(team.schedule_training(*values, test_data=str(team.place.test)))
 
 
 def state(team: Any, run_id: str) -> str:
